@@ -1,0 +1,123 @@
+"""The registered predictor: an MLflow pyfunc model of a fitted law.
+
+This file is what MLflow saves and runs ("model from code"): it imports nothing of the project.
+Beside it in the artifact lie `laws.py`, a copy of the laws' code, and `predictor.json`, their
+parameters; so each version runs its own code, holds no pickle and loads without torch.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
+TOLERANCE = 1e-3  # of the sum of the proportions
+
+
+class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Mixtures → validation losses at the target, or at another n_params and tokens."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the law and its code from the artifact."""
+        path = Path(context.artifacts["predictor"])
+        self.spec: dict[str, Any] = json.loads(path.read_text())
+        self._law = _load_module(Path(context.artifacts["laws"])).from_json(self.spec["law"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        """Per row: val_loss/<domain>… in nats per token, objective (Σ w_i L_i) with its 90 %
+        interval objective_low, objective_high, and distance: the least share of tokens that
+        separates the mixture from a fitted one (0: it was trained).
+
+        Raises MlflowException that names row, column and rule for a mixture that is none.
+        """
+        mixtures = self._mixtures(model_input)
+        n_params = self._scale(model_input, "n_params")
+        tokens = self._scale(model_input, "tokens")
+        losses = self._law.predict(mixtures, n_params, tokens)
+        objective = losses @ np.array(self.spec["weights"])
+        half_width = self.spec["half_width"]
+        apart = np.abs(mixtures[:, None] - np.array(self.spec["mixtures"])).sum(axis=2) / 2
+        columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(self.spec["val_domains"])}
+        return pd.DataFrame(
+            {
+                **columns,
+                "objective": objective,
+                "objective_low": objective - half_width,
+                "objective_high": objective + half_width,
+                "distance": apart.min(axis=1),
+            },
+            index=model_input.index,
+        )
+
+    def _mixtures(self, rows: pd.DataFrame) -> np.ndarray:
+        """Checked proportions in the law's order, (n, M), each row divided by its sum."""
+        names = [MIXTURE + domain for domain in self.spec["domains"]]
+        unknown = [c for c in rows if str(c).startswith(MIXTURE) and c not in names]
+        missing = [c for c in names if c not in rows]
+        known = f"the columns are {', '.join(names)}"
+        if unknown:
+            _refuse(f"row {rows.index[0]}, column {unknown[0]!r}: unknown domain; {known}")
+        if missing:
+            _refuse(f"row {rows.index[0]}, column {missing[0]!r}: missing; {known}")
+        values = _numbers(rows, names)
+        for bad, rule in (
+            (~np.isfinite(values), "must be a finite number"),
+            (values < 0, "must not be negative"),
+        ):
+            if bad.any():
+                i, j = np.argwhere(bad)[0]
+                _refuse(f"row {rows.index[i]}, column {names[j]!r}: {values[i, j]} {rule}")
+        sums = values.sum(axis=1)
+        off = np.abs(sums - 1) > TOLERANCE
+        if off.any():
+            i = int(np.argmax(off))
+            _refuse(
+                f"row {rows.index[i]}, columns {names[0]!r} … {names[-1]!r}: the proportions sum "
+                f"to {sums[i]:.6g}; they must sum to 1 within {TOLERANCE:g} ({known})"
+            )
+        return values / sums[:, None]
+
+    def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
+        """n_params or tokens of each row, (n,); the target's where the column is absent."""
+        if name not in rows:
+            return np.full(len(rows), float(self.spec["target"][name]))
+        values = _numbers(rows, [name])[:, 0]
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            i = int(np.argmax(bad))
+            _refuse(
+                f"row {rows.index[i]}, column {name!r}: {values[i]} must be a positive "
+                "number; leave the column out for the target"
+            )
+        return values
+
+
+def _numbers(rows: pd.DataFrame, names: list[str]) -> np.ndarray:
+    """The columns as floats, (n, columns); what is no number becomes NaN and is refused later."""
+    return rows[names].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+
+
+def _refuse(message: str) -> None:
+    raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+def _load_module(path: Path) -> ModuleType:
+    """The laws' code in the artifact, under a name of its own."""
+    name = f"mixture_laws_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+mlflow.models.set_model(MixturePredictor())

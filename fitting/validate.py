@@ -1,0 +1,229 @@
+"""How far a fit can be trusted: cross-validation over mixtures, choice of the law, backtests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from fitting import joint, nested
+from fitting.laws import Law
+from fitting.table import Observations
+from training.errors import InputError
+
+Array = np.ndarray
+
+POWERS = (1.0, 0.5)  # φ(r) = r (paper) and √r
+RIDGES = np.geomspace(1e-6, 1.0, 13)
+METHODS = ("joint", "nested")
+LEAVE_ONE_OUT_UP_TO = 30  # mixtures; beyond, ten folds
+FOLDS = 10
+MIN_MIXTURES = 3
+BACKTEST_TOKENS = 2 / 3  # share of the longest run that a backtest fits on
+Z90 = 1.645
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to fit: the choices that cross-validation makes."""
+
+    method: str
+    power: float
+    ridge: float
+    shrinking: bool = False  # joint only
+
+
+@dataclass(frozen=True)
+class Target:
+    """The run whose losses are wanted."""
+
+    n_params: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Out-of-fold errors at each run's last evaluation; the objective is Σ w_i L_i."""
+
+    objective_mae: float  # what the choice is made by
+    objective_rmse: float
+    mean_prediction_mae: float  # of predicting the mean of the other mixtures at the same scale
+    objective_spread: float  # standard deviation of the observed objective
+    domain_mae: float  # Σ w_i |error_i|
+    spearman: float
+    r2: float
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """All candidates' scores and the best one's out-of-fold predictions."""
+
+    table: pd.DataFrame  # a row a candidate, best first
+    best: Candidate
+    scores: Scores
+    held_out: Observations  # each run's last evaluation
+    predictions: Array  # of the best candidate for held_out, (runs, V)
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Fitted without the largest size and the last checkpoints, these predicted."""
+
+    bias: float  # of the objective, predicted − observed
+    rmse: float
+    tokens_factor: float  # how far beyond the fitted tokens and size it predicted
+    n_params_factor: float
+
+
+def candidates(methods: Sequence[str]) -> list[Candidate]:
+    """Every combination of choices for these methods."""
+    return [
+        Candidate(method, power, float(ridge), shrinking)
+        for method in methods
+        for power in POWERS
+        for shrinking in ((False, True) if method == "joint" else (False,))
+        for ridge in RIDGES
+    ]
+
+
+def fit(observations: Observations, candidate: Candidate, target: Target) -> Law:
+    """The law of one candidate on all observations."""
+    return fit_all(observations, [candidate], target)[candidate]
+
+
+def fit_all(
+    observations: Observations, wanted: Sequence[Candidate], target: Target
+) -> dict[Candidate, Law]:
+    """The laws of several candidates; what they share is computed once, all ridges in a batch."""
+    laws: dict[Candidate, Law] = {}
+    kinds = {(c.method, c.shrinking) for c in wanted}
+    for method, shrinking in sorted(kinds):
+        mix: Callable[[float, Array], Sequence[Law]]
+        if method == "joint":
+            scales = joint.fit_scales(observations, shrinking=shrinking)
+            mix = partial(joint.fit_mixing, scales, observations.mixtures)
+        else:
+            curves = nested.fit_curves(observations, target.n_params, target.tokens)
+            mix = partial(nested.fit_mixing, curves)
+        same = [c for c in wanted if (c.method, c.shrinking) == (method, shrinking)]
+        for power in {c.power for c in same}:
+            group = [c for c in same if c.power == power]
+            found = mix(power, np.array([c.ridge for c in group]))
+            laws.update(zip(group, found, strict=True))
+    return laws
+
+
+def cross_validate(
+    observations: Observations,
+    weights: Array,
+    target: Target,
+    methods: Sequence[str] = METHODS,
+    seed: int = 0,
+) -> CrossValidation:
+    """Leave mixtures out, fit every candidate on the rest, predict what was left out.
+
+    weights (V,) sum to one. Leave-one-mixture-out up to 30 mixtures, ten seeded folds beyond.
+    Raises InputError with fewer than three mixtures.
+    """
+    count = len(observations.mixtures)
+    if count < MIN_MIXTURES:
+        raise InputError(
+            f"{count} distinct mixtures were trained; a mixing law and its cross-validation "
+            f"need at least {MIN_MIXTURES}, and about two more than there are domains to be good"
+        )
+    fold_of = np.arange(count)
+    if count > LEAVE_ONE_OUT_UP_TO:
+        fold_of = np.random.default_rng(seed).permutation(count) % FOLDS
+    wanted = candidates(methods)
+    held_out = observations.rows(observations.last())
+    predictions = np.empty((len(wanted), *held_out.losses.shape))
+    for fold in range(fold_of.max() + 1):
+        left_out = fold_of == fold
+        train = observations.rows(~left_out[observations.mixture_of])
+        rows = left_out[held_out.mixture_of]
+        laws = fit_all(train, wanted, target)
+        for i, candidate in enumerate(wanted):
+            predictions[i, rows] = laws[candidate].predict(
+                held_out.proportions()[rows], held_out.n_params[rows], held_out.tokens[rows]
+            )
+    mean = _mean_of_other_folds(held_out, weights, fold_of)
+    scores = [_score(held_out, p, weights, mean) for p in predictions]
+    table = pd.DataFrame(
+        [{**vars(c), **vars(s)} for c, s in zip(wanted, scores, strict=True)]
+    ).sort_values("objective_mae", kind="stable")
+    best = int(table.index[0])
+    return CrossValidation(
+        table.reset_index(drop=True), wanted[best], scores[best], held_out, predictions[best]
+    )
+
+
+def _mean_of_other_folds(held_out: Observations, weights: Array, fold_of: Array) -> Array:
+    """For each run, the mean objective of the other folds' runs at its scale, (runs,)."""
+    objective = held_out.losses @ weights
+    folds = fold_of[held_out.mixture_of]
+    means = np.empty(len(objective))
+    for i in range(len(objective)):
+        others = folds != folds[i]
+        same = others & (held_out.n_params == held_out.n_params[i])
+        same &= held_out.tokens == held_out.tokens[i]
+        means[i] = objective[same if same.any() else others].mean()
+    return means
+
+
+def _score(held_out: Observations, predictions: Array, weights: Array, mean: Array) -> Scores:
+    observed, predicted = held_out.losses @ weights, predictions @ weights
+    error = predicted - observed
+    baseline = mean - observed
+    return Scores(
+        objective_mae=float(np.abs(error).mean()),
+        objective_rmse=float(np.sqrt((error**2).mean())),
+        mean_prediction_mae=float(np.abs(baseline).mean()),
+        objective_spread=float(observed.std()),
+        domain_mae=float((np.abs(predictions - held_out.losses) @ weights).mean()),
+        spearman=float(spearmanr(observed, predicted).statistic),
+        r2=float(1 - (error**2).sum() / max((baseline**2).sum(), 1e-300)),
+    )
+
+
+def backtest(observations: Observations, candidate: Candidate, weights: Array) -> Backtest | None:
+    """Fit without the largest size and the last checkpoints, predict the largest size's end.
+
+    None when one size and one length are all there is: nothing was extrapolated before.
+    """
+    o = observations
+    several_sizes = len(np.unique(o.n_params)) > 1
+    several_lengths = len(np.unique(o.tokens)) > 1
+    if not several_sizes and not several_lengths:
+        return None
+    past = np.ones(len(o.tokens), bool)
+    if several_sizes:
+        past &= o.n_params < o.n_params.max()
+    if several_lengths:
+        limit = max(o.tokens.max() * BACKTEST_TOKENS, o.tokens.min())
+        past &= o.tokens <= limit
+    future = o.rows((o.n_params == o.n_params.max()) & o.last())
+    train = o.rows(past)
+    target = Target(float(future.n_params[0]), float(future.tokens.max()))
+    law = fit(train, candidate, target)
+    predicted = law.predict(future.proportions(), future.n_params, future.tokens) @ weights
+    error = predicted - future.losses @ weights
+    return Backtest(
+        bias=float(error.mean()),
+        rmse=float(np.sqrt((error**2).mean())),
+        tokens_factor=float(o.tokens.max() / train.tokens.max()),
+        n_params_factor=float(o.n_params.max() / train.n_params.max()),
+    )
+
+
+def half_width(scores: Scores, tested: Backtest | None, extrapolates: bool) -> float:
+    """Half of the 90 % interval of a predicted objective, nats per token.
+
+    The out-of-fold error over mixtures, and the backtest's where the target lies outside the
+    data, taken as independent and normal.
+    """
+    variance = scores.objective_rmse**2
+    if tested is not None and extrapolates:
+        variance += tested.rmse**2
+    return float(Z90 * np.sqrt(variance))

@@ -1,0 +1,138 @@
+"""What every entry point shares: its MLflow run, its parameters, and how a mistake is told."""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from training import record, tracking
+from training.errors import InputError
+from training.signals import interrupt_on_signals
+
+
+@contextmanager
+def stage(name: str) -> Iterator[mlflow.ActiveRun]:
+    """A run of this stage: the one `mlflow run` started, or a child of the stage around it."""
+    with tracking.open_run(
+        nested=mlflow.active_run() is not None,
+        run_name=None if os.environ.get("MLFLOW_RUN_ID") and not mlflow.active_run() else name,
+    ) as active:
+        mlflow.set_tag(record.STAGE, name)
+        yield active
+
+
+def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser) -> None:
+    """Run an entry point: a mistake of the user's ends it with one line and exit code 1.
+
+    `body` takes the parsed parameters as keywords and runs inside the stage's MLflow run.
+    """
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    parameters = {key: value for key, value in vars(parser.parse_args()).items()}
+    interrupt_on_signals()
+    try:
+        with stage(name):
+            body(**parameters)
+    except InputError as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: interrupted; start it again to go on where it was")
+    except MlflowException as error:
+        sys.exit(f"{name}: MLflow: {error.message}")
+
+
+def arguments(description: str | None, **parameters: str) -> argparse.ArgumentParser:
+    """A parser of string parameters, name → default, as `mlproject` hands them over."""
+    parser = argparse.ArgumentParser(description=description)
+    for key, default in parameters.items():
+        parser.add_argument(f"--{key.replace('_', '-')}", default=default)
+    return parser
+
+
+def mixture(text: str, domains: Sequence[str]) -> dict[str, float]:
+    """A mixture parameter: `web=0.5,code=0.5`, a JSON file, or `runs:/<id>` of a run with one."""
+    if text.startswith("runs:/"):
+        run_id = text.removeprefix("runs:/").split("/")[0]
+        try:
+            params = mlflow.get_run(run_id).data.params
+        except MlflowException as error:
+            raise InputError(f"mixture: {text}: {error.message}") from error
+        found: dict[str, Any] = record.without_prefix(record.MIXTURE, params)
+        if not found:
+            raise InputError(f"mixture: run {run_id} has no params {record.MIXTURE}<domain>")
+    elif "=" in text:
+        found = pairs("mixture", text)
+    else:
+        found = json_object("mixture", text)
+    return record.checked_mixture(found, domains)
+
+
+def pairs(name: str, text: str) -> dict[str, float]:
+    """`a=1,b=2` as numbers by name."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key.strip() in found:
+            raise InputError(f"{name}: {key.strip()!r} is given twice")
+        found[key.strip()] = number(f"{name}: {part.strip()!r}", value)
+    return found
+
+
+def json_object(name: str, text: str) -> dict[str, float]:
+    """The numbers by name in a JSON object or file."""
+    try:
+        raw = json.loads(text if text.startswith("{") else Path(text).read_text())
+    except OSError as error:
+        raise InputError(
+            f"{name}: {text!r} is neither name=value,… nor a JSON file that can be read: {error}"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name}: {text}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{name}: {text}: must hold one JSON object, name → number")
+    return {key: number(f"{name}: {text}: {key!r}", value) for key, value in raw.items()}
+
+
+def number(where: str, value: object) -> float:
+    """A number, or an error that says where there is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: {value!r} is no number") from None
+
+
+def integer(name: str, text: str, least: int = 0) -> int:
+    """A whole number of at least `least`; `1e9` is one."""
+    value = number(name, text)
+    if value != int(value) or value < least:
+        raise InputError(f"{name}: {text!r} is no whole number of at least {least}")
+    return int(value)
+
+
+def experiment_ids(names: str) -> list[str]:
+    """Ids of comma-separated experiments; by default the active run's."""
+    if not names:
+        active = mlflow.active_run()
+        assert active is not None
+        return [active.info.experiment_id]
+    ids = []
+    for name in names.split(","):
+        found = mlflow.get_experiment_by_name(name.strip())
+        if found is None:
+            known = ", ".join(e.name for e in mlflow.search_experiments())
+            raise InputError(f"experiment: no experiment {name.strip()!r}; there are: {known}")
+        ids.append(found.experiment_id)
+    return ids
+
+
+def weights(text: str) -> dict[str, float]:
+    """`web=2,code=1`, a JSON object or a JSON file: validation domain → weight."""
+    return pairs("weights", text) if "=" in text else json_object("weights", text)

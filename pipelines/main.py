@@ -1,0 +1,73 @@
+"""`main`: the whole loop on one study, from text to a verified mixture."""
+
+import mlflow
+
+from optimization import model as predictors
+from pipelines import entry, optimize, verify
+from pipelines import study as studies
+from pipelines.fit import Fitted, fit
+from pipelines.optimize import Optimum
+from pipelines.prepare import prepare
+from pipelines.sweep import sweep
+from pipelines.verify import Proof
+from training import record
+
+RULE = "─" * 78
+
+
+def main(study: str, workers: str) -> None:
+    plan = studies.load(study)
+    active = mlflow.active_run()
+    assert active is not None
+    with entry.stage(record.PREPARE):
+        corpus = prepare(plan)
+    with entry.stage(record.SWEEP):
+        sweep(plan, corpus, workers)
+    with entry.stage(record.FIT):
+        fitted = fit(
+            [active.info.experiment_id],
+            f"tags.{record.STUDY} = '{plan.tag(corpus)}'",
+            plan.model,
+            target={
+                "n_params": plan.sizes[plan.target.size].n_params,
+                "tokens": plan.target_tokens(),
+            },
+            weights=plan.weights(),
+        )
+    predictor = predictors.load(fitted.registered.uri)
+    with entry.stage(record.OPTIMIZE):
+        optimum = optimize.optimize(predictor, plan.search.trials, plan.search.seed)
+    with entry.stage(record.VERIFY):
+        proof = verify.verify(plan, corpus, predictor, optimum.mixtures, workers)
+    experiment = mlflow.get_experiment(active.info.experiment_id)
+    mlflow.log_params(record.with_prefix(record.MIXTURE, optimum.mixtures["best"]))
+    print(summary(fitted, optimum, proof, experiment.name))
+
+
+def summary(fitted: Fitted, optimum: Optimum, proof: Proof, experiment: str) -> str:
+    """The closing summary: what was found, how sure it is, and where to look."""
+    scores = fitted.validation.scores
+    best = optimum.mixtures["best"]
+    columns = ", ".join(f'"{record.MIXTURE}{d}": {share:.2f}' for d, share in best.items())
+    return "\n".join(
+        [
+            RULE,
+            *optimize.report(optimum),
+            "",
+            *verify.report(proof),
+            "",
+            f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} nats/token "
+            f"(predicting the mean: {scores.mean_prediction_mae:.4f})",
+            "",
+            f"look at it:  mlflow ui   (experiment {experiment!r}, registered model "
+            f"{fitted.registered.name!r} version {fitted.registered.version})",
+            "ask it about a mixture of your own, in Python:",
+            f'  model = mlflow.pyfunc.load_model("{fitted.registered.uri}")',
+            f"  model.predict(pd.DataFrame([{{{columns}}}]))",
+            RULE,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    entry.main(record.MAIN, main, entry.arguments(__doc__, study="quickstart", workers="auto"))

@@ -1,0 +1,46 @@
+"""`prepare`: tokenise a study's domains; does nothing when they are up to date."""
+
+import mlflow
+
+from pipelines import entry
+from pipelines import study as studies
+from pipelines.study import Study
+from training import corpus as corpora
+from training import record
+from training.corpus import Corpus
+
+
+def prepare(plan: Study) -> Corpus:
+    """The study's corpus, tokenised if it is not yet; reports the tokens of each domain."""
+    corpus = corpora.prepare(
+        plan.domains,
+        plan.tokenizer,
+        plan.validation,
+        plan.training.sequence_length,
+        plan.workspace,
+    )
+    default = plan.default(corpus)
+    print(f"{'domain':<16}{'train tokens':>14}{'held out':>12}{'bytes/token':>13}{'default':>9}")
+    for name, files in corpus.domains.items():
+        print(
+            f"{name:<16}{files.train_tokens:>14,}{files.validation_tokens:>12,}"
+            f"{files.bytes_per_token:>13.2f}{default[name]:>9.3f}"
+        )
+    return corpus
+
+
+def main(study: str) -> None:
+    plan = studies.load(study)
+    corpus = prepare(plan)
+    mlflow.log_params(
+        {
+            "vocab_size": corpus.vocab_size,
+            "corpus_digest": corpus.digest,
+            **{f"train_tokens/{n}": f.train_tokens for n, f in corpus.domains.items()},
+            **{f"validation_tokens/{n}": f.validation_tokens for n, f in corpus.domains.items()},
+        }
+    )
+
+
+if __name__ == "__main__":
+    entry.main(record.PREPARE, main, entry.arguments(__doc__, study="quickstart"))

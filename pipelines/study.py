@@ -1,0 +1,240 @@
+"""The study file: one YAML with all that an experiment fixes, checked before anything runs."""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import Field, model_validator
+
+from training import record
+from training.corpus import Corpus
+from training.errors import InputError
+from training.settings import Domain, Name, Run, Section, Size, Tokenizer, Training, Validation
+
+ROOT = Path(__file__).parent.parent
+STUDIES = Path(__file__).parent / "studies"
+
+
+class Sweep(Section):
+    """Which proxy runs are trained: every mixture at every size."""
+
+    mixtures: int = Field(ge=3)
+    """How many, the default mixture and the uniform one among them."""
+    sizes: list[Name] = Field(min_length=1)
+    seed: int = 0
+    """Of the design and of every proxy run."""
+
+
+class Target(Section):
+    """The large run that the predictor is fitted for and that `verify` trains."""
+
+    size: Name
+    steps: int = Field(gt=0)
+    seeds: list[int] = Field(default=[0, 1], min_length=1)
+
+
+class Search(Section):
+    """The search over the mixture against the registered predictor."""
+
+    trials: int = Field(default=300, gt=0)
+    seed: int = 0
+
+
+class Study(Section):
+    """An experiment, from text to verified mixture."""
+
+    name: Name
+    domains: dict[Name, Domain] = Field(min_length=2)
+    default_mixture: Literal["proportional"] | dict[Name, float] = "proportional"
+    """What the best mixture is compared with; proportional to the domains' training tokens."""
+    bounds: dict[Name, tuple[float, float]] = {}
+    """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
+    tokenizer: Tokenizer
+    validation: Validation = Validation()
+    sizes: dict[Name, Size] = Field(min_length=1)
+    training: Training
+    sweep: Sweep
+    target: Target
+    search: Search = Search()
+    model: str = "mixture-predictor"
+    """Name of the registered predictor."""
+    workspace: Path = Path("workspace")
+    """Folder for tokens and the ledger; a relative one lies in the project's folder."""
+    ledger: str | None = None
+    """SQLAlchemy URL of the sweep's ledger; by default SQLite in the workspace."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        known = list(self.domains)
+        for place, names in (
+            ("validation.weights", self.validation.weights or {}),
+            ("bounds", self.bounds),
+        ):
+            record.refuse_unknown(names, known, place)
+        if isinstance(self.default_mixture, dict):
+            record.checked_mixture(self.default_mixture, known, "default_mixture")
+        for place, name in (
+            *(("sweep.sizes", name) for name in self.sweep.sizes),
+            ("target.size", self.target.size),
+        ):
+            if name not in self.sizes:
+                raise ValueError(f"{place}: no size {name!r}; sizes has {', '.join(self.sizes)}")
+        if self.validation.weights is not None and not sum(self.validation.weights.values()):
+            raise ValueError("validation.weights: at least one weight must be positive")
+        if self.training.first_evaluation > self.target.steps:
+            raise ValueError("target.steps: fewer than training.first_evaluation")
+        self._check_bounds()
+        return self
+
+    def _check_bounds(self) -> None:
+        lower, upper = self.limits()
+        for name, low, high in zip(self.domains, lower, upper, strict=True):
+            if not 0 <= low <= high <= 1:
+                raise ValueError(
+                    f"bounds: {name}: [{low:g}, {high:g}] is not 0 <= low <= high <= 1"
+                )
+        if sum(lower) > 1 or sum(upper) < 1:
+            raise ValueError(
+                f"bounds: no mixture fits: the lowest proportions sum to {sum(lower):g}, the "
+                f"highest to {sum(upper):g}; 1 must lie between"
+            )
+
+    def limits(self) -> tuple[list[float], list[float]]:
+        """Lowest and highest proportion of each domain, in the study's order."""
+        pairs = [self.bounds.get(name, (0.0, 1.0)) for name in self.domains]
+        return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def weights(self) -> dict[str, float]:
+        """What each domain's validation loss weighs in the objective; sums to one."""
+        raw = self.validation.weights or dict.fromkeys(self.domains, 1.0)
+        total = sum(raw.values())
+        return {name: raw.get(name, 0.0) / total for name in self.domains}
+
+    def default(self, corpus: Corpus) -> dict[str, float]:
+        """The default mixture."""
+        if isinstance(self.default_mixture, dict):
+            return record.checked_mixture(self.default_mixture, list(self.domains))
+        return corpus.proportional_mixture()
+
+    def target_tokens(self) -> int:
+        return self.target.steps * self.training.tokens_per_step
+
+    def ledger_url(self) -> str:
+        return self.ledger or f"sqlite:///{self.workspace / 'ledger.db'}"
+
+    def tag(self, corpus: Corpus) -> str:
+        """Names the runs whose losses are comparable: same data, same training but its length."""
+        spec = [
+            corpus.digest,
+            self.validation.tokens,
+            self.training.model_dump(exclude={"steps", "first_evaluation", "evaluations"}),
+        ]
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.name}-{digest}"
+
+    def run(
+        self,
+        corpus: Corpus,
+        name: str,
+        mixture: dict[str, float],
+        *,
+        size: str,
+        seed: int,
+        stage: str = record.PROXY,
+        steps: int | None = None,
+    ) -> Run:
+        """One model of this study to train."""
+        return Run(
+            name=name,
+            stage=stage,
+            study=self.tag(corpus),
+            corpus=corpus.manifest,
+            corpus_digest=corpus.digest,
+            mixture=mixture,
+            size_name=size,
+            size=self.sizes[size],
+            training=self.training.model_copy(update={"steps": steps or self.training.steps}),
+            validation_tokens=self.validation.tokens,
+            seed=seed,
+        )
+
+
+def load(name: str) -> Study:
+    """A study by the name of a ready-made one, or by a path.
+
+    Raises InputError that names the file, the key and the rule.
+    """
+    path = _find(name)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
+    try:
+        study = Study.model_validate(raw)
+    except pydantic.ValidationError as error:
+        lines = [_explain(item, raw) for item in error.errors()]
+        raise InputError(f"{path}: " + "; ".join(lines)) from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return _resolve(study, path.parent)
+
+
+def _find(name: str) -> Path:
+    ready_made = STUDIES / f"{name}.yaml"
+    if ready_made.exists():
+        return ready_made
+    path = (ROOT / name).absolute()
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+        raise InputError(
+            f"study {name!r}: no such file ({path}); give a path (a relative one starts at the "
+            f"project's folder) or a ready-made study: {known}"
+        )
+    return path
+
+
+def _resolve(study: Study, folder: Path) -> Study:
+    """Paths made absolute: a domain's files from the study's folder, the workspace from ROOT."""
+
+    def absolute(pattern: str) -> str:
+        return os.path.join(folder, os.path.expanduser(pattern))
+
+    domains = {}
+    for name, domain in study.domains.items():
+        if domain.files:
+            patterns = [domain.files] if isinstance(domain.files, str) else domain.files
+            domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
+        domains[name] = domain
+    workspace = (ROOT / study.workspace.expanduser()).absolute()
+    return study.model_copy(update={"domains": domains, "workspace": workspace})
+
+
+def _explain(item: Any, raw: dict[str, Any]) -> str:
+    """One pydantic error as `key: rule`; an unknown key with the nearest known one."""
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0)
+        return f"unknown key {'.'.join(location)!r}; the nearest known key is {near[0]!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    where = ".".join(location)
+    return f"{where}: {message}" if where else message
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """The keys of the section at a location in the study."""
+    section: Any = Study
+    for part in location:
+        if isinstance(section, type) and issubclass(section, Section):
+            section = section.model_fields[str(part)].annotation
+        else:  # a mapping: its values' type
+            section = section.__args__[1]
+    return list(section.model_fields)

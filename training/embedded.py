@@ -1,0 +1,93 @@
+"""Text that the environment's packages ship, as domains that need no download.
+
+Every document is one file's text, at most `FILE_CAP` characters of it, each text once. Python
+sources come without their docstrings, which are the documentation domain's: no text is in both.
+"""
+
+import ast
+import hashlib
+import os
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE_CAP = 60_000  # characters a document
+DOCSTRING_MIN = 300  # characters; shorter ones are signatures rather than prose
+DOCUMENT_MIN = 200  # characters
+
+SUFFIXES = {
+    "python": (".py",),
+    "cpp": (".h", ".hpp", ".cuh", ".cpp", ".cc"),
+    "docs": (".py", ".md", ".rst", "METADATA"),
+    "web": (".js", ".css", ".html"),
+    "tables": (".csv", ".dat", ".afm", ".decTest"),
+}
+
+
+def files(kind: str) -> list[Path]:
+    """The candidate files of a kind, in an order that depends only on their relative names."""
+    roots = {Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")}
+    found: dict[str, Path] = {}
+    for root in sorted(roots):
+        for folder, subfolders, names in os.walk(root):
+            subfolders[:] = [s for s in subfolders if s not in ("site-packages", "__pycache__")]
+            for name in names:
+                if name.endswith(SUFFIXES[kind]):
+                    path = Path(folder, name)
+                    found[path.relative_to(root).as_posix()] = path
+    return [found[key] for key in sorted(found, key=_digest)]
+
+
+def documents(kind: str) -> Iterator[str]:
+    """The distinct documents of a kind. Files that are not UTF-8 text are no documents."""
+    seen = set()
+    for path in files(kind):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue
+        if path.suffix == ".py":
+            text = _prose(text) if kind == "docs" else _code(text)
+        text = text[:FILE_CAP]
+        digest = _digest(text)
+        if len(text) >= DOCUMENT_MIN and digest not in seen:
+            seen.add(digest)
+            yield text
+
+
+def _code(source: str) -> str:
+    """Python source without its docstrings; as it is when it does not parse."""
+    lines = source.splitlines(keepends=True)
+    for node in _docstrings(source):
+        assert node.end_lineno is not None
+        for i in range(node.lineno - 1, node.end_lineno):
+            lines[i] = ""
+    return "".join(lines)
+
+
+def _prose(source: str) -> str:
+    """The long docstrings of a Python source."""
+    texts = [ast.literal_eval(node) for node in _docstrings(source)]
+    return "\n\n".join(text for text in texts if len(text) >= DOCSTRING_MIN)
+
+
+def _docstrings(source: str) -> Iterator[ast.Constant]:
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                yield first.value
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

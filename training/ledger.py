@@ -1,0 +1,76 @@
+"""The sweep's ledger: planned runs are enqueued Optuna trials that workers claim atomically.
+
+A worker's heartbeat tells that it lives; the trial of a dead one is failed and enqueued again.
+Whether a run is done is MLflow's to say; the ledger only shares out what is not.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterable
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from training.errors import InputError
+from training.settings import Run
+from training.tracking import fingerprint
+
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 60  # without a heartbeat before a worker counts as dead
+POLL_SECONDS = 1.0
+RUN = "run"
+FINGERPRINT = "fingerprint"
+
+
+class Ledger:
+    """One named queue of runs in a relational store (SQLite; PostgreSQL for several machines)."""
+
+    def __init__(self, url: str, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            storage = optuna.storages.RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            )
+        except (ArgumentError, OperationalError, ImportError) as error:
+            raise InputError(f"ledger {url!r} cannot be opened: {error}") from error
+        self._study = optuna.create_study(
+            storage=storage, study_name=name, load_if_exists=True, direction="minimize"
+        )
+
+    def plan(self, runs: Iterable[Run]) -> None:
+        """Enqueue the runs that nobody has enqueued or claimed yet, in this order."""
+        queued = {trial.user_attrs.get(FINGERPRINT) for trial in self._open_trials()}
+        for run in runs:
+            key = fingerprint(run)
+            if key not in queued:
+                attributes = {FINGERPRINT: key, RUN: run.model_dump(mode="json")}
+                self._study.enqueue_trial({}, user_attrs=attributes)
+
+    def work(self, train: Callable[[Run], float], waiting: Callable[[int], None]) -> None:
+        """Claim and train runs until none is left; wait for those that others hold.
+
+        `train` returns the final mean validation loss; a raised `optuna.TrialPruned` sets the
+        run aside. `waiting` is told how many runs others hold while there is nothing to claim.
+        """
+
+        def objective(trial: optuna.Trial) -> float:
+            if RUN not in trial.user_attrs:  # another worker claimed the last one
+                raise optuna.TrialPruned
+            return train(Run.model_validate(trial.user_attrs[RUN]))
+
+        while trials := self._open_trials():
+            if any(trial.state == TrialState.WAITING for trial in trials):
+                self._study.optimize(objective, n_trials=1)
+            else:
+                waiting(len(trials))
+                time.sleep(POLL_SECONDS)
+                optuna.storages.fail_stale_trials(self._study)
+
+    def _open_trials(self) -> list[optuna.trial.FrozenTrial]:
+        states = (TrialState.WAITING, TrialState.RUNNING)
+        return self._study.get_trials(deepcopy=False, states=states)

@@ -1,0 +1,137 @@
+"""What a proxy run holds in MLflow: the names that `training` writes and `fitting` reads.
+
+Nothing heavy is imported here, and no name is built or parsed anywhere else.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from training.errors import InputError
+
+# tags
+STAGE = "stage"
+COMPLETE = "complete"
+ERROR = "error"
+DIVERGED = "diverged"
+FINGERPRINT = "fingerprint"  # of everything that a proxy run's losses depend on
+STUDY = "study"
+PARENT = "mlflow.parentRunId"
+HISTORY = "history/"
+
+# stages
+MAIN, PREPARE, SWEEP, PROXY = "main", "prepare", "sweep", "proxy"
+FIT, OPTIMIZE, VERIFY = "fit", "optimize", "verify"
+TARGET = "target"  # a model that `verify` trains; fits never read it
+
+# params
+MIXTURE = "mixture/"
+N_PARAMS = "n_params"  # non-embedding parameters
+TOKENS_PER_STEP = "tokens_per_step"
+SEED = "seed"
+SIZE = "size"
+TARGET_N_PARAMS = "target/n_params"
+TARGET_TOKENS = "target/tokens"
+WEIGHT = "weight/"
+DEFAULT_MIXTURE = "default_mixture/"
+LOWEST = "lowest/"  # bounds of each domain's proportion
+HIGHEST = "highest/"
+
+# metrics
+VAL_LOSS = "val_loss/"  # nats per token
+VAL_BPB = "val_bpb/"  # bits per byte
+TOKENS = "tokens"
+TRAIN_LOSS = "train_loss"
+TOKENS_PER_SECOND = "tokens_per_second"
+
+MIXTURE_TOLERANCE = 1e-3
+TAG_LIMIT = 5000  # characters a tag; MLflow allows 8,000, some stores fewer
+
+
+@dataclass(frozen=True)
+class History:
+    """The validation losses of one run.
+
+    `losses` is (evaluations, domains) in nats per token, `steps` and `tokens` (evaluations,).
+    """
+
+    domains: tuple[str, ...]
+    steps: tuple[int, ...]
+    tokens: tuple[int, ...]
+    losses: tuple[tuple[float, ...], ...]
+
+
+def history_tags(history: History) -> dict[str, str]:
+    """The compact copy of a history, cut into tags `history/0`, `history/1`, …"""
+    text = json.dumps(
+        {
+            "domains": history.domains,
+            "steps": history.steps,
+            "tokens": history.tokens,
+            "losses": [[float(f"{x:.9g}") for x in row] for row in history.losses],
+        },
+        separators=(",", ":"),
+    )
+    parts = [text[i : i + TAG_LIMIT] for i in range(0, len(text), TAG_LIMIT)]
+    return {f"{HISTORY}{i}": part for i, part in enumerate(parts)}
+
+
+def history_from_tags(tags: Mapping[str, str]) -> History | None:
+    """The history in a run's tags; None where there is none or it is cut short."""
+    parts = []
+    while (key := f"{HISTORY}{len(parts)}") in tags:
+        parts.append(tags[key])
+    try:
+        raw = json.loads("".join(parts))
+    except json.JSONDecodeError:
+        return None
+    return History(
+        domains=tuple(raw["domains"]),
+        steps=tuple(raw["steps"]),
+        tokens=tuple(raw["tokens"]),
+        losses=tuple(tuple(row) for row in raw["losses"]),
+    )
+
+
+def with_prefix(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    """{domain: value} as {prefix + domain: value}."""
+    return {prefix + name: value for name, value in values.items()}
+
+
+def without_prefix(prefix: str, values: Mapping[str, str]) -> dict[str, float]:
+    """The entries under a prefix as {domain: number}, in their order."""
+    return {
+        key.removeprefix(prefix): float(value)
+        for key, value in values.items()
+        if key.startswith(prefix)
+    }
+
+
+def checked_mixture(
+    mixture: Mapping[str, float], domains: Sequence[str], where: str = "mixture"
+) -> dict[str, float]:
+    """Proportions of every domain in `domains` order, summing to exactly one.
+
+    A domain that is left out has proportion 0. A sum within 1e-3 of one is rounding and is
+    divided out. Raises InputError for an unknown domain, a negative or non-finite proportion,
+    or a sum further from one.
+    """
+    refuse_unknown(mixture, domains, where)
+    for name, value in mixture.items():
+        if not math.isfinite(value) or value < 0:
+            raise InputError(f"{where}: proportion of {name!r} is {value}; it must be >= 0")
+    total = math.fsum(mixture.values())
+    if abs(total - 1) > MIXTURE_TOLERANCE:
+        raise InputError(
+            f"{where}: the proportions sum to {total:.6g}; they must sum to 1 "
+            f"(within {MIXTURE_TOLERANCE:g})"
+        )
+    return {name: mixture.get(name, 0.0) / total for name in domains}
+
+
+def refuse_unknown(names: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Raise InputError for the first name that is not a known domain."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: unknown domain {name!r}; known: {', '.join(known)}")
