@@ -7,17 +7,18 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fitting.laws import Law
 from fitting.table import Observations
-from fitting.validate import CrossValidation
+from fitting.validate import Validation
 
 Array = np.ndarray
 COLUMNS = 4
 
 
-def predicted_against_observed(result: CrossValidation, weights: Array) -> Figure:
+def predicted_against_observed(result: Validation, weights: Array) -> Figure:
     """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
     held_out = result.held_out
     panels = [
@@ -91,7 +92,7 @@ def interactions(law: Law, domains: Sequence[str], val_domains: Sequence[str]) -
     return figure
 
 
-def _grid(panels: int) -> tuple[Figure, list[plt.Axes]]:
+def _grid(panels: int) -> tuple[Figure, list[Axes]]:
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
     figure, axes = plt.subplots(

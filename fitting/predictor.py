@@ -31,7 +31,12 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.spec: dict[str, Any] = json.loads(path.read_text())
         self._law = _load_module(Path(context.artifacts["laws"])).from_json(self.spec["law"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002 - the interface is MLflow's
+        model_input: pd.DataFrame,
+        params: Any = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
         """Per row: val_loss/<domain>… in nats per token, objective (Σ w_i L_i) with its 90 %
         interval objective_low, objective_high, and distance: the least share of tokens that
         separates the mixture from a fitted one (0: it was trained).
@@ -113,7 +118,8 @@ def _load_module(path: Path) -> ModuleType:
     """The laws' code in the artifact, under a name of its own."""
     name = f"mixture_laws_{abs(hash(str(path)))}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

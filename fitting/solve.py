@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from fitting.laws import line
-
 Array = np.ndarray
 
 ITERATIONS = 80
@@ -124,22 +122,27 @@ def tied_power_law(x: Array, y: Array, group: Array) -> TiedPowerLaw:
     Given the exponent, floors and scales are straight lines (variable projection), so that the
     search is one-dimensional.
     """
-    groups = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    counts = np.bincount(group)
+    y_mean = np.bincount(group, y) / counts
+    y_centred = y - y_mean[group]
 
-    def lines(exponent: float) -> list[tuple[float, float]]:
-        return [line(x[rows] ** -exponent, y[rows]) for rows in groups]
+    def lines(exponent: float) -> tuple[Array, Array]:
+        """Least-squares floor and scale of each group, (groups,)."""
+        power = x**-exponent
+        mean = np.bincount(group, power) / counts
+        centred = power - mean[group]
+        spread = np.bincount(group, centred**2)
+        product = np.bincount(group, centred * y_centred)
+        scale = np.maximum(0, product / np.where(spread > 0, spread, 1)) * (spread > 0)
+        return y_mean - scale * mean, scale
 
     def cost(log_exponent: float) -> float:
-        exponent = np.exp(log_exponent)
-        power = x**-exponent
-        return sum(
-            float(((y[rows] - a - b * power[rows]) ** 2).sum())
-            for rows, (a, b) in zip(groups, lines(exponent), strict=True)
-        )
+        exponent = float(np.exp(log_exponent))
+        floor, scale = lines(exponent)
+        return float(((y - floor[group] - scale[group] * x**-exponent) ** 2).sum())
 
     logs = np.log(EXPONENTS)
     best = int(np.argmin([cost(e) for e in logs]))
     bracket = logs[max(0, best - 1)], logs[min(len(logs) - 1, best + 1)]
     exponent = float(np.exp(minimize_scalar(cost, bounds=bracket, method="bounded").x))
-    floor, scale = np.array(lines(exponent)).T
-    return TiedPowerLaw(exponent, floor, scale)
+    return TiedPowerLaw(exponent, *lines(exponent))

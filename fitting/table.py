@@ -16,7 +16,7 @@ SAME_MIXTURE = 6  # decimals to which proportions must agree to be one mixture
 
 @dataclass(frozen=True)
 class Observations:
-    """Validation losses of proxy runs. Rows are joined by run and domain name, never by position."""
+    """Validation losses of proxy runs, joined by run and domain name, never by position."""
 
     domains: tuple[str, ...]  # training domains, M
     val_domains: tuple[str, ...]  # V

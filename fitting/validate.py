@@ -47,24 +47,13 @@ class Target:
 class Scores:
     """Out-of-fold errors at each run's last evaluation; the objective is Σ w_i L_i."""
 
-    objective_mae: float  # what the choice is made by
+    objective_mae: float
     objective_rmse: float
     mean_prediction_mae: float  # of predicting the mean of the other mixtures at the same scale
     objective_spread: float  # standard deviation of the observed objective
     domain_mae: float  # Σ w_i |error_i|
     spearman: float
     r2: float
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """All candidates' scores and the best one's out-of-fold predictions."""
-
-    table: pd.DataFrame  # a row a candidate, best first
-    best: Candidate
-    scores: Scores
-    held_out: Observations  # each run's last evaluation
-    predictions: Array  # of the best candidate for held_out, (runs, V)
 
 
 @dataclass(frozen=True)
@@ -75,6 +64,19 @@ class Backtest:
     rmse: float
     tokens_factor: float  # how far beyond the fitted tokens and size it predicted
     n_params_factor: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """All candidates' errors, and what the chosen one predicts of mixtures it has not seen."""
+
+    table: pd.DataFrame  # a row a candidate, the chosen one first
+    best: Candidate
+    scores: Scores
+    tested: Backtest | None  # None: the target lies inside the data, or nothing can be left out
+    half_width: float  # of the 90 % interval of a predicted objective, nats per token
+    held_out: Observations  # each run's last evaluation
+    predictions: Array  # of the chosen candidate for held_out, its mixture left out, (runs, V)
 
 
 def candidates(methods: Sequence[str]) -> list[Candidate]:
@@ -115,17 +117,66 @@ def fit_all(
     return laws
 
 
-def cross_validate(
+def validate(
     observations: Observations,
     weights: Array,
     target: Target,
     methods: Sequence[str] = METHODS,
     seed: int = 0,
-) -> CrossValidation:
-    """Leave mixtures out, fit every candidate on the rest, predict what was left out.
+) -> Validation:
+    """Find the candidate with the least expected error at the target.
 
-    weights (V,) sum to one. Leave-one-mixture-out up to 30 mixtures, ten seeded folds beyond.
-    Raises InputError with fewer than three mixtures.
+    The expected error joins, as independent, the objective's error on left-out mixtures and,
+    where the target lies outside the data, the backtest's error of extrapolation. weights (V,)
+    sum to one. Raises InputError with fewer than three mixtures.
+    """
+    wanted = candidates(methods)
+    held_out = observations.rows(observations.last())
+    predictions, mean = _leave_mixtures_out(observations, held_out, weights, wanted, target, seed)
+    scores = [_score(held_out, p, weights, mean) for p in predictions]
+    o = observations
+    beyond = target.n_params > o.n_params.max() or target.tokens > o.tokens.max()
+    tests = _backtests(o, wanted, weights) if beyond else [None] * len(wanted)
+    expected = [_expected_error(s, t) for s, t in zip(scores, tests, strict=True)]
+    table = pd.DataFrame(
+        [
+            {
+                **vars(candidate),
+                "expected_error": error,
+                **vars(score),
+                **({f"backtest_{k}": v for k, v in vars(test).items()} if test else {}),
+            }
+            for candidate, error, score, test in zip(wanted, expected, scores, tests, strict=True)
+        ]
+    ).sort_values("expected_error", kind="stable")
+    best = int(table.index[0])
+    return Validation(
+        table=table.reset_index(drop=True),
+        best=wanted[best],
+        scores=scores[best],
+        tested=tests[best],
+        half_width=Z90 * expected[best],
+        held_out=held_out,
+        predictions=predictions[best],
+    )
+
+
+def _expected_error(scores: Scores, tested: Backtest | None) -> float:
+    return float(np.hypot(scores.objective_rmse, tested.rmse if tested else 0.0))
+
+
+def _leave_mixtures_out(
+    observations: Observations,
+    held_out: Observations,
+    weights: Array,
+    wanted: Sequence[Candidate],
+    target: Target,
+    seed: int,
+) -> tuple[Array, Array]:
+    """Every candidate's predictions of held_out, each mixture by a fit without it, (candidates,
+    runs, V), and the mean objective of the other mixtures at each run's scale, (runs,).
+
+    Leaves one mixture out at a time up to 30 mixtures, one of ten seeded folds beyond.
     """
     count = len(observations.mixtures)
     if count < MIN_MIXTURES:
@@ -136,8 +187,6 @@ def cross_validate(
     fold_of = np.arange(count)
     if count > LEAVE_ONE_OUT_UP_TO:
         fold_of = np.random.default_rng(seed).permutation(count) % FOLDS
-    wanted = candidates(methods)
-    held_out = observations.rows(observations.last())
     predictions = np.empty((len(wanted), *held_out.losses.shape))
     for fold in range(fold_of.max() + 1):
         left_out = fold_of == fold
@@ -148,15 +197,7 @@ def cross_validate(
             predictions[i, rows] = laws[candidate].predict(
                 held_out.proportions()[rows], held_out.n_params[rows], held_out.tokens[rows]
             )
-    mean = _mean_of_other_folds(held_out, weights, fold_of)
-    scores = [_score(held_out, p, weights, mean) for p in predictions]
-    table = pd.DataFrame(
-        [{**vars(c), **vars(s)} for c, s in zip(wanted, scores, strict=True)]
-    ).sort_values("objective_mae", kind="stable")
-    best = int(table.index[0])
-    return CrossValidation(
-        table.reset_index(drop=True), wanted[best], scores[best], held_out, predictions[best]
-    )
+    return predictions, _mean_of_other_folds(held_out, weights, fold_of)
 
 
 def _mean_of_other_folds(held_out: Observations, weights: Array, fold_of: Array) -> Array:
@@ -187,43 +228,34 @@ def _score(held_out: Observations, predictions: Array, weights: Array, mean: Arr
     )
 
 
-def backtest(observations: Observations, candidate: Candidate, weights: Array) -> Backtest | None:
+def _backtests(
+    observations: Observations, wanted: Sequence[Candidate], weights: Array
+) -> list[Backtest | None]:
     """Fit without the largest size and the last checkpoints, predict the largest size's end.
 
-    None when one size and one length are all there is: nothing was extrapolated before.
+    None for every candidate when there is one size and one length: nothing can be left out.
     """
     o = observations
-    several_sizes = len(np.unique(o.n_params)) > 1
-    several_lengths = len(np.unique(o.tokens)) > 1
-    if not several_sizes and not several_lengths:
-        return None
     past = np.ones(len(o.tokens), bool)
-    if several_sizes:
+    if np.ptp(o.n_params) > 0:
         past &= o.n_params < o.n_params.max()
-    if several_lengths:
-        limit = max(o.tokens.max() * BACKTEST_TOKENS, o.tokens.min())
-        past &= o.tokens <= limit
-    future = o.rows((o.n_params == o.n_params.max()) & o.last())
-    train = o.rows(past)
-    target = Target(float(future.n_params[0]), float(future.tokens.max()))
-    law = fit(train, candidate, target)
-    predicted = law.predict(future.proportions(), future.n_params, future.tokens) @ weights
-    error = predicted - future.losses @ weights
-    return Backtest(
-        bias=float(error.mean()),
-        rmse=float(np.sqrt((error**2).mean())),
-        tokens_factor=float(o.tokens.max() / train.tokens.max()),
-        n_params_factor=float(o.n_params.max() / train.n_params.max()),
-    )
-
-
-def half_width(scores: Scores, tested: Backtest | None, extrapolates: bool) -> float:
-    """Half of the 90 % interval of a predicted objective, nats per token.
-
-    The out-of-fold error over mixtures, and the backtest's where the target lies outside the
-    data, taken as independent and normal.
-    """
-    variance = scores.objective_rmse**2
-    if tested is not None and extrapolates:
-        variance += tested.rmse**2
-    return float(Z90 * np.sqrt(variance))
+    if np.ptp(o.tokens) > 0:
+        past &= o.tokens <= max(o.tokens.max() * BACKTEST_TOKENS, o.tokens.min())
+    if past.all():
+        return [None] * len(wanted)
+    train, future = o.rows(past), o.rows((o.n_params == o.n_params.max()) & o.last())
+    end = Target(float(future.n_params[0]), float(future.tokens.max()))
+    laws = fit_all(train, wanted, end)
+    tests: list[Backtest | None] = []
+    for candidate in wanted:
+        predicted = laws[candidate].predict(future.proportions(), future.n_params, future.tokens)
+        error = (predicted - future.losses) @ weights
+        tests.append(
+            Backtest(
+                bias=float(error.mean()),
+                rmse=float(np.sqrt((error**2).mean())),
+                tokens_factor=float(o.tokens.max() / train.tokens.max()),
+                n_params_factor=float(o.n_params.max() / train.n_params.max()),
+            )
+        )
+    return tests

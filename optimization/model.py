@@ -51,7 +51,7 @@ class Predictor:
         """The prediction for one mixture."""
         row = self.table(np.array([[mixture[d] for d in self.domains]])).iloc[0]
         return Prediction(
-            record.without_prefix(record.VAL_LOSS, row.to_dict()),
+            record.without_prefix(record.VAL_LOSS, dict(row)),
             *(float(row[c]) for c in ("objective", "objective_low", "objective_high", "distance")),
         )
 

@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
@@ -73,9 +74,7 @@ def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
     return figure
 
 
-def _bars(
-    axis: plt.Axes, groups: Mapping[str, Mapping[str, float]], label: str, title: str
-) -> None:
+def _bars(axis: Axes, groups: Mapping[str, Mapping[str, float]], label: str, title: str) -> None:
     domains = list(next(iter(groups.values())))
     width = 0.8 / len(groups)
     for i, (name, values) in enumerate(groups.items()):

@@ -48,7 +48,7 @@ def search(
             study.enqueue_trial(
                 dict(zip(cube, simplex.to_cube(point, lower, upper)[0], strict=True))
             )
-    rows = []
+    rows: list[dict[str, float]] = []
     while len(rows) < trials:
         batch = [study.ask() for _ in range(min(BATCH, trials - len(rows)))]
         points = np.array([[t.suggest_float(u, 0.0, 1.0) for u in cube] for t in batch])

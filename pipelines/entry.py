@@ -36,7 +36,7 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     """
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    parameters = {key: value for key, value in vars(parser.parse_args()).items()}
+    parameters = vars(parser.parse_args())
     interrupt_on_signals()
     try:
         with stage(name):

@@ -12,7 +12,7 @@ from fitting import history, laws, plots, registry, validate
 from fitting.history import Histories, Purpose
 from fitting.registry import Registered
 from fitting.table import Observations
-from fitting.validate import Backtest, CrossValidation, Target
+from fitting.validate import Target, Validation
 from pipelines import entry
 from pipelines import study as studies
 from training import record
@@ -27,9 +27,7 @@ class Fitted:
     """What a fit found and registered."""
 
     registered: Registered
-    validation: CrossValidation
-    tested: Backtest | None
-    half_width: float
+    validation: Validation
     target: Target
 
 
@@ -51,12 +49,9 @@ def fit(
     purpose = history.purpose(pulled.parents)
     aim = _target(observations, purpose, target or {})
     w = _weights(observations.val_domains, weights or purpose.weights)
-    result = validate.cross_validate(observations, w, aim, methods)
+    result = validate.validate(observations, w, aim, methods)
     law = validate.fit(observations, result.best, aim)
-    tested = validate.backtest(observations, result.best, w)
-    beyond = aim.n_params > observations.n_params.max() or aim.tokens > observations.tokens.max()
-    half_width = validate.half_width(result.scores, tested, beyond)
-    _log(pulled, observations, result, tested, half_width, aim, w)
+    _log(pulled, observations, result, aim, w)
     _log_figures(observations, result, law, w, aim)
     spec = {
         "domains": list(observations.domains),
@@ -65,7 +60,7 @@ def fit(
         "target": asdict(aim),
         "law": laws.to_json(law),
         "mixtures": observations.mixtures.tolist(),
-        "half_width": half_width,
+        "half_width": result.half_width,
     }
     metadata = {
         **{key: spec[key] for key in ("domains", "val_domains", "target")},
@@ -79,7 +74,7 @@ def fit(
     mlflow.set_tags(
         {"model_uri": registered.uri, "alias": registered.alias, "alias_reason": registered.reason}
     )
-    fitted = Fitted(registered, result, tested, half_width, aim)
+    fitted = Fitted(registered, result, aim)
     print("\n".join(report(fitted, len(observations.runs), pulled.left_out)))
     return fitted
 
@@ -94,10 +89,17 @@ def report(fitted: Fitted, runs: int, left_out: dict[str, str]) -> list[str]:
         f"the mean {s.mean_prediction_mae:.4f}, spread {s.objective_spread:.4f}; "
         f"Spearman {s.spearman:.2f}",
         f"  target: {fitted.target.n_params:,.0f} parameters, {fitted.target.tokens:,.0f} tokens; "
-        f"90 % interval ±{fitted.half_width:.3f}",
+        f"90 % interval ±{fitted.validation.half_width:.3f}",
         f"  registered {fitted.registered.uri} as {fitted.registered.alias}"
         + (f": {fitted.registered.reason}" if fitted.registered.reason else ""),
     ]
+    if tested := fitted.validation.tested:
+        lines.insert(
+            2,
+            f"  backtest (fitted without the largest size and the last checkpoints): mean error "
+            f"{tested.bias:+.4f}, rms {tested.rmse:.4f} at {tested.n_params_factor:.1f}× the "
+            f"parameters and {tested.tokens_factor:.1f}× the tokens",
+        )
     if left_out:
         named = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:5])
         lines.append(f"  {len(left_out)} runs left out ({named})")
@@ -140,9 +142,7 @@ def _best_observed(observations: Observations, weights: Array) -> dict[str, floa
 def _log(
     pulled: Histories,
     observations: Observations,
-    result: CrossValidation,
-    tested: Backtest | None,
-    half_width: float,
+    result: Validation,
     aim: Target,
     weights: Array,
 ) -> None:
@@ -160,11 +160,12 @@ def _log(
             },
         }
     )
+    tested = result.tested
     mlflow.log_metrics(
         {
             **{f"cv/{key}": value for key, value in vars(result.scores).items()},
             **({f"backtest/{k}": v for k, v in vars(tested).items()} if tested else {}),
-            "half_width": half_width,
+            "half_width": result.half_width,
             "runs_used": len(observations.runs),
             "runs_left_out": len(pulled.left_out),
             "mixtures": len(observations.mixtures),
@@ -172,7 +173,7 @@ def _log(
     )
     mlflow.log_input(mlflow.data.from_pandas(pulled.table, name="proxy-runs"), context="fitting")
     mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")
-    mlflow.log_table(result.table, "cross_validation.json")
+    mlflow.log_table(result.table, "candidates.json")
     held_out = result.held_out
     mlflow.log_table(
         pd.DataFrame(
@@ -195,7 +196,7 @@ def _log(
 
 def _log_figures(
     observations: Observations,
-    result: CrossValidation,
+    result: Validation,
     law: laws.Law,
     weights: Array,
     aim: Target,

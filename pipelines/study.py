@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -53,7 +52,7 @@ class Study(Section):
     domains: dict[Name, Domain] = Field(min_length=2)
     default_mixture: Literal["proportional"] | dict[Name, float] = "proportional"
     """What the best mixture is compared with; proportional to the domains' training tokens."""
-    bounds: dict[Name, tuple[float, float]] = {}
+    bounds: dict[Name, tuple[float, float]] = Field(default={})
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
     tokenizer: Tokenizer
     validation: Validation = Validation()
@@ -180,7 +179,7 @@ def load(name: str) -> Study:
     try:
         study = Study.model_validate(raw)
     except pydantic.ValidationError as error:
-        lines = [_explain(item, raw) for item in error.errors()]
+        lines = [_explain(item) for item in error.errors()]
         raise InputError(f"{path}: " + "; ".join(lines)) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -205,7 +204,7 @@ def _resolve(study: Study, folder: Path) -> Study:
     """Paths made absolute: a domain's files from the study's folder, the workspace from ROOT."""
 
     def absolute(pattern: str) -> str:
-        return os.path.join(folder, os.path.expanduser(pattern))
+        return str(folder / Path(pattern).expanduser())
 
     domains = {}
     for name, domain in study.domains.items():
@@ -217,7 +216,7 @@ def _resolve(study: Study, folder: Path) -> Study:
     return study.model_copy(update={"domains": domains, "workspace": workspace})
 
 
-def _explain(item: Any, raw: dict[str, Any]) -> str:
+def _explain(item: Any) -> str:
     """One pydantic error as `key: rule`; an unknown key with the nearest known one."""
     location = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":

@@ -1,6 +1,7 @@
 """`sweep`: design the mixtures and train every proxy run that is not finished yet."""
 
 import os
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -80,7 +81,7 @@ def worker_count(text: str) -> int:
     if gpus is not None:
         return max(1, len([gpu for gpu in gpus.split(",") if gpu]))
     try:
-        return len([name for name in os.listdir("/proc/driver/nvidia/gpus")]) or 1
+        return len(list(Path("/proc/driver/nvidia/gpus").iterdir())) or 1
     except OSError:
         return os.cpu_count() or 1
 

@@ -13,7 +13,7 @@ from training.events import Event, Progress
 from training.settings import Run
 
 
-def train(run: Run, vocab_size: int, run_id: str) -> None:
+def train(run: Run, run_id: str) -> None:
     """Train a model in this process into the MLflow run."""
     from training import corpus, worker
 
@@ -47,7 +47,7 @@ def main(study: str, mixture: str, size: str, steps: str, seed: str) -> None:
     )
     active = mlflow.active_run()
     assert active is not None
-    train(run, corpus.vocab_size, active.info.run_id)
+    train(run, active.info.run_id)
     history = record.history_from_tags(mlflow.get_run(active.info.run_id).data.tags)
     assert history is not None
     print(json.dumps(dict(zip(history.domains, history.losses[-1], strict=True)), indent=1))

@@ -175,8 +175,9 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
     mlflow.log_table(table, "measured_beside_predicted.json")
     measured = {str(name): rows["measured"].tolist() for name, rows in groups}
     predicted = {
-        str(name): tuple(rows[["predicted", "low", "high"]].iloc[0].astype(float))
+        str(name): (row["predicted"], row["low"], row["high"])
         for name, rows in groups
+        for row in [rows.iloc[0]]
     }
     curves = {
         key.replace("-", ", seed "): (history.tokens, _objective(history, weights).tolist())

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -199,7 +200,7 @@ def _train_bpe(
     ).save_pretrained(folder)
 
 
-def _load_tokenizer(name: str | Path | None):  # noqa: ANN202 - transformers' own union type
+def _load_tokenizer(name: str | Path | None) -> Any:
     import transformers
 
     transformers.logging.set_verbosity_error()

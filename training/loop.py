@@ -115,10 +115,11 @@ class Trainer:
         self.engine.eval()
         with torch.no_grad():
             losses = {
-                name: float(
-                    sum(self._loss(batch, "sum") for batch in windows.split(VALIDATION_BATCH))
-                    / windows[:, 1:].numel()
+                name: sum(
+                    float(self._loss(batch, "sum"))
+                    for batch in torch.split(windows, VALIDATION_BATCH)
                 )
+                / windows[:, 1:].numel()
                 for name, windows in self.validation.items()
             }
         self.engine.train()

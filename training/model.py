@@ -1,6 +1,7 @@
 """The models: GPT-NeoX shapes from Transformers, and the ladder of named sizes."""
 
 import math
+from typing import Any
 
 import torch
 import transformers
@@ -20,7 +21,7 @@ def learning_rate(size: Size) -> float:
     return size.learning_rate or LEARNING_RATE_WIDTH / size.hidden_size
 
 
-def build(size: Size, vocab_size: int, sequence_length: int, seed: int) -> torch.nn.Module:
+def build(size: Size, vocab_size: int, sequence_length: int, seed: int) -> Any:
     """A freshly initialised model; the same for the same arguments."""
     config = transformers.GPTNeoXConfig(
         vocab_size=vocab_size,
@@ -40,7 +41,7 @@ def build(size: Size, vocab_size: int, sequence_length: int, seed: int) -> torch
     return transformers.GPTNeoXForCausalLM(config)
 
 
-def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+def count_parameters(model: Any) -> tuple[int, int]:
     """(non-embedding parameters, embedding parameters, input and output)."""
     embeddings = {
         id(p)

@@ -79,7 +79,7 @@ def history_tags(history: History) -> dict[str, str]:
 
 def history_from_tags(tags: Mapping[str, str]) -> History | None:
     """The history in a run's tags; None where there is none or it is cut short."""
-    parts = []
+    parts: list[str] = []
     while (key := f"{HISTORY}{len(parts)}") in tags:
         parts.append(tags[key])
     try:

@@ -119,7 +119,7 @@ class Training(Section):
     def _evaluations_fit(self) -> Self:
         if self.first_evaluation > self.steps:
             raise ValueError(
-                f"first_evaluation ({self.first_evaluation}) lies after the last step ({self.steps})"
+                f"first_evaluation ({self.first_evaluation}) lies after the last step, {self.steps}"
             )
         return self
 

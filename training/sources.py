@@ -4,7 +4,6 @@ import glob
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def _matching_files(name: str, domain: Domain) -> list[Path]:
     patterns = [domain.files] if isinstance(domain.files, str) else domain.files or []
     found: set[Path] = set()
     for pattern in patterns:
-        matches = [Path(p) for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)]
+        matches = [p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file()]
         if not matches:
             raise InputError(f"domain {name!r}: no file matches {pattern}")
         found.update(matches)

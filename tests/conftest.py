@@ -1,0 +1,154 @@
+"""What the tests share: temporary stores, a miniature study on local files, synthetic runs."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"published data not at {DATA}")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty SQLite tracking store with its artifacts in a temporary folder."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    yield uri
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="session")
+def texts() -> dict[str, list[str]]:
+    """Three made-up domains with words of their own: domain → documents."""
+    rng = random.Random(0)
+    vocabularies = {
+        "news": [
+            "the",
+            "market",
+            "rose",
+            "as",
+            "officials",
+            "said",
+            "prices",
+            "fell",
+            "in",
+            "spring",
+            "trade",
+            "talks",
+        ],
+        "code": [
+            "def",
+            "return",
+            "self",
+            "if",
+            "else",
+            "for",
+            "in",
+            "range",
+            "print",
+            "len",
+            "import",
+            "value",
+            "=",
+            "(",
+            ")",
+            ":",
+        ],
+        "math": [
+            "let",
+            "x",
+            "be",
+            "a",
+            "real",
+            "number",
+            "such",
+            "that",
+            "the",
+            "sum",
+            "of",
+            "squares",
+            "is",
+            "less",
+            "than",
+            "one",
+        ],
+    }
+    return {
+        name: [" ".join(rng.choices(words, k=120)) for _ in range(400)]
+        for name, words in vocabularies.items()
+    }
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """A study of seconds on local JSONL files, as the mapping a study file holds."""
+    for name, documents in texts.items():
+        lines = (json.dumps({"text": document}) for document in documents)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return {
+        "name": "miniature",
+        "domains": {name: {"files": f"{name}.jsonl"} for name in texts},
+        "default_mixture": {"news": 0.6, "code": 0.3, "math": 0.1},
+        "tokenizer": {"vocab_size": 320},
+        "validation": {"fraction": 0.1, "tokens": 1024},
+        "sizes": {
+            "tiny": {"hidden_size": 16, "layers": 1, "heads": 1},
+            "small": {"hidden_size": 32, "layers": 1, "heads": 2},
+        },
+        "training": {
+            "sequence_length": 32,
+            "batch_size": 8,
+            "steps": 12,
+            "warmup_steps": 4,
+            "first_evaluation": 4,
+            "evaluations": 3,
+        },
+        "sweep": {"mixtures": 4, "sizes": ["tiny", "small"]},
+        "target": {"size": "small", "steps": 18, "seeds": [0, 1]},
+        "search": {"trials": 60},
+        "workspace": str(tmp_path / "workspace"),
+    }
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    """Writes a study file and returns its path."""
+
+    def write(study: dict[str, Any]) -> str:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+def run_entry(
+    name: str, *parameters: str, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """`python -m pipelines.NAME` from the project's folder, as `mlflow run` would."""
+    return subprocess.run(
+        [sys.executable, "-m", f"pipelines.{name}", *parameters],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
