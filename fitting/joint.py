@@ -1,6 +1,7 @@
 """Fit the joint law: scale terms by variable projection, then the mixing law on what is left."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.optimize import minimize
@@ -13,7 +14,8 @@ Array = np.ndarray
 
 EXPONENT_BOUNDS = (np.log(0.02), np.log(4.0))  # of log α and log β
 SHRINK_BOUNDS = (0.0, 1.0)  # of g and h
-STARTS = (0.2, 0.6, 1.5)
+STARTS = np.log(np.geomspace(0.1, 2.0, 5))  # of log α and log β
+EXACT = 1e-16  # relative residual of a perfect fit
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,15 @@ def fit_scales(observations: Observations, *, shrinking: bool) -> ScaleFit:
     One model size (or one length) leaves no size (or step) term.
     """
     problem = _ScaleProblem(observations, shrinking)
-    best = None
-    for alpha in STARTS if problem.sizes else STARTS[:1]:
-        for beta in STARTS if problem.lengths else STARTS[:1]:
-            start = np.r_[np.log(alpha), np.log(beta), np.full(2, 0.1 if shrinking else 0.0)]
-            found = minimize(
-                lambda theta: problem.solve(theta)[0],
-                start,
-                method="L-BFGS-B",
-                bounds=[EXPONENT_BOUNDS] * 2 + [SHRINK_BOUNDS if shrinking else (0.0, 0.0)] * 2,
-                options={"maxiter": 60},
-            )
-            if best is None or found.fun < best.fun:
-                best = found
-    assert best is not None
-    return problem.result(best.x)
+    shrink = 0.1 if shrinking else 0.0
+    starts = [np.array([a, b, shrink, shrink]) for a, b in product(STARTS, STARTS)]
+    found = minimize(
+        lambda theta: np.log(problem.solve(theta)[0] + EXACT),  # scaled to the noise
+        min(starts, key=lambda theta: problem.solve(theta)[0]),
+        method="L-BFGS-B",
+        bounds=[EXPONENT_BOUNDS] * 2 + [SHRINK_BOUNDS if shrinking else (0.0, 0.0)] * 2,
+    )
+    return problem.result(found.x)
 
 
 class _ScaleProblem:

@@ -39,58 +39,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def texts() -> dict[str, list[str]]:
     """Three made-up domains with words of their own: domain → documents."""
     rng = random.Random(0)
-    vocabularies = {
-        "news": [
-            "the",
-            "market",
-            "rose",
-            "as",
-            "officials",
-            "said",
-            "prices",
-            "fell",
-            "in",
-            "spring",
-            "trade",
-            "talks",
-        ],
-        "code": [
-            "def",
-            "return",
-            "self",
-            "if",
-            "else",
-            "for",
-            "in",
-            "range",
-            "print",
-            "len",
-            "import",
-            "value",
-            "=",
-            "(",
-            ")",
-            ":",
-        ],
-        "math": [
-            "let",
-            "x",
-            "be",
-            "a",
-            "real",
-            "number",
-            "such",
-            "that",
-            "the",
-            "sum",
-            "of",
-            "squares",
-            "is",
-            "less",
-            "than",
-            "one",
-        ],
+    sentences = {
+        "news": "the market rose as officials said prices fell in spring trade talks",
+        "code": "def return self if else for in range print len import value = ( ) :",
+        "math": "let x be a real number such that the sum of squares is less than one",
     }
+    vocabularies = {name: sentence.split() for name, sentence in sentences.items()}
     return {
         name: [" ".join(rng.choices(words, k=120)) for _ in range(400)]
         for name, words in vocabularies.items()

@@ -51,6 +51,7 @@ def _follow(
     failures: list[Failed] = []
     with tqdm(
         total=flops,
+        desc="starting workers (on a CPU the first start compiles a kernel, half a minute)",
         unit="FLOP",
         unit_scale=True,
         mininterval=1,

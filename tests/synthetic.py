@@ -1,0 +1,79 @@
+"""Run tables made from a known law."""
+
+import numpy as np
+import pandas as pd
+
+from fitting.laws import JointLaw
+from training import record
+
+DOMAINS = ("web", "code", "papers")
+VAL_DOMAINS = ("news", "code", "papers", "books")
+SIZES = (1e6, 4e6, 16e6)
+TOKENS = (1e8, 2e8, 4e8, 8e8)
+TARGET = {"n_params": 64e6, "tokens": 3.2e9}
+
+
+def joint_law(*, power: float = 1.0, g: float = 0.0) -> JointLaw:
+    """A law like those seen: each validation domain is helped most by one training domain."""
+    slope = np.array([[-1.5, 0.3, -0.2], [0.4, -2.5, 0.1], [0.1, 0.2, -2.0], [-0.8, 0.2, -0.9]])
+    return JointLaw(
+        power=power,
+        n0=16e6,
+        d0=8e8,
+        alpha=0.35,
+        beta=0.5,
+        g=g,
+        h=0.0,
+        constant=np.full(4, 0.5 if g else 0.0),
+        floor=np.array([1.8, 0.9, 1.5, 2.1]),
+        log_scale=np.log([0.8, 1.1, 0.9, 0.6]),
+        slope=slope,
+        size=np.array([0.30, 0.25, 0.35, 0.28]),
+        step=np.array([0.20, 0.15, 0.18, 0.22]),
+    )
+
+
+def mixtures(count: int, seed: int = 0) -> np.ndarray:
+    """Seeded Dirichlet mixtures, (count, M)."""
+    return np.random.default_rng(seed).dirichlet(np.ones(len(DOMAINS)), count)
+
+
+def table(
+    law: JointLaw,
+    count: int = 12,
+    *,
+    noise: float = 0.0,
+    sizes: tuple[float, ...] = SIZES,
+    tokens: tuple[float, ...] = TOKENS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The tidy table of every mixture at every size, with noise of this standard deviation."""
+    rng = np.random.default_rng(seed + 1)
+    rows = []
+    for m, mixture in enumerate(mixtures(count, seed)):
+        for n in sizes:
+            losses = law.predict(
+                np.tile(mixture, (len(tokens), 1)), np.full(len(tokens), n), np.array(tokens)
+            )
+            losses = losses + noise * rng.standard_normal(losses.shape)
+            for d, row in zip(tokens, losses, strict=True):
+                rows.append(
+                    {
+                        "run": f"mix{m:02d}-{n:.0f}",
+                        record.N_PARAMS: n,
+                        record.TOKENS: d,
+                        "step": d / 1e5,
+                        **{
+                            f"{record.MIXTURE}{d}": r for d, r in zip(DOMAINS, mixture, strict=True)
+                        },
+                        **{
+                            f"{record.VAL_LOSS}{v}": x
+                            for v, x in zip(VAL_DOMAINS, row, strict=True)
+                        },
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _named(prefix: str, names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
+    return {prefix + name: value for name, value in zip(names, values, strict=True)}

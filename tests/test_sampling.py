@@ -1,0 +1,84 @@
+"""Batches by mixture: exact in expectation, a function of seed and step alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.corpus import TokenFiles
+from training.sampling import MixtureSampler, validation_windows
+
+LENGTH = 8
+
+
+@pytest.fixture
+def domains(tmp_path: Path) -> dict[str, TokenFiles]:
+    """Domain j's tokens are 1000 j, 1000 j + 1, …: each says where it comes from."""
+    made = {}
+    for j, tokens in enumerate((400, 800, 160)):
+        folder = tmp_path / str(j)
+        folder.mkdir()
+        train = (1000 * j + np.arange(tokens)).astype("uint16")
+        train.tofile(folder / "train.bin")
+        train[:100].tofile(folder / "validation.bin")
+        made[f"d{j}"] = TokenFiles(str(folder), "uint16", tokens, 100, 2.0, 1, "")
+    return made
+
+
+def sampler(
+    domains: dict[str, TokenFiles], shares: list[float], steps: int = 200, seed: int = 0
+) -> MixtureSampler:
+    mixture = dict(zip(domains, shares, strict=True))
+    return MixtureSampler(domains, mixture, 16, LENGTH, steps, seed)
+
+
+def test_every_step_deals_the_floor_or_the_ceiling_of_each_share(
+    domains: dict[str, TokenFiles],
+) -> None:
+    shares = np.array([0.55, 0.4, 0.05])
+    counts = sampler(domains, shares.tolist()).counts
+    assert (counts.sum(axis=1) == 16).all()
+    assert (np.abs(counts - 16 * shares) < 1 + 1e-9).all()
+    assert counts.mean(axis=0) == pytest.approx(16 * shares, abs=0.1)
+
+
+def test_a_domain_of_proportion_zero_is_never_drawn(domains: dict[str, TokenFiles]) -> None:
+    counts = sampler(domains, [0.3, 0.0, 0.7]).counts
+    assert (counts[:, 1] == 0).all()
+
+
+def test_batches_are_windows_of_the_counted_domains(domains: dict[str, TokenFiles]) -> None:
+    made = sampler(domains, [0.5, 0.3, 0.2])
+    for step in (0, 7, 199):
+        batch = made.batch(step)
+        assert batch.shape == (16, LENGTH + 1)
+        assert (np.diff(batch, axis=1) == 1).all()
+        drawn = np.bincount(batch[:, 0] // 1000, minlength=3)
+        assert np.array_equal(drawn, made.counts[step])
+
+
+def test_a_step_is_the_same_whatever_came_before(domains: dict[str, TokenFiles]) -> None:
+    shares = [0.5, 0.3, 0.2]
+    straight = sampler(domains, shares)
+    for step in range(50):
+        straight.batch(step)
+    assert np.array_equal(straight.batch(50), sampler(domains, shares).batch(50))
+    assert not np.array_equal(straight.batch(50), sampler(domains, shares, seed=1).batch(50))
+
+
+def test_an_epoch_sees_every_window_once(domains: dict[str, TokenFiles]) -> None:
+    made = sampler(domains, [1.0, 0.0, 0.0], steps=6)
+    windows = (400 - 1) // LENGTH
+    starts = np.concatenate([made.batch(step)[:, 0] for step in range(6)])
+    first = starts[:windows]
+    assert len(set(first.tolist())) == windows
+    assert made.epochs()[0] == pytest.approx(6 * 16 / windows)
+    assert not np.array_equal(starts[windows : 2 * windows], first[: len(starts) - windows])
+
+
+def test_validation_windows_are_fixed_and_inside(domains: dict[str, TokenFiles]) -> None:
+    windows = validation_windows(domains["d1"], 50, LENGTH)
+    assert windows.shape == (7, LENGTH + 1)
+    assert windows.min() >= 1000
+    assert windows.max() < 1100
+    assert np.array_equal(windows, validation_windows(domains["d1"], 50, LENGTH))
