@@ -14,7 +14,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from training import record, tracking
-from training.errors import InputError
+from training.errors import DivergedError, InputError
 from training.signals import interrupt_on_signals
 
 
@@ -41,7 +41,7 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     try:
         with stage(name):
             body(**parameters)
-    except InputError as error:
+    except (InputError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; start it again to go on where it was")

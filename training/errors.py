@@ -1,5 +1,9 @@
-"""The one exception for a user's mistake: shown as one line, never as a traceback."""
+"""What ends a command with one line instead of a traceback."""
 
 
 class InputError(ValueError):
     """What the user gave is wrong; the message names the place, the rule and what to do."""
+
+
+class DivergedError(RuntimeError):
+    """A loss stopped being finite."""

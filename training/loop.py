@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from training import model as models
 from training.corpus import Corpus
+from training.errors import DivergedError
 from training.sampling import MixtureSampler, validation_windows
 from training.settings import Run, Training
 
@@ -32,10 +33,6 @@ class Report:
     train_loss: float
     tokens_per_second: float
     val_losses: dict[str, float] | None
-
-
-class DivergedError(RuntimeError):
-    """A loss stopped being finite."""
 
 
 def evaluation_steps(training: Training) -> list[int]:

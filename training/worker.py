@@ -18,7 +18,7 @@ import optuna
 from training import corpus as corpora
 from training import record, tracking
 from training.corpus import Corpus
-from training.errors import InputError
+from training.errors import DivergedError, InputError
 from training.events import Event, Failed, Finished, Job, Progress, Started, Waiting
 from training.ledger import Ledger
 from training.settings import Run
@@ -58,10 +58,14 @@ def _work(job: Job, progress: Callable[[Event], None]) -> None:
             progress(Finished(run.name))
             return 0.0
         tracking.close_abandoned(job.experiment_id, run)
-        with tracking.open_run(
-            experiment_id=job.experiment_id, run_name=run.name, parent_run_id=job.parent_run_id
-        ) as active:
-            return train_and_log(run, corpus, active.info.run_id, progress)
+        try:
+            with tracking.open_run(
+                experiment_id=job.experiment_id, run_name=run.name, parent_run_id=job.parent_run_id
+            ) as active:
+                return train_and_log(run, corpus, active.info.run_id, progress)
+        except DivergedError as error:
+            progress(Finished(run.name, diverged=str(error)))
+            raise optuna.TrialPruned(str(error)) from error
 
     Ledger(job.ledger_url, job.ledger_name).work(train, lambda n: progress(Waiting(n)))
 
@@ -71,7 +75,7 @@ def train_and_log(
 ) -> float:
     """Train one model into an MLflow run; returns the last mean validation loss.
 
-    Raises optuna.TrialPruned when the loss stops being finite; the run says so and FAILS.
+    Raises DivergedError when the loss stops being finite; the run says so.
     """
     from training import loop
 
@@ -115,10 +119,9 @@ def train_and_log(
                 steps = report.step - told_step
                 progress(Progress(steps * flops_per_step, steps * run.training.tokens_per_step))
                 told_step, told_at = report.step, time.monotonic()
-    except loop.DivergedError as error:
+    except DivergedError as error:
         log.diverged(str(error))
-        progress(Finished(run.name, diverged=str(error)))
-        raise optuna.TrialPruned(str(error)) from error
+        raise
     for name, epochs in zip(corpus.domains, trainer.sampler.epochs(), strict=True):
         log.metric(f"epochs/{name}", float(epochs), run.training.steps)
     log.flush()
@@ -143,7 +146,7 @@ def use_device(index: int, threads: int) -> None:
         return
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(threads)
-    compiler = os.environ.get("CXX", "c++")
+    compiler = os.environ.get("CXX") or "c++"
     if not (shutil.which(compiler) or shutil.which("g++")):
         raise InputError(
             f"no C++ compiler ({compiler} or g++) on the PATH: DeepSpeed compiles a kernel on a "

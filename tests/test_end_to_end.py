@@ -1,0 +1,240 @@
+"""The whole loop on a miniature study, as a user starts it; what it leaves in MLflow; mistakes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+
+from tests.conftest import ROOT, run_entry
+from training import record
+
+Write = Callable[[dict[str, Any]], str]
+DOMAINS = ("news", "code", "math")
+
+
+def runs_of(stage: str, extra: str = "") -> list[Run]:
+    return mlflow.MlflowClient().search_runs(["0"], f"tags.stage = '{stage}'" + extra)
+
+
+def mlflow_run(entry: str, **parameters: str) -> "subprocess.CompletedProcess[str]":
+    """`mlflow run . -e ENTRY -P …` in this environment."""
+    options = [f"-P{key}={value}" for key, value in parameters.items()]
+    return subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry]
+        + ["--env-manager", "local", *options],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def test_mlflow_run_leaves_a_verified_mixture(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    done = mlflow_run("main", study=write_study(miniature))
+    assert done.returncode == 0, done.stderr[-3000:]
+    client = mlflow.MlflowClient()
+    (main,) = runs_of("main")
+    (sweep,) = runs_of("sweep")
+    proxies = runs_of("proxy")
+
+    # the tree: main → stages, sweep → proxies, verify → targets
+    stages = {stage: runs_of(stage)[0] for stage in ("prepare", "fit", "optimize", "verify")}
+    assert all(r.data.tags[record.PARENT] == main.info.run_id for r in [sweep, *stages.values()])
+    assert len(proxies) == 8
+    assert all(r.data.tags[record.PARENT] == sweep.info.run_id for r in proxies)
+    targets = runs_of("target")
+    assert {r.data.tags[record.PARENT] for r in targets} == {stages["verify"].info.run_id}
+    assert all(r.info.status == "FINISHED" for r in [main, sweep, *proxies, *targets])
+
+    # the contract of a proxy run
+    for run in proxies:
+        params, metrics, tags = run.data.params, run.data.metrics, run.data.tags
+        mixture = [float(params[f"mixture/{d}"]) for d in DOMAINS]
+        assert sum(mixture) == pytest.approx(1)
+        assert {"n_params", "tokens_per_step", "seed", "size", "learning_rate"} <= set(params)
+        assert params["tokens_per_step"] == "256"
+        assert tags["complete"] == "true"
+        read = record.history_from_tags(tags)
+        assert read is not None
+        assert read.steps == (4, 7, 12)
+        assert read.tokens == (1024, 1792, 3072)
+        for i, domain in enumerate(DOMAINS):
+            series = client.get_metric_history(run.info.run_id, f"val_loss/{domain}")
+            assert [m.step for m in series] == [4, 7, 12]
+            assert [m.value for m in series] == pytest.approx([x[i] for x in read.losses], rel=1e-8)
+            assert f"val_bpb/{domain}" in metrics
+        assert {"tokens", "train_loss", "tokens_per_second"} <= set(metrics)
+        inputs = {(d.dataset.name, d.tags[0].value) for d in run.inputs.dataset_inputs if d.tags}
+        assert {(d, "training") for d in DOMAINS} <= inputs
+        assert {(f"{d}/validation", "validation") for d in DOMAINS} <= inputs
+    assert len({r.data.params["n_params"] for r in proxies}) == 2
+
+    # the predictor, the best mixture and the proof
+    version = client.get_model_version_by_alias("mixture-predictor", "champion")
+    best = {f"mixture/{d}": float(main.data.params[f"mixture/{d}"]) for d in DOMAINS}
+    answer = mlflow.pyfunc.load_model(f"models:/mixture-predictor/{version.version}").predict(
+        pd.DataFrame([best])
+    )
+    verify = stages["verify"].data.metrics
+    assert answer["objective"].iloc[0] == pytest.approx(verify["predicted/best"], abs=1e-9)
+    assert {"measured/best", "measured/default", "measured/uniform", "gain"} <= set(verify)
+    assert len(targets) == 5 + (verify.get("measured/best_observed") is not None)
+    assert len({r.data.params["max_steps"] for r in targets}) == 1
+
+    # the summary and its two lines of Python
+    text = done.stdout
+    for words in ("best", "default", "predicted", "measured", "cross-validated error", "mlflow ui"):
+        assert words in text
+    lines = re.findall(r"^  (model.*)$", text, re.M)
+    scope: dict[str, Any] = {"mlflow": mlflow, "pd": pd}
+    exec(lines[0], scope)
+    assert "objective" in eval(lines[1], scope)
+
+    # again: nothing is trained twice
+    again = mlflow_run("main", study=write_study(miniature))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "sweep: 8 runs, 8 already trained" in again.stdout
+    assert len(runs_of("proxy")) == 8
+    assert len(runs_of("target")) == len(targets)
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    miniature["training"]["steps"] = 150
+    study = write_study(miniature)
+    command = [sys.executable, "-m", "pipelines.sweep", "--study", study, "--workers", "1"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    complete = " and tags.complete = 'true'"
+    deadline = time.monotonic() + 240
+    while len(runs_of("proxy", complete)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted; start it again to go on where it was" in errors
+    assert "Traceback" not in errors
+    (sweep,) = runs_of("sweep")
+    assert sweep.info.status == "KILLED"
+    finished = {r.info.run_id for r in runs_of("proxy", complete)}
+    assert len(finished) < 8
+    assert not [r for r in runs_of("proxy") if r.info.status == "RUNNING"]
+
+    done = run_entry("sweep", "--study", study)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"sweep: 8 runs, {len(finished)} already trained" in done.stdout
+    every = runs_of("proxy", complete)
+    assert finished < {r.info.run_id for r in every}
+    assert len(every) == 8
+    assert len({r.data.tags[record.FINGERPRINT] for r in every}) == 8
+
+
+def test_one_model_trains_alone_and_diverges_loudly(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    study = write_study(miniature)
+    mixture = "news=0.5,code=0.3,math=0.2"
+    done = mlflow_run("train", study=study, mixture=mixture, size="tiny", steps="6", seed="3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (run,) = runs_of("proxy")
+    assert (run.data.params["size"], run.data.params["seed"]) == ("tiny", "3")
+    assert run.data.params["mixture/code"] == "0.3"
+    assert run.data.metrics["tokens"] == 6 * 256
+    # a run's mixture is a mixture parameter too
+    done = run_entry(
+        "train", "--study", study, "--mixture", f"runs:/{run.info.run_id}", "--size", "tiny"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert runs_of("proxy")[0].data.params["mixture/code"] == "0.3"
+
+    miniature["sizes"]["tiny"]["learning_rate"] = 1e30
+    done = run_entry("train", "--study", write_study(miniature), "--size", "tiny")
+    assert done.returncode == 1
+    assert "loss not finite at step" in done.stderr
+    (failed,) = [r for r in runs_of("proxy") if r.info.status == "FAILED"]
+    assert failed.data.tags["diverged"] == "true"
+    assert "loss not finite at step" in failed.data.tags["error"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "parameters", "message"),
+    [
+        ("prepare", ["--study", "nowhere"], "study 'nowhere': no such file"),
+        ("train", ["--size", "huge"], "size: no size 'huge'; study"),
+        ("train", ["--size", "tiny", "--mixture", "news=0.5,cod=0.5"], "unknown domain 'cod'"),
+        ("train", ["--size", "tiny", "--mixture", "news=0.5,code=0.4"], "sum to 0.9; they must"),
+        ("train", ["--size", "tiny", "--mixture", "half"], "nor a JSON file that can be read"),
+        ("train", ["--size", "tiny", "--steps", "ten"], "steps: 'ten' is no number"),
+        ("sweep", ["--workers", "0"], "workers: '0' is no whole number of at least 1"),
+        ("fit", ["--experiment", "nothing"], "experiment: no experiment 'nothing'; there are: D"),
+        ("fit", [], "no complete proxy run in experiment 0"),
+        ("fit", ["--method", "magic"], "method: 'magic'; it is auto, joint or nested"),
+        ("optimize", ["--model", "models:/none@champion"], "model 'models:/none@champion' cannot"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_failed_run(
+    entry: str,
+    parameters: list[str],
+    message: str,
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+) -> None:
+    assert store
+    if entry in ("train", "sweep"):
+        parameters = ["--study", write_study(miniature), *parameters]
+    done = run_entry(entry, *parameters)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = mlflow.MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
+    assert message in run.data.tags["error"]
+
+
+def test_no_compiler_is_one_line(
+    store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path
+) -> None:
+    assert store
+    done = run_entry(
+        "sweep",
+        "--study",
+        write_study(miniature),
+        env={"PATH": str(tmp_path), "CXX": ""},
+    )
+    assert done.returncode == 1
+    assert "no C++ compiler" in done.stderr
+    assert "Traceback" not in done.stderr
+    (sweep,) = runs_of("sweep")
+    assert sweep.info.status == "FAILED"
+    assert "no C++ compiler" in sweep.data.tags["error"]
+
+
+def test_a_mistake_fails_the_mlflow_run_too(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    miniature["validation"]["tokens"] = 10_000_000
+    done = mlflow_run("prepare", study=write_study(miniature))
+    assert done.returncode != 0
+    assert "raise validation.fraction (0.1) or lower validation.tokens" in done.stderr
+    (run,) = runs_of("prepare")
+    assert run.info.status == "FAILED"

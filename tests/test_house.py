@@ -1,0 +1,103 @@
+"""What holds the house together: one direction of imports, one pin of MLflow, a full mlproject."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
+LIGHT = {"training.record", "training.errors"}  # what training shares with the others
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files_of(package: str) -> list[Path]:
+    found = sorted((ROOT / package).glob("*.py"))
+    assert len(found) > 1
+    return found
+
+
+def reached(path: Path) -> set[str]:
+    """The project's modules that importing a file brings in, itself excluded."""
+    todo, seen = [path], set()
+    while todo:
+        for name in imports(todo.pop()):
+            file = ROOT / (name.replace(".", "/") + ".py")
+            if file.exists() and name not in seen:
+                seen.add(name)
+                todo.append(file)
+    return seen
+
+
+@pytest.mark.parametrize("package", ["fitting", "optimization"])
+def test_fitting_and_optimization_never_reach_the_training_libraries(package: str) -> None:
+    for path in files_of(package):
+        modules = {module_name(path), *reached(path)}
+        files = [ROOT / (name.replace(".", "/") + ".py") for name in modules]
+        heavy = {i.split(".")[0] for file in files for i in imports(file)} & HEAVY
+        assert not heavy, f"{path.name} reaches {heavy}"
+        assert {m for m in modules if m.startswith("training.")} <= LIGHT, path.name
+
+
+def test_training_knows_nothing_of_what_comes_after() -> None:
+    for path in files_of("training"):
+        packages = {name.split(".")[0] for name in reached(path) | imports(path)}
+        assert not packages & {"fitting", "optimization", "pipelines"}, path.name
+
+
+def test_fitting_and_optimization_meet_only_through_mlflow() -> None:
+    for one, other in (("fitting", "optimization"), ("optimization", "fitting")):
+        for path in files_of(one):
+            assert not any(name.startswith(other) for name in reached(path)), path.name
+
+
+def test_the_predictor_and_its_laws_import_nothing_of_the_project() -> None:
+    allowed = {"mlflow", "numpy", "pandas"}
+    standard = {"dataclasses", "importlib", "json", "pathlib", "sys", "types", "typing"}
+    for name in ("predictor.py", "laws.py"):
+        packages = {i.split(".")[0] for i in imports(ROOT / "fitting" / name)}
+        assert packages <= allowed | standard
+
+
+def test_every_dependency_is_pinned_and_mlflow_is_one_version() -> None:
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
+    assert [d if isinstance(d, str) else "pip:" for d in conda] == ["python=3.11", "pip", "pip:"]
+    pins = dict(entry.split("==") for entry in conda[-1]["pip"])
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"mlflow==([\d.]+)", readme))
+    assert named == {pins["mlflow"]}
+
+
+def test_the_project_file_has_its_entry_points() -> None:
+    project = yaml.safe_load((ROOT / "mlproject").read_text())
+    points = project["entry_points"]
+    relied_on = {
+        "main": {"study"},
+        "prepare": {"study"},
+        "sweep": {"study", "workers"},
+        "train": {"study", "mixture", "size", "steps", "seed"},
+        "fit": {"experiment", "runs", "method", "n_params", "tokens", "weights", "model"},
+        "optimize": {"model", "trials", "n_params", "tokens"},
+        "verify": {"study", "model"},
+        "test": set(),
+    }
+    for name, parameters in relied_on.items():
+        assert parameters <= set(points[name].get("parameters", {})), name

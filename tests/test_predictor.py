@@ -1,0 +1,292 @@
+"""The registered predictor: contract of its artifact, input, output, aliases and errors."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+
+from fitting import history
+from pipelines import fit
+from tests import synthetic
+from training import record
+from training.errors import InputError
+
+MIXTURE = {"mixture/web": 0.5, "mixture/code": 0.3, "mixture/papers": 0.2}
+
+
+def log_runs(table: pd.DataFrame, parent: dict[str, str] | None = None) -> str:
+    """Write a tidy table as complete proxy runs below a sweep run; returns the experiment id."""
+    with mlflow.start_run(tags={record.STAGE: record.SWEEP}) as sweep:
+        mlflow.log_params(parent or {})
+    for name, rows in table.groupby("run", sort=False):
+        domains = synthetic.VAL_DOMAINS
+        losses = rows[[record.VAL_LOSS + d for d in domains]].to_numpy()
+        steps, tokens = (tuple(rows[c].astype(int).tolist()) for c in ("step", record.TOKENS))
+        done = record.History(domains, steps, tokens, tuple(map(tuple, losses.tolist())))
+        tags = {record.STAGE: record.PROXY, record.COMPLETE: "true", **record.history_tags(done)}
+        with mlflow.start_run(run_name=str(name), parent_run_id=sweep.info.run_id, tags=tags):
+            first = rows.iloc[0]
+            mlflow.log_params(
+                {c: first[c] for c in rows if c.startswith(record.MIXTURE)}
+                | {record.N_PARAMS: int(first[record.N_PARAMS])}
+            )
+    return str(sweep.info.experiment_id)
+
+
+def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.Fitted:
+    experiment = experiment or log_runs(table)
+    with mlflow.start_run(tags={record.STAGE: record.FIT}):
+        return fit.fit([experiment], "", "mixture-predictor", ("joint",), **options)
+
+
+@pytest.fixture
+def fitted(store: str) -> fit.Fitted:
+    assert store
+    truth = synthetic.joint_law()
+    return fit_table(synthetic.table(truth, noise=0.002), target=dict(synthetic.TARGET))
+
+
+def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
+    assert store
+    table = synthetic.table(synthetic.joint_law(), 4)
+    experiment = log_runs(table)
+    with mlflow.start_run(run_name="crashed", tags={record.STAGE: record.PROXY}):
+        mlflow.log_params(MIXTURE)
+    client = mlflow.MlflowClient()
+    plain = client.search_runs([experiment], "attributes.run_name = 'mix00-1000000'")[0]
+    for key in list(plain.data.tags):
+        if key.startswith(record.HISTORY):  # a foreign run: metrics alone
+            client.delete_tag(plain.info.run_id, key)
+    for row in table[table["run"] == "mix00-1000000"].to_dict("records"):
+        for key, value in row.items():
+            if key.startswith(record.VAL_LOSS) or key == record.TOKENS:
+                client.log_metric(plain.info.run_id, key, value, step=int(row["step"]))
+    pulled = history.pull([experiment])
+    assert pulled.left_out == {"crashed": "not marked complete"}
+    assert len(pulled.parents) == 1
+    names = {r.info.run_id: r.info.run_name for r in client.search_runs([experiment])}
+    got = pulled.table.assign(run=pulled.table["run"].map(names))
+    order = ["run", "tokens"]
+    pd.testing.assert_frame_equal(
+        got[table.columns].sort_values(order, ignore_index=True),
+        table.sort_values(order, ignore_index=True),
+        check_dtype=False,
+        rtol=1e-8,
+    )
+
+
+def test_an_experiment_without_proxies_says_so(store: str) -> None:
+    assert store
+    with pytest.raises(InputError, match=r"no complete proxy run in experiment 0 matches 'tags\.x"):
+        history.pull(["0"], "tags.x = 'y'")
+
+
+def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.Fitted) -> None:
+    model = mlflow.pyfunc.load_model(fitted.registered.uri)
+    rows = pd.DataFrame([MIXTURE, {**MIXTURE, "mixture/web": 0.7, "mixture/papers": 0.0}])
+    answer = model.predict(rows)
+    losses = [record.VAL_LOSS + d for d in synthetic.VAL_DOMAINS]
+    assert list(answer) == [*losses, "objective", "objective_low", "objective_high", "distance"]
+    truth = synthetic.joint_law().predict(
+        rows.to_numpy(), np.full(2, synthetic.TARGET["n_params"]), np.full(2, 3.2e9)
+    )
+    assert answer[losses].to_numpy() == pytest.approx(truth, abs=0.03)
+    assert answer["objective"].to_numpy() == pytest.approx(truth.mean(axis=1), abs=0.02)
+    assert (answer["objective_low"] < answer["objective"]).all()
+    assert (answer["objective_high"] > answer["objective"]).all()
+    elsewhere = model.predict(rows.assign(n_params=4_000_000, tokens=400_000_000))
+    assert (elsewhere["objective"] > answer["objective"]).all()
+    fitted_mixture = synthetic.mixtures(12)[3]
+    known = model.predict(pd.DataFrame([dict(zip(MIXTURE, fitted_mixture, strict=True))]))
+    assert known["distance"].iloc[0] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"mixture/web": 0.6}, "row 1, columns 'mixture/web' … 'mixture/papers': the proportions"),
+        ({"mixture/web": -0.5, "mixture/code": 1.3}, "row 1, column 'mixture/web': -0.5 must not"),
+        ({"mixture/web": float("nan")}, "row 1, column 'mixture/web': nan must be a finite number"),
+        ({"mixture/web": "half"}, "row 1, column 'mixture/web': nan must be a finite number"),
+        ({"mixture/web": 0.3, "mixture/books": 0.2}, "sum to 0.8; they must sum to 1 within 0.001"),
+        ({"n_params": -1.0}, "row 1, column 'n_params': -1.0 must be a positive number"),
+    ],
+)
+def test_a_bad_row_is_refused_by_row_column_and_rule(
+    row: dict[str, Any], message: str, fitted: fit.Fitted
+) -> None:
+    model = mlflow.pyfunc.load_model(fitted.registered.uri)
+    good = {**MIXTURE, **({"n_params": 1e6} if "n_params" in row else {})}
+    with pytest.raises(MlflowException, match=re.escape(message)):
+        model.predict(pd.DataFrame([good, {**good, **row}]))
+
+
+def test_a_missing_domain_is_named(fitted: fit.Fitted) -> None:
+    model = mlflow.pyfunc.load_model(fitted.registered.uri)
+    with pytest.raises(MlflowException, match=r"missing inputs \['mixture/code'\]"):
+        model.predict(pd.DataFrame([MIXTURE]).drop(columns="mixture/code"))
+
+
+def test_rounding_is_divided_out_and_whole_numbers_are_numbers(fitted: fit.Fitted) -> None:
+    model = mlflow.pyfunc.load_model(fitted.registered.uri)
+    exact = model.predict(pd.DataFrame([{**MIXTURE}]))
+    rounded = model.predict(pd.DataFrame([{**MIXTURE, "mixture/web": 0.5004}]))
+    assert rounded["objective"].iloc[0] == pytest.approx(exact["objective"].iloc[0], abs=1e-3)
+    corner = model.predict(pd.DataFrame([dict(zip(MIXTURE, (1, 0, 0), strict=True))]))
+    assert np.isfinite(corner["objective"].iloc[0])
+
+
+def test_the_artifact_holds_no_pickle_and_runs_without_torch(
+    fitted: fit.Fitted, tmp_path: Path
+) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts(fitted.registered.uri, dst_path=tmp_path))
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert not [n for n in names if n.endswith((".pkl", ".pickle", ".cloudpickle", ".pt", ".bin"))]
+    for name in names:
+        assert not (folder / name).read_bytes().startswith(b"\x80"), name
+    requirements = (folder / "requirements.txt").read_text()
+    assert not re.search("torch|deepspeed|transformers", requirements)
+    script = f"""
+import sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        banned = "torch deepspeed transformers datasets optuna scipy fitting training".split()
+        if name.split(".")[0] in banned:
+            raise ImportError(name)
+sys.meta_path.insert(0, Wall())
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model({str(folder)!r})
+print(model.predict(pd.DataFrame([{MIXTURE!r}]))["objective"].iloc[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    here = mlflow.pyfunc.load_model(fitted.registered.uri).predict(pd.DataFrame([MIXTURE]))
+    assert float(done.stdout.split()[-1]) == pytest.approx(here["objective"].iloc[0])
+
+
+def test_each_version_runs_its_own_code(fitted: fit.Fitted, tmp_path: Path) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts(fitted.registered.uri, dst_path=tmp_path))
+    code = next(folder.rglob("laws.py"))
+    before = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([MIXTURE]))
+    code.write_text(code.read_text().replace("mixing * shrink", "1 + mixing * shrink"))
+    after = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([MIXTURE]))
+    live = mlflow.pyfunc.load_model(fitted.registered.uri).predict(pd.DataFrame([MIXTURE]))
+    assert after["objective"].iloc[0] == pytest.approx(before["objective"].iloc[0] + 1)
+    assert live["objective"].iloc[0] == pytest.approx(before["objective"].iloc[0])
+
+
+def test_the_champion_changes_only_for_the_same_purpose_and_no_worse(fitted: fit.Fitted) -> None:
+    client = mlflow.MlflowClient()
+
+    def champion() -> str:
+        return str(client.get_model_version_by_alias("mixture-predictor", "champion").version)
+
+    assert (fitted.registered.alias, champion()) == ("champion", "1")
+    noisy = synthetic.table(synthetic.joint_law(), noise=0.05, seed=5)
+    worse = fit_table(noisy, _new_experiment("noisy", noisy), target=dict(synthetic.TARGET))
+    assert (worse.registered.alias, champion()) == ("challenger", "1")
+    assert "whose cross-validated error" in worse.registered.reason
+    other = fit_table(noisy, "0", target={"n_params": 1e9, "tokens": 1e11})
+    assert (other.registered.alias, champion()) == ("challenger", "1")
+    assert "fitted for another target" in other.registered.reason
+    same = fit_table(noisy, "0", target=dict(synthetic.TARGET))
+    assert (same.registered.alias, champion()) == ("champion", same.registered.version)
+    assert client.get_model_version_by_alias("mixture-predictor", "challenger").version == "3"
+
+
+def _new_experiment(name: str, table: pd.DataFrame) -> str:
+    mlflow.set_experiment(name)
+    experiment = log_runs(table)
+    mlflow.set_experiment(experiment_id="0")
+    return experiment
+
+
+def test_the_sweep_above_the_runs_names_the_target_and_the_weights(store: str) -> None:
+    assert store
+    purpose = {
+        "target/n_params": "64000000",
+        "target/tokens": "3200000000",
+        **{f"weight/{d}": w for d, w in zip(synthetic.VAL_DOMAINS, "4211", strict=True)},
+        **{f"default_mixture/{d}": "0.25" for d in synthetic.DOMAINS},
+    }
+    log_runs(synthetic.table(synthetic.joint_law(), 6), purpose)
+    done = fit_table(pd.DataFrame(), "0")
+    assert (done.target.n_params, done.target.tokens) == (64e6, 3.2e9)
+    metadata = mlflow.pyfunc.load_model(done.registered.uri).metadata.metadata
+    assert metadata["weights"] == pytest.approx(
+        dict(zip(synthetic.VAL_DOMAINS, (0.5, 0.25, 0.125, 0.125), strict=True))
+    )
+    assert metadata["default_mixture"]["web"] == 0.25
+
+
+def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
+    client = mlflow.MlflowClient()
+    run = client.search_runs(["0"], f"tags.{record.STAGE} = '{record.FIT}'")[0]
+    artifacts = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
+    wanted = {"predicted_against_observed", "loss_over_tokens", "interactions"}
+    assert artifacts == {f"figures/{name}.png" for name in wanted}
+    assert run.data.metrics["cv/objective_mae"] == fitted.validation.scores.objective_mae
+    assert {"cv/spearman", "cv/mean_prediction_mae", "half_width"} <= set(run.data.metrics)
+    assert run.inputs.dataset_inputs[0].dataset.name == "proxy-runs"
+
+
+def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted, store: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "models", "serve", "-m", fitted.registered.uri]
+        + ["--env-manager", "local", "--port", str(port)],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/{path}",
+            json.dumps(body).encode() if body else None,
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    try:
+        for _ in range(120):
+            try:
+                if ask("ping")[0] == 200:
+                    break
+            except OSError:
+                time.sleep(0.5)
+        status, text = ask("invocations", {"dataframe_records": [MIXTURE]})
+        assert status == 200
+        assert "objective_high" in json.loads(text)["predictions"][0]
+        status, text = ask("invocations", {"dataframe_records": [{**MIXTURE, "mixture/web": 0.1}]})
+        assert status == 400
+        assert "the proportions sum to 0.6" in text
+        short = {k: v for k, v in MIXTURE.items() if k != "mixture/code"}
+        status, text = ask("invocations", {"dataframe_records": [short]})
+        assert status == 400
+        assert "mixture/code" in text
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
