@@ -29,7 +29,7 @@ def space_filling(count: int, given: Array, lower: Array, upper: Array, seed: in
     free = centres[len(given) :] ** 2
     free /= free.sum(axis=1, keepdims=True)
     free = simplex.from_cube(simplex.to_cube(free, lower, upper), lower, upper)
-    return np.vstack([given, [_rounded(mixture) for mixture in free]])
+    return np.vstack([given, [simplex.rounded(mixture, DECIMALS) for mixture in free]])
 
 
 def _farthest_points(candidates: Array, given: Array, count: int) -> Array:
@@ -44,9 +44,3 @@ def _farthest_points(candidates: Array, given: Array, count: int) -> Array:
 def _distances(points: Array, centres: Array) -> Array:
     """Squared Euclidean distances, (points, centres)."""
     return ((points[:, None] - centres) ** 2).sum(axis=2)
-
-
-def _rounded(mixture: Array) -> Array:
-    rounded = np.round(mixture, DECIMALS)
-    rounded[np.argmax(rounded)] += 1 - rounded.sum()
-    return np.round(rounded, DECIMALS)

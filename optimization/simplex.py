@@ -47,6 +47,13 @@ def inside(mixture: Array, lower: Array, upper: Array, tolerance: float = 1e-9) 
     )
 
 
+def rounded(mixture: Array, decimals: int) -> Array:
+    """A mixture, (M,), of proportions with this many decimals that still sum to one."""
+    result = np.round(mixture, decimals)
+    result[np.argmax(result)] += 1 - result.sum()
+    return np.round(result, decimals)
+
+
 def _interval(rest: Array, lower: Array, upper: Array, j: int) -> tuple[Array, Array]:
     """What domain j may take of `rest` so that the later domains still fit."""
     low = np.maximum(lower[j], rest - upper[j + 1 :].sum())

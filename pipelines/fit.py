@@ -136,7 +136,7 @@ def _best_observed(observations: Observations, weights: Array) -> dict[str, floa
     o = observations.rows(observations.last())
     o = o.rows(o.n_params == o.n_params.max())
     best = o.proportions()[np.argmin(o.losses @ weights)]
-    return dict(zip(o.domains, best.tolist(), strict=True))
+    return dict(zip(o.domains, best.round(12).tolist(), strict=True))
 
 
 def _log(

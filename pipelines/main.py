@@ -1,8 +1,10 @@
 """`main`: the whole loop on one study, from text to a verified mixture."""
 
 import mlflow
+import numpy as np
 
 from optimization import model as predictors
+from optimization import simplex
 from pipelines import entry, optimize, verify
 from pipelines import study as studies
 from pipelines.fit import Fitted, fit
@@ -48,7 +50,10 @@ def summary(fitted: Fitted, optimum: Optimum, proof: Proof, experiment: str) -> 
     """The closing summary: what was found, how sure it is, and where to look."""
     scores = fitted.validation.scores
     best = optimum.mixtures["best"]
-    columns = ", ".join(f'"{record.MIXTURE}{d}": {share:.2f}' for d, share in best.items())
+    shares = simplex.rounded(np.array(list(best.values())), 2)
+    columns = ", ".join(
+        f'"{record.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)
+    )
     return "\n".join(
         [
             RULE,

@@ -69,6 +69,12 @@ def train_missing(
         )
         crew.train_all(missing, corpus.vocab_size, job, count)
         done = tracking.settled(experiment)
+        left = [run.name for run in missing if tracking.fingerprint(run) not in done]
+        if left:
+            raise InputError(
+                f"{len(left)} runs are not trained ({', '.join(left[:5])} …): their workers died; "
+                "start again to train them"
+            )
     mlflow.log_metrics({"runs_planned": len(runs), "runs_trained": len(missing)})
     return {run.name: done[tracking.fingerprint(run)] for run in runs}
 

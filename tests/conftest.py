@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"published data not at {DATA}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def scripts_on_path() -> None:
+    """What an activated environment gives: its commands on the PATH."""
+    scripts = sysconfig.get_path("scripts")
+    os.environ["PATH"] = os.pathsep.join([scripts, os.environ["PATH"]])
 
 
 @pytest.fixture

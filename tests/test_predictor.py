@@ -90,7 +90,9 @@ def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
 
 def test_an_experiment_without_proxies_says_so(store: str) -> None:
     assert store
-    with pytest.raises(InputError, match=r"no complete proxy run in experiment 0 matches 'tags\.x"):
+    with pytest.raises(
+        InputError, match=r"no complete proxy run in experiment 0 matches .tags\.x = 'y'"
+    ):
         history.pull(["0"], "tags.x = 'y'")
 
 
@@ -149,10 +151,16 @@ def test_rounding_is_divided_out_and_whole_numbers_are_numbers(fitted: fit.Fitte
     assert np.isfinite(corner["objective"].iloc[0])
 
 
+def download(fitted: fit.Fitted, tmp_path: Path) -> Path:
+    """A copy of the registered model's folder."""
+    uri, copy = fitted.registered.uri, tmp_path / "copy"
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(copy)))
+
+
 def test_the_artifact_holds_no_pickle_and_runs_without_torch(
     fitted: fit.Fitted, tmp_path: Path
 ) -> None:
-    folder = Path(mlflow.artifacts.download_artifacts(fitted.registered.uri, dst_path=tmp_path))
+    folder = download(fitted, tmp_path)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     assert not [n for n in names if n.endswith((".pkl", ".pickle", ".cloudpickle", ".pt", ".bin"))]
     for name in names:
@@ -180,7 +188,7 @@ print(model.predict(pd.DataFrame([{MIXTURE!r}]))["objective"].iloc[0])
 
 
 def test_each_version_runs_its_own_code(fitted: fit.Fitted, tmp_path: Path) -> None:
-    folder = Path(mlflow.artifacts.download_artifacts(fitted.registered.uri, dst_path=tmp_path))
+    folder = download(fitted, tmp_path)
     code = next(folder.rglob("laws.py"))
     before = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([MIXTURE]))
     code.write_text(code.read_text().replace("mixing * shrink", "1 + mixing * shrink"))
@@ -206,7 +214,7 @@ def test_the_champion_changes_only_for_the_same_purpose_and_no_worse(fitted: fit
     assert "fitted for another target" in other.registered.reason
     same = fit_table(noisy, "0", target=dict(synthetic.TARGET))
     assert (same.registered.alias, champion()) == ("champion", same.registered.version)
-    assert client.get_model_version_by_alias("mixture-predictor", "challenger").version == "3"
+    assert client.get_model_version_by_alias("mixture-predictor", "challenger").version == 3
 
 
 def _new_experiment(name: str, table: pd.DataFrame) -> str:

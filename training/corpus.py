@@ -247,7 +247,7 @@ def _write_tokens(
     with (
         Path(folder, "train.bin").open("wb") as train,
         Path(folder, "validation.bin").open("wb") as held_out,
-        tqdm(desc=f"tokenising {name}", unit="B", unit_scale=True, mininterval=1) as progress,
+        tqdm(desc=f"tokenising {name}", unit="B", unit_scale=True, mininterval=2) as progress,
     ):
         for texts in _batches(sources.documents(name, domain)):
             encoded = loaded(texts, add_special_tokens=False, verbose=False)["input_ids"]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import queue
+import sys
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 
@@ -14,14 +15,15 @@ from training.ledger import Ledger
 from training.settings import Run
 
 POLL_SECONDS = 0.5
+REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
 END_SECONDS = 30  # for a worker to close its MLflow run
 
 
 def train_all(runs: Sequence[Run], vocab_size: int, job: Job, workers: int) -> None:
     """Train every run that nobody has trained, on `workers` processes of this machine.
 
-    Raises InputError for a mistake that a worker met, RuntimeError with the worker's traceback
-    for anything else.
+    A worker that is killed leaves its run to the others. Raises InputError for a mistake that a
+    worker met, RuntimeError with the worker's traceback for anything else.
     """
     Ledger(job.ledger_url, job.ledger_name).plan(runs)
 
@@ -51,10 +53,11 @@ def _follow(
     failures: list[Failed] = []
     with tqdm(
         total=flops,
-        desc="starting workers (on a CPU the first start compiles a kernel, half a minute)",
+        desc="starting workers",
         unit="FLOP",
         unit_scale=True,
-        mininterval=1,
+        mininterval=REFRESH_SECONDS if sys.stderr.isatty() else LOG_SECONDS,
+        miniters=0,
         bar_format="{desc} {percentage:3.0f}% |{bar:20}| {elapsed} elapsed, {remaining} left"
         "{postfix}",
     ) as bar:
@@ -65,7 +68,7 @@ def _follow(
             except queue.Empty:
                 if ended:
                     break
-                bar.refresh()
+                bar.update(0)
                 continue
             match event:
                 case Started(name):
@@ -86,9 +89,6 @@ def _follow(
                     break
     for failure in failures:
         raise (InputError if failure.users_mistake else RuntimeError)(failure.message)
-    dead = [process.name for process in crew if process.exitcode]
-    if dead:
-        raise RuntimeError(
-            f"{', '.join(dead)} died ({[p.exitcode for p in crew]}); finished runs are kept: "
-            "start again to train the others"
-        )
+    for process in crew:
+        if process.exitcode:
+            print(f"{process.name} died with exit code {process.exitcode}", file=sys.stderr)

@@ -22,7 +22,7 @@ from training.errors import DivergedError, InputError
 from training.events import Event, Failed, Finished, Job, Progress, Started, Waiting
 from training.ledger import Ledger
 from training.settings import Run
-from training.signals import interrupt_on_signals
+from training.signals import ignore_signals, interrupt_on_signals
 
 LOG_EVERY = 10  # steps between training-loss points
 REPORT_SECONDS = 0.5
@@ -48,6 +48,8 @@ def main(job: Job, index: int, events: "Queue[Event]") -> None:
         events.put(Failed(str(error), users_mistake=True))
     except BaseException:
         events.put(Failed(traceback.format_exc(), users_mistake=False))
+    finally:
+        ignore_signals()
 
 
 def _work(job: Job, progress: Callable[[Event], None]) -> None:

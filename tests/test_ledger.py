@@ -1,0 +1,135 @@
+"""The ledger: every run claimed once, whoever dies."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from training import ledger
+from training.errors import InputError
+from training.ledger import Ledger
+from training.settings import Run, Size, Training
+from training.tracking import fingerprint
+
+
+def run(name: str, seed: int) -> Run:
+    return Run(
+        name=name,
+        stage="proxy",
+        study="s",
+        corpus=Path("corpus.json"),
+        corpus_digest="d",
+        mixture={"a": 0.5, "b": 0.5},
+        size_name="tiny",
+        size=Size(hidden_size=16, layers=1, heads=1),
+        training=Training(steps=4, first_evaluation=2),
+        validation_tokens=64,
+        seed=seed,
+    )
+
+
+RUNS = [run(f"run{i}", i) for i in range(5)]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+def trained_by(book: Ledger) -> list[str]:
+    names: list[str] = []
+
+    def train(claimed: Run) -> float:
+        names.append(claimed.name)
+        return 1.0
+
+    book.work(train, lambda _: None)
+    return names
+
+
+def test_runs_are_claimed_in_order_and_once(url: str) -> None:
+    book = Ledger(url, "sweep")
+    book.plan(RUNS[:3])
+    book.plan(RUNS)  # three of them are waiting already
+    assert trained_by(book) == [r.name for r in RUNS]
+    assert trained_by(book) == []
+    assert trained_by(Ledger(url, "another sweep")) == []
+
+
+def _work(url: str, folder: Path) -> None:
+    def train(claimed: Run) -> float:
+        with (folder / claimed.name).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.05)
+        return 1.0
+
+    Ledger(url, "sweep").work(train, lambda _: None)
+
+
+def test_several_workers_share_the_runs(url: str, tmp_path: Path) -> None:
+    Ledger(url, "sweep").plan(RUNS)
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    context = multiprocessing.get_context("spawn")
+    crew = [context.Process(target=_work, args=(url, folder)) for _ in range(2)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(120)
+    assert [process.exitcode for process in crew] == [0, 0]
+    lines = {path.name: path.read_text().splitlines() for path in folder.iterdir()}
+    assert sorted(lines) == [r.name for r in RUNS]
+    assert all(len(pids) == 1 for pids in lines.values())
+
+
+def test_an_interrupted_run_is_planned_again(url: str) -> None:
+    book = Ledger(url, "sweep")
+    book.plan(RUNS)
+
+    def interrupted(claimed: Run) -> float:
+        if claimed.name == "run2":
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        book.work(interrupted, lambda _: None)
+    book.plan(RUNS[2:])
+    assert sorted(trained_by(book)) == ["run2", "run3", "run4"]
+
+
+def _die(url: str) -> None:
+    ledger.HEARTBEAT_SECONDS, ledger.GRACE_SECONDS = 1, 2
+
+    def train(_: Run) -> float:
+        time.sleep(1.5)  # its heart has beaten
+        os._exit(9)
+
+    Ledger(url, "sweep").work(train, lambda _: None)
+
+
+def test_the_run_of_a_dead_worker_is_claimed_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(ledger, "GRACE_SECONDS", 2)
+    book = Ledger(url, "sweep")
+    book.plan(RUNS[:2])
+    process = multiprocessing.get_context("spawn").Process(target=_die, args=(url,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    assert sorted(trained_by(book)) == ["run0", "run1"]
+
+
+def test_a_ledger_that_cannot_be_opened_is_one_clear_error() -> None:
+    with pytest.raises(InputError, match=r"ledger 'sqlite:////no/such/folder/l\.db' cannot be op"):
+        Ledger("sqlite:////no/such/folder/l.db", "sweep")
+
+
+def test_a_fingerprint_is_of_what_the_losses_depend_on() -> None:
+    first = RUNS[0]
+    assert fingerprint(first) == fingerprint(first.model_copy(update={"name": "other"}))
+    for change in ({"seed": 9}, {"mixture": {"a": 0.4, "b": 0.6}}, {"corpus_digest": "e"}):
+        assert fingerprint(first) != fingerprint(first.model_copy(update=change))
