@@ -34,6 +34,7 @@ def pull(experiment_ids: Sequence[str], runs: str = "") -> Histories:
     left_out = {run.info.run_name or run.info.run_id: _unfit(run) for run in proxies}
     left_out = {name: reason for name, reason in left_out.items() if reason}
     complete = [run for run in proxies if not _unfit(run)]
+    _refuse_several_studies(complete, experiment_ids)
     if not complete:
         raise InputError(
             f"no complete proxy run in experiment {', '.join(experiment_ids)}"
@@ -98,9 +99,22 @@ def _unfit(run: Run) -> str:
     tags = run.data.tags
     if record.DIVERGED in tags:
         return tags.get(record.ERROR, "diverged")
+    if record.N_PARAMS not in run.data.params:
+        return f"no param {record.N_PARAMS}"
     if run.info.status != "FINISHED":
         return f"status {run.info.status}"
     return "" if tags.get(record.COMPLETE) == "true" else "not marked complete"
+
+
+def _refuse_several_studies(runs: Sequence[Run], experiment_ids: Sequence[str]) -> None:
+    """Losses of differently trained runs are not comparable; imported runs belong to no study."""
+    found = sorted({run.data.tags[record.STUDY] for run in runs if record.STUDY in run.data.tags})
+    if len(found) > 1:
+        raise InputError(
+            f"experiment {', '.join(experiment_ids)} holds proxy runs of different data or "
+            f"training ({', '.join(found)}), whose losses are not comparable; choose with "
+            f"runs=\"tags.{record.STUDY} = '{found[-1]}'\""
+        )
 
 
 def _frame(run: Run) -> pd.DataFrame:

@@ -21,10 +21,9 @@ from training.signals import interrupt_on_signals
 @contextmanager
 def stage(name: str) -> Iterator[mlflow.ActiveRun]:
     """A run of this stage: the one `mlflow run` started, or a child of the stage around it."""
-    with tracking.open_run(
-        nested=mlflow.active_run() is not None,
-        run_name=None if os.environ.get("MLFLOW_RUN_ID") and not mlflow.active_run() else name,
-    ) as active:
+    inside = mlflow.active_run() is not None
+    joins = not inside and "MLFLOW_RUN_ID" in os.environ
+    with tracking.open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(record.STAGE, name)
         yield active
 
@@ -35,6 +34,7 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     `body` takes the parsed parameters as keywords and runs inside the stage's MLflow run.
     """
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     parameters = vars(parser.parse_args())
     interrupt_on_signals()

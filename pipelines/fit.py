@@ -71,9 +71,9 @@ def fit(
         "highest": purpose.highest,
     }
     registered = registry.register(model, spec, metadata, result.scores.objective_mae)
-    mlflow.set_tags(
-        {"model_uri": registered.uri, "alias": registered.alias, "alias_reason": registered.reason}
-    )
+    mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
+    if registered.reason:
+        mlflow.set_tag("why_not_champion", registered.reason)
     fitted = Fitted(registered, result, aim)
     print("\n".join(report(fitted, len(observations.runs), pulled.left_out)))
     return fitted
@@ -171,7 +171,8 @@ def _log(
             "mixtures": len(observations.mixtures),
         }
     )
-    mlflow.log_input(mlflow.data.from_pandas(pulled.table, name="proxy-runs"), context="fitting")
+    numbers = pulled.table.drop(columns="run").astype(float)
+    mlflow.log_input(mlflow.data.from_pandas(numbers, name="proxy-runs"), context="fitting")
     mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")
     mlflow.log_table(result.table, "candidates.json")
     held_out = result.held_out

@@ -134,11 +134,13 @@ def _history(run_id: str) -> History:
 def report(proof: Proof) -> list[str]:
     """Measured beside predicted, and what it means in steps."""
     lines = [f"{'target on':<14}{'predicted':>11}{'measured':>10}   seeds"]
+    best = proof.table.loc[proof.table["mixture"] == BEST, "measured"].mean()
     for name, rows in proof.table.groupby("mixture", sort=False):
-        measured = ", ".join(f"{value:.4f}" for value in rows["measured"])
+        seeds, mean = ", ".join(f"{x:.4f}" for x in rows["measured"]), rows["measured"].mean()
+        tied = name != BEST and abs(mean - best) <= proof.seed_spread
         lines.append(
-            f"{name:<14}{rows['predicted'].iloc[0]:>11.4f}{rows['measured'].mean():>10.4f}   "
-            f"{measured}"
+            f"{name:<14}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}"
+            + ("   (no further from best than two seeds)" if tied else "")
         )
     lines.append(
         f"gain over the default: {proof.gain:.4f} nats/token (two seeds differ by up to "

@@ -28,14 +28,13 @@ def runs_of(stage: str, extra: str = "") -> list[Run]:
 
 def mlflow_run(entry: str, **parameters: str) -> "subprocess.CompletedProcess[str]":
     """`mlflow run . -e ENTRY -P …` in this environment."""
+    return subprocess.run(command(entry, **parameters), capture_output=True, text=True, timeout=900)
+
+
+def command(entry: str, **parameters: str) -> list[str]:
     options = [f"-P{key}={value}" for key, value in parameters.items()]
-    return subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry]
-        + ["--env-manager", "local", *options],
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    start = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry]
+    return [*start, "--env-manager", "local", *options]
 
 
 def test_mlflow_run_leaves_a_verified_mixture(
@@ -116,9 +115,11 @@ def test_ctrl_c_keeps_what_is_finished(
     assert store
     miniature["training"]["steps"] = 150
     study = write_study(miniature)
-    command = [sys.executable, "-m", "pipelines.sweep", "--study", study, "--workers", "1"]
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command("sweep", study=study, workers="1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     complete = " and tags.complete = 'true'"
     deadline = time.monotonic() + 240
@@ -128,16 +129,16 @@ def test_ctrl_c_keeps_what_is_finished(
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode != 0
     assert "interrupted; start it again to go on where it was" in errors
-    assert "Traceback" not in errors
     (sweep,) = runs_of("sweep")
-    assert sweep.info.status == "KILLED"
+    assert sweep.info.status in ("KILLED", "FAILED")  # ours, then that of `mlflow run`
+    assert sweep.data.tags["error"] == "interrupted"
     finished = {r.info.run_id for r in runs_of("proxy", complete)}
     assert len(finished) < 8
     assert not [r for r in runs_of("proxy") if r.info.status == "RUNNING"]
 
-    done = run_entry("sweep", "--study", study)
+    done = mlflow_run("sweep", study=study)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"sweep: 8 runs, {len(finished)} already trained" in done.stdout
     every = runs_of("proxy", complete)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from training.settings import Domain, Tokenizer, Validation
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
 LIGHT = {"training.record", "training.errors"}  # what training shares with the others
@@ -101,3 +102,17 @@ def test_the_project_file_has_its_entry_points() -> None:
     }
     for name, parameters in relied_on.items():
         assert parameters <= set(points[name].get("parameters", {})), name
+
+
+def test_the_readme_tells_the_entry_points_and_a_valid_study() -> None:
+    readme = (ROOT / "README.md").read_text()
+    points = yaml.safe_load((ROOT / "mlproject").read_text())["entry_points"]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", readme, re.M)
+    told = {name: set(re.findall(r"`(\w+)`", parameters)) for name, parameters in rows}
+    assert told == {name: set(point.get("parameters", {})) for name, point in points.items()}
+    (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
+    written = yaml.safe_load(block)
+    for domain in written["domains"].values():
+        Domain.model_validate(domain)
+    Tokenizer.model_validate(written["tokenizer"])
+    Validation.model_validate(written["validation"])

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from fitting import history
 from pipelines import fit
 from tests import synthetic
+from tests.conftest import empty_store
 from training import record
 from training.errors import InputError
 
@@ -52,11 +54,16 @@ def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.
         return fit.fit([experiment], "", "mixture-predictor", ("joint",), **options)
 
 
-@pytest.fixture
-def fitted(store: str) -> fit.Fitted:
-    assert store
-    truth = synthetic.joint_law()
-    return fit_table(synthetic.table(truth, noise=0.002), target=dict(synthetic.TARGET))
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fit.Fitted]:
+    """A fit of noisy runs of a known law, registered; no test changes its store."""
+    with empty_store(tmp_path_factory.mktemp("fitted")):
+        yield fit_truth()
+
+
+def fit_truth() -> fit.Fitted:
+    table = synthetic.table(synthetic.joint_law(), noise=0.002)
+    return fit_table(table, target=dict(synthetic.TARGET))
 
 
 def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
@@ -198,7 +205,9 @@ def test_each_version_runs_its_own_code(fitted: fit.Fitted, tmp_path: Path) -> N
     assert live["objective"].iloc[0] == pytest.approx(before["objective"].iloc[0])
 
 
-def test_the_champion_changes_only_for_the_same_purpose_and_no_worse(fitted: fit.Fitted) -> None:
+def test_the_champion_changes_only_for_the_same_purpose_and_no_worse(store: str) -> None:
+    assert store
+    fitted = fit_truth()
     client = mlflow.MlflowClient()
 
     def champion() -> str:
@@ -253,14 +262,14 @@ def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
     assert run.inputs.dataset_inputs[0].dataset.name == "proxy-runs"
 
 
-def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted, store: str) -> None:
+def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "models", "serve", "-m", fitted.registered.uri]
         + ["--env-manager", "local", "--port", str(port)],
-        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -298,3 +307,14 @@ def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted, stor
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)
+
+
+def test_runs_that_are_not_comparable_are_not_fitted_together(store: str) -> None:
+    assert store
+    experiment = log_runs(synthetic.table(synthetic.joint_law(), 4))
+    client = mlflow.MlflowClient()
+    for i, run in enumerate(client.search_runs([experiment], "tags.stage = 'proxy'")):
+        client.set_tag(run.info.run_id, record.STUDY, f"study-{i % 2}")
+    with pytest.raises(InputError, match=r"\(study-0, study-1\), whose losses are not comparable"):
+        history.pull([experiment])
+    assert len(history.pull([experiment], "tags.study = 'study-1'").table) == 24

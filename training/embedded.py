@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE_CAP = 60_000  # characters a document
+FILE_CAP = 30_000  # characters a document
 DOCSTRING_MIN = 300  # characters; shorter ones are signatures rather than prose
 DOCUMENT_MIN = 200  # characters
 

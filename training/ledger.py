@@ -7,8 +7,10 @@ Whether a run is done is MLflow's to say; the ledger only shares out what is not
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.trial import TrialState
 from sqlalchemy.exc import ArgumentError, OperationalError
 
@@ -19,6 +21,7 @@ from training.tracking import fingerprint
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat before a worker counts as dead
 POLL_SECONDS = 1.0
+SQLITE = {"connect_args": {"timeout": 60}}  # seconds to wait for another worker's lock
 RUN = "run"
 FINGERPRINT = "fingerprint"
 
@@ -32,12 +35,15 @@ class Ledger:
         try:
             storage = optuna.storages.RDBStorage(
                 url,
+                engine_kwargs=SQLITE if url.startswith("sqlite") else None,
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
             )
         except (ArgumentError, OperationalError, ImportError) as error:
             raise InputError(f"ledger {url!r} cannot be opened: {error}") from error
+        if url.startswith("sqlite"):
+            _lock_transactions(storage.engine)
         self._study = optuna.create_study(
             storage=storage, study_name=name, load_if_exists=True, direction="minimize"
         )
@@ -74,3 +80,21 @@ class Ledger:
     def _open_trials(self) -> list[optuna.trial.FrozenTrial]:
         states = (TrialState.WAITING, TrialState.RUNNING)
         return self._study.get_trials(deepcopy=False, states=states)
+
+
+def _lock_transactions(engine: sqlalchemy.Engine) -> None:
+    """Let SQLite take its write lock when a transaction begins.
+
+    Optuna claims a trial by SELECT … FOR UPDATE, which SQLite does not know: without this, two
+    workers that look at the same moment both claim it.
+    """
+
+    def connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver starts no transactions of its own
+
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sqlalchemy.event.listen(engine, "connect", connect)
+    sqlalchemy.event.listen(engine, "begin", begin)
+    engine.dispose()  # connections made before

@@ -37,7 +37,8 @@ class Report:
 
 def evaluation_steps(training: Training) -> list[int]:
     """Log-spaced from the first evaluation to the last step, both included."""
-    steps = np.geomspace(training.first_evaluation, training.steps, training.evaluations)
+    first = min(training.first_evaluation, training.steps)
+    steps = np.geomspace(first, training.steps, training.evaluations)
     return sorted({*np.rint(steps).astype(int).tolist(), training.steps})
 
 

@@ -8,12 +8,12 @@ import transformers
 
 from training.settings import Size
 
-LEARNING_RATE_WIDTH = 0.3  # peak learning rate × hidden size
+LEARNING_RATE_WIDTH = 0.25  # peak learning rate × hidden size
 INIT_STD_WIDTH = 0.5  # std of the initial weights × √hidden size
 
 
 def learning_rate(size: Size) -> float:
-    """Peak learning rate: the size's own, else 0.3 / hidden size.
+    """Peak learning rate: the size's own, else 0.25 / hidden size.
 
     Adam's best rate falls as 1/width (Tensor Programs V, arXiv 2203.03466); without it, and the
     initial scale 1/√width of `build`, tiny models of different widths do not lie on one size law.

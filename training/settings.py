@@ -82,7 +82,7 @@ class Size(Section):
     layers: int = Field(gt=0)
     heads: int = Field(gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate; by default 0.3 / hidden_size."""
+    """Peak rate; by default 0.25 / hidden_size."""
 
     @property
     def n_params(self) -> int:
