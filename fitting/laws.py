@@ -92,39 +92,38 @@ class NestedLaw:
     def of_fitted_mixtures(self, n_params: float, tokens: float) -> Array:
         """Steps 1 and 2: losses of the fitted mixtures at one scale, (m, V)."""
         at_d = self.step_floor + self.step_scale * (tokens / self.d0) ** -self.beta
+        n = self.n_params / self.n0
         losses = np.empty((len(self.mixtures), len(self.beta)))
-        for i in range(len(self.mixtures)):
-            runs = self.mixture_of == i
-            for v, alpha in enumerate(self.alpha):
-                losses[i, v] = _size_law(
-                    self.n_params[runs] / self.n0, at_d[runs, v], alpha, n_params / self.n0
-                )
+        for v, alpha in enumerate(self.alpha):
+            floor, scale = lines(n**-alpha, at_d[:, v], self.mixture_of)
+            losses[:, v] = floor + scale * (n_params / self.n0) ** -alpha
         return losses
 
     def _predict_at(self, mixtures: Array, n_params: float, tokens: float) -> Array:
         fitted = self.of_fitted_mixtures(n_params, tokens)
+        all_in_one = np.zeros(len(fitted), int)
         losses = np.empty((len(mixtures), len(self.beta)))
         for v, slope in enumerate(self.slope):
             basis = np.exp(features(self.mixtures, self.power) @ slope)
-            c, k = line(basis, fitted[:, v])
+            c, k = lines(basis, fitted[:, v], all_in_one)
             losses[:, v] = c + k * np.exp(features(mixtures, self.power) @ slope)
         return losses
 
 
-def _size_law(n: Array, losses: Array, alpha: float, target: float) -> float:
-    """E + A n^-α through (n, losses), at the target; their mean when all n are equal."""
-    if np.ptp(n) == 0:
-        return float(losses.mean())
-    floor, scale = line(n**-alpha, losses)
-    return floor + scale * target**-alpha
+def lines(x: Array, y: Array, group: Array) -> tuple[Array, Array]:
+    """Least-squares intercept and slope of each group, the slopes at least 0; all (n,) → (groups,).
 
-
-def line(x: Array, y: Array) -> tuple[float, float]:
-    """Least-squares intercept and slope, the slope at least 0."""
-    centred = x - x.mean()
-    spread = float(centred @ centred)
-    slope = max(0.0, float(centred @ y) / spread) if spread > 0 else 0.0
-    return float(y.mean() - slope * x.mean()), slope
+    A group whose x are all equal has no slope of its own: it takes the mean of the others'.
+    """
+    counts = np.bincount(group)
+    x_mean, y_mean = np.bincount(group, x) / counts, np.bincount(group, y) / counts
+    centred = x - x_mean[group]
+    spread = np.bincount(group, centred**2)
+    own = spread > 1e-12 * np.abs(x).max() ** 2
+    slope = np.bincount(group, centred * (y - y_mean[group])) / np.where(own, spread, 1.0)
+    slope = np.maximum(0.0, slope)
+    slope[~own] = slope[own].mean() if own.any() else 0.0
+    return y_mean - slope * x_mean, slope
 
 
 LAWS = {"joint": JointLaw, "nested": NestedLaw}

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from fitting.laws import lines
+
 Array = np.ndarray
 
 ITERATIONS = 80
@@ -122,27 +124,14 @@ def tied_power_law(x: Array, y: Array, group: Array) -> TiedPowerLaw:
     Given the exponent, floors and scales are straight lines (variable projection), so that the
     search is one-dimensional.
     """
-    counts = np.bincount(group)
-    y_mean = np.bincount(group, y) / counts
-    y_centred = y - y_mean[group]
-
-    def lines(exponent: float) -> tuple[Array, Array]:
-        """Least-squares floor and scale of each group, (groups,)."""
-        power = x**-exponent
-        mean = np.bincount(group, power) / counts
-        centred = power - mean[group]
-        spread = np.bincount(group, centred**2)
-        product = np.bincount(group, centred * y_centred)
-        scale = np.maximum(0, product / np.where(spread > 0, spread, 1)) * (spread > 0)
-        return y_mean - scale * mean, scale
 
     def cost(log_exponent: float) -> float:
-        exponent = float(np.exp(log_exponent))
-        floor, scale = lines(exponent)
-        return float(((y - floor[group] - scale[group] * x**-exponent) ** 2).sum())
+        power = x ** -np.exp(log_exponent)
+        floor, scale = lines(power, y, group)
+        return float(((y - floor[group] - scale[group] * power) ** 2).sum())
 
     logs = np.log(EXPONENTS)
     best = int(np.argmin([cost(e) for e in logs]))
     bracket = logs[max(0, best - 1)], logs[min(len(logs) - 1, best + 1)]
     exponent = float(np.exp(minimize_scalar(cost, bounds=bracket, method="bounded").x))
-    return TiedPowerLaw(exponent, *lines(exponent))
+    return TiedPowerLaw(exponent, *lines(x**-exponent, y, group))

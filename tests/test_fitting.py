@@ -106,6 +106,15 @@ def test_the_nested_pipeline_recovers_the_target() -> None:
     assert np.abs(inside).max() < 0.02
 
 
+def test_a_mixture_of_one_size_takes_the_others_size_law() -> None:
+    truth = synthetic.joint_law()
+    table = synthetic.table(truth)
+    small_only = table["run"].str.startswith(("mix03-", "mix07-")) & (table["n_params"] > 1e6)
+    observations = Observations.from_tidy(table[~small_only])
+    law = validate.fit(observations, Candidate("nested", 1.0, 1e-8), TARGET)
+    assert np.abs(at_target(law) - at_target(truth)).max() < 0.02
+
+
 def test_rows_in_another_order_give_the_same_law() -> None:
     table = synthetic.table(synthetic.joint_law(), noise=0.01)
     shuffled = table.sample(frac=1, random_state=0)
