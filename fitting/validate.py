@@ -21,7 +21,8 @@ METHODS = ("joint", "nested")
 LEAVE_ONE_OUT_UP_TO = 30  # mixtures; beyond, ten folds
 FOLDS = 10
 MIN_MIXTURES = 3
-BACKTEST_TOKENS = 2 / 3  # share of the longest run that a backtest fits on
+MIN_SIZES, MIN_CHECKPOINTS = 2, 3  # that a backtest fits on, where there are more
+PARSIMONY = 1.1  # how much worse a simpler form may be
 Z90 = 1.645
 
 
@@ -58,7 +59,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Backtest:
-    """Fitted without the largest size and the last checkpoints, these predicted."""
+    """Fitted on small and short runs alone, the end of the largest predicted."""
 
     bias: float  # of the objective, predicted − observed
     rmse: float
@@ -84,8 +85,8 @@ def candidates(methods: Sequence[str]) -> list[Candidate]:
     return [
         Candidate(method, power, float(ridge), shrinking)
         for method in methods
-        for power in POWERS
         for shrinking in ((False, True) if method == "joint" else (False,))
+        for power in POWERS
         for ridge in RIDGES
     ]
 
@@ -124,11 +125,13 @@ def validate(
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> Validation:
-    """Find the candidate with the least expected error at the target.
+    """Choose the law and tell its expected error at the target.
 
-    The expected error joins, as independent, the objective's error on left-out mixtures and,
-    where the target lies outside the data, the backtest's error of extrapolation. weights (V,)
-    sum to one. Raises InputError with fewer than three mixtures.
+    φ and ridge are those with the least error on left-out mixtures. The form (method, shrinking)
+    is the one with the least expected error, which joins that error and, where the target lies
+    outside the data, the backtest's error of extrapolation as independent; a simpler form is
+    kept when it is less than 10 % worse. weights (V,) sum to one. Raises InputError with fewer
+    than three mixtures.
     """
     wanted = candidates(methods)
     held_out = observations.rows(observations.last())
@@ -136,7 +139,7 @@ def validate(
     scores = [_score(held_out, p, weights, mean) for p in predictions]
     o = observations
     beyond = target.n_params > o.n_params.max() or target.tokens > o.tokens.max()
-    tests = _backtests(o, wanted, weights) if beyond else [None] * len(wanted)
+    tests = _backtests(o, wanted, weights, target) if beyond else [None] * len(wanted)
     expected = [_expected_error(s, t) for s, t in zip(scores, tests, strict=True)]
     table = pd.DataFrame(
         [
@@ -148,10 +151,11 @@ def validate(
             }
             for candidate, error, score, test in zip(wanted, expected, scores, tests, strict=True)
         ]
-    ).sort_values("expected_error", kind="stable")
-    best = int(table.index[0])
+    )
+    best = _choose(table)
+    table["chosen"] = table.index == best
     return Validation(
-        table=table.reset_index(drop=True),
+        table=table.sort_values(["chosen", "expected_error"], ascending=[False, True]),
         best=wanted[best],
         scores=scores[best],
         tested=tests[best],
@@ -159,6 +163,13 @@ def validate(
         held_out=held_out,
         predictions=predictions[best],
     )
+
+
+def _choose(table: pd.DataFrame) -> int:
+    """The row of the chosen candidate; forms stand in the table from simple to flexible."""
+    forms = table.groupby(["method", "shrinking"], sort=False)["objective_mae"].idxmin()
+    expected = table.loc[forms, "expected_error"]
+    return int(expected.index[expected <= PARSIMONY * expected.min()][0])
 
 
 def _expected_error(scores: Scores, tested: Backtest | None) -> float:
@@ -229,18 +240,18 @@ def _score(held_out: Observations, predictions: Array, weights: Array, mean: Arr
 
 
 def _backtests(
-    observations: Observations, wanted: Sequence[Candidate], weights: Array
+    observations: Observations, wanted: Sequence[Candidate], weights: Array, target: Target
 ) -> list[Backtest | None]:
-    """Fit without the largest size and the last checkpoints, predict the largest size's end.
+    """Predict the end of the largest size's runs from as far away as the target is from the data.
 
-    None for every candidate when there is one size and one length: nothing can be left out.
+    Fitted on what is as many times smaller and shorter than the data as the target is larger and
+    longer, as far as enough sizes and checkpoints are left. None for every candidate when there
+    is one size and one length.
     """
     o = observations
-    past = np.ones(len(o.tokens), bool)
-    if np.ptp(o.n_params) > 0:
-        past &= o.n_params < o.n_params.max()
-    if np.ptp(o.tokens) > 0:
-        past &= o.tokens <= max(o.tokens.max() * BACKTEST_TOKENS, o.tokens.min())
+    past = _past(o.n_params, target.n_params, MIN_SIZES) & _past(
+        o.tokens, target.tokens, MIN_CHECKPOINTS
+    )
     if past.all():
         return [None] * len(wanted)
     train, future = o.rows(past), o.rows((o.n_params == o.n_params.max()) & o.last())
@@ -259,3 +270,16 @@ def _backtests(
             )
         )
     return tests
+
+
+def _past(scale: Array, target: float, least: int) -> Array:
+    """Which rows a backtest fits on, (rows,) bool: those below the largest value by the factor
+    by which the target lies above it, but all values except the largest at the most, and
+    `least` values where there are more."""
+    values = np.unique(scale)
+    if len(values) == 1:
+        return np.ones(len(scale), bool)
+    factor = max(1.0, target / values[-1])
+    kept = int(np.sum(values <= values[-1] / factor * (1 + 1e-9)))
+    kept = min(max(kept, least), len(values) - 1)
+    return scale <= values[kept - 1]

@@ -96,7 +96,7 @@ def report(fitted: Fitted, runs: int, left_out: dict[str, str]) -> list[str]:
     if tested := fitted.validation.tested:
         lines.insert(
             2,
-            f"  backtest (fitted without the largest size and the last checkpoints): mean error "
+            f"  backtest (the largest runs predicted from smaller and shorter ones): mean error "
             f"{tested.bias:+.4f}, rms {tested.rmse:.4f} at {tested.n_params_factor:.1f}× the "
             f"parameters and {tested.tokens_factor:.1f}× the tokens",
         )

@@ -94,9 +94,12 @@ def worker_count(text: str) -> int:
 
 def sweep(plan: Study, corpus: Corpus, workers: str = "auto") -> None:
     """Train the study's proxies below the active run."""
+    active = mlflow.active_run()
+    assert active is not None
     mlflow.set_tag(record.STUDY, plan.tag(corpus))
     lower, upper = plan.limits()
-    mlflow.log_params(
+    tracking.log_params(
+        active.info.run_id,
         {
             record.TARGET_N_PARAMS: plan.sizes[plan.target.size].n_params,
             record.TARGET_TOKENS: plan.target_tokens(),
@@ -104,7 +107,7 @@ def sweep(plan: Study, corpus: Corpus, workers: str = "auto") -> None:
             **record.with_prefix(record.DEFAULT_MIXTURE, plan.default(corpus)),
             **record.with_prefix(record.LOWEST, dict(zip(plan.domains, lower, strict=True))),
             **record.with_prefix(record.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
-        }
+        },
     )
     mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
     runs = proxy_runs(plan, corpus)

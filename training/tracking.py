@@ -15,6 +15,8 @@ from training import record
 from training.corpus import Corpus, TokenFiles
 from training.settings import Run
 
+PARAM_BATCH = 100  # params a request, MLflow's limit
+
 
 @contextmanager
 def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
@@ -93,11 +95,6 @@ class RunLog:
         )
         log_datasets(run_id, corpus)
 
-    def params(self, params: Mapping[str, object]) -> None:
-        """Log params in one batch; mixtures as `mixture/<domain>`."""
-        entries = [Param(key, str(value)) for key, value in params.items()]
-        self._client.log_batch(self._run_id, params=entries)
-
     def metric(self, name: str, value: float, step: int) -> None:
         """Keep a metric for the next evaluation's batch."""
         self._metrics.append(Metric(name, value, int(time.time() * 1000), step))
@@ -130,6 +127,14 @@ class RunLog:
     def _tag(self, tags: Mapping[str, str]) -> None:
         entries = [RunTag(key, value) for key, value in tags.items()]
         self._client.log_batch(self._run_id, tags=entries)
+
+
+def log_params(run_id: str, params: Mapping[str, object]) -> None:
+    """Log any number of params, in as few batches as MLflow allows."""
+    entries = [Param(key, str(value)) for key, value in params.items()]
+    for start in range(0, len(entries), PARAM_BATCH):
+        batch = entries[start : start + PARAM_BATCH]
+        mlflow.MlflowClient().log_batch(run_id, params=batch)
 
 
 def log_datasets(run_id: str, corpus: Corpus) -> None:

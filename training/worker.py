@@ -84,7 +84,8 @@ def train_and_log(
     loop.quiet()
     log = tracking.RunLog(run_id, run, corpus)
     trainer = loop.Trainer(run, corpus)
-    log.params(
+    tracking.log_params(
+        run_id,
         {
             **record.with_prefix(record.MIXTURE, run.mixture),
             record.N_PARAMS: trainer.n_params,
@@ -100,7 +101,7 @@ def train_and_log(
             "vocab_size": corpus.vocab_size,
             "validation_tokens": run.validation_tokens,
             "corpus_digest": run.corpus_digest,
-        }
+        },
     )
     progress(Started(run.name))
     flops_per_step = run.flops(corpus.vocab_size) // run.training.steps
