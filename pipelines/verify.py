@@ -110,11 +110,15 @@ def _proof(
 
 
 def _steps_to(history: History, weights: Array, objective: float) -> float | None:
-    """The step at which a run's objective falls to a value, between its evaluations."""
+    """The first step at which a run's objective is at most a value, between its evaluations."""
     values = _objective(history, weights)
-    if values[-1] > objective:
+    reached = np.flatnonzero(values <= objective)
+    if not len(reached):
         return None
-    return float(np.interp(-objective, -values, history.steps))
+    after = int(reached[0])
+    before = max(0, after - 1)
+    ends = slice(before, after + 1)
+    return float(np.interp(-objective, -values[ends], history.steps[ends]))
 
 
 def _objective(history: History, weights: Array) -> Array:

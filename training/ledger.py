@@ -56,6 +56,7 @@ class Ledger:
             if key not in queued:
                 attributes = {FINGERPRINT: key, RUN: run.model_dump(mode="json")}
                 self._study.enqueue_trial({}, user_attrs=attributes)
+                queued.add(key)
 
     def work(self, train: Callable[[Run], float], waiting: Callable[[int], None]) -> None:
         """Claim and train runs until none is left; wait for those that others hold.
