@@ -84,8 +84,14 @@ class Study(Section):
         ):
             if name not in self.sizes:
                 raise ValueError(f"{place}: no size {name!r}; sizes has {', '.join(self.sizes)}")
-        if self.validation.weights is not None and not sum(self.validation.weights.values()):
-            raise ValueError("validation.weights: at least one weight must be positive")
+        if self.validation.weights is not None:
+            missing = [name for name in known if name not in self.validation.weights]
+            if missing:
+                raise ValueError(
+                    f"validation.weights: no weight for {', '.join(missing)}; give 0 to ignore one"
+                )
+            if not sum(self.validation.weights.values()):
+                raise ValueError("validation.weights: at least one weight must be positive")
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
         self._check_bounds()
@@ -113,7 +119,7 @@ class Study(Section):
         """What each domain's validation loss weighs in the objective; sums to one."""
         raw = self.validation.weights or dict.fromkeys(self.domains, 1.0)
         total = sum(raw.values())
-        return {name: raw.get(name, 0.0) / total for name in self.domains}
+        return {name: raw[name] / total for name in self.domains}
 
     def default(self, corpus: Corpus) -> dict[str, float]:
         """The default mixture."""

@@ -43,6 +43,7 @@ def test_files_are_relative_to_the_study_file(
         ({"bounds": {"nevs": [0, 1]}}, "bounds: unknown domain 'nevs'; known:"),
         ({"bounds": {"news": [0.7, 1], "code": [0.6, 1]}}, "bounds: no mixture fits"),
         ({"default_mixture": {"news": 0.5}}, "default_mixture: the proportions sum"),
+        ({"validation": {"weights": {"news": 1}}}, "no weight for code, math; give 0 to ignore"),
         ({"sweep": {"sizes": ["huge"]}}, "sweep.sizes: no size 'huge'; sizes has tiny, small"),
         ({"sweep": {"mixtures": "many"}}, "sweep.mixtures: Input should be a valid integer"),
         ({"training": {"first_evaluation": 99}}, "lies after the last step"),

@@ -72,7 +72,7 @@ class Validation(Section):
     tokens: int = Field(default=20_480, gt=0)
     """Tokens a domain that one evaluation reads, spread evenly over the held-out part."""
     weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
-    """Domain → weight, divided by their sum; equal when absent."""
+    """Every domain → weight, divided by their sum; equal when absent."""
 
 
 class Size(Section):
