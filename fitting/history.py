@@ -99,11 +99,11 @@ def _unfit(run: Run) -> str:
     tags = run.data.tags
     if record.DIVERGED in tags:
         return tags.get(record.ERROR, "diverged")
-    if record.N_PARAMS not in run.data.params:
-        return f"no param {record.N_PARAMS}"
     if run.info.status != "FINISHED":
         return f"status {run.info.status}"
-    return "" if tags.get(record.COMPLETE) == "true" else "not marked complete"
+    if tags.get(record.COMPLETE) != "true":
+        return "not marked complete"
+    return "" if record.N_PARAMS in run.data.params else f"no param {record.N_PARAMS}"
 
 
 def _refuse_several_studies(runs: Sequence[Run], experiment_ids: Sequence[str]) -> None:

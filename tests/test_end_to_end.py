@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,13 @@ def test_mlflow_run_leaves_a_verified_mixture(
     verify = stages["verify"].data.metrics
     assert answer["objective"].iloc[0] == pytest.approx(verify["predicted/best"], abs=1e-9)
     assert {"measured/best", "measured/default", "measured/uniform", "gain"} <= set(verify)
-    assert len(targets) == 5 + (verify.get("measured/best_observed") is not None)
+    compared = mlflow.artifacts.load_text(
+        f"runs:/{stages['verify'].info.run_id}/measured_beside_predicted.json"
+    )
+    rows = pd.read_json(StringIO(compared), orient="split")
+    seeds = {"best": 2, "default": 2, "uniform": 1, "best observed": 1}
+    assert rows["mixture"].value_counts().to_dict() == seeds
+    assert set(rows["run_id"]) == {r.info.run_id for r in targets}  # equal mixtures share a run
     assert len({r.data.params["max_steps"] for r in targets}) == 1
 
     # the summary and its two lines of Python
