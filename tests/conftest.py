@@ -16,9 +16,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-DATA = ROOT.parent / "shared" / "data"
-
-needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"published data not at {DATA}")
 
 
 @pytest.fixture(autouse=True, scope="session")
