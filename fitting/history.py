@@ -1,10 +1,15 @@
 """MLflow → the tidy table: the validation losses of the complete proxy runs of experiments."""
 
-from collections.abc import Sequence
+import gc
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
@@ -22,32 +27,68 @@ class Histories:
     table: pd.DataFrame  # tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
     left_out: dict[str, str]  # run name → reason
     parents: tuple[str, ...]  # ids of the sweep or import runs above them
+    names: dict[str, str]  # run id → name; several runs of one name are told apart by their ids
 
 
 def pull(experiment_ids: Sequence[str], runs: str = "") -> Histories:
     """The histories of the complete proxy runs that an MLflow filter string selects.
 
     Reads the compact copy in a run's tags; a run without one is read from its metric histories.
-    Raises InputError when there is none.
+    A domain that some run does not know has proportion 0 there, and its loss is NaN. Raises
+    InputError when there is none.
     """
-    proxies = _search(experiment_ids, runs)
-    left_out = {run.info.run_name or run.info.run_id: _unfit(run) for run in proxies}
-    left_out = {name: reason for name, reason in left_out.items() if reason}
-    complete = [run for run in proxies if not _unfit(run)]
+    query = f"tags.{record.STAGE} = '{record.PROXY}'" + (f" and {runs}" if runs else "")
+    proxies = search(experiment_ids, query)
+    reasons = {run.info.run_id: _unfit(run) for run in proxies}
+    complete = [run for run in proxies if not reasons[run.info.run_id]]
     _refuse_several_studies(complete, experiment_ids)
-    if not complete:
+    read = list(zip(complete, _histories(complete), strict=True))
+    empty = [run.info.run_id for run, history in read if not history.steps]
+    reasons |= dict.fromkeys(empty, "no validation losses")
+    names = _names(proxies)
+    left_out = {names[run_id]: reason for run_id, reason in reasons.items() if reason}
+    usable = [(run, history) for run, history in read if history.steps]
+    if not usable:
         raise InputError(
             f"no complete proxy run in experiment {', '.join(experiment_ids)}"
             + (f" matches {runs!r}" if runs else "")
-            + (f" ({len(left_out)} incomplete ones left out)" if left_out else "")
+            + (f" (left out: {counted(left_out)})" if left_out else "")
         )
-    with ThreadPoolExecutor(THREADS) as pool:
-        frames = list(pool.map(_frame, complete))
-    table = pd.concat(frames, ignore_index=True)
-    mixtures = [c for c in table if c.startswith(record.MIXTURE)]
-    table[mixtures] = table[mixtures].fillna(0.0)  # a domain another run does not know
-    parents = {run.data.tags.get(record.PARENT, "") for run in complete} - {""}
-    return Histories(table, left_out, tuple(sorted(parents)))
+    parents = {run.data.tags.get(record.PARENT, "") for run, _ in usable} - {""}
+    return Histories(_table(usable), left_out, tuple(sorted(parents)), names)
+
+
+def threads(most: int) -> int:
+    """How many threads help: many hide a server's latency, on SQLite more than one only wait."""
+    return 1 if mlflow.get_tracking_uri().startswith("sqlite") else most
+
+
+def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
+    """Every run of the experiments that a filter string selects, page by page."""
+    client = mlflow.MlflowClient()
+    found: list[Run] = []
+    token = None
+    while True:
+        with _uncollected():
+            page = client.search_runs(
+                list(experiment_ids), query, max_results=PAGE, page_token=token
+            )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which takes two thirds of the time of pages of many objects."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -81,22 +122,11 @@ def purpose(parents: Sequence[str]) -> Purpose:
     )
 
 
-def _search(experiment_ids: Sequence[str], runs: str) -> list[Run]:
-    client = mlflow.MlflowClient()
-    query = f"tags.{record.STAGE} = '{record.PROXY}'" + (f" and {runs}" if runs else "")
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(list(experiment_ids), query, max_results=PAGE, page_token=token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
-
-
 def _unfit(run: Run) -> str:
     """Why a run cannot be used; empty when it can."""
     tags = run.data.tags
+    if tags.get(record.CHECK) == "true":
+        return "check run"
     if record.DIVERGED in tags:
         return tags.get(record.ERROR, "diverged")
     if run.info.status != "FINISHED":
@@ -117,39 +147,78 @@ def _refuse_several_studies(runs: Sequence[Run], experiment_ids: Sequence[str]) 
         )
 
 
-def _frame(run: Run) -> pd.DataFrame:
-    """One run's rows of the tidy table."""
-    history = record.history_from_tags(run.data.tags) or _from_metrics(run)
-    frame = pd.DataFrame(
-        {
-            "run": run.info.run_id,
-            record.N_PARAMS: float(run.data.params[record.N_PARAMS]),
-            record.TOKENS: history.tokens,
-            "step": history.steps,
-        }
-    )
-    mixture = record.without_prefix(record.MIXTURE, run.data.params)
-    for column, value in record.with_prefix(record.MIXTURE, mixture).items():
-        frame[column] = value
-    losses = pd.DataFrame(
-        history.losses, columns=[record.VAL_LOSS + name for name in history.domains]
-    )
-    return pd.concat([frame, losses], axis=1)
+def _names(runs: Sequence[Run]) -> dict[str, str]:
+    """Run id → name, with the id's beginning where several runs share the name."""
+    names = {run.info.run_id: run.info.run_name or run.info.run_id for run in runs}
+    shared = Counter(names.values())
+    return {
+        run_id: name if shared[name] == 1 else f"{name}-{run_id[:8]}"
+        for run_id, name in names.items()
+    }
+
+
+def counted(left_out: dict[str, str]) -> str:
+    """The reasons and how many runs each one left out."""
+    return ", ".join(f"{n} × {reason}" for reason, n in Counter(left_out.values()).most_common())
+
+
+def _histories(runs: Sequence[Run]) -> list[record.History]:
+    """The history of each run: the compact copy where there is one, else its metrics."""
+    compact = [record.history_from_tags(run.data.tags) for run in runs]
+    bare = [run for run, history in zip(runs, compact, strict=True) if history is None]
+    with ThreadPoolExecutor(threads(THREADS)) as pool:
+        read = pool.map(_from_metrics, bare)
+        return [history or next(read) for history in compact]
 
 
 def _from_metrics(run: Run) -> record.History:
     """A history from the metrics themselves, one request a domain."""
     client = mlflow.MlflowClient()
-    keys = [key for key in run.data.metrics if key.startswith(record.VAL_LOSS)]
+    keys = sorted(key for key in run.data.metrics if key.startswith(record.VAL_LOSS))
     series = {
         key: {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
         for key in [*keys, record.TOKENS]
     }
     tokens = series.pop(record.TOKENS)
-    steps = sorted(set(tokens).intersection(*series.values()))
+    steps = sorted(set().union(*series.values()) & set(tokens))
     return record.History(
         tuple(key.removeprefix(record.VAL_LOSS) for key in keys),
         tuple(steps),
         tuple(int(tokens[step]) for step in steps),
-        tuple(tuple(series[key][step] for key in keys) for step in steps),
+        tuple(tuple(series[key].get(step, math.nan) for key in keys) for step in steps),
     )
+
+
+def _table(runs: Sequence[tuple[Run, record.History]]) -> pd.DataFrame:
+    """The tidy table, one row an evaluation, filled column block by column block."""
+    lengths = [len(history.steps) for _, history in runs]
+    mixtures = [record.without_prefix(record.MIXTURE, run.data.params) for run, _ in runs]
+    domains = _union(mixtures)
+    shares = np.array([[mixture.get(d, 0.0) for d in domains] for mixture in mixtures])
+    val_domains = _union(history.domains for _, history in runs)
+    column = {name: i for i, name in enumerate(val_domains)}
+    losses = np.full((sum(lengths), len(val_domains)), np.nan)
+    for end, (_, history) in zip(np.cumsum(lengths), runs, strict=True):
+        rows = slice(end - len(history.steps), end)
+        losses[rows, [column[name] for name in history.domains]] = history.losses
+    scale = {
+        "run": np.repeat([run.info.run_id for run, _ in runs], lengths),
+        record.N_PARAMS: np.repeat(
+            [float(run.data.params[record.N_PARAMS]) for run, _ in runs], lengths
+        ),
+        record.TOKENS: np.concatenate([history.tokens for _, history in runs]),
+        "step": np.concatenate([history.steps for _, history in runs]),
+    }
+    blocks = (
+        pd.DataFrame(scale),
+        pd.DataFrame(
+            np.repeat(shares, lengths, axis=0), columns=[record.MIXTURE + d for d in domains]
+        ),
+        pd.DataFrame(losses, columns=[record.VAL_LOSS + d for d in val_domains]),
+    )
+    return pd.concat(blocks, axis=1)
+
+
+def _union(groups: Iterable[Iterable[str]]) -> list[str]:
+    """The distinct names of all groups, in the order of their first appearance."""
+    return list(dict.fromkeys(name for group in groups for name in group))

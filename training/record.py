@@ -15,7 +15,9 @@ STAGE = "stage"
 COMPLETE = "complete"
 ERROR = "error"
 DIVERGED = "diverged"
-FINGERPRINT = "fingerprint"  # of everything that a proxy run's losses depend on
+FINGERPRINT = "fingerprint"  # of what a run's losses depend on; of an imported run, its content
+CHECK = "check"  # "true": a run that checks predictions; fits never read it
+IMPORTED_FROM = "imported_from"  # the file that an imported run came from
 STUDY = "study"
 PARENT = "mlflow.parentRunId"
 HISTORY = "history/"
@@ -23,6 +25,7 @@ HISTORY = "history/"
 # stages
 MAIN, PREPARE, SWEEP, PROXY = "main", "prepare", "sweep", "proxy"
 FIT, OPTIMIZE, VERIFY = "fit", "optimize", "verify"
+IMPORT, EXPORT = "import", "export"
 TARGET = "target"  # a model that `verify` trains; fits never read it
 
 # params
@@ -31,6 +34,7 @@ N_PARAMS = "n_params"  # non-embedding parameters
 TOKENS_PER_STEP = "tokens_per_step"
 SEED = "seed"
 SIZE = "size"
+MIXTURE_ID = "mixture_id"  # what the source of an imported run calls its mixture
 TARGET_N_PARAMS = "target/n_params"
 TARGET_TOKENS = "target/tokens"
 WEIGHT = "weight/"
@@ -53,7 +57,8 @@ TAG_LIMIT = 5000  # characters a tag; MLflow allows 8,000, some stores fewer
 class History:
     """The validation losses of one run.
 
-    `losses` is (evaluations, domains) in nats per token, `steps` and `tokens` (evaluations,).
+    `losses` is (evaluations, domains) in nats per token, NaN where there is none; `steps` and
+    `tokens` are (evaluations,).
     """
 
     domains: tuple[str, ...]
@@ -69,7 +74,10 @@ def history_tags(history: History) -> dict[str, str]:
             "domains": history.domains,
             "steps": history.steps,
             "tokens": history.tokens,
-            "losses": [[float(f"{x:.9g}") for x in row] for row in history.losses],
+            "losses": [
+                [None if math.isnan(x) else float(f"{x:.9g}") for x in row]
+                for row in history.losses
+            ],
         },
         separators=(",", ":"),
     )
@@ -90,7 +98,7 @@ def history_from_tags(tags: Mapping[str, str]) -> History | None:
         domains=tuple(raw["domains"]),
         steps=tuple(raw["steps"]),
         tokens=tuple(raw["tokens"]),
-        losses=tuple(tuple(row) for row in raw["losses"]),
+        losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
     )
 
 

@@ -1,0 +1,156 @@
+"""Runs that were trained elsewhere → MLflow: complete proxy runs, as training writes them."""
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities import Metric, Param
+from tqdm import tqdm
+
+from fitting import history
+from fitting.foreign import ForeignRun
+from training import record
+from training.errors import InputError
+
+THREADS = 4  # each holds two of the store's database connections, of which SQLAlchemy gives 15
+REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The import run above the runs that it writes."""
+
+    experiment_id: str
+    run_id: str
+    source: str  # what the user gave to import
+
+
+def missing(
+    runs: Sequence[ForeignRun], experiment_id: str, weights: Mapping[str, float]
+) -> list[ForeignRun]:
+    """The runs that the experiment does not hold yet.
+
+    Raises InputError when it holds other content under a run's name, or runs of this source that
+    were imported with other weights.
+    """
+    names = {run.name for run in runs}
+    query = f"tags.{record.IMPORTED_FROM} != '' and tags.{record.COMPLETE} = 'true'"
+    finished = history.search([experiment_id], f"attributes.status = 'FINISHED' and {query}")
+    there = {run.info.run_name: run for run in finished if run.info.run_name in names}
+    content = {name: run.data.tags[record.FINGERPRINT] for name, run in there.items()}
+    known = [run for run in runs if run.name in there]
+    if changed := [run.name for run in known if fingerprint(run) != content[run.name]]:
+        raise InputError(
+            f"source: the experiment holds other content of {len(changed)} of these runs "
+            f"({', '.join(changed[:5])}); delete them there or import into another experiment"
+        )
+    for run_id in {run.data.tags[record.PARENT] for run in there.values()}:
+        before = record.without_prefix(record.WEIGHT, mlflow.get_run(run_id).data.params)
+        if before != weights:
+            raise InputError(
+                f"weights: {len(there)} of these runs are in the experiment already, imported by "
+                f"run {run_id} {'with other' if before else 'without'} weights; import with the "
+                "same, and give other weights to fit, or import into another experiment"
+            )
+    return [run for run in runs if run.name not in there]
+
+
+def write(runs: Sequence[ForeignRun], parent: Parent) -> None:
+    """Write the runs below their parent, showing the progress.
+
+    What an interrupted import left of them is closed first; one that is interrupted leaves no run
+    FINISHED that is not whole.
+    """
+    _close_abandoned({fingerprint(run) for run in runs}, parent.experiment_id)
+    bar = tqdm(
+        total=len(runs),
+        desc="importing",
+        unit=" runs",
+        mininterval=REFRESH_SECONDS if sys.stderr.isatty() else LOG_SECONDS,
+        bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt} runs, {rate_fmt}, "
+        "{remaining} left",
+    )
+    with bar, ThreadPoolExecutor(history.threads(THREADS)) as pool:
+        written = [pool.submit(_write, run, parent) for run in runs]
+        try:
+            for done in as_completed(written):
+                done.result()
+                bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def fingerprint(run: ForeignRun) -> str:
+    """A hash of a run's content, to the digits that its compact history keeps."""
+    losses = zip(*run.history.losses, strict=True)
+    content = {
+        "name": run.name,
+        record.N_PARAMS: run.n_params,
+        "mixture": {domain: f"{share:.9g}" for domain, share in run.mixture.items()},
+        "steps": run.history.steps,
+        record.TOKENS: run.history.tokens,
+        "losses": {
+            domain: [f"{loss:.9g}" for loss in series]
+            for domain, series in zip(run.history.domains, losses, strict=True)
+        },
+        "params": run.params,
+        record.CHECK: run.check,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _close_abandoned(fingerprints: Collection[str], experiment_id: str) -> None:
+    """End the runs of this content that an interrupted import left RUNNING."""
+    client = mlflow.MlflowClient()
+    query = f"attributes.status = 'RUNNING' and tags.{record.IMPORTED_FROM} != ''"
+    for run in history.search([experiment_id], query):
+        if run.data.tags[record.FINGERPRINT] in fingerprints:
+            client.set_tag(run.info.run_id, record.ERROR, "its import was interrupted")
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _write(run: ForeignRun, to: Parent) -> None:
+    """One run: created with its tags, then all params and metrics at once, then FINISHED."""
+    client = mlflow.MlflowClient()
+    h = run.history
+    tags = {
+        record.STAGE: record.PROXY,
+        record.PARENT: to.run_id,
+        record.IMPORTED_FROM: to.source[: record.TAG_LIMIT],
+        record.FINGERPRINT: fingerprint(run),
+        **({record.CHECK: "true"} if run.check else {}),
+        **record.history_tags(h),
+        record.COMPLETE: "true",  # counts only once the run is FINISHED
+    }
+    params = {
+        **record.with_prefix(record.MIXTURE, run.mixture),
+        record.N_PARAMS: run.n_params,
+        **({record.TOKENS_PER_STEP: per_step} if (per_step := _tokens_per_step(h)) else {}),
+        **run.params,
+    }
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(record.VAL_LOSS + domain, loss, now, step)
+        for step, losses in zip(h.steps, h.losses, strict=True)
+        for domain, loss in zip(h.domains, losses, strict=True)
+        if not math.isnan(loss)
+    ]
+    metrics += [Metric(record.TOKENS, t, now, s) for s, t in zip(h.steps, h.tokens, strict=True)]
+    run_id = client.create_run(to.experiment_id, tags=tags, run_name=run.name).info.run_id
+    client.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
+    client.set_terminated(run_id)
+
+
+def _tokens_per_step(h: record.History) -> int | None:
+    """Tokens a step where every evaluation agrees; a lone step 1 stands for an unknown one."""
+    if h.steps == (1,) or not all(h.steps):
+        return None
+    ratios = {tokens / step for tokens, step in zip(h.tokens, h.steps, strict=True)}
+    ratio = ratios.pop()
+    return None if ratios or ratio % 1 else int(ratio)

@@ -1,0 +1,183 @@
+"""The evaluation logs published with arXiv 2403.16952 (github.com/yegcjs/mixinglaws) → runs.
+
+A line is one observation: checkpoint path, data path and loss, separated by tabs. The checkpoint's
+last two parts are `<size>_<set>_<id>-<r1>-<r2>-…/<step>`; some sets leave out their name, or the
+size too, which then is the log's name (`410M.txt`). The validation domain is the last part of the
+data file's name, before its ending, that is not `valid`: `Github` in
+`pythia-pile.valid.Github.bin`, `python` in `starcoder.python.valid.bin`.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from fitting import foreign
+from fitting.foreign import RUN, STEP, Found
+from training import record
+from training.errors import InputError
+
+# non-embedding parameters of the Pythia shapes that the paper trained
+N_PARAMS = {
+    "70M": 18_915_328,
+    "160M": 85_056_000,
+    "305M": 201_541_632,
+    "410M": 302_311_424,
+    "1B": 805_736_448,
+    "2.8B": 2_517_652_480,
+}
+TOKENS_PER_STEP = 4096 * 256  # sequence length × sequences
+LAST_FITTED = 900  # ids above are of runs that check predictions
+FIELDS = 4  # the log's name and three of its line
+NUMBER = r"\d+(?:\.\d+)?(?:e-\d+)?"
+CHECKPOINT = re.compile(
+    rf"(?:.*/)?(?:(?P<size>[^/_]+)_(?:[^/]+_)?)?(?P<id>\d+)-(?P<shares>{NUMBER}(?:-{NUMBER})*)"
+    r"/(?P<step>\d+)/?"
+)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One line of a log."""
+
+    place: str
+    size: str
+    mixture_id: str
+    shares: tuple[float, ...]  # in the order of the checkpoint's name
+    step: int
+    val_domain: str
+    loss: float  # nats per token
+
+    @property
+    def run(self) -> str:
+        """The name of its run."""
+        return f"{self.size}-{self.mixture_id}"
+
+    @property
+    def check(self) -> bool:
+        """Whether its run checks predictions and is never fitted."""
+        return int(self.mixture_id) > LAST_FITTED
+
+
+def logs(source: str, domains: Sequence[str], n_params: Mapping[str, float]) -> Found:
+    """The runs of log files: comma-separated paths, or a folder of which every log is read.
+
+    `domains` names the proportions in their order; `n_params`, size → non-embedding parameters,
+    adds to those of the paper. A line may repeat. Lines of checkpoints that are no mixture run
+    (models before continued training) are left out and noted. Raises InputError.
+    """
+    observations: dict[tuple[str, int, str], Observation] = {}
+    others: Counter[str] = Counter()
+    lines, notes = _lines(source)
+    for place, (log, checkpoint, data, loss) in lines.items():
+        match = CHECKPOINT.fullmatch(checkpoint)
+        if match is None:
+            others[checkpoint.rstrip("/").rsplit("/", 1)[-1]] += 1
+            continue
+        new = _observation(place, log, match, data, loss)
+        old = observations.setdefault((new.run, new.step, new.val_domain), new)
+        if old.loss != new.loss:
+            raise InputError(
+                f"{place}: loss {new.loss}, but {old.loss} in {old.place} for the same checkpoint "
+                "and data; remove the wrong line"
+            )
+    if not observations:
+        raise InputError(f"source: {source} holds no observation of a mixture run")
+    notes += [
+        f"left out {n} lines of {name}, which is no mixture run" for name, n in others.items()
+    ]
+    any_of = {observation.run: observation for observation in observations.values()}
+    table = _table(list(observations.values()), domains, {**N_PARAMS, **n_params})
+    check_runs = [name for name, observation in any_of.items() if observation.check]
+    table, rounding = foreign.normalised(foreign.checked(table), check_runs)
+    runs = (_told(run, any_of[run.name]) for run in foreign.runs(table))
+    return Found(tuple(runs), (*notes, *rounding))
+
+
+def _lines(source: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Place → log's name, checkpoint, data and loss of every line; notes of files that are none."""
+    folder = Path(source)
+    in_folder = folder.is_dir()
+    paths = sorted(folder.iterdir()) if in_folder else [Path(p.strip()) for p in source.split(",")]
+    lines: dict[str, tuple[str, ...]] = {}
+    notes = []
+    for path in (path for path in paths if not (in_folder and path.is_dir())):
+        try:
+            text = path.read_text(errors="replace")
+        except OSError as error:
+            raise InputError(f"source: {path.absolute()} cannot be read: {error}") from error
+        found = {
+            f"{path}, line {i}": (path.stem, *line.split("\t"))
+            for i, line in enumerate(text.splitlines(), 1)
+            if line.strip()
+        }
+        if "\0" in text or all(len(fields) != FIELDS for fields in found.values()):
+            if not in_folder:
+                raise InputError(f"source: {path} is no log of checkpoint, data and loss by tabs")
+            notes.append(f"skipped {path.name}: no line of checkpoint, data and loss by tabs")
+            continue
+        for place, fields in found.items():
+            if len(fields) != FIELDS:
+                raise InputError(f"{place}: must be checkpoint, data and loss, separated by tabs")
+        lines |= found
+    return lines, notes
+
+
+def _observation(place: str, log: str, match: "re.Match[str]", data: str, loss: str) -> Observation:
+    parts = [part for part in data.rsplit("/", 1)[-1].split(".")[:-1] if part != "valid"]
+    if not parts:
+        raise InputError(f"{place}: {data!r} names no validation domain")
+    try:
+        value = float(loss)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{place}: loss {loss!r} must be a number >= 0, in nats per token")
+    return Observation(
+        place=place,
+        size=match["size"] or log,
+        mixture_id=match["id"],
+        shares=tuple(float(share) for share in re.findall(NUMBER, match["shares"])),
+        step=int(match["step"]),
+        val_domain=parts[-1],
+        loss=value,
+    )
+
+
+def _table(
+    observations: Sequence[Observation], domains: Sequence[str], sizes: Mapping[str, float]
+) -> pd.DataFrame:
+    """The tidy table; its index is the place of each evaluation's first line."""
+    rows: dict[tuple[str, int], dict[str, object]] = {}
+    for o in observations:
+        if len(o.shares) != len(domains) or len(set(domains)) != len(domains):
+            raise InputError(
+                f"domains: give {len(o.shares)} names, comma-separated, in the order of the "
+                f"proportions {', '.join(f'{share:g}' for share in o.shares)} ({o.place}); "
+                f"given: {', '.join(domains) or 'none'}"
+            )
+        if o.size not in sizes:
+            raise InputError(
+                f"n_params: how many parameters has {o.size} ({o.place})? Give {o.size}=…; known: "
+                f"{', '.join(sizes)}"
+            )
+        row = {
+            "place": o.place,
+            RUN: o.run,
+            record.N_PARAMS: sizes[o.size],
+            record.TOKENS: o.step * TOKENS_PER_STEP,
+            STEP: o.step,
+            **record.with_prefix(record.MIXTURE, dict(zip(domains, o.shares, strict=True))),
+        }
+        rows.setdefault((o.run, o.step), row)[record.VAL_LOSS + o.val_domain] = o.loss
+    return pd.DataFrame(list(rows.values())).set_index("place")
+
+
+def _told(run: foreign.ForeignRun, by: Observation) -> foreign.ForeignRun:
+    """The run with what its checkpoint's name tells beside its mixture."""
+    params = {record.SIZE: by.size, record.MIXTURE_ID: by.mixture_id}
+    return replace(run, params=params, check=by.check)

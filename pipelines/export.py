@@ -1,0 +1,41 @@
+"""`export`: the complete proxy runs of experiments → a tidy table, CSV or Parquet."""
+
+from pathlib import Path
+
+import mlflow
+
+from fitting import history
+from pipelines import entry
+from training import record
+from training.errors import InputError
+
+FORMATS = (".csv", ".parquet")
+
+
+def export(experiment_ids: list[str], runs: str, output: str) -> None:
+    """Write what a fit of these runs would read; its column `run` holds the runs' names."""
+    path = Path(output).absolute()
+    if path.suffix not in FORMATS:
+        raise InputError(f"output: {output!r} must end in {' or '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"output: there is no folder {path.parent}")
+    pulled = history.pull(experiment_ids, runs)
+    table = pulled.table.assign(run=pulled.table["run"].map(pulled.names))
+    table[record.N_PARAMS] = table[record.N_PARAMS].astype(int)
+    write = table.to_csv if path.suffix == ".csv" else table.to_parquet
+    write(path, index=False)
+    count = table["run"].nunique()
+    mlflow.log_metrics({"runs_exported": count, "runs_left_out": len(pulled.left_out)})
+    print(f"export: {count} runs, {len(table):,} evaluations → {path}")
+    if pulled.left_out:
+        print(f"  left out: {history.counted(pulled.left_out)}")
+
+
+def main(experiment: str, runs: str, output: str) -> None:
+    export(entry.experiment_ids(experiment), runs, output)
+
+
+if __name__ == "__main__":
+    entry.main(
+        record.EXPORT, main, entry.arguments(__doc__, experiment="", runs="", output="runs.csv")
+    )

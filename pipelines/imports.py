@@ -1,0 +1,174 @@
+"""`import`: run histories in files → complete proxy runs in MLflow, ready to be fitted."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import mlflow
+
+from fitting import foreign, imported, mixinglaws, pairs
+from fitting.foreign import ForeignRun, Found
+from pipelines import entry
+from training import record, tracking
+from training.errors import InputError
+
+FORMATS = {  # and the parameters that each one knows
+    "tidy": (),
+    "pair": ("n_params", "tokens", "strip"),
+    "mixinglaws": ("domains", "n_params"),
+}
+
+
+def read(source: str, format: str, **options: str) -> Found:
+    """The runs in the files; raises InputError for an option that the format does not know."""
+    if format not in FORMATS:
+        raise InputError(f"format: {format!r}; it is {', '.join(FORMATS)}")
+    for key, value in options.items():
+        if value and key not in FORMATS[format]:
+            knows = ", ".join(FORMATS[format]) or "none of the like"
+            raise InputError(f"{key}: format {format} takes {knows}")
+    n_params, tokens = options["n_params"], options["tokens"]
+    if format == "pair":
+        return pairs.pair(
+            source,
+            entry.integer("n_params", n_params, least=1) if n_params else None,
+            entry.integer("tokens", tokens, least=1) if tokens else None,
+            _names(options["strip"]),
+        )
+    if format == "mixinglaws":
+        sizes = entry.pairs("n_params", n_params) if n_params else {}
+        return mixinglaws.logs(source, _names(options["domains"]), sizes)
+    return foreign.tidy(source)
+
+
+def checks_marked(found: Found, names: Sequence[str]) -> Found:
+    """The runs, those of these names marked as check runs, which no fit reads."""
+    known = [run.name for run in found.runs]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"check: no run {unknown[0]!r}; there are {', '.join(known[:5])} …")
+    runs = (replace(run, check=True) if run.name in names else run for run in found.runs)
+    return replace(found, runs=tuple(runs))
+
+
+def import_runs(
+    found: Found, source: str, format: str, experiment: str = "", weights: str = ""
+) -> None:
+    """Write the runs below the active run, or below a run of this stage in another experiment."""
+    weight = _weights(weights, found.val_domains()) if weights else {}
+    active = mlflow.active_run()
+    assert active is not None
+    here = active.info.experiment_id
+    there = _experiment_id(experiment) if experiment else here
+    new = imported.missing(found.runs, there, weight)
+    for note in found.notes:
+        print(f"import: {note}", flush=True)
+    params = {
+        "import/source": source,
+        "import/format": format,
+        **record.with_prefix(record.WEIGHT, weight),
+    }
+    if there == here:
+        _write(new, active, params, found.notes)
+    elif new:
+        with tracking.open_run(experiment_id=there, run_name=record.IMPORT, nested=True) as parent:
+            mlflow.set_tag(record.STAGE, record.IMPORT)
+            _write(new, parent, params, found.notes)
+        mlflow.set_tags({"import_experiment": experiment, "import_run": parent.info.run_id})
+    mlflow.log_metrics(
+        {"runs_imported": len(new), "runs_already_there": len(found.runs) - len(new)}
+    )
+    print("\n".join(report(found.runs, len(new), mlflow.get_experiment(there).name)))
+
+
+def _write(
+    new: Sequence[ForeignRun],
+    parent: mlflow.ActiveRun,
+    params: Mapping[str, object],
+    notes: Sequence[str],
+) -> None:
+    """Write the runs below their parent, the active run, which tells where they are from."""
+    info = parent.info
+    tracking.log_params(info.run_id, params)
+    if notes:
+        mlflow.set_tag("mlflow.note.content", "\n\n".join(notes)[: record.TAG_LIMIT])
+    if new:
+        source = str(params["import/source"])
+        imported.write(new, imported.Parent(info.experiment_id, info.run_id, source))
+
+
+def report(runs: Sequence[ForeignRun], new: int, experiment: str) -> list[str]:
+    """What was imported, in a few lines."""
+    evaluations = sum(len(run.history.steps) for run in runs)
+    sizes = sorted({run.n_params for run in runs})
+    lines = [
+        f"import: {new} runs written to experiment {experiment!r}, {len(runs) - new} were there "
+        "already",
+        f"  {evaluations:,} evaluations on {len({d for r in runs for d in r.history.domains})} "
+        f"validation domains; {len({tuple(r.mixture.values()) for r in runs})} mixtures of "
+        f"{len(runs[0].mixture)} domains; parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
+    ]
+    if checks := [run.name for run in runs if run.check]:
+        lines.append(f"  check runs, which no fit reads: {', '.join(checks[:8])}")
+    return [*lines, f"  fit them:  mlflow run . -e fit -P experiment={shlex.quote(experiment)}"]
+
+
+def _experiment_id(name: str) -> str:
+    """The id of an experiment, which is created if it is not there."""
+    found = mlflow.get_experiment_by_name(name)
+    if found is None:
+        return mlflow.create_experiment(name)
+    if found.lifecycle_stage != "active":
+        raise InputError(f"experiment: {name!r} is deleted; restore it or choose another name")
+    return found.experiment_id
+
+
+def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
+    """A weight for every validation domain, in their order."""
+    given = entry.weights(text)
+    record.refuse_unknown(given, val_domains, "weights")
+    if missing := [name for name in val_domains if name not in given]:
+        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
+    if not all(math.isfinite(w) and w >= 0 for w in given.values()) or not any(given.values()):
+        raise InputError("weights: they must be >= 0 and not all 0")
+    return {name: given[name] for name in val_domains}
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def main(
+    source: str,
+    format: str,
+    experiment: str,
+    weights: str,
+    domains: str,
+    n_params: str,
+    tokens: str,
+    strip: str,
+    check: str,
+) -> None:
+    if not source:
+        raise InputError("source: give the files to import")
+    found = read(source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip)
+    import_runs(checks_marked(found, _names(check)), source, format, experiment, weights)
+
+
+if __name__ == "__main__":
+    entry.main(
+        record.IMPORT,
+        main,
+        entry.arguments(
+            __doc__,
+            source="",
+            format="",
+            experiment="",
+            weights="",
+            domains="",
+            n_params="",
+            tokens="",
+            strip="",
+            check="",
+        ),
+    )
