@@ -9,16 +9,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
-from fitting.laws import Law
+from fitting.choose import Choice
+from fitting.laws import JointLaw, Law, NestedLaw
+from fitting.optimum import Optimum
 from fitting.table import Observations
-from fitting.validate import Validation
 
 Array = np.ndarray
 COLUMNS = 4
 
 
-def predicted_against_observed(result: Validation, weights: Array) -> Figure:
+def predicted_against_observed(result: Choice, weights: Array) -> Figure:
     """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
     held_out = result.held_out
     panels = [
@@ -44,7 +46,7 @@ def predicted_against_observed(result: Validation, weights: Array) -> Figure:
     return figure
 
 
-def curves(
+def step_curves(
     observations: Observations, law: Law, weights: Array, target: tuple[float, float]
 ) -> Figure:
     """Objective over tokens for each size, observed and fitted, drawn on to the target."""
@@ -56,15 +58,9 @@ def curves(
     for colour, size in zip(_colours(len(sizes)), sizes, strict=True):
         rows = o.n_params == size
         axis.scatter(o.tokens[rows], o.losses[rows] @ weights, s=8, color=colour, alpha=0.6)
-        mean = np.mean(
-            [
-                law.predict(np.tile(r, (len(tokens), 1)), np.full(len(tokens), size), tokens)
-                for r in o.mixtures
-            ],
-            axis=0,
-        )
         label = f"{size:,.0f} parameters" + ("" if rows.any() else " (target)")
-        axis.plot(tokens, mean @ weights, color=colour, label=label)
+        mean = _mean_over_mixtures(law, o, np.full(len(tokens), size), tokens) @ weights
+        axis.plot(tokens, mean, color=colour, label=label)
     axis.axvline(o.tokens.max(), color="grey", linestyle=":", label="longest proxy run")
     axis.set_xscale("log")
     axis.set_xlabel("tokens")
@@ -74,29 +70,145 @@ def curves(
     return figure
 
 
-def interactions(law: Law, domains: Sequence[str], val_domains: Sequence[str]) -> Figure:
-    """The matrix t as a heat map: which training domain lowers which validation loss."""
-    slope = law.slope
-    side = 1.2 + 0.6 * max(len(domains), len(val_domains))
-    figure, axis = plt.subplots(figsize=(side + 1.5, side), layout="constrained")
-    limit = np.abs(slope).max() or 1.0
-    image = axis.imshow(slope, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    axis.set_xticks(range(len(domains)), domains, rotation=45, ha="right")
-    axis.set_yticks(range(len(val_domains)), val_domains)
+def size_curves(
+    observations: Observations, law: Law, weights: Array, target: tuple[float, float]
+) -> Figure | None:
+    """Objective at the end of the runs over model size, and the law on to the target.
+
+    None where there is one size.
+    """
+    o = observations.rows(observations.last())
+    if np.ptp(o.n_params) == 0:
+        return None
+    n_target, d_target = target
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    sizes = np.geomspace(o.n_params.min(), max(n_target, o.n_params.max()), 40)
+    lengths = np.unique([np.median(o.tokens), o.tokens.max(), d_target])
+    for colour, length in zip(_colours(len(lengths)), lengths, strict=True):
+        rows = o.tokens == length
+        axis.scatter(o.n_params[rows], o.losses[rows] @ weights, s=10, color=colour, alpha=0.6)
+        label = f"{length:,.0f} tokens" + (" (target)" if length == d_target else "")
+        mean = _mean_over_mixtures(law, o, sizes, np.full(len(sizes), length)) @ weights
+        axis.plot(sizes, mean, color=colour, label=label)
+    axis.axvline(o.n_params.max(), color="grey", linestyle=":", label="largest proxy")
+    axis.set_xscale("log")
+    ticks = np.unique(np.append(o.n_params, n_target))
+    axis.set_xticks(ticks, [EngFormatter(places=0, sep="")(x) for x in ticks])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel("non-embedding parameters")
+    axis.set_ylabel("objective: weighted validation loss (nats/token)")
+    axis.set_title("Loss over size: runs' ends (dots) and the law's mean over the mixtures (lines)")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def _mean_over_mixtures(law: Law, o: Observations, n_params: Array, tokens: Array) -> Array:
+    """The law's losses at each scale, averaged over the fitted mixtures, (scales, V)."""
+    each = [law.predict(np.tile(r, (len(tokens), 1)), n_params, tokens) for r in o.mixtures]
+    return np.mean(each, axis=0)
+
+
+def interactions(law: Law, observations: Observations, constant: Sequence[str]) -> Figure | None:
+    """The matrix t as a heat map: which training domain lowers which validation loss.
+
+    Blank for domains whose proportion never varied; None for a law that has no t.
+    """
+    if not isinstance(law, JointLaw | NestedLaw):
+        return None
+    o = observations
+    slope = law.interactions(o.mixtures.mean(axis=0)).copy()
+    slope[:, [o.domains.index(name) for name in constant]] = np.nan
+    width, height = 2.5 + 0.6 * len(o.domains), 1.8 + 0.42 * len(o.val_domains)
+    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
+    limit = np.nanmax(np.abs(slope)) or 1.0
+    image = axis.imshow(slope, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    axis.set_xticks(range(len(o.domains)), o.domains, rotation=45, ha="right")
+    axis.set_yticks(range(len(o.val_domains)), o.val_domains)
     for (i, j), value in np.ndenumerate(slope):
-        axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize="small")
+        if np.isfinite(value):
+            dark = abs(value) > 0.6 * limit
+            axis.text(
+                *(j, i, f"{value:.1f}"),
+                ha="center",
+                va="center",
+                fontsize="x-small",
+                color="white" if dark else "black",
+            )
     axis.set_xlabel("training domain")
     axis.set_ylabel("validation domain")
-    axis.set_title("t: negative (blue) lowers the loss")
+    axis.set_title("t: negative (blue) lowers the loss", fontsize="medium")
     figure.colorbar(image, ax=axis, shrink=0.8)
     return figure
 
 
-def _grid(panels: int) -> tuple[Figure, list[Axes]]:
+def cross_validation(choice: Choice) -> Figure:
+    """Error on left-out mixtures over the ridge, a line a φ; a panel a form that was tried."""
+    table = choice.candidates[choice.candidates["method"].isin(("joint", "nested"))]
+    forms = list(table.groupby(["method", "terms", "shrinking", "tie"], sort=False))
+    figure, axes = _grid(max(1, len(forms)), sharey=True)
+    for axis, ((method, terms, shrinking, tie), rows) in zip(axes, forms, strict=False):
+        powers = sorted(rows["power"].unique())
+        for colour, power in zip(_colours(len(powers)), powers, strict=True):
+            line = rows[rows["power"] == power].sort_values("ridge")
+            label = f"r^{power:g}" if power else "log(r + ε)"
+            axis.plot(line["ridge"], line["mixing_rmse"], "o-", ms=3, color=colour, label=label)
+        best = rows[rows["chosen"]]
+        axis.plot(best["ridge"], best["mixing_rmse"], "*", ms=14, color="crimson")
+        name = f"{method}, exponents tied over {tie}" + (", shrinking" if shrinking else "")
+        axis.set_title(name + (f", {terms} exponentials" if terms > 1 else ""), fontsize="small")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("ridge")
+        axis.legend(title="φ(r)", fontsize="x-small")
+    axes[0].set_ylabel("rms error between mixtures (nats/token)")
+    figure.suptitle("Cross-validation over mixtures (star: chosen)")
+    return figure
+
+
+def laws_compared(choice: Choice) -> Figure:
+    """Error of each law on left-out mixtures and of extrapolation."""
+    table = choice.laws.dropna(subset="held_out_rmse").iloc[::-1]
+    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.6 * len(table)), layout="constrained")
+    y = np.arange(len(table))
+    kinds = {
+        "held_out_rmse": "left-out mixtures",
+        "extrapolation_rmse": "largest runs, from smaller and shorter ones",
+    }
+    for i, (key, label) in enumerate(kinds.items()):
+        if table[key].notna().any():
+            bars = axis.barh(y + 0.2 - 0.4 * i, table[key], height=0.38, label=label)
+            axis.bar_label(bars, fmt="%.4f", fontsize="small", padding=3)
+    marks = ["★ " if chosen is True else "" for chosen in table["chosen"]]
+    axis.set_yticks(y, [m + law for m, law in zip(marks, table["law"], strict=True)])
+    axis.set_xlabel("rms error of the objective (nats/token)")
+    axis.set_xlim(right=1.15 * float(table[list(kinds)].max(axis=None)))
+    axis.set_title("Laws compared (★: chosen)")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def optima(domains: Sequence[str], found: Sequence[Optimum]) -> Figure:
+    """The best mixture of each proxy size by its runs alone, and of the target by the law."""
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    x = np.arange(len(domains))
+    width = 0.8 / len(found)
+    for i, (colour, best) in enumerate(zip(_colours(len(found)), found, strict=True)):
+        target = i == len(found) - 1
+        label = f"{best.n_params:,.0f} parameters" + (" (target, the law)" if target else "")
+        axis.bar(x - 0.4 + (i + 0.5) * width, best.mixture, width, color=colour, label=label)
+    axis.set_xticks(x, domains, rotation=30, ha="right")
+    axis.set_ylabel("proportion")
+    axis.set_title("The best mixture by each size's runs alone, and at the target")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def _grid(panels: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
+    size = (4 * columns, 3.6 * rows)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(4 * columns, 3.6 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=sharey
     )
     flat = list(axes.flat)
     for axis in flat[panels:]:

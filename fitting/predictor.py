@@ -29,7 +29,9 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Read the law and its code from the artifact."""
         path = Path(context.artifacts["predictor"])
         self.spec: dict[str, Any] = json.loads(path.read_text())
-        self._law = _load_module(Path(context.artifacts["laws"])).from_json(self.spec["law"])
+        code = _load_module(Path(context.artifacts["laws"]))
+        self._law = code.from_json(self.spec["law"])
+        self._interval = code.from_json(self.spec["interval"])
 
     def predict(
         self,
@@ -47,8 +49,9 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         n_params = self._scale(model_input, "n_params")
         tokens = self._scale(model_input, "tokens")
         losses = self._law.predict(mixtures, n_params, tokens)
-        objective = losses @ np.array(self.spec["weights"])
-        half_width = self.spec["half_width"]
+        weights = np.array(self.spec["weights"])
+        objective = losses @ weights
+        half_width = self._interval.half_width(weights, mixtures, n_params, tokens)
         apart = np.abs(mixtures[:, None] - np.array(self.spec["mixtures"])).sum(axis=2) / 2
         columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(self.spec["val_domains"])}
         return pd.DataFrame(
@@ -101,6 +104,13 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             _refuse(
                 f"row {rows.index[i]}, column {name!r}: {values[i]} must be a positive "
                 "number; leave the column out for the target"
+            )
+        only = self.spec["only"][name]
+        if only is not None and (off := np.abs(values / only - 1) > TOLERANCE).any():
+            i = int(np.argmax(off))
+            _refuse(
+                f"row {rows.index[i]}, column {name!r}: {values[i]:g}; every fitted run had "
+                f"{only:g}, so that no law says what another {name} does"
             )
         return values
 

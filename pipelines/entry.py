@@ -117,6 +117,13 @@ def integer(name: str, text: str, least: int = 0) -> int:
     return int(value)
 
 
+def boolean(name: str, text: str) -> bool:
+    """`true` or `false`."""
+    if text.lower() not in ("true", "false"):
+        raise InputError(f"{name}: {text!r}; it is true or false")
+    return text.lower() == "true"
+
+
 def experiment_ids(names: str) -> list[str]:
     """Ids of comma-separated experiments; by default the active run's."""
     if not names:

@@ -1,114 +1,181 @@
 """`fit`: run histories → law → cross-validation → registered predictor."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from fitting import history, laws, plots, registry, validate
+from fitting import artifacts, history, laws, limits, registry
+from fitting import fit as fits
+from fitting.choose import Options
+from fitting.fit import Fit
 from fitting.history import Histories, Purpose
+from fitting.methods import ALL_METHODS, METHODS, TIES, Target
 from fitting.registry import Registered
 from fitting.table import Observations
-from fitting.validate import Target, Validation
 from pipelines import entry
 from pipelines import study as studies
 from training import record
 from training.errors import InputError
 
 Array = np.ndarray
-POOR_FIT = 0.5  # cross-validated error over that of predicting the mean
+OBJECTIVE = "objective"  # the one validation domain of an implicit fit
+NAMED = 5  # runs left out that the summary names
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Which evaluations of the runs are fitted."""
+
+    min_step: int | None = None  # None: those of the start-up transient are recognised
+    max_step: int | None = None
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What a fit found and registered."""
 
+    fit: Fit
     registered: Registered
-    validation: Validation
-    target: Target
 
 
 def fit(
     experiment_ids: list[str],
     runs: str,
     model: str,
-    methods: tuple[str, ...] = validate.METHODS,
+    options: Options | None = None,
     target: dict[str, float] | None = None,
     weights: dict[str, float] | None = None,
+    checkpoints: Checkpoints | None = None,
+    *,
+    implicit: bool = False,
 ) -> Fitted:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Target and weights are, in this order: those given, those of the sweeps above the runs, the
-    largest size and length in the data and equal weights.
+    largest size and length in the data and equal weights. An implicit fit predicts the weighted
+    loss alone, as a sum of exponentials that stand for latent domains.
     """
     pulled = history.pull(experiment_ids, runs)
-    observations = Observations.from_tidy(pulled.table)
     purpose = history.purpose(pulled.parents)
-    aim = _target(observations, purpose, target or {})
+    checkpoints = checkpoints or Checkpoints()
+    table, notes = _usable(pulled.table, checkpoints)
+    observations = Observations.from_tidy(table)
     w = _weights(observations.val_domains, weights or purpose.weights)
-    result = validate.validate(observations, w, aim, methods)
-    law = validate.fit(observations, result.best, aim)
-    _log(pulled, observations, result, aim, w)
-    _log_figures(observations, result, law, w, aim)
-    spec = {
-        "domains": list(observations.domains),
-        "val_domains": list(observations.val_domains),
-        "weights": w.tolist(),
-        "target": asdict(aim),
-        "law": laws.to_json(law),
-        "mixtures": observations.mixtures.tolist(),
-        "half_width": result.half_width,
-    }
-    metadata = {
-        **{key: spec[key] for key in ("domains", "val_domains", "target")},
-        "weights": dict(zip(observations.val_domains, w.tolist(), strict=True)),
-        "default_mixture": purpose.default_mixture,
-        "best_observed": _best_observed(observations, w),
-        "lowest": purpose.lowest,
-        "highest": purpose.highest,
-    }
-    registered = registry.register(model, spec, metadata, result.scores.objective_mae)
+    weighed = dict(zip(observations.val_domains, w.tolist(), strict=True))
+    if implicit:
+        overall = (observations.losses @ w)[:, None]
+        observations = replace(observations, val_domains=(OBJECTIVE,), losses=overall)
+        w = np.ones(1)
+    found = fits.fit(
+        observations,
+        w,
+        _target(observations, purpose, target or {}),
+        options,
+        _bounds(observations.domains, purpose),
+        keep_transients=checkpoints.min_step is not None,
+    )
+    artifacts.log(found, pulled, weighed)
+    registered = _register(found, model, purpose, weighed)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
-    fitted = Fitted(registered, result, aim)
-    print("\n".join(report(fitted, len(observations.runs), pulled.left_out)))
+    fitted = Fitted(found, registered)
+    print("\n".join(report(fitted, [*_left_out(pulled), *notes])))
     return fitted
 
 
-def report(fitted: Fitted, runs: int, left_out: dict[str, str]) -> list[str]:
-    """What a fit found, in a few lines."""
-    s, best = fitted.validation.scores, fitted.validation.best
-    lines = [
-        f"fit: {runs} runs; {best.method} law, φ(r) = r^{best.power:g}, ridge {best.ridge:.1e}"
-        + (", the mixture's effect shrinking with scale" if best.shrinking else ""),
-        f"  left-out mixtures: mean |error| of the objective {s.objective_mae:.4f}, predicting "
-        f"the mean {s.mean_prediction_mae:.4f}, spread {s.objective_spread:.4f}; "
-        f"Spearman {s.spearman:.2f}",
-        f"  target: {fitted.target.n_params:,.0f} parameters, {fitted.target.tokens:,.0f} tokens; "
-        f"90 % interval ±{fitted.validation.half_width:.3f}",
-        f"  registered {fitted.registered.uri} as {fitted.registered.alias}"
-        + (f": {fitted.registered.reason}" if fitted.registered.reason else ""),
+def report(fitted: Fitted, notes: list[str]) -> list[str]:
+    """What a fit found, in a few lines; notes tell what was left out."""
+    found, registered = fitted.fit, fitted.registered
+    notes = [*notes, *filter(None, [found.transient]), *found.unidentified]
+    return [
+        f"fit: {len(found.observations.runs)} runs; {found.choice.best}",
+        *(f"  {sign.line}" for sign in found.signs),
+        *_other_laws(found),
+        f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "
+        f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
+        *(f"  note: {note}" for note in notes),
+        *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
+        f"  registered {registered.uri} as {registered.alias}"
+        + (f": {registered.reason}" if registered.reason else ""),
     ]
-    if tested := fitted.validation.tested:
-        lines.insert(
-            2,
-            f"  backtest (the largest runs predicted from smaller and shorter ones): mean error "
-            f"{tested.bias:+.4f}, rms {tested.rmse:.4f} at {tested.n_params_factor:.1f}× the "
-            f"parameters and {tested.tokens_factor:.1f}× the tokens",
+
+
+def _other_laws(found: Fit) -> list[str]:
+    """How the other laws did, where they were tried."""
+    table = found.choice.laws.dropna(subset="held_out_mae")
+    if len(table) == 1:
+        return []
+    errors = ", ".join(
+        f"{law} {held_out:.4f}" + ("" if np.isnan(beyond) else f" / {beyond:.4f}")
+        for law, held_out, beyond in zip(
+            table["law"], table["held_out_mae"], table["extrapolation_rmse"], strict=True
         )
-    if left_out:
-        named = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:5])
-        lines.append(f"  {len(left_out)} runs left out ({named})")
-    if s.objective_mae > POOR_FIT * s.mean_prediction_mae:
-        lines.append(
-            "  WARNING: the law predicts left-out mixtures little better than their mean; "
-            "train more mixtures before you trust a mixture found with it"
-        )
-    return lines
+    )
+    return [f"  laws, error on left-out mixtures / of extrapolation: {errors}"]
+
+
+def _register(found: Fit, model: str, purpose: Purpose, weights: dict[str, float]) -> Registered:
+    o = found.observations
+    shared = {
+        "domains": list(o.domains),
+        "val_domains": list(o.val_domains),
+        "target": asdict(found.target),
+    }
+    spec = {
+        **shared,
+        "weights": found.weights.tolist(),
+        "law": laws.to_json(found.law),
+        "interval": laws.to_json(found.interval),
+        "only": limits.only_scale(o),
+        "mixtures": o.mixtures.tolist(),
+    }
+    metadata = {
+        **shared,
+        "weights": weights,
+        "default_mixture": purpose.default_mixture,
+        "best_observed": found.best_observed(),
+        "lowest": purpose.lowest,
+        "highest": purpose.highest,
+    }
+    return registry.register(model, spec, metadata, found.choice.scores.objective_mae)
+
+
+def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
+    """The evaluations within the steps that have every loss, and what was left out."""
+    notes = []
+    low, high = checkpoints.min_step, checkpoints.max_step
+    inside = (table["step"] >= (low or 0)) & (table["step"] <= (high or np.inf))
+    if not inside.all():
+        notes.append(f"{(~inside).sum()} evaluations outside steps {low or 0} to {high} left out")
+    table = table[inside]
+    gaps = table.filter(like=record.VAL_LOSS).isna()
+    if gaps.any(axis=None):
+        named = ", ".join(c.removeprefix(record.VAL_LOSS) for c in gaps if gaps[c].any())
+        missing = gaps.any(axis=1)
+        notes.append(f"{missing.sum()} evaluations left out: they have no loss of {named}")
+        table = table[~missing]
+    if table.empty:
+        raise InputError("; ".join(notes) + ": none is left to fit")
+    return table.reset_index(drop=True), notes
+
+
+def _bounds(domains: tuple[str, ...], purpose: Purpose) -> tuple[Array, Array]:
+    """Lowest and highest proportion of each domain, (M,)."""
+    return (
+        np.array([purpose.lowest.get(d, 0.0) for d in domains]),
+        np.array([purpose.highest.get(d, 1.0) for d in domains]),
+    )
+
+
+def _left_out(pulled: Histories) -> list[str]:
+    if not pulled.left_out:
+        return []
+    named = "; ".join(f"{name}: {why}" for name, why in list(pulled.left_out.items())[:NAMED])
+    more = " …" if len(pulled.left_out) > NAMED else ""
+    return [f"{len(pulled.left_out)} runs left out ({named}{more})"]
 
 
 def _target(observations: Observations, purpose: Purpose, given: dict[str, float]) -> Target:
@@ -131,105 +198,26 @@ def _weights(val_domains: tuple[str, ...], given: dict[str, float]) -> Array:
     return raw / raw.sum()
 
 
-def _best_observed(observations: Observations, weights: Array) -> dict[str, float]:
-    """The mixture with the least objective among the longest runs of the largest size."""
-    o = observations.rows(observations.last())
-    o = o.rows(o.n_params == o.n_params.max())
-    best = o.proportions()[np.argmin(o.losses @ weights)]
-    return dict(zip(o.domains, best.round(12).tolist(), strict=True))
-
-
-def _log(
-    pulled: Histories,
-    observations: Observations,
-    result: Validation,
-    aim: Target,
-    weights: Array,
-) -> None:
-    mlflow.log_params(
-        {
-            "law": result.best.method,
-            "power": result.best.power,
-            "ridge": result.best.ridge,
-            "shrinking": result.best.shrinking,
-            record.TARGET_N_PARAMS: aim.n_params,
-            record.TARGET_TOKENS: aim.tokens,
-            **{
-                record.WEIGHT + d: w
-                for d, w in zip(observations.val_domains, weights.tolist(), strict=True)
-            },
-        }
-    )
-    tested = result.tested
-    mlflow.log_metrics(
-        {
-            **{f"cv/{key}": value for key, value in vars(result.scores).items()},
-            **({f"backtest/{k}": v for k, v in vars(tested).items()} if tested else {}),
-            "half_width": result.half_width,
-            "runs_used": len(observations.runs),
-            "runs_left_out": len(pulled.left_out),
-            "mixtures": len(observations.mixtures),
-        }
-    )
-    numbers = pulled.table.drop(columns="run").astype(float)
-    mlflow.log_input(mlflow.data.from_pandas(numbers, name="proxy-runs"), context="fitting")
-    mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")
-    mlflow.log_table(result.table, "candidates.json")
-    held_out = result.held_out
-    mlflow.log_table(
-        pd.DataFrame(
-            {
-                "run": [held_out.runs[i] for i in held_out.run_of],
-                record.N_PARAMS: held_out.n_params,
-                **{
-                    f"{kind}/{name}": values[:, i]
-                    for i, name in enumerate(held_out.val_domains)
-                    for kind, values in (
-                        ("observed", held_out.losses),
-                        ("predicted", result.predictions),
-                    )
-                },
-            }
-        ),
-        "held_out_predictions.json",
-    )
-
-
-def _log_figures(
-    observations: Observations,
-    result: Validation,
-    law: laws.Law,
-    weights: Array,
-    aim: Target,
-) -> None:
-    figures: dict[str, Figure] = {
-        "predicted_against_observed": plots.predicted_against_observed(result, weights),
-        "loss_over_tokens": plots.curves(observations, law, weights, (aim.n_params, aim.tokens)),
-        "interactions": plots.interactions(law, observations.domains, observations.val_domains),
-    }
-    for name, figure in figures.items():
-        mlflow.log_figure(figure, f"figures/{name}.png")
-        plt.close(figure)
-
-
 def main(
     study: str,
     experiment: str,
     runs: str,
-    method: str,
     n_params: str,
     tokens: str,
     weights: str,
     model: str,
+    min_step: str,
+    max_step: str,
+    aggregation: str,
+    **law: str,
 ) -> None:
-    methods = validate.METHODS if method == "auto" else (method,)
-    if not set(methods) <= set(validate.METHODS):
-        raise InputError(f"method: {method!r}; it is auto, {' or '.join(validate.METHODS)}")
     target = {
         key: float(entry.integer(key, text, least=1))
         for key, text in (("n_params", n_params), ("tokens", tokens))
         if text
     }
+    if aggregation not in ("explicit", "implicit"):
+        raise InputError(f"aggregation: {aggregation!r}; it is explicit or implicit")
     if study:
         plan = studies.load(study)
         model = model or plan.model
@@ -238,9 +226,46 @@ def main(
         entry.experiment_ids(experiment),
         runs,
         model or registry.DEFAULT_NAME,
-        methods,
+        law_options(**law),
         target,
         entry.weights(weights) if weights else None,
+        Checkpoints(
+            entry.integer("min_step", min_step) if min_step else None,
+            entry.integer("max_step", max_step, least=1) if max_step else None,
+        ),
+        implicit=aggregation == "implicit",
+    )
+
+
+def law_options(
+    method: str,
+    power: str,
+    ridge: str,
+    terms: str,
+    shrinking: str,
+    tie: str,
+    huber: str,
+    compare: str,
+) -> Options:
+    """What the user decides of the law; an empty text leaves the choice to cross-validation."""
+    among = METHODS if method == "auto" else (method,)
+    if not set(among) <= set(ALL_METHODS):
+        raise InputError(f"method: {method!r}; it is auto, {', '.join(ALL_METHODS)}")
+    for name, text in (("power", power), ("ridge", ridge), ("huber", huber)):
+        if text and not entry.number(name, text) >= 0:
+            raise InputError(f"{name}: {text!r}; it must be >= 0")
+    ties = {t for m in among for t in TIES.get(m, ())}
+    if tie and tie not in ties:
+        raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties)) or 'none'}")
+    return Options(
+        methods=tuple(m for m in among if not tie or tie in TIES.get(m, ())),
+        power=entry.number("power", power) if power else None,
+        ridge=entry.number("ridge", ridge) if ridge else None,
+        terms=entry.integer("terms", terms, least=1) if terms else None,
+        shrinking=entry.boolean("shrinking", shrinking) if shrinking else None,
+        tie=tie or None,
+        huber=entry.number("huber", huber) if huber else 0.0,
+        compare=entry.boolean("compare", compare),
     )
 
 
@@ -258,5 +283,15 @@ if __name__ == "__main__":
             tokens="",
             weights="",
             model="",
+            min_step="",
+            max_step="",
+            aggregation="explicit",
+            power="",
+            ridge="",
+            terms="",
+            shrinking="",
+            tie="",
+            huber="",
+            compare="true",
         ),
     )

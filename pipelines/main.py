@@ -48,7 +48,7 @@ def main(study: str, workers: str) -> None:
 
 def summary(fitted: Fitted, optimum: Optimum, proof: Proof, experiment: str) -> str:
     """The closing summary: what was found, how sure it is, and where to look."""
-    scores = fitted.validation.scores
+    scores = fitted.fit.choice.scores
     best = optimum.mixtures["best"]
     shares = simplex.rounded(np.array(list(best.values())), 2)
     columns = ", ".join(

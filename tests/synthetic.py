@@ -1,9 +1,11 @@
 """Run tables made from a known law."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from fitting.laws import JointLaw
+from fitting.laws import JointLaw, Law
 from training import record
 
 DOMAINS = ("web", "code", "papers")
@@ -13,24 +15,35 @@ TOKENS = (1e8, 2e8, 4e8, 8e8)
 TARGET = {"n_params": 64e6, "tokens": 3.2e9}
 
 
-def joint_law(*, power: float = 1.0, g: float = 0.0) -> JointLaw:
-    """A law like those seen: each validation domain is helped most by one training domain."""
+def joint_law(*, power: float = 1.0, g: float = 0.0, terms: int = 1) -> JointLaw:
+    """A law like those seen: each validation domain is helped most by one training domain.
+
+    With g the mixture's effect shrinks with the tokens, around a mixture's mean effect of 0.
+    """
     slope = np.array([[-1.5, 0.3, -0.2], [0.4, -2.5, 0.1], [0.1, 0.2, -2.0], [-0.8, 0.2, -0.9]])
-    return JointLaw(
+    slope = slope if power else slope / 4  # a logarithm has a longer range
+    slopes = np.stack([slope, -2 * slope][:terms], axis=1)
+    log_scale = np.log([[0.8, 0.1], [1.1, 0.1], [0.9, 0.1], [0.6, 0.1]])[:, :terms]
+    floor = np.array([1.8, 0.9, 1.5, 2.1])
+    law = JointLaw(
         power=power,
         n0=16e6,
         d0=8e8,
-        alpha=0.35,
-        beta=0.5,
-        g=g,
-        h=0.0,
-        constant=np.full(4, 0.5 if g else 0.0),
-        floor=np.array([1.8, 0.9, 1.5, 2.1]),
-        log_scale=np.log([0.8, 1.1, 0.9, 0.6]),
-        slope=slope,
+        alpha=np.full(4, 0.35),
+        beta=np.full(4, 0.5),
+        g=np.full(4, g),
+        h=np.zeros(4),
+        constant=np.zeros(4),
+        floor=floor,
+        log_scale=log_scale,
+        slope=slopes,
         size=np.array([0.30, 0.25, 0.35, 0.28]),
         step=np.array([0.20, 0.15, 0.18, 0.22]),
     )
+    if not g:
+        return law
+    effect = np.exp(law._exponents(mixtures(200))).sum(axis=2).mean(axis=0)
+    return replace(law, constant=floor + effect, floor=-effect)
 
 
 def mixtures(count: int, seed: int = 0) -> np.ndarray:
@@ -39,7 +52,7 @@ def mixtures(count: int, seed: int = 0) -> np.ndarray:
 
 
 def table(
-    law: JointLaw,
+    law: Law,
     count: int = 12,
     *,
     noise: float = 0.0,

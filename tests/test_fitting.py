@@ -1,14 +1,15 @@
 """The mathematics, by recovery: losses made from a known law, fitted, found again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from fitting import joint, laws, nested, solve, validate
+from fitting import joint, laws, methods, nested, optimum, published, solve
+from fitting.methods import Candidate, Target
 from fitting.table import Observations
-from fitting.validate import Candidate, Target
 from tests import synthetic
 from training.errors import InputError
 
@@ -17,23 +18,33 @@ WEIGHTS = np.full(4, 0.25)
 UNSEEN = synthetic.mixtures(40, seed=9)
 
 
-def at_target(law: laws.Law) -> np.ndarray:
+def at(law: laws.Law, target: Target = TARGET) -> np.ndarray:
     ones = np.ones(len(UNSEEN))
-    return law.predict(UNSEEN, TARGET.n_params * ones, TARGET.tokens * ones)
+    return law.predict(UNSEEN, target.n_params * ones, target.tokens * ones)
 
 
-def test_the_exponential_solver_recovers_many_laws_at_once() -> None:
+def observed(law: laws.Law, count: int = 12, **options: object) -> Observations:
+    return Observations.from_tidy(synthetic.table(law, count, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+def test_the_exponential_solver_recovers_many_laws_at_once(terms: int) -> None:
     rng = np.random.default_rng(0)
-    phi = rng.dirichlet(np.ones(4), 25)
-    floor, log_scale = rng.uniform(1, 2, 30), rng.uniform(-1, 0.5, 30)
-    slope = rng.uniform(-3, 1, (30, 4))
-    y = floor[:, None] + np.exp(log_scale[:, None] + slope @ phi.T)
-    found = solve.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9))
-    new = rng.dirichlet(np.ones(4), 50)
-    want = floor[:, None] + np.exp(log_scale[:, None] + slope @ new.T)
-    got = found.floor[:, None] + np.exp(found.log_scale[:, None] + found.slope @ new.T)
-    assert np.abs(got - want).max() < 2e-3
-    assert found.converged.all()
+    phi, new = rng.dirichlet(np.ones(4), 40), rng.dirichlet(np.ones(4), 50)
+    floor, log_scale = rng.uniform(1, 2, 30), rng.uniform(-1, 0.5, (30, terms))
+    slope = rng.uniform(-3, 1, (30, terms, 4))
+
+    def values(f: np.ndarray, b: np.ndarray, t: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return f[:, None] + np.exp(b[:, :, None] + t @ at.T).sum(axis=1)
+
+    y = values(floor, log_scale, slope, phi)
+    found = solve.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9), terms)
+    got = values(found.floor, found.log_scale, found.slope, new)
+    error = np.abs(got - values(floor, log_scale, slope, new))
+    assert np.quantile(error, 1.0 if terms == 1 else 0.98) < 2e-3
+    assert terms > 1 or found.converged.all()
+    again = solve.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9), found)
+    assert np.abs(values(again.floor, again.log_scale, again.slope, phi) - y).max() < 2e-3
 
 
 def test_a_row_of_weight_zero_is_left_out() -> None:
@@ -49,61 +60,95 @@ def test_a_row_of_weight_zero_is_left_out() -> None:
     found = solve.exponentials(phi, spoilt, weights, ridge)
     # b and t shift with the centre of φ, of which the left-out row is part: compare predictions
     for row in phi:
-        got, want = (f.floor + np.exp(f.log_scale + f.slope @ row) for f in (found, kept))
-        assert got == pytest.approx(want, abs=2e-3)
+        got, want = (f.floor + np.exp(f.log_scale + f.slope @ row).sum() for f in (found, kept))
+        assert got == pytest.approx(want, abs=3e-3)
 
 
-def test_the_jacobian_is_the_derivative_of_the_cost() -> None:
-    rng = np.random.default_rng(2)
-    x, z, w = rng.normal(size=(9, 3)), rng.normal(size=(1, 9)), rng.uniform(0.1, 1, (1, 9))
-    penalty = rng.uniform(0, 0.1, (1, 5))
-
-    def cost(theta: np.ndarray) -> float:
-        return float(solve._linearise(theta[None], x, z, w, penalty)[0][0]) / 2
-
-    def gradient(theta: np.ndarray) -> np.ndarray:
-        _, residual, jacobian = solve._linearise(theta[None], x, z, w, penalty)
-        return jacobian[0].T @ residual[0] + penalty[0] * theta
-
-    assert check_grad(cost, gradient, rng.normal(size=5) / 3) < 1e-5
-
-
-def test_a_tied_power_law_is_found_again() -> None:
+@pytest.mark.parametrize("tie", ["curve", "domain", "all"])
+def test_power_laws_are_found_again_however_their_exponents_are_tied(tie: str) -> None:
     rng = np.random.default_rng(3)
-    group = np.repeat(np.arange(6), 7)
-    x = np.tile(np.geomspace(0.1, 1, 7), 6)
-    floor, scale = rng.uniform(1, 3, 6), rng.uniform(0.1, 1, 6)
-    found = solve.tied_power_law(x, floor[group] + scale[group] * x**-0.43, group)
-    assert found.exponent == pytest.approx(0.43, rel=1e-3)
-    assert found.floor == pytest.approx(floor, abs=2e-3)
-    assert found.scale == pytest.approx(scale, abs=2e-3)
+    group, x = np.repeat(np.arange(6), 7), np.tile(np.geomspace(0.05, 1, 7), 6)
+    shape = {"curve": (6, 3), "domain": (1, 3), "all": (1, 1)}[tie]
+    exponent = np.broadcast_to(rng.uniform(0.2, 0.9, shape), (6, 3))
+    floor, scale = rng.uniform(1, 3, (6, 3)), rng.uniform(0.3, 1, (6, 3))
+    y = floor[group] + scale[group] * x[:, None] ** -exponent[group]
+    found = solve.power_laws(x, y, group, tie)
+    assert found.exponent == pytest.approx(exponent, rel=0.02)
+    assert found.floor == pytest.approx(floor, abs=0.02)
+    assert found.scale == pytest.approx(scale, abs=0.02)
 
 
-@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_the_huber_loss_does_not_follow_an_outlier() -> None:
+    group, x = np.zeros(10, int), np.geomspace(0.05, 1, 10)
+    y = (2 + 0.5 * x**-0.4)[:, None]
+    y[4] += 0.3
+    plain = solve.power_laws(x, y, group, "curve")
+    robust = solve.power_laws(x, y, group, "curve", huber=1e-3)
+    far = 3.0 ** -np.array([plain.exponent[0, 0], robust.exponent[0, 0]])
+    want = 2 + 0.5 * 3.0**-0.4
+    got = [f.floor[0, 0] + f.scale[0, 0] * e for f, e in zip((plain, robust), far, strict=True)]
+    assert abs(got[1] - want) < 0.005 < abs(got[0] - want)
+
+
+def test_the_gradient_of_the_scale_fit_is_that_of_its_cost() -> None:
+    problem = joint._ScaleProblem(observed(synthetic.joint_law(g=0.1), noise=0.01), True)
+    theta = np.array([-1.2, -0.7, 0.1, 0.05])
+    assert check_grad(lambda t: problem.cost(t)[0], lambda t: problem.cost(t)[1], theta) < 1e-4
+
+
+@pytest.mark.parametrize("method", published.METHODS)
+def test_the_jacobians_of_the_published_laws_are_their_derivatives(method: str) -> None:
+    o = observed(synthetic.joint_law())
+    o = replace(o, val_domains=("papers", "code", "web", "code"))  # bimix needs them among these
+    rows = published._rows(o, method)
+    form, start, law = published.METHODS[method]
+    rng = np.random.default_rng(0)
+    theta = start(rows) + rng.normal(0, 0.1, start(rows).shape)
+    every = np.arange(len(theta))
+    value, jacobian = form(rows, theta, every)
+    for k in range(theta.shape[1]):
+        step = np.zeros_like(theta)
+        step[:, k] = 1e-6
+        slope = (form(rows, theta + step, every)[0] - form(rows, theta - step, every)[0]) / 2e-6
+        assert np.abs(slope - jacobian[:, :, k]).max() < 1e-6, k
+    predicted = law(rows, theta).predict(o.proportions(), o.n_params, o.tokens)
+    assert np.abs(predicted - value.T).max() < 1e-9
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("g", [0.0, 0.15])
 def test_the_joint_law_is_recovered_beyond_the_data(power: float, g: float) -> None:
     truth = synthetic.joint_law(power=power, g=g)
-    observations = Observations.from_tidy(synthetic.table(truth))
-    law = validate.fit(observations, Candidate("joint", power, 1e-8, g > 0), TARGET)
+    law = methods.fit(observed(truth, 20), Candidate("joint", power, 1e-9, shrinking=g > 0), TARGET)
     assert isinstance(law, laws.JointLaw)
-    assert np.abs(at_target(law) - at_target(truth)).max() < 0.02
-    if not g:
-        assert (law.alpha, law.beta) == pytest.approx((truth.alpha, truth.beta), rel=0.01)
+    assert np.abs(at(law) - at(truth)).max() < 0.02
+    assert law.alpha == pytest.approx(truth.alpha, rel=0.02)
+    assert law.beta == pytest.approx(truth.beta, rel=0.02)
+    assert law.g == pytest.approx(truth.g, abs=0.01)
+
+
+def test_exponents_of_their_own_are_found_for_each_domain() -> None:
+    truth = replace(
+        synthetic.joint_law(),
+        alpha=np.array([0.2, 0.35, 0.5, 0.7]),
+        beta=np.array([0.6, 0.5, 0.4, 0.3]),
+    )
+    law = methods.fit(observed(truth), Candidate("joint", 1.0, 1e-9, tie="domain"), TARGET)
+    assert isinstance(law, laws.JointLaw)
+    assert law.alpha == pytest.approx(truth.alpha, rel=0.05)
+    assert law.beta == pytest.approx(truth.beta, rel=0.05)
+    assert np.abs(at(law) - at(truth)).max() < 0.02
 
 
 def test_the_nested_pipeline_recovers_the_target() -> None:
     truth = synthetic.joint_law()
-    observations = Observations.from_tidy(synthetic.table(truth))
-    law = validate.fit(observations, Candidate("nested", 1.0, 1e-8), TARGET)
+    law = methods.fit(observed(truth), Candidate("nested", 1.0, 1e-8, tie="domain"), TARGET)
     assert isinstance(law, laws.NestedLaw)
-    assert np.abs(at_target(law) - at_target(truth)).max() < 0.02
-    assert law.alpha == pytest.approx(np.full(4, truth.alpha), rel=0.02)
-    assert law.beta == pytest.approx(np.full(4, truth.beta), rel=0.02)
-    ones = np.ones(len(UNSEEN))
-    inside = law.predict(UNSEEN, 4e6 * ones, 4e8 * ones) - truth.predict(
-        UNSEEN, 4e6 * ones, 4e8 * ones
-    )
-    assert np.abs(inside).max() < 0.02
+    assert np.abs(at(law) - at(truth)).max() < 0.02
+    assert law.alpha == pytest.approx(np.full((12, 4), 0.35), rel=0.02)
+    assert law.beta == pytest.approx(np.full((36, 4), 0.5), rel=0.02)
+    inside = Target(4e6, 4e8)
+    assert np.abs(at(law, inside) - at(truth, inside)).max() < 0.02
 
 
 def test_a_mixture_of_one_size_takes_the_others_size_law() -> None:
@@ -111,84 +156,69 @@ def test_a_mixture_of_one_size_takes_the_others_size_law() -> None:
     table = synthetic.table(truth)
     small_only = table["run"].str.startswith(("mix03-", "mix07-")) & (table["n_params"] > 1e6)
     observations = Observations.from_tidy(table[~small_only])
-    law = validate.fit(observations, Candidate("nested", 1.0, 1e-8), TARGET)
-    assert np.abs(at_target(law) - at_target(truth)).max() < 0.02
+    law = methods.fit(observations, Candidate("nested", 1.0, 1e-8, tie="domain"), TARGET)
+    assert np.abs(at(law) - at(truth)).max() < 0.02
+
+
+def law_of(method: str) -> laws.Law:
+    """A law of another form, near where its fit would start."""
+    o = observed(synthetic.joint_law(power=0.5))
+    rows = published._rows(replace(o, val_domains=("papers", "code", "web", "code")), method)
+    _, start, law = published.METHODS[method]
+    theta = start(rows)
+    return law(rows, theta + np.random.default_rng(0).normal(0, 0.2, theta.shape))
+
+
+@pytest.mark.parametrize("method", published.METHODS)
+def test_published_laws_are_recovered_inside_the_data(method: str) -> None:
+    truth = law_of(method)
+    o = replace(observed(truth, 25), val_domains=("papers", "code", "web", "code"))
+    law, _ = published.fit(o, method, 1e-9)
+    error = at(law, Target(16e6, 8e8)) - at(truth, Target(16e6, 8e8))
+    assert np.sqrt((error**2).mean()) < 0.02 < at(truth).std()
+
+
+def test_bimix_needs_training_domains_of_the_validation_domains_names() -> None:
+    with pytest.raises(InputError, match="validation domain 'news' is no training domain"):
+        published.fit(observed(synthetic.joint_law()), "bimix", 1e-4)
 
 
 def test_rows_in_another_order_give_the_same_law() -> None:
     table = synthetic.table(synthetic.joint_law(), noise=0.01)
     shuffled = table.sample(frac=1, random_state=0)
-    columns = [*reversed(shuffled.columns)]
     candidate = Candidate("joint", 1.0, 1e-4)
     first, second = (
-        validate.fit(Observations.from_tidy(t), candidate, TARGET) for t in (table, shuffled)
+        methods.fit(Observations.from_tidy(t), candidate, TARGET) for t in (table, shuffled)
     )
-    assert at_target(first) == pytest.approx(at_target(second), abs=1e-6)
-    renamed = Observations.from_tidy(shuffled[columns])
+    assert at(first) == pytest.approx(at(second), abs=1e-4)
+    renamed = Observations.from_tidy(shuffled[[*reversed(shuffled.columns)]])
     assert renamed.domains == tuple(reversed(synthetic.DOMAINS))
 
 
-@pytest.mark.parametrize(
-    "candidate", [Candidate("joint", 0.5, 1e-4, True), Candidate("nested", 1.0, 1e-4)]
-)
-def test_a_law_survives_json(candidate: Candidate) -> None:
-    observations = Observations.from_tidy(synthetic.table(synthetic.joint_law(), noise=0.01))
-    law = validate.fit(observations, candidate, TARGET)
+@pytest.mark.parametrize("kind", [*methods.METHODS, "joint of two terms", *published.METHODS])
+def test_a_law_survives_json(kind: str) -> None:
+    if kind in published.METHODS:
+        law = law_of(kind)
+    else:
+        terms = 2 if "two" in kind else 1
+        candidate = Candidate(kind.split()[0], 0.5, 1e-4, terms, tie="domain")
+        law = methods.fit(observed(synthetic.joint_law(), noise=0.01), candidate, TARGET)
     again = laws.from_json(json.loads(json.dumps(laws.to_json(law))))
-    assert np.array_equal(at_target(again), at_target(law))
-
-
-def test_cross_validation_beats_the_mean_and_finds_the_feature() -> None:
-    truth = synthetic.joint_law(power=0.5)
-    observations = Observations.from_tidy(
-        synthetic.table(truth, 14, noise=0.003, sizes=(5e5, 1e6, 4e6, 16e6))
-    )
-    result = validate.validate(observations, WEIGHTS, TARGET)
-    assert result.best.method == "joint"
-    assert result.best.power == 0.5
-    assert result.scores.objective_mae < 0.2 * result.scores.mean_prediction_mae
-    assert result.scores.spearman > 0.95
-    assert result.tested is not None
-    assert abs(result.tested.bias) < 0.02
-    assert result.table["chosen"].iloc[0]
-    assert result.table["chosen"].sum() == 1
-
-
-def test_the_interval_covers_what_it_claims() -> None:
-    """Fits of seeded noisy tables: the truth lies in the 90 % interval in most of them."""
-    truth = synthetic.joint_law()
-    inside = total = 0
-    for seed in range(6):
-        observations = Observations.from_tidy(
-            synthetic.table(truth, 10, noise=0.01, seed=10 * seed)
-        )
-        result = validate.validate(observations, WEIGHTS, TARGET, ("joint",))
-        law = validate.fit(observations, result.best, TARGET)
-        error = np.abs((at_target(law) - at_target(truth)) @ WEIGHTS)
-        inside += int((error < result.half_width).sum())
-        total += len(error)
-    assert inside / total > 0.8
-
-
-def test_noise_without_a_law_is_told() -> None:
-    table = synthetic.table(synthetic.joint_law(), 10)
-    noise = np.random.default_rng(0).normal(3, 0.1, (10, len(synthetic.VAL_DOMAINS)))
-    for i, name in enumerate(synthetic.VAL_DOMAINS):
-        table[f"val_loss/{name}"] = noise[table["run"].str[3:5].astype(int), i]
-    result = validate.validate(Observations.from_tidy(table), WEIGHTS, TARGET, ("joint",))
-    assert result.scores.objective_mae > 0.5 * result.scores.mean_prediction_mae
+    assert type(again) is type(law)
+    assert np.array_equal(at(again), at(law))
 
 
 def test_one_size_or_one_checkpoint_leaves_a_term_out() -> None:
     truth = synthetic.joint_law()
+    here = Target(16e6, 8e8)
     for options in ({"sizes": (16e6,)}, {"tokens": (8e8,)}, {"sizes": (16e6,), "tokens": (8e8,)}):
-        observations = Observations.from_tidy(synthetic.table(truth, **options))
-        for candidate in (Candidate("joint", 1.0, 1e-8), Candidate("nested", 1.0, 1e-8)):
-            law = validate.fit(observations, candidate, Target(16e6, 8e8))
-            ones = np.ones(len(UNSEEN))
-            got = law.predict(UNSEEN, 16e6 * ones, 8e8 * ones)
-            want = truth.predict(UNSEEN, 16e6 * ones, 8e8 * ones)
-            assert np.abs(got - want).max() < 0.02
+        o = observed(truth, **options)
+        for candidate in (
+            Candidate("joint", 1.0, 1e-8),
+            Candidate("nested", 1.0, 1e-8, tie="domain"),
+        ):
+            law = methods.fit(o, candidate, here)
+            assert np.abs(at(law, here) - at(truth, here)).max() < 0.02
 
 
 def test_the_scale_fit_has_no_negative_size_or_step_term() -> None:
@@ -201,10 +231,36 @@ def test_the_scale_fit_has_no_negative_size_or_step_term() -> None:
 
 
 def test_nested_curves_hold_every_run() -> None:
-    observations = Observations.from_tidy(synthetic.table(synthetic.joint_law()))
-    curves = nested.fit_curves(observations, TARGET.n_params, TARGET.tokens)
+    curves = nested.fit_curves(observed(synthetic.joint_law()), TARGET.n_params, TARGET.tokens)
     assert curves.levels.shape == (12, 4)
     assert curves.law.step_floor.shape == (36, 4)
+
+
+def test_the_bootstrap_in_one_batch_is_each_draws_own_fit() -> None:
+    o = observed(synthetic.joint_law(), 10, noise=0.01)
+    draws = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), 3).astype(float)
+    for candidate in (Candidate("joint", 1.0, 1e-3), Candidate("nested", 1.0, 1e-3, tie="domain")):
+        drawn = methods.bootstrap(o, candidate, TARGET, draws)
+        alone = [methods.bootstrap(o, candidate, TARGET, d[None])[0] for d in draws]
+        for one, other in zip(drawn, alone, strict=True):
+            assert at(one) == pytest.approx(at(other), abs=1e-3)
+        assert np.ptp([at(law) for law in drawn], axis=0).max() > 0.005
+
+
+def test_the_best_mixture_is_found_within_its_bounds() -> None:
+    law = synthetic.joint_law()
+    low, high = np.array([0.1, 0.0, 0.05]), np.array([0.9, 0.4, 0.5])
+    best = optimum.minimise(law, WEIGHTS, TARGET, synthetic.mixtures(5), low, high)
+    grid = np.array(
+        [[i, j, 1000 - i - j] for i in range(0, 1001, 5) for j in range(0, 1001 - i, 5)]
+    )
+    grid = grid / 1000
+    grid = grid[((grid >= low) & (grid <= high)).all(axis=1)]
+    ones = np.ones(len(grid))
+    least = (law.predict(grid, TARGET.n_params * ones, TARGET.tokens * ones) @ WEIGHTS).min()
+    assert best.objective <= least + 1e-9
+    assert best.mixture.sum() == pytest.approx(1)
+    assert ((best.mixture >= low - 1e-12) & (best.mixture <= high + 1e-12)).all()
 
 
 def test_a_bad_table_names_the_run_and_the_column() -> None:
@@ -219,7 +275,3 @@ def test_a_bad_table_names_the_run_and_the_column() -> None:
         Observations.from_tidy(off)
     with pytest.raises(InputError, match="no column 'tokens'"):
         Observations.from_tidy(table.drop(columns="tokens"))
-    with pytest.raises(InputError, match="2 distinct mixtures were trained"):
-        validate.validate(
-            Observations.from_tidy(synthetic.table(synthetic.joint_law(), 2)), WEIGHTS, TARGET
-        )

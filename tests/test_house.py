@@ -95,6 +95,8 @@ def test_the_project_file_has_its_entry_points() -> None:
         "prepare": {"study"},
         "sweep": {"study", "workers"},
         "train": {"study", "mixture", "size", "steps", "seed"},
+        "import": {"source", "format", "experiment", "weights"},
+        "export": {"experiment", "runs", "output"},
         "fit": {"experiment", "runs", "method", "n_params", "tokens", "weights", "model"},
         "optimize": {"model", "trials", "n_params", "tokens"},
         "verify": {"study", "model"},
@@ -107,7 +109,8 @@ def test_the_project_file_has_its_entry_points() -> None:
 def test_the_readme_tells_the_entry_points_and_a_valid_study() -> None:
     readme = (ROOT / "README.md").read_text()
     points = yaml.safe_load((ROOT / "mlproject").read_text())["entry_points"]
-    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", readme, re.M)
+    table = readme[readme.index("| entry point |") :].split("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", table, re.M)
     told = {name: set(re.findall(r"`(\w+)`", parameters)) for name, parameters in rows}
     assert told == {name: set(point.get("parameters", {})) for name, point in points.items()}
     (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)

@@ -20,6 +20,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from fitting import history
+from fitting.choose import Options
 from pipelines import fit
 from tests import synthetic
 from tests.conftest import empty_store
@@ -51,7 +52,9 @@ def log_runs(table: pd.DataFrame, parent: dict[str, str] | None = None) -> str:
 def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.Fitted:
     experiment = experiment or log_runs(table)
     with mlflow.start_run(tags={record.STAGE: record.FIT}):
-        return fit.fit([experiment], "", "mixture-predictor", ("joint",), **options)
+        return fit.fit(
+            [experiment], "", "mixture-predictor", Options(("joint",), compare=False), **options
+        )
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +246,7 @@ def test_the_sweep_above_the_runs_names_the_target_and_the_weights(store: str) -
     }
     log_runs(synthetic.table(synthetic.joint_law(), 6), purpose)
     done = fit_table(pd.DataFrame(), "0")
-    assert (done.target.n_params, done.target.tokens) == (64e6, 3.2e9)
+    assert (done.fit.target.n_params, done.fit.target.tokens) == (64e6, 3.2e9)
     metadata = mlflow.pyfunc.load_model(done.registered.uri).metadata.metadata
     assert metadata["weights"] == pytest.approx(
         dict(zip(synthetic.VAL_DOMAINS, (0.5, 0.25, 0.125, 0.125), strict=True))
@@ -255,11 +258,93 @@ def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
     client = mlflow.MlflowClient()
     run = client.search_runs(["0"], f"tags.{record.STAGE} = '{record.FIT}'")[0]
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
-    wanted = {"predicted_against_observed", "loss_over_tokens", "interactions"}
+    curves = {"loss_over_tokens", "loss_over_size", "optimum_by_size"}
+    wanted = {"predicted_against_observed", "interactions", "cross_validation", "laws", *curves}
     assert artifacts == {f"figures/{name}.png" for name in wanted}
-    assert run.data.metrics["cv/objective_mae"] == fitted.validation.scores.objective_mae
+    tables = {a.path for a in client.list_artifacts(run.info.run_id)}
+    names = {"candidates", "laws", "held_out_predictions", "optimum_by_size"}
+    assert {f"{name}.json" for name in names} <= tables
+    assert run.data.metrics["cv/objective_mae"] == fitted.fit.choice.scores.objective_mae
     assert {"cv/spearman", "cv/mean_prediction_mae", "half_width"} <= set(run.data.metrics)
+    for sign in fitted.fit.signs:
+        assert run.data.metrics[f"sign/{sign.name}"] == sign.value
+        assert run.data.tags[f"sign/{sign.name}"] == (sign.warning or "ok")
     assert run.inputs.dataset_inputs[0].dataset.name == "proxy-runs"
+
+
+def test_a_fit_without_some_losses_says_what_it_left_out(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert store
+    table = synthetic.table(synthetic.joint_law(), noise=0.002)
+    table.loc[[3, 40], "val_loss/code"] = np.nan
+    done = fit_table(table, checkpoints=fit.Checkpoints(max_step=7000))
+    said = capsys.readouterr().out
+    assert "36 evaluations outside steps 0 to 7000 left out" in said
+    assert "1 evaluations left out: they have no loss of code" in said
+    assert len(done.fit.observations.tokens) == len(table) - 37
+
+
+def test_an_implicit_fit_predicts_the_weighted_loss_alone(store: str) -> None:
+    assert store
+    table = synthetic.table(synthetic.joint_law(), 20, noise=0.002)
+    weights = dict(zip(synthetic.VAL_DOMAINS, (4.0, 2.0, 1.0, 1.0), strict=True))
+    done = fit_table(table, weights=weights, implicit=True, target=dict(synthetic.TARGET))
+    answer = mlflow.pyfunc.load_model(done.registered.uri).predict(pd.DataFrame([MIXTURE]))
+    truth = synthetic.joint_law().predict(
+        np.array([[MIXTURE[f"mixture/{d}"] for d in synthetic.DOMAINS]]),
+        np.array([64e6]),
+        np.array([3.2e9]),
+    )[0]
+    want = float(np.average(truth, weights=list(weights.values())))
+    assert answer["objective"][0] == pytest.approx(want, abs=0.02)
+    assert answer["val_loss/objective"][0] == answer["objective"][0]
+
+
+def test_a_scale_that_all_runs_share_is_the_only_one_asked(store: str) -> None:
+    assert store
+    table = synthetic.table(synthetic.joint_law(), sizes=(16e6,))
+    done = fit_table(table, target={"tokens": 3.2e9})
+    model = mlflow.pyfunc.load_model(done.registered.uri)
+    assert np.isfinite(model.predict(pd.DataFrame([MIXTURE]))["objective"][0])
+    with pytest.raises(MlflowException, match=r"row 0, column 'n_params': 6.4e\+07; every fitted"):
+        model.predict(pd.DataFrame([{**MIXTURE, "n_params": 64e6}]))
+
+
+@pytest.mark.parametrize("method", ["nested", "shukor_joint", "power_sum"])
+def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
+    assert store
+    table = synthetic.table(synthetic.joint_law(), noise=0.002)
+    experiment = log_runs(table)
+    with mlflow.start_run(tags={record.STAGE: record.FIT}):
+        done = fit.fit(
+            [experiment],
+            "",
+            "mixture-predictor",
+            Options((method,), compare=False),
+            dict(synthetic.TARGET),
+        )
+    assert done.fit.choice.best.method == method
+    answer = mlflow.pyfunc.load_model(done.registered.uri).predict(pd.DataFrame([MIXTURE]))
+    assert (answer["objective_low"] < answer["objective"]).all()
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"method": "magic"}, "method: 'magic'; it is auto, joint, nested, bimix"),
+        ({"tie": "curve", "method": "joint"}, "tie: 'curve'; method joint takes all, domain"),
+        ({"ridge": "-1"}, "ridge: '-1'; it must be >= 0"),
+        ({"power": "big"}, "power: 'big' is no number"),
+        ({"shrinking": "perhaps"}, "shrinking: 'perhaps'; it is true or false"),
+        ({"terms": "0"}, "terms: '0' is no whole number of at least 1"),
+    ],
+)
+def test_a_wrong_choice_of_the_law_is_refused(choice: dict[str, str], message: str) -> None:
+    names = ("power", "ridge", "terms", "shrinking", "tie", "huber")
+    empty = {"method": "auto", "compare": "true", **dict.fromkeys(names, "")}
+    with pytest.raises(InputError, match=re.escape(message)):
+        fit.law_options(**{**empty, **choice})
 
 
 def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted) -> None:

@@ -1,0 +1,97 @@
+"""What a fit leaves in its MLflow run: params, metrics, tags, tables and figures."""
+
+import matplotlib.pyplot as plt
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fitting import limits, plots
+from fitting.choose import Choice
+from fitting.fit import Fit
+from fitting.history import Histories
+from fitting.optimum import Optimum
+from training import record
+
+
+def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
+    """Log a fit to the active run; weights are those of the validation domains."""
+    choice, tests = fit.choice, fit.choice.extrapolation.backtests
+    mlflow.log_params(
+        {
+            **{f"law/{key}": value for key, value in vars(choice.best).items()},
+            record.TARGET_N_PARAMS: fit.target.n_params,
+            record.TARGET_TOKENS: fit.target.tokens,
+            **record.with_prefix(record.WEIGHT, weights),
+        }
+    )
+    mlflow.log_metrics(
+        {
+            **{f"cv/{key}": value for key, value in vars(choice.scores).items()},
+            **{
+                f"backtest/{test.label}/{key}": value
+                for test in tests
+                for key, value in vars(test).items()
+                if key != "name"
+            },
+            **{f"sign/{sign.name}": sign.value for sign in fit.signs},
+            **{f"cpu_seconds/{stage}": value for stage, value in fit.cpu_seconds.items()},
+            "half_width": fit.half_width(fit.target),
+            "runs_used": len(fit.observations.runs),
+            "runs_left_out": len(pulled.left_out),
+            "mixtures": len(fit.observations.mixtures),
+        }
+    )
+    mlflow.set_tags({f"sign/{sign.name}": sign.warning or "ok" for sign in fit.signs})
+    if fit.unidentified:
+        mlflow.set_tag("not_identified", "; ".join(fit.unidentified)[: record.TAG_LIMIT])
+    numbers = pulled.table.drop(columns="run").astype(float)
+    mlflow.log_input(mlflow.data.from_pandas(numbers, name="proxy-runs"), context="fitting")
+    mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")
+    mlflow.log_table(choice.candidates, "candidates.json")
+    mlflow.log_table(choice.laws, "laws.json")
+    mlflow.log_table(_held_out(choice, pulled.names), "held_out_predictions.json")
+    optima = [*fit.by_size, fit.best]
+    mlflow.log_table(_optima(fit.observations.domains, optima), "optimum_by_size.json")
+    for name, figure in _figures(fit, optima).items():
+        if figure is not None:
+            mlflow.log_figure(figure, f"figures/{name}.png")
+            plt.close(figure)
+
+
+def _figures(fit: Fit, optima: list[Optimum]) -> dict[str, Figure | None]:
+    o, law = fit.observations, fit.law
+    target = (fit.target.n_params, fit.target.tokens)
+    return {
+        "predicted_against_observed": plots.predicted_against_observed(fit.choice, fit.weights),
+        "loss_over_tokens": plots.step_curves(o, law, fit.weights, target),
+        "loss_over_size": plots.size_curves(o, law, fit.weights, target),
+        "interactions": plots.interactions(law, o, limits.constant_domains(o)),
+        "cross_validation": plots.cross_validation(fit.choice),
+        "laws": plots.laws_compared(fit.choice),
+        "optimum_by_size": plots.optima(o.domains, optima),
+    }
+
+
+def _held_out(choice: Choice, names: dict[str, str]) -> pd.DataFrame:
+    """Observed and predicted losses of each run's last evaluation, its mixture left out."""
+    h = choice.held_out
+    return pd.DataFrame(
+        {
+            "run": [names[h.runs[i]] for i in h.run_of],
+            record.N_PARAMS: h.n_params,
+            **{
+                f"{kind}/{name}": values[:, i]
+                for i, name in enumerate(h.val_domains)
+                for kind, values in (("observed", h.losses), ("predicted", choice.predictions))
+            },
+        }
+    )
+
+
+def _optima(domains: tuple[str, ...], optima: list[Optimum]) -> pd.DataFrame:
+    """The best mixture of each proxy size by its runs alone, and of the target by the law."""
+    table = pd.DataFrame([o.mixture for o in optima], columns=[record.MIXTURE + d for d in domains])
+    table.insert(0, record.N_PARAMS, [o.n_params for o in optima])
+    table.insert(1, record.TOKENS, [o.tokens for o in optima])
+    table.insert(2, "objective", [o.objective for o in optima])
+    return table

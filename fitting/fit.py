@@ -1,0 +1,134 @@
+"""One fit from beginning to end: transients, the law, its interval, and what to beware of."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from fitting import backtest, choose, interval, limits, methods, optimum, signatures
+from fitting.choose import Choice, Options
+from fitting.laws import Interval, Law
+from fitting.methods import Target
+from fitting.optimum import Optimum
+from fitting.signatures import Signature
+from fitting.table import Observations
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Everything that a fit found."""
+
+    observations: Observations  # those that were fitted
+    weights: Array  # (V,)
+    target: Target
+    choice: Choice
+    law: Law
+    interval: Interval
+    best: Optimum  # at the target, by the law
+    by_size: list[Optimum]  # of each proxy size, by its runs alone
+    signs: list[Signature]
+    unidentified: list[str]
+    transient: str  # which checkpoints were left out as start-up transients; empty when none
+    cpu_seconds: dict[str, float]  # by stage
+
+    def half_width(self, at: Target) -> float:
+        """Mean half width of the interval over the fitted mixtures at one scale."""
+        mixtures = self.observations.mixtures
+        ones = np.ones(len(mixtures))
+        return float(
+            self.interval.half_width(
+                self.weights, mixtures, at.n_params * ones, at.tokens * ones
+            ).mean()
+        )
+
+    def best_observed(self) -> dict[str, float]:
+        """The mixture with the least objective among the longest runs of the largest size."""
+        o = self.observations.rows(self.observations.last())
+        o = o.rows(o.n_params == o.n_params.max())
+        best = o.proportions()[np.argmin(o.losses @ self.weights)]
+        return dict(zip(o.domains, best.round(12).tolist(), strict=True))
+
+
+def fit(
+    observations: Observations,
+    weights: Array,
+    target: Target,
+    options: Options | None = None,
+    bounds: tuple[Array, Array] | None = None,
+    *,
+    keep_transients: bool = False,
+) -> Fit:
+    """Choose the law, fit it, and find how far it can be trusted.
+
+    weights (V,) sum to one; bounds are the lowest and highest proportions (M,) within which the
+    best mixture is looked for. Raises InputError where no law can reach the target.
+    """
+    limits.refuse_unreachable(observations, target)
+    seconds: dict[str, float] = {}
+    transient = ""
+    with threadpool_limits(1):  # many small matrices: folds run beside each other instead
+        with _timed(seconds, "transients"):
+            if not keep_transients:
+                observations, transient = _settled(observations, weights)
+        with _timed(seconds, "choose"):
+            choice = choose.choose(observations, weights, target, options)
+        with _timed(seconds, "fit"):
+            law = methods.fit(observations, choice.best, target)
+        with _timed(seconds, "interval"):
+            spread = interval.interval(observations, choice, weights, target)
+        with _timed(seconds, "optimum"):
+            count = len(observations.domains)
+            low, high = bounds or (np.zeros(count), np.ones(count))
+            best = optimum.minimise(law, weights, target, observations.mixtures, low, high)
+            by_size = optimum.by_size(observations, choice.best, weights, low, high)
+    fitted = Fit(
+        observations=observations,
+        weights=weights,
+        target=target,
+        choice=choice,
+        law=law,
+        interval=spread,
+        best=best,
+        by_size=by_size,
+        signs=[],
+        unidentified=limits.unidentified(observations, target),
+        transient=transient,
+        cpu_seconds=seconds,
+    )
+    fitted.signs.extend(_signs(fitted))
+    return fitted
+
+
+def _settled(observations: Observations, weights: Array) -> tuple[Observations, str]:
+    """The observations without the checkpoints of a start-up transient, and which those were."""
+    first = backtest.first_settled(observations, weights)
+    kept = observations.tokens >= first
+    if kept.all():
+        return observations, ""
+    return observations.rows(kept), (
+        f"{(~kept).sum()} evaluations before {first:,.0f} tokens left out: start-up transients "
+        "that spoil the step law, by backtest (min_step=0 keeps them)"
+    )
+
+
+def _signs(fitted: Fit) -> list[Signature]:
+    o, choice = fitted.observations, fitted.choice
+    inside = fitted.half_width(Target(fitted.interval.n0, fitted.interval.d0))
+    return [
+        signatures.law_fits(choice.scores),
+        *signatures.extrapolates(choice.extrapolation, inside),
+        signatures.optimum_is_near(fitted.best, o),
+        signatures.optimum_stays(fitted.best, fitted.by_size, o),
+    ]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.process_time()
+    yield
+    seconds[stage] = time.process_time() - began
