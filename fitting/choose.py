@@ -32,7 +32,7 @@ class Options:
     terms: int | None = None
     shrinking: bool | None = None
     tie: str | None = None
-    huber: float = 0.0
+    huber: float | None = None
     compare: bool = True  # whether the other laws are tried too
 
 
@@ -66,8 +66,8 @@ def choose(
     """
     search = _Search(observations, weights, target, options or Options(), seed)
     for method in search.options.methods:
-        search.forward(method)
-    best = search.chosen()
+        search.forward(method, search.options)
+    best = search.refine(search.chosen().candidate.form)
     if search.options.compare:
         search.compare()
     return Choice(
@@ -96,24 +96,24 @@ class _Search:
         self.options = options
         self.cv = CrossValidation(observations, weights, target, seed)
         self.tried: list[Held] = []
-        self.finalists: list[Held] = []  # the best of each form
+        self.finalists: dict[Candidate, Held] = {}  # form → its best, from simple to flexible
         self.tested: dict[Candidate, Extrapolation] = {}
         self.seconds: dict[str, float] = {}  # by method
         self.refused: dict[str, str] = {}  # method → why it does not apply
         self.boosted: tuple[Scores, Extrapolation] | None = None
         self.seconds_boosting = 0.0
 
-    def forward(self, method: str) -> None:
+    def forward(self, method: str, options: Options) -> None:
         """Try a method's simplest form, then vary one choice at a time while that helps."""
         began = time.perf_counter()
-        form, power = _simplest(method, self.options), self.options.power
-        self._try(_grid(form, power, self.options.ridge))
+        form, power = _simplest(method, options), options.power
+        self._try(_grid(form, power, options.ridge))
         seen = {form}
         while True:
-            power = self.finalists[-1].candidate.power if power is None else power
-            variations = [f for f in self._variations(form) if f not in seen]
+            power = self.finalists[form].candidate.power if options.power is None else power
+            variations = [f for f in self._variations(form, options) if f not in seen]
             for variation in variations:
-                self._try(_grid(variation, power, self.options.ridge))
+                self._try(_grid(variation, power, options.ridge))
             seen.update(variations)
             best = self.chosen((method,)).candidate.form
             if best == form:
@@ -121,12 +121,21 @@ class _Search:
             form = best
         self.seconds[method] = time.perf_counter() - began
 
+    def refine(self, form: Candidate) -> Held:
+        """The best of a form, with powers of φ halfway to those tried beside its own."""
+        began = time.perf_counter()
+        if self.options.power is None and form.method in METHODS:
+            for between in _neighbours(self.finalists[form].candidate.power):
+                self._try(_grid(form, between, self.options.ridge))
+        self.seconds[form.method] += time.perf_counter() - began
+        return self.finalists[form]
+
     def compare(self) -> None:
         """Try every other law, as far as it applies."""
         for method in (*METHODS, *published.METHODS):
             if method not in self.seconds:
                 try:
-                    self.forward(method)
+                    self.forward(method, Options())
                 except InputError as error:
                     self.refused[method] = str(error)
         began = time.perf_counter()
@@ -136,7 +145,7 @@ class _Search:
     def chosen(self, methods: Sequence[str] = ()) -> Held:
         """The simplest finalist within one standard error of the best."""
         among = methods or self.options.methods
-        held = [h for h in self.finalists if h.candidate.method in among]
+        held = [h for form, h in self.finalists.items() if form.method in among]
         expected, uncertain = np.array([self._expected(h) for h in held]).T
         least = int(np.argmin(expected))
         return held[int(np.argmax(expected <= expected[least] + uncertain[least]))]
@@ -145,22 +154,25 @@ class _Search:
         held = self.cv.run(grid)
         best = min(held, key=lambda h: h.scores.mixing_rmse)
         self.tried.extend(held)
-        self.finalists.append(best)
+        before = self.finalists.get(best.candidate.form)
+        if before and before.scores.mixing_rmse <= best.scores.mixing_rmse:
+            return
+        self.finalists[best.candidate.form] = best
         self.tested[best.candidate] = backtest.backtest(
             self.observations, best.candidate, self.weights, self.target, self.cv.memory
         )
 
-    def _variations(self, form: Candidate) -> list[Candidate]:
+    def _variations(self, form: Candidate, options: Options) -> list[Candidate]:
         """The forms that differ from one in a choice that is left open and matters here."""
         if form.method != "joint":
             return []
         found = []
         if _scales_vary(self.observations):
-            if self.options.shrinking is None:
+            if options.shrinking is None:
                 found.append(replace(form, shrinking=True))
-            if self.options.tie is None:
+            if options.tie is None:
                 found.append(replace(form, tie="domain"))
-        if self.options.terms is None and form.terms < MAX_TERMS:
+        if options.terms is None and form.terms < MAX_TERMS:
             found.append(replace(form, terms=form.terms + 1))
         return found
 
@@ -178,8 +190,9 @@ class _Search:
         return float(total), float(uncertain)
 
     def laws(self, best: Held) -> pd.DataFrame:
-        """Law, errors of the objective on left-out mixtures and of extrapolation (fitted without
-        the largest size and the last checkpoints, as far as there are others), seconds, note."""
+        """Law, expected error at the target, errors on left-out mixtures and of extrapolation
+        (fitted without the largest size and the last checkpoints, as far as there are others; the
+        objective's unless named otherwise), seconds, note."""
         rows: list[dict[str, Any]] = []
         for method in self.seconds:
             held = best if method == best.candidate.method else self.chosen((method,))
@@ -188,6 +201,7 @@ class _Search:
                     "law": method,
                     "chosen": held is best,
                     "form": str(held.candidate),
+                    "expected_error": self._expected(held)[0],
                     **_errors(held.scores, self.tested[held.candidate]),
                     "seconds": self.seconds[method],
                 }
@@ -201,7 +215,7 @@ class _Search:
 
     def candidates(self, best: Held) -> pd.DataFrame:
         """A row a candidate; the best of each form has an expected error and backtests."""
-        expected = {held.candidate: self._expected(held)[0] for held in self.finalists}
+        expected = {held.candidate: self._expected(held)[0] for held in self.finalists.values()}
         rows = []
         for held in self.tried:
             tested = self.tested.get(held.candidate, Extrapolation(()))
@@ -236,7 +250,7 @@ def _simplest(method: str, options: Options) -> Candidate:
         terms=options.terms or 1,
         shrinking=options.shrinking or False,
         tie=options.tie or TIES.get(method, ("domain",))[0],
-        huber=options.huber,
+        huber=options.huber or 0.0,
     ).form
 
 
@@ -246,6 +260,14 @@ def _grid(form: Candidate, power: float | None, ridge: float | None) -> list[Can
     powers = POWERS if power is None else (power,)
     ridges = RIDGES if ridge is None else (ridge,)
     return [replace(form, power=p, ridge=r) for p in powers for r in ridges]
+
+
+def _neighbours(power: float) -> list[float]:
+    """The powers halfway to those tried beside it."""
+    beside = [p for p in POWERS if p != power]
+    above = min((p for p in beside if p > power), default=power)
+    below = max((p for p in beside if p < power), default=power)
+    return [round((power + p) / 2, 3) for p in (above, below) if p != power]
 
 
 def _scales_vary(observations: Observations) -> bool:

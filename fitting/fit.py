@@ -119,12 +119,14 @@ def _settled(observations: Observations, weights: Array) -> tuple[Observations, 
 def _signs(fitted: Fit) -> list[Signature]:
     o, choice = fitted.observations, fitted.choice
     inside = fitted.half_width(Target(fitted.interval.n0, fitted.interval.d0))
-    return [
+    signs = [
         signatures.law_fits(choice.scores),
         *signatures.extrapolates(choice.extrapolation, inside),
         signatures.optimum_is_near(fitted.best, o),
-        signatures.optimum_stays(fitted.best, fitted.by_size, o),
     ]
+    if len(fitted.by_size) > 1:
+        signs.append(signatures.optimum_stays(fitted.best, fitted.by_size, o))
+    return signs
 
 
 @contextmanager

@@ -19,6 +19,11 @@ Array = np.ndarray
 METHODS = ("joint", "nested")  # those that `auto` chooses from
 ALL_METHODS = (*METHODS, *published.METHODS)
 TIES = {"joint": ("all", "domain"), "nested": ("domain", "all", "curve")}  # the default first
+CHOICES = {  # what can be chosen of each law
+    "joint": ("power", "ridge", "terms", "shrinking", "tie"),
+    "nested": ("power", "ridge", "tie", "huber"),
+    **dict.fromkeys(published.METHODS, ("ridge",)),
+}
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,8 @@ def optimum_is_near(best: Optimum, observations: Observations) -> Signature:
 
 
 def optimum_stays(best: Optimum, sizes: list[Optimum], observations: Observations) -> Signature:
-    """How far the best mixture moves from the smallest proxies, fitted alone, to the target."""
-    if not sizes:
-        return Signature("optimum_moves", 0.0, "too few mixtures a size to see its best mixture")
+    """How far the best mixture moves from the smallest of several sizes, fitted alone, to the
+    target."""
     moves = float(optimum.apart(best.mixture, sizes[0].mixture))
     spacing = optimum.spacing(observations.mixtures)
     return Signature(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
+from tqdm import tqdm
 
 from fitting import methods
 from fitting.methods import Candidate, Target
@@ -84,8 +85,10 @@ class CrossValidation:
                 )
 
         threads = os.cpu_count() if len(self.fold_of) > THREADS_FROM else 1
+        doing = f"{wanted[0].method} law, {len(wanted)} candidates"
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(leave_out, range(self.folds)))
+            folds = pool.map(leave_out, range(self.folds))
+            list(tqdm(folds, doing, self.folds, leave=False, unit=" folds", disable=None))
         return [
             Held(candidate, predicted, self.score(predicted))
             for candidate, predicted in zip(wanted, predictions, strict=True)

@@ -11,7 +11,7 @@ from fitting import fit as fits
 from fitting.choose import Options
 from fitting.fit import Fit
 from fitting.history import Histories, Purpose
-from fitting.methods import ALL_METHODS, METHODS, TIES, Target
+from fitting.methods import ALL_METHODS, CHOICES, METHODS, TIES, Target
 from fitting.registry import Registered
 from fitting.table import Observations
 from pipelines import entry
@@ -114,7 +114,15 @@ def _other_laws(found: Fit) -> list[str]:
             table["law"], table["held_out_mae"], table["extrapolation_rmse"], strict=True
         )
     )
-    return [f"  laws, error on left-out mixtures / of extrapolation: {errors}"]
+    expected = ", ".join(
+        f"{law} {error:.4f}"
+        for law, error in table[["law", "expected_error"]].dropna().itertuples(index=False)
+    )
+    return [
+        f"  laws, error on left-out mixtures / of extrapolation: {errors}",
+        f"  expected error at the target: {expected}; {found.choice.best.method} is the simplest "
+        "within one standard error of the least of those to choose from",
+    ]
 
 
 def _register(found: Fit, model: str, purpose: Purpose, weights: dict[str, float]) -> Registered:
@@ -247,24 +255,44 @@ def law_options(
     huber: str,
     compare: str,
 ) -> Options:
-    """What the user decides of the law; an empty text leaves the choice to cross-validation."""
-    among = METHODS if method == "auto" else (method,)
-    if not set(among) <= set(ALL_METHODS):
+    """What the user decides of the law; an empty text leaves the choice to cross-validation.
+
+    Of `auto` remain the methods that know every choice that is made.
+    """
+    if method != "auto" and method not in ALL_METHODS:
         raise InputError(f"method: {method!r}; it is auto, {', '.join(ALL_METHODS)}")
-    for name, text in (("power", power), ("ridge", ridge), ("huber", huber)):
-        if text and not entry.number(name, text) >= 0:
-            raise InputError(f"{name}: {text!r}; it must be >= 0")
-    ties = {t for m in among for t in TIES.get(m, ())}
-    if tie and tie not in ties:
-        raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties)) or 'none'}")
+    texts = {
+        "power": power,
+        "ridge": ridge,
+        "terms": terms,
+        "shrinking": shrinking,
+        "tie": tie,
+        "huber": huber,
+    }
+    given = {name: text for name, text in texts.items() if text}
+    among = METHODS if method == "auto" else (method,)
+    fitting = tuple(m for m in among if set(given) <= set(CHOICES[m]))
+    if not fitting:
+        takes = "; ".join(f"{m} takes {', '.join(CHOICES[m])}" for m in among)
+        raise InputError(
+            f"{', '.join(given)}: no law of method {method} takes all of them: {takes}"
+        )
+    if tie:
+        ties = {t for m in fitting for t in TIES[m]}
+        fitting = tuple(m for m in fitting if tie in TIES[m])
+        if not fitting:
+            raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties))}")
+    for name in ("power", "ridge", "huber"):
+        if name in given and not entry.number(name, given[name]) >= 0:
+            raise InputError(f"{name}: {given[name]!r}; it must be >= 0")
     return Options(
-        methods=tuple(m for m in among if not tie or tie in TIES.get(m, ())),
+        methods=fitting,
         power=entry.number("power", power) if power else None,
         ridge=entry.number("ridge", ridge) if ridge else None,
         terms=entry.integer("terms", terms, least=1) if terms else None,
         shrinking=entry.boolean("shrinking", shrinking) if shrinking else None,
         tie=tie or None,
-        huber=entry.number("huber", huber) if huber else 0.0,
+        huber=entry.number("huber", huber) if huber else None,
         compare=entry.boolean("compare", compare),
     )
 

@@ -335,6 +335,11 @@ def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
         ({"method": "magic"}, "method: 'magic'; it is auto, joint, nested, bimix"),
         ({"tie": "curve", "method": "joint"}, "tie: 'curve'; method joint takes all, domain"),
         ({"ridge": "-1"}, "ridge: '-1'; it must be >= 0"),
+        ({"terms": "2", "huber": "1"}, "terms, huber: no law of method auto takes all of them"),
+        (
+            {"method": "bimix", "power": "1"},
+            "power: no law of method bimix takes all of them: bimix",
+        ),
         ({"power": "big"}, "power: 'big' is no number"),
         ({"shrinking": "perhaps"}, "shrinking: 'perhaps'; it is true or false"),
         ({"terms": "0"}, "terms: '0' is no whole number of at least 1"),
@@ -345,6 +350,8 @@ def test_a_wrong_choice_of_the_law_is_refused(choice: dict[str, str], message: s
     empty = {"method": "auto", "compare": "true", **dict.fromkeys(names, "")}
     with pytest.raises(InputError, match=re.escape(message)):
         fit.law_options(**{**empty, **choice})
+    assert fit.law_options(**{**empty, "terms": "2"}).methods == ("joint",)
+    assert fit.law_options(**{**empty, "tie": "curve"}).methods == ("nested",)
 
 
 def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted) -> None:
