@@ -66,11 +66,12 @@ def by_size(
     low: Array,
     high: Array,
 ) -> list[Optimum]:
-    """The best mixture of each proxy size by a law of that size's runs alone, at their end."""
-    found = []
-    for size in np.unique(observations.n_params):
+    """The best mixture of each of several sizes by a law of its runs alone, at their end."""
+    found: list[Optimum] = []
+    sizes = np.unique(observations.n_params)
+    for size in sizes if len(sizes) > 1 else ():
         o = observations.rows(observations.n_params == size)
-        if len(o.mixtures) > len(o.domains):
+        if len(o.mixtures) > len(o.domains):  # else the ridge would choose
             end = Target(float(size), float(o.tokens.max()))
             law = methods.fit(o, candidate, end)
             found.append(minimise(law, weights, end, o.mixtures, low, high))

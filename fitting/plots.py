@@ -48,9 +48,14 @@ def predicted_against_observed(result: Choice, weights: Array) -> Figure:
 
 def step_curves(
     observations: Observations, law: Law, weights: Array, target: tuple[float, float]
-) -> Figure:
-    """Objective over tokens for each size, observed and fitted, drawn on to the target."""
+) -> Figure | None:
+    """Objective over tokens for each size, observed and fitted, drawn on to the target.
+
+    None where every run has the same one length.
+    """
     o = observations
+    if np.ptp(o.tokens) == 0:
+        return None
     n_target, d_target = target
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     tokens = np.geomspace(o.tokens.min(), max(d_target, o.tokens.max()), 60)
