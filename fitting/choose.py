@@ -19,6 +19,7 @@ Array = np.ndarray
 
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.0)  # φ(r) = r (paper) … log(r + ε)
 RIDGES = tuple(np.geomspace(1e-6, 1.0, 7).tolist())
+USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # kept unless others are clearly better
 MAX_TERMS = 3
 
 
@@ -58,7 +59,9 @@ def choose(
 ) -> Choice:
     """Choose the law and tell its expected error at the target.
 
-    φ and ridge are those with the least error on left-out mixtures. The form (method, number of
+    φ and ridge are the usual ones (√r, 1e-3), or the nearest to them whose error between left-out
+    mixtures (of each domain, relative to its spread) is about the least: of few mixtures the best
+    is often the best by chance. The form (method, number of
     exponentials, ties, shrinking) is the simplest whose expected error is within one standard
     error of the least (Breiman et al., 1984); that error joins the one on left-out mixtures and,
     where the target lies outside the data, the one of extrapolation. weights (V,) sum to one.
@@ -151,16 +154,15 @@ class _Search:
         return held[int(np.argmax(expected <= expected[least] + uncertain[least]))]
 
     def _try(self, grid: Sequence[Candidate]) -> None:
-        held = self.cv.run(grid)
-        best = min(held, key=lambda h: h.scores.mixing_rmse)
-        self.tried.extend(held)
-        before = self.finalists.get(best.candidate.form)
-        if before and before.scores.mixing_rmse <= best.scores.mixing_rmse:
-            return
-        self.finalists[best.candidate.form] = best
-        self.tested[best.candidate] = backtest.backtest(
-            self.observations, best.candidate, self.weights, self.target, self.cv.memory
-        )
+        """Cross-validate candidates of one form and backtest the form's preferred one."""
+        self.tried.extend(self.cv.run(grid))
+        form = grid[0].form
+        best = _preferred([held for held in self.tried if held.candidate.form == form])
+        self.finalists[form] = best
+        if best.candidate not in self.tested:
+            self.tested[best.candidate] = backtest.backtest(
+                self.observations, best.candidate, self.weights, self.target, self.cv.memory
+            )
 
     def _variations(self, form: Candidate, options: Options) -> list[Candidate]:
         """The forms that differ from one in a choice that is left open and matters here."""
@@ -230,6 +232,26 @@ class _Search:
             )
         table = pd.DataFrame(rows)
         return table.sort_values(["chosen", "expected_error"], ascending=[False, True])
+
+
+def _preferred(held: Sequence[Held]) -> Held:
+    """The candidate nearest to the usual φ and ridge that is about as good as the best: its rms
+    error within one standard error of the best's, and not worse by two standard errors of their
+    difference over the mixtures."""
+    squares = np.array([h.squares for h in held])
+    mixtures = squares.shape[1]
+    means = squares.mean(axis=1)
+    worse = squares - squares[int(np.argmin(means))]
+    uncertain = worse.std(axis=1, ddof=1) / np.sqrt(mixtures)
+    near = np.sqrt(means) <= np.sqrt(means.min()) * (1 + 1 / np.sqrt(2 * mixtures))
+    tied = np.flatnonzero(near & (worse.mean(axis=1) <= 2 * uncertain))
+
+    def unusual(one: Held) -> tuple[float, float]:
+        c = one.candidate
+        ridge = abs(np.log10(c.ridge / USUAL_RIDGE)) if c.ridge else np.inf
+        return float(4 * abs(c.power - USUAL_POWER) + ridge), float(one.squares.mean())
+
+    return min([held[int(i)] for i in tied], key=unusual)
 
 
 def _errors(scores: Scores, tested: Extrapolation) -> dict[str, float]:

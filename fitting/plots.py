@@ -156,16 +156,16 @@ def cross_validation(choice: Choice) -> Figure:
         for colour, power in zip(_colours(len(powers)), powers, strict=True):
             line = rows[rows["power"] == power].sort_values("ridge")
             label = f"r^{power:g}" if power else "log(r + ε)"
-            axis.plot(line["ridge"], line["mixing_rmse"], "o-", ms=3, color=colour, label=label)
+            axis.plot(line["ridge"], line["mixing_error"], "o-", ms=3, color=colour, label=label)
         best = rows[rows["chosen"]]
-        axis.plot(best["ridge"], best["mixing_rmse"], "*", ms=14, color="crimson")
+        axis.plot(best["ridge"], best["mixing_error"], "*", ms=14, color="crimson")
         name = f"{method}, exponents tied over {tie}" + (", shrinking" if shrinking else "")
         axis.set_title(name + (f", {terms} exponentials" if terms > 1 else ""), fontsize="small")
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("ridge")
         axis.legend(title="φ(r)", fontsize="x-small")
-    axes[0].set_ylabel("rms error between mixtures (nats/token)")
+    axes[0].set_ylabel("rms error between mixtures / spread")
     figure.suptitle("Cross-validation over mixtures (star: chosen)")
     return figure
 

@@ -29,6 +29,7 @@ class Scores:
     objective_mae: float
     objective_rmse: float
     mixing_rmse: float  # of the objective's differences between mixtures at one scale
+    mixing_error: float  # the same of the domains, each relative to its spread
     mean_prediction_mae: float  # of predicting the mean of the other mixtures at the same scale
     mean_prediction_rmse: float
     objective_spread: float  # standard deviation of the observed objective
@@ -45,6 +46,7 @@ class Held:
     candidate: Candidate
     predictions: Array  # of each run's last evaluation, (runs, V)
     scores: Scores
+    squares: Array  # of the mixing error, mean over each mixture's runs, (m,)
 
 
 class CrossValidation:
@@ -69,6 +71,7 @@ class CrossValidation:
         self._mean = self._mean_of_other_folds()
         h = self.held_out
         _, self._scale = np.unique(np.stack([h.n_params, h.tokens]), axis=1, return_inverse=True)
+        self._spread = self._between(h.losses).std(axis=0).clip(1e-12)  # of each domain, (V,)
 
     def run(self, wanted: Sequence[Candidate]) -> list[Held]:
         """Every candidate's predictions of each mixture by a fit without it, and their scores."""
@@ -90,7 +93,7 @@ class CrossValidation:
             folds = pool.map(leave_out, range(self.folds))
             list(tqdm(folds, doing, self.folds, leave=False, unit=" folds", disable=None))
         return [
-            Held(candidate, predicted, self.score(predicted))
+            Held(candidate, predicted, self.score(predicted), self._squares(predicted))
             for candidate, predicted in zip(wanted, predictions, strict=True)
         ]
 
@@ -104,6 +107,20 @@ class CrossValidation:
         left_out = self.fold_of == fold
         train = self.observations.rows(~left_out[self.observations.mixture_of])
         return train, left_out[self.held_out.mixture_of]
+
+    def _squares(self, predictions: Array) -> Array:
+        """Squared errors between mixtures of a scale, relative to each domain's spread, weighted
+        over the domains and averaged over each mixture's runs, (m,)."""
+        h = self.held_out
+        relative = self._between(predictions - h.losses) / self._spread
+        sums = np.bincount(h.mixture_of, relative**2 @ self.weights)
+        return sums / np.bincount(h.mixture_of)
+
+    def _between(self, values: Array) -> Array:
+        """Values (runs, …) less their mean over the runs of the same scale."""
+        sums = np.zeros((self._scale.max() + 1, values.shape[1]))
+        np.add.at(sums, self._scale, values)
+        return values - (sums / np.bincount(self._scale)[:, None])[self._scale]
 
     def _mean_of_other_folds(self) -> Array:
         """For each run, the mean objective of the other folds' runs at its scale, (runs,)."""
@@ -122,11 +139,12 @@ class CrossValidation:
         observed, predicted = h.losses @ self.weights, predictions @ self.weights
         error, baseline = predicted - observed, self._mean - observed
         ranks = [spearman(h.losses[:, v], predictions[:, v]) for v in range(h.losses.shape[1])]
-        by_scale = np.bincount(self._scale, error) / np.bincount(self._scale)
+        between = self._between(error[:, None])[:, 0]
         return Scores(
             objective_mae=float(np.abs(error).mean()),
             objective_rmse=float(np.sqrt((error**2).mean())),
-            mixing_rmse=float(np.sqrt(((error - by_scale[self._scale]) ** 2).mean())),
+            mixing_rmse=float(np.sqrt((between**2).mean())),
+            mixing_error=float(np.sqrt(self._squares(predictions).mean())),
             mean_prediction_mae=float(np.abs(baseline).mean()),
             mean_prediction_rmse=float(np.sqrt((baseline**2).mean())),
             objective_spread=float(observed.std()),

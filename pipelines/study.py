@@ -94,6 +94,17 @@ class Study(Section):
                 raise ValueError("validation.weights: at least one weight must be positive")
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
+        trained = {self.sizes[name].n_params for name in self.sweep.sizes}
+        if len(trained) == 1 and self.sizes[self.target.size].n_params not in trained:
+            raise ValueError(
+                f"sweep.sizes: proxies of one size show no size law that reaches target.size "
+                f"{self.target.size}; add sizes (three or more), or make the target one of them"
+            )
+        if self.training.evaluations == 1 and self.target.steps != self.training.steps:
+            raise ValueError(
+                "training.evaluations: one evaluation a run shows no step law that reaches "
+                f"target.steps {self.target.steps}; evaluate three or more times"
+            )
         self._check_bounds()
         return self
 

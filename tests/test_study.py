@@ -49,6 +49,8 @@ def test_files_are_relative_to_the_study_file(
         ({"training": {"first_evaluation": 99}}, "lies after the last step"),
         ({"sizes": {"tiny": {"heads": 3}}}, "heads (3) must divide hidden_size (16)"),
         ({"tokenizer": {"name": "gpt2"}}, "tokenizer: give exactly one of vocab_size and name"),
+        ({"sweep": {"sizes": ["tiny"]}}, "sweep.sizes: proxies of one size show no size law"),
+        ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation a run shows no"),
         ({"name": "a name with spaces"}, "name: String should match pattern"),
     ],
 )
