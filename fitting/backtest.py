@@ -58,6 +58,11 @@ class Extrapolation:
         return float(np.hypot.reduce([b.moved for b in self._single], initial=0.0))
 
     @property
+    def missed(self) -> float:
+        """Error of the objective at the end of the data, nats per token, in the same backtests."""
+        return float(np.hypot.reduce([b.rmse for b in self._single], initial=0.0))
+
+    @property
     def blocks(self) -> int:
         """How many parts of the data were left out on their own."""
         return len(self._single)

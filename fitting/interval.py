@@ -23,8 +23,8 @@ def interval(
     """The interval of the chosen law.
 
     Inside the data its mean square is that of the error on left-out mixtures; the bootstrap says
-    where it is wider and where narrower. Beyond them the error of extrapolation is added, which
-    grows with the distance on a log scale.
+    where it is wider and where narrower. Beyond them the backtests' errors are added, at the target
+    and at the end of the data; they grow with the distance on a log scale.
     """
     o = observations
     draws = _draws(len(o.mixtures), np.random.default_rng(seed))
@@ -60,7 +60,7 @@ def _per_distance(tested: Extrapolation, target: Target, n0: float, d0: float) -
     """
     distance = max(0.0, np.log(target.n_params / n0)) + max(0.0, np.log(target.tokens / d0))
     if distance > 0:
-        return tested.error / distance
+        return float(np.hypot(tested.error, tested.missed) / distance)
     rates = [
         test.rmse / np.log(test.n_params_factor * test.tokens_factor) for test in tested.backtests
     ]
