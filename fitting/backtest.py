@@ -14,8 +14,10 @@ from fitting.table import Observations
 Array = np.ndarray
 
 LAST = 1 / 3  # share of the checkpoints that a backtest in steps leaves out
+LARGEST = 0.1  # share of the evaluations that a backtest in size leaves out at least
 MIN_MIXTURES = 3
 MIN_LENGTHS = 3  # checkpoints that show a step law's three parameters
+MOST_CUTS = 8  # starts that are tried for the step law
 ONE_BACKTEST = 1 + np.sqrt(0.5)  # an error known from one backtest, and a standard error more
 
 
@@ -104,7 +106,7 @@ def backtest_with(
 ) -> Extrapolation:
     """Fit without the largest size, without the last third of the checkpoints, without both."""
     o = observations
-    end = o.rows((o.n_params == o.n_params.max()) & o.last())
+    end = o.rows(_largest(o) & o.last())
 
     def at_target(law: Fitted) -> Array:
         ones = np.ones(len(o.mixtures))
@@ -136,7 +138,7 @@ def _pasts(observations: Observations) -> dict[str, Array]:
     sizes, lengths = np.unique(o.n_params), np.unique(o.tokens)
     found: dict[str, Array] = {}
     if len(sizes) > 1:
-        found["size"] = o.n_params < sizes[-1]
+        found["size"] = ~_largest(o)
     if len(lengths) > 2:
         found["steps"] = o.tokens <= lengths[int(np.ceil(len(lengths) * (1 - LAST))) - 1]
     if len(found) > 1:
@@ -146,6 +148,14 @@ def _pasts(observations: Observations) -> dict[str, Array]:
         for name, past in found.items()
         if len(np.unique(o.mixture_of[past])) >= MIN_MIXTURES
     }
+
+
+def _largest(observations: Observations) -> Array:
+    """The rows of the largest size; where that is less than a tenth, of as many as make one, if
+    another size is left."""
+    n_params = observations.n_params
+    least = np.quantile(n_params, 1 - LARGEST, method="lower")
+    return n_params >= (least if least > n_params.min() else n_params.max())
 
 
 def first_settled(observations: Observations, weights: Array) -> float:
@@ -159,8 +169,9 @@ def first_settled(observations: Observations, weights: Array) -> float:
     lengths = np.unique(o.tokens)
     end = int(np.ceil(len(lengths) * (1 - LAST)))
     future = o.tokens > lengths[end - 1]
+    firsts = np.unique(np.linspace(0, max(0, end - MIN_LENGTHS), MOST_CUTS).astype(int))
     errors, noise = [], []
-    for first in range(end - MIN_LENGTHS + 1):
+    for first in firsts if end >= MIN_LENGTHS else ():
         past = (o.tokens >= lengths[first]) & ~future
         if len(np.unique(o.mixture_of[past])) < len(o.mixtures):
             break
@@ -172,7 +183,7 @@ def first_settled(observations: Observations, weights: Array) -> float:
         return -np.inf
     least = ONE_BACKTEST * max(min(errors), noise[int(np.argmin(errors))])
     kept = int(np.argmax(np.array(errors) <= least))
-    return float(lengths[kept]) if kept else -np.inf
+    return float(lengths[firsts[kept]]) if kept else -np.inf
 
 
 def _rms(values: Array) -> float:

@@ -68,8 +68,9 @@ def by_size(
 ) -> list[Optimum]:
     """The best mixture of each of several sizes by a law of its runs alone, at their end."""
     found: list[Optimum] = []
-    sizes = np.unique(observations.n_params)
-    for size in sizes if len(sizes) > 1 else ():
+    sizes, runs = np.unique(observations.n_params, return_counts=True)
+    enough = sizes[runs > len(observations.domains)] if len(sizes) > 1 else ()
+    for size in enough:
         o = observations.rows(observations.n_params == size)
         if len(o.mixtures) > len(o.domains):  # else the ridge would choose
             end = Target(float(size), float(o.tokens.max()))

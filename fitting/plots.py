@@ -18,6 +18,7 @@ from fitting.table import Observations
 
 Array = np.ndarray
 COLUMNS = 4
+LEGEND = 8  # entries
 
 
 def predicted_against_observed(result: Choice, weights: Array) -> Figure:
@@ -31,8 +32,9 @@ def predicted_against_observed(result: Choice, weights: Array) -> Figure:
         ),
     ]
     figure, axes = _grid(len(panels))
-    sizes = np.unique(held_out.n_params)
+    sizes = _few(held_out.n_params)
     for axis, (name, observed, predicted) in zip(axes, panels, strict=True):
+        axis.scatter(observed, predicted, s=6, color="lightgrey")
         for size in sizes:
             rows = held_out.n_params == size
             axis.scatter(observed[rows], predicted[rows], s=18, label=f"{size:,.0f} parameters")
@@ -59,7 +61,8 @@ def step_curves(
     n_target, d_target = target
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     tokens = np.geomspace(o.tokens.min(), max(d_target, o.tokens.max()), 60)
-    sizes = np.unique(np.append(o.n_params, n_target))
+    sizes = np.unique(np.append(_few(o.n_params), n_target))
+    axis.scatter(o.tokens, o.losses @ weights, s=4, color="lightgrey")
     for colour, size in zip(_colours(len(sizes)), sizes, strict=True):
         rows = o.n_params == size
         axis.scatter(o.tokens[rows], o.losses[rows] @ weights, s=8, color=colour, alpha=0.6)
@@ -97,7 +100,7 @@ def size_curves(
         axis.plot(sizes, mean, color=colour, label=label)
     axis.axvline(o.n_params.max(), color="grey", linestyle=":", label="largest proxy")
     axis.set_xscale("log")
-    ticks = np.unique(np.append(o.n_params, n_target))
+    ticks = np.unique(np.append(_few(o.n_params), n_target))
     axis.set_xticks(ticks, [EngFormatter(places=0, sep="")(x) for x in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("non-embedding parameters")
@@ -206,6 +209,13 @@ def optima(domains: Sequence[str], found: Sequence[Optimum]) -> Figure:
     axis.set_title("The best mixture by each size's runs alone, and at the target")
     axis.legend(fontsize="small")
     return figure
+
+
+def _few(values: Array) -> Array:
+    """The distinct values, or as many of them, evenly drawn, as a legend takes."""
+    distinct = np.unique(values)
+    even = np.linspace(0, len(distinct) - 1, min(len(distinct), LEGEND)).round().astype(int)
+    return distinct[even]
 
 
 def _grid(panels: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:

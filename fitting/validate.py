@@ -19,6 +19,7 @@ Array = np.ndarray
 LEAVE_ONE_OUT_UP_TO = 30  # mixtures; beyond, ten folds
 FOLDS = 10
 MIN_MIXTURES = 3
+MIN_RUNS = 4  # of one scale, to compare mixtures at it
 THREADS_FROM = 100  # mixtures; smaller fits spend their time in Python, which threads share
 
 
@@ -70,7 +71,7 @@ class CrossValidation:
         self.memory: methods.Memory = {}
         self._mean = self._mean_of_other_folds()
         h = self.held_out
-        _, self._scale = np.unique(np.stack([h.n_params, h.tokens]), axis=1, return_inverse=True)
+        self._scale = _scales(h)
         self._spread = self._between(h.losses).std(axis=0).clip(1e-12)  # of each domain, (V,)
 
     def run(self, wanted: Sequence[Candidate]) -> list[Held]:
@@ -153,6 +154,14 @@ class CrossValidation:
             domain_spearman=float(np.mean(ranks)),
             r2=float(1 - (error**2).sum() / max((baseline**2).sum(), 1e-300)),
         )
+
+
+def _scales(runs: Observations) -> Array:
+    """A number for each run's scale, (rows,); scales of fewer than MIN_RUNS runs count as one."""
+    scales = np.stack([runs.n_params, runs.tokens])
+    _, scale, counts = np.unique(scales, axis=1, return_inverse=True, return_counts=True)
+    shared = np.where(counts[scale] >= MIN_RUNS, scale, len(counts))
+    return np.unique(shared, return_inverse=True)[1]
 
 
 def spearman(first: Array, second: Array) -> float:

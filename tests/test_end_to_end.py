@@ -194,7 +194,7 @@ def test_one_model_trains_alone_and_diverges_loudly(
         ("sweep", ["--workers", "0"], "workers: '0' is no whole number of at least 1"),
         ("fit", ["--experiment", "nothing"], "experiment: no experiment 'nothing'; there are: D"),
         ("fit", [], "no complete proxy run in experiment 0"),
-        ("fit", ["--method", "magic"], "method: 'magic'; it is auto, joint or nested"),
+        ("fit", ["--method", "magic"], "method: 'magic'; it is auto, joint, nested, bimix"),
         ("optimize", ["--model", "models:/none@champion"], "model 'models:/none@champion' cannot"),
     ],
 )

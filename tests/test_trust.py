@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import choose, fit, laws, limits
+from fitting import choose, fit, laws, limits, plots
 from fitting.choose import Options
 from fitting.fit import Fit
 from fitting.methods import Candidate, Target
@@ -204,6 +204,27 @@ def test_a_target_that_no_law_reaches_is_refused() -> None:
     assert fitted(one, target=Target(16e6, 3.2e9)).choice.best.method == "joint"
     with pytest.raises(InputError, match="2 distinct mixtures were trained"):
         fitted(synthetic.table(synthetic.joint_law(), 2))
+
+
+def test_runs_that_all_differ_in_scale_are_fitted_too() -> None:
+    """No two runs of one size or length, as random designs have them."""
+    rng = np.random.default_rng(0)
+    truth, mixtures = synthetic.joint_law(), synthetic.mixtures(60)
+    tables = [
+        synthetic.table(truth, 60, noise=0.003, sizes=(n,), tokens=(0.25 * d, 0.5 * d, d))
+        for n, d in zip(rng.uniform(1e6, 16e6, 60), rng.uniform(4e8, 8e8, 60), strict=True)
+    ]
+    own = [t[t["run"].str.startswith(f"mix{i:02d}-")] for i, t in enumerate(tables)]
+    found = fitted(pd.concat(own, ignore_index=True))
+    assert len(np.unique(found.observations.n_params)) == 60
+    assert found.choice.scores.objective_mae < 0.01
+    ones = np.ones(60)
+    error = found.law.predict(mixtures, 16e6 * ones, 8e8 * ones) - truth.predict(
+        mixtures, 16e6 * ones, 8e8 * ones
+    )
+    assert np.abs(error @ WEIGHTS).max() < 0.02
+    assert plots.step_curves(found.observations, found.law, WEIGHTS, (64e6, 3.2e9)) is not None
+    assert plots.size_curves(found.observations, found.law, WEIGHTS, (64e6, 3.2e9)) is not None
 
 
 @pytest.mark.parametrize("domains", [2, 30])
