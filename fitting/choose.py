@@ -202,18 +202,19 @@ class _Search:
                 {
                     "law": method,
                     "chosen": held is best,
-                    "form": str(held.candidate),
-                    "expected_error": self._expected(held)[0],
                     **_errors(held.scores, self.tested[held.candidate]),
+                    "expected_error": self._expected(held)[0],
                     "seconds": self.seconds[method],
+                    "form": str(held.candidate),
                 }
             )
         if self.boosted:
             errors = {**_errors(*self.boosted), "held_out_domain_mae": np.nan}
             seconds = self.seconds_boosting
-            rows.append({"law": "boosting", "form": boosting.FORM, **errors, "seconds": seconds})
+            rows.append({"law": "boosting", **errors, "seconds": seconds, "form": boosting.FORM})
         rows.extend({"law": method, "note": why} for method, why in self.refused.items())
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        return table.assign(chosen=table["chosen"].eq(True))
 
     def candidates(self, best: Held) -> pd.DataFrame:
         """A row a candidate; the best of each form has an expected error and backtests."""

@@ -186,7 +186,7 @@ def laws_compared(choice: Choice) -> Figure:
         if table[key].notna().any():
             bars = axis.barh(y + 0.2 - 0.4 * i, table[key], height=0.38, label=label)
             axis.bar_label(bars, fmt="%.4f", fontsize="small", padding=3)
-    marks = ["★ " if chosen is True else "" for chosen in table["chosen"]]
+    marks = ["★ " if chosen else "" for chosen in table["chosen"]]
     axis.set_yticks(y, [m + law for m, law in zip(marks, table["law"], strict=True)])
     axis.set_xlabel("rms error of the objective (nats/token)")
     axis.set_xlim(right=1.15 * float(table[list(kinds)].max(axis=None)))

@@ -82,7 +82,9 @@ def fit(
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
     fitted = Fitted(found, registered)
-    print("\n".join(report(fitted, [*_left_out(pulled), *notes])))
+    summary = "\n".join(report(fitted, [*_left_out(pulled), *notes]))
+    mlflow.set_tag("mlflow.note.content", f"```\n{summary}\n```"[: record.TAG_LIMIT])
+    print(summary)
     return fitted
 
 
