@@ -81,7 +81,7 @@ def verify(
                 "low": prediction.low,
                 "high": prediction.high,
                 **{f"measured/{d}": losses[d] for d in plan.domains},
-                **{f"predicted/{d}": prediction.losses[d] for d in plan.domains},
+                **{f"predicted/{d}": x for d, x in prediction.losses.items() if d in losses},
                 "run_id": run_ids[run.name],
             }
         )
