@@ -218,22 +218,16 @@ def _additive_start(rows: _Rows) -> Array:
 
 
 def _additive_law(rows: _Rows, theta: Array) -> Law:
+    return _shukor_joint_law(rows, _as_joint(rows, theta))
+
+
+def _as_joint(rows: _Rows, theta: Array) -> Array:
+    """Parameters of the additive form as those of the joint one: equal a and b, powers of 1."""
     m = rows.mixtures.shape[1]
-    size, alpha, step, beta = np.exp(theta[:, 2 * m + 1 :]).T
-    ones = np.ones(len(theta))
-    return AdditiveLaw(
-        n0=rows.scales.n0,
-        d0=rows.scales.d0,
-        floor=theta[:, 0],
-        weight=np.exp(theta[:, 1 : m + 1]),
-        power=np.exp(theta[:, m + 1 : 2 * m + 1]),
-        size=np.tile(size[:, None] * rows.sizes, m),
-        size_power=ones,
-        alpha=alpha,
-        step=np.tile(step[:, None] * rows.lengths, m),
-        step_power=ones,
-        beta=beta,
-    )
+    scale, ones = theta[:, 2 * m + 1 :], np.ones((len(theta), 1))
+    size = [np.tile(scale[:, :1], m), ones, scale[:, 1:2]]
+    step = [np.tile(scale[:, 2:3], m), ones, scale[:, 3:4]]
+    return np.hstack([theta[:, : 2 * m + 1], *size, *step])
 
 
 def _mixed_scale(rows: _Rows, theta: Array, log_scale: Array, exists: float) -> tuple[Array, Array]:
@@ -261,11 +255,7 @@ def _shukor_joint(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
 
 
 def _shukor_joint_start(rows: _Rows) -> Array:
-    m, scale = rows.mixtures.shape[1], _scale_start(rows)
-    ones = np.ones((len(scale), 1))
-    size = [np.tile(scale[:, :1], m), ones, scale[:, 1:2]]
-    step = [np.tile(scale[:, 2:3], m), ones, scale[:, 3:4]]
-    return np.hstack([_inverse_sum_start(rows), *size, *step])
+    return _as_joint(rows, _additive_start(rows))
 
 
 def _shukor_joint_law(rows: _Rows, theta: Array) -> Law:

@@ -13,6 +13,7 @@ from fitting.fit import Fit
 from fitting.history import Histories, Purpose
 from fitting.methods import ALL_METHODS, CHOICES, METHODS, TIES, Target
 from fitting.registry import Registered
+from fitting.report import report
 from fitting.table import Observations
 from pipelines import entry
 from pipelines import study as studies
@@ -68,66 +69,30 @@ def fit(
         overall = (observations.losses @ w)[:, None]
         observations = replace(observations, val_domains=(OBJECTIVE,), losses=overall)
         w = np.ones(1)
+    lowest, highest = _bounds(observations, purpose)
     found = fits.fit(
         observations,
         w,
         _target(observations, purpose, target or {}),
         options,
-        _bounds(observations.domains, purpose),
+        (np.array(list(lowest.values())), np.array(list(highest.values()))),
         keep_transients=checkpoints.min_step is not None,
     )
     artifacts.log(found, pulled, weighed)
-    registered = _register(found, model, purpose, weighed)
+    bounds = {"lowest": lowest, "highest": highest}
+    registered = _register(
+        found, model, {**bounds, "weights": weighed, "default_mixture": purpose.default_mixture}
+    )
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
-    fitted = Fitted(found, registered)
-    summary = "\n".join(report(fitted, [*_left_out(pulled), *notes]))
+    summary = "\n".join(report(found, registered, [*_left_out(pulled), *notes]))
     mlflow.set_tag("mlflow.note.content", f"```\n{summary}\n```"[: record.TAG_LIMIT])
     print(summary)
-    return fitted
+    return Fitted(found, registered)
 
 
-def report(fitted: Fitted, notes: list[str]) -> list[str]:
-    """What a fit found, in a few lines; notes tell what was left out."""
-    found, registered = fitted.fit, fitted.registered
-    notes = [*notes, *filter(None, [found.transient]), *found.unidentified]
-    return [
-        f"fit: {len(found.observations.runs)} runs; {found.choice.best}",
-        *(f"  {sign.line}" for sign in found.signs),
-        *_other_laws(found),
-        f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "
-        f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
-        *(f"  note: {note}" for note in notes),
-        *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
-        f"  registered {registered.uri} as {registered.alias}"
-        + (f": {registered.reason}" if registered.reason else ""),
-    ]
-
-
-def _other_laws(found: Fit) -> list[str]:
-    """How the other laws did, where they were tried."""
-    table = found.choice.laws.dropna(subset="held_out_mae")
-    if len(table) == 1:
-        return []
-    errors = ", ".join(
-        f"{law} {held_out:.4f}" + ("" if np.isnan(beyond) else f" / {beyond:.4f}")
-        for law, held_out, beyond in zip(
-            table["law"], table["held_out_mae"], table["extrapolation_rmse"], strict=True
-        )
-    )
-    expected = ", ".join(
-        f"{law} {error:.4f}"
-        for law, error in table[["law", "expected_error"]].dropna().itertuples(index=False)
-    )
-    return [
-        f"  laws, error on left-out mixtures / of extrapolation: {errors}",
-        f"  expected error at the target: {expected}; {found.choice.best.method} is the simplest "
-        "within one standard error of the least of those to choose from",
-    ]
-
-
-def _register(found: Fit, model: str, purpose: Purpose, weights: dict[str, float]) -> Registered:
+def _register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Registered:
     o = found.observations
     shared = {
         "domains": list(o.domains),
@@ -142,14 +107,7 @@ def _register(found: Fit, model: str, purpose: Purpose, weights: dict[str, float
         "only": limits.only_scale(o),
         "mixtures": o.mixtures.tolist(),
     }
-    metadata = {
-        **shared,
-        "weights": weights,
-        "default_mixture": purpose.default_mixture,
-        "best_observed": found.best_observed(),
-        "lowest": purpose.lowest,
-        "highest": purpose.highest,
-    }
+    metadata = {**shared, **told, "best_observed": found.best_observed()}
     return registry.register(model, spec, metadata, found.choice.scores.objective_mae)
 
 
@@ -172,12 +130,16 @@ def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame
     return table.reset_index(drop=True), notes
 
 
-def _bounds(domains: tuple[str, ...], purpose: Purpose) -> tuple[Array, Array]:
-    """Lowest and highest proportion of each domain, (M,)."""
-    return (
-        np.array([purpose.lowest.get(d, 0.0) for d in domains]),
-        np.array([purpose.highest.get(d, 1.0) for d in domains]),
-    )
+def _bounds(
+    observations: Observations, purpose: Purpose
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Lowest and highest proportion of each domain: the sweep's; the only one where it never
+    varied, so that no search moves what nothing is known of."""
+    o = observations
+    only = {d: float(o.mixtures[0, o.domains.index(d)]) for d in limits.constant_domains(o)}
+    lowest = {d: only.get(d, purpose.lowest.get(d, 0.0)) for d in o.domains}
+    highest = {d: only.get(d, purpose.highest.get(d, 1.0)) for d in o.domains}
+    return lowest, highest
 
 
 def _left_out(pulled: Histories) -> list[str]:

@@ -21,7 +21,8 @@ from mlflow.exceptions import MlflowException
 
 from fitting import history
 from fitting.choose import Options
-from pipelines import fit
+from optimization import model as predictors
+from pipelines import fit, optimize
 from tests import synthetic
 from tests.conftest import empty_store
 from training import record
@@ -299,6 +300,23 @@ def test_an_implicit_fit_predicts_the_weighted_loss_alone(store: str) -> None:
     want = float(np.average(truth, weights=list(weights.values())))
     assert answer["objective"][0] == pytest.approx(want, abs=0.02)
     assert answer["val_loss/objective"][0] == answer["objective"][0]
+
+
+def test_a_domain_that_never_varied_is_held_by_every_search(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert store
+    table = synthetic.table(synthetic.joint_law(), noise=0.002)
+    rest = 1 - table["mixture/papers"]
+    table["mixture/web"] *= 0.8 / rest
+    table["mixture/code"] *= 0.8 / rest
+    table["mixture/papers"] = 0.2
+    done = fit_table(table, target=dict(synthetic.TARGET))
+    assert "'papers' has the proportion 0.2 in every mixture" in capsys.readouterr().out
+    assert done.fit.best.mixture[synthetic.DOMAINS.index("papers")] == pytest.approx(0.2)
+    with mlflow.start_run():
+        found = optimize.optimize(predictors.load(done.registered.uri), 60, 0)
+    assert found.mixtures["best"]["papers"] == pytest.approx(0.2)
 
 
 def test_a_scale_that_all_runs_share_is_the_only_one_asked(store: str) -> None:

@@ -1,0 +1,46 @@
+"""The summary of a fit, in a few lines."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fitting.fit import Fit
+from fitting.registry import Registered
+
+
+def report(found: Fit, registered: Registered, notes: Sequence[str]) -> list[str]:
+    """What a fit found and registered; notes tell what was left out."""
+    notes = [*notes, *filter(None, [found.transient]), *found.unidentified]
+    return [
+        f"fit: {len(found.observations.runs)} runs; {found.choice.best}",
+        *(f"  {sign.line}" for sign in found.signs),
+        *_other_laws(found),
+        f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "
+        f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
+        *(f"  note: {note}" for note in notes),
+        *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
+        f"  registered {registered.uri} as {registered.alias}"
+        + (f": {registered.reason}" if registered.reason else ""),
+    ]
+
+
+def _other_laws(found: Fit) -> list[str]:
+    """How the other laws did, where they were tried."""
+    table = found.choice.laws.dropna(subset="held_out_mae")
+    if len(table) == 1:
+        return []
+    errors = ", ".join(
+        f"{law} {held_out:.4f}" + ("" if np.isnan(beyond) else f" / {beyond:.4f}")
+        for law, held_out, beyond in zip(
+            table["law"], table["held_out_mae"], table["extrapolation_rmse"], strict=True
+        )
+    )
+    expected = ", ".join(
+        f"{law} {error:.4f}"
+        for law, error in table[["law", "expected_error"]].dropna().itertuples(index=False)
+    )
+    return [
+        f"  laws, error on left-out mixtures / of extrapolation: {errors}",
+        f"  expected error at the target: {expected}; {found.choice.best.method} is the simplest "
+        "within one standard error of the least of those to choose from",
+    ]
