@@ -14,6 +14,7 @@ from mlflow.entities import Run
 
 from fitting import foreign, history, imported, mixinglaws, pairs
 from pipelines import entry, export, imports
+from tests.benchmarks import stores
 from tests.conftest import ROOT
 from training import record
 from training.errors import InputError
@@ -397,3 +398,28 @@ def test_a_run_of_many_metrics_is_written_whole(store: str) -> None:
     series = mlflow.MlflowClient().get_metric_history(done.info.run_id, "val_loss/domain119")
     assert [m.value for m in series] == [row[119] for row in losses]
     assert history.pull(["0"]).table["val_loss/domain119"].tolist() == [r[119] for r in losses]
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "http"])
+def test_histories_are_the_same_from_every_store_and_from_tags_or_metrics(kind: str) -> None:
+    with stores.opened(kind):
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("pull")
+        runs = stores.made_up_runs(3, 4, 5)
+        imported.write(runs, imported.Parent(experiment, "0" * 32, "made up"))
+        for status in ("RUNNING", "FAILED"):
+            tags = {record.STAGE: record.PROXY}
+            run = client.create_run(experiment, tags=tags, run_name=status.lower())
+            client.update_run(run.info.run_id, status=status)
+        pulled = history.pull([experiment])
+        assert pulled.left_out == {"running": "status RUNNING", "failed": "status FAILED"}
+        losses = pulled.table.filter(like=record.VAL_LOSS)
+        wanted = {run.name: run.history.losses for run in runs}
+        for run_id, rows in losses.groupby(pulled.table["run"]):
+            assert rows.to_numpy() == pytest.approx(np.array(wanted[pulled.names[run_id]]))
+        for run_id in pulled.table["run"].unique():
+            client.delete_tag(run_id, f"{record.HISTORY}0")
+        again = history.pull([experiment]).table
+        assert again["run"].tolist() == pulled.table["run"].tolist()
+        assert again[list(losses)].to_numpy() == pytest.approx(losses.to_numpy(), abs=1e-8)
