@@ -31,7 +31,7 @@ def main(study: str, workers: str) -> None:
             f"tags.{record.STUDY} = '{plan.tag(corpus)}'",
             plan.model,
             target={
-                "n_params": plan.sizes[plan.target.size].n_params,
+                "n_params": plan.size(plan.target.size).n_params,
                 "tokens": plan.target_tokens(),
             },
             weights=plan.weights(),

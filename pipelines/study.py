@@ -14,7 +14,19 @@ from pydantic import Field, model_validator
 from training import record
 from training.corpus import Corpus
 from training.errors import InputError
-from training.settings import Domain, Name, Run, Section, Size, Tokenizer, Training, Validation
+from training.settings import (
+    LADDER,
+    Domain,
+    Engine,
+    Name,
+    Repetition,
+    Run,
+    Section,
+    Size,
+    Tokenizer,
+    Training,
+    Validation,
+)
 
 ROOT = Path(__file__).parent.parent
 STUDIES = Path(__file__).parent / "studies"
@@ -56,8 +68,11 @@ class Study(Section):
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
     tokenizer: Tokenizer
     validation: Validation = Validation()
-    sizes: dict[Name, Size] = Field(min_length=1)
+    sizes: dict[Name, Size] = Field(default={})
+    """Sizes of the study's own, beside those of the ladder (`training.settings.LADDER`)."""
     training: Training
+    engine: Engine = Engine()
+    repetition: Repetition = Repetition()
     sweep: Sweep
     target: Target
     search: Search = Search()
@@ -82,8 +97,7 @@ class Study(Section):
             *(("sweep.sizes", name) for name in self.sweep.sizes),
             ("target.size", self.target.size),
         ):
-            if name not in self.sizes:
-                raise ValueError(f"{place}: no size {name!r}; sizes has {', '.join(self.sizes)}")
+            self.size(name, place)
         if self.validation.weights is not None:
             missing = [name for name in known if name not in self.validation.weights]
             if missing:
@@ -94,8 +108,8 @@ class Study(Section):
                 raise ValueError("validation.weights: at least one weight must be positive")
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
-        trained = {self.sizes[name].n_params for name in self.sweep.sizes}
-        if len(trained) == 1 and self.sizes[self.target.size].n_params not in trained:
+        trained = {self.size(name) for name in self.sweep.sizes}
+        if len(trained) == 1 and self.size(self.target.size) not in trained:
             raise ValueError(
                 f"sweep.sizes: proxies of one size show no size law that reaches target.size "
                 f"{self.target.size}; add sizes (three or more), or make the target one of them"
@@ -120,6 +134,14 @@ class Study(Section):
                 f"bounds: no mixture fits: the lowest proportions sum to {sum(lower):g}, the "
                 f"highest to {sum(upper):g}; 1 must lie between"
             )
+
+    def size(self, name: str, place: str = "size") -> Size:
+        """A size by its name; the study's own come before the ladder's."""
+        found = self.sizes.get(name) or LADDER.get(name)
+        if found is None:
+            known = ", ".join([*self.sizes, *LADDER])
+            raise InputError(f"{place}: no size {name!r}; there are {known}")
+        return found
 
     def limits(self) -> tuple[list[float], list[float]]:
         """Lowest and highest proportion of each domain, in the study's order."""
@@ -174,10 +196,11 @@ class Study(Section):
             corpus_digest=corpus.digest,
             mixture=mixture,
             size_name=size,
-            size=self.sizes[size],
+            size=self.size(size),
             training=self.training.model_copy(update={"steps": steps or self.training.steps}),
             validation_tokens=self.validation.tokens,
             seed=seed,
+            engine=self.engine,
         )
 
 

@@ -40,7 +40,7 @@ def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
             size=size,
             seed=plan.sweep.seed,
         )
-        for size in sorted(plan.sweep.sizes, key=lambda s: -plan.sizes[s].n_params)
+        for size in sorted(plan.sweep.sizes, key=lambda s: -plan.size(s).n_params)
         for label, mixture in zip(labels, mixtures, strict=True)
     ]
 
@@ -101,7 +101,7 @@ def sweep(plan: Study, corpus: Corpus, workers: str = "auto") -> None:
     tracking.log_params(
         active.info.run_id,
         {
-            record.TARGET_N_PARAMS: plan.sizes[plan.target.size].n_params,
+            record.TARGET_N_PARAMS: plan.size(plan.target.size).n_params,
             record.TARGET_TOKENS: plan.target_tokens(),
             **record.with_prefix(record.WEIGHT, plan.weights()),
             **record.with_prefix(record.DEFAULT_MIXTURE, plan.default(corpus)),

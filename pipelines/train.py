@@ -8,7 +8,6 @@ from pipelines import entry
 from pipelines import study as studies
 from pipelines.prepare import prepare
 from training import record
-from training.errors import InputError
 from training.events import Event, Progress
 from training.settings import Run
 
@@ -32,8 +31,7 @@ def main(study: str, mixture: str, size: str, steps: str, seed: str) -> None:
     import mlflow
 
     plan = studies.load(study)
-    if size not in plan.sizes:
-        raise InputError(f"size: no size {size!r}; study {study!r} has {', '.join(plan.sizes)}")
+    plan.size(size)
     proportions = entry.mixture(mixture, list(plan.domains)) if mixture else None
     corpus = prepare(plan)
     count = entry.integer("steps", steps, least=1) if steps else plan.training.steps

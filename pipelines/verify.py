@@ -200,7 +200,7 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
 def main(study: str, model: str, mixture: str, trials: str, workers: str) -> None:
     plan = studies.load(study)
     corpus = prepare(plan)
-    predictor = predictors.load(model, plan.sizes[plan.target.size].n_params, plan.target_tokens())
+    predictor = predictors.load(model, plan.size(plan.target.size).n_params, plan.target_tokens())
     if set(predictor.domains) != set(plan.domains):
         raise InputError(
             f"study {study!r} has the domains {', '.join(plan.domains)}; the predictor {model} "

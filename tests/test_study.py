@@ -19,8 +19,8 @@ def test_every_ready_made_study_loads() -> None:
     for name in names:
         plan = study.load(name)
         assert sum(plan.weights().values()) == pytest.approx(1)
-        assert plan.sizes[plan.target.size].n_params > max(
-            plan.sizes[size].n_params for size in plan.sweep.sizes
+        assert plan.size(plan.target.size).n_params > max(
+            plan.size(size).n_params for size in plan.sweep.sizes
         )
 
 
@@ -44,7 +44,7 @@ def test_files_are_relative_to_the_study_file(
         ({"bounds": {"news": [0.7, 1], "code": [0.6, 1]}}, "bounds: no mixture fits"),
         ({"default_mixture": {"news": 0.5}}, "default_mixture: the proportions sum"),
         ({"validation": {"weights": {"news": 1}}}, "no weight for code, math; give 0 to ignore"),
-        ({"sweep": {"sizes": ["huge"]}}, "sweep.sizes: no size 'huge'; sizes has tiny, small"),
+        ({"sweep": {"sizes": ["huge"]}}, "sweep.sizes: no size 'huge'; there are tiny, small, 0.1M"),
         ({"sweep": {"mixtures": "many"}}, "sweep.mixtures: Input should be a valid integer"),
         ({"training": {"first_evaluation": 99}}, "lies after the last step"),
         ({"sizes": {"tiny": {"heads": 3}}}, "heads (3) must divide hidden_size (16)"),

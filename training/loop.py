@@ -19,7 +19,7 @@ from training import model as models
 from training.corpus import Corpus
 from training.errors import DivergedError
 from training.sampling import MixtureSampler, validation_windows
-from training.settings import Run, Training
+from training.settings import Engine, Run, Training
 
 VALIDATION_BATCH = 32  # sequences evaluated at once
 
@@ -58,7 +58,7 @@ class Trainer:
         training = run.training
         module = models.build(run.size, corpus.vocab_size, training.sequence_length, seed=run.seed)
         self.n_params, self.n_embedding = models.count_parameters(module)
-        self.learning_rate = models.learning_rate(run.size)
+        self.learning_rate = models.learning_rate(run.size, training)
         optimizer = torch.optim.AdamW(
             module.parameters(),
             lr=self.learning_rate,
@@ -67,13 +67,13 @@ class Trainer:
             fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / max(1, training.warmup_steps))
+            optimizer, lambda step: models.rate_factor(step, training)
         )
         self.engine: Any = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
             lr_scheduler=schedule,
-            config=_engine_config(training),
+            config=_engine_config(training, run.engine),
         )[0]
         self.sampler = MixtureSampler(
             corpus.domains,
@@ -137,12 +137,12 @@ class Trainer:
         )
 
 
-def _engine_config(training: Training) -> dict[str, Any]:
+def _engine_config(training: Training, engine: Engine) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": training.batch_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": training.gradient_clipping,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": {"stage": engine.zero_stage},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": 2**31,

@@ -29,8 +29,11 @@ class Domain(Section):
     revision: str | None = None
     text_column: str = "text"
     domain_column: str | None = None
-    """With `domain_value`: take only the rows whose column holds this value."""
-    domain_value: str | None = None
+    """With `domain_value`: take only the rows whose column holds it; `meta.set` is a key within."""
+    domain_value: str | list[str] | None = None
+    on_error: Literal["refuse", "skip"] = "refuse"
+    """What a line that is no JSON, or a row without text, does: end the preparation, or be counted
+    and left out."""
     sample_by: Literal["document", "paragraph", "line"] = "document"
     """What one document is in a text file."""
     max_mb: float | None = Field(default=None, gt=0)
@@ -76,25 +79,62 @@ class Validation(Section):
 
 
 class Size(Section):
-    """The shape of one model (GPT-NeoX)."""
+    """One model: the shape of a GPT-NeoX, or any causal language model of Transformers."""
 
-    hidden_size: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    hidden_size: int | None = Field(default=None, gt=0)
+    layers: int | None = Field(default=None, gt=0)
+    heads: int | None = Field(default=None, gt=0)
+    config: str | None = None
+    """Instead of a shape: the path or hub id of a Transformers config. Its vocabulary becomes that
+    of the study's tokenizer; all else, the scale of the initial weights too, stays as it says."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate; by default 0.25 / hidden_size."""
+    """Peak rate; by default `training.rate_times_width` / hidden size."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        shape = [self.hidden_size, self.layers, self.heads]
+        if (None in shape) if self.config is None else any(shape):
+            raise ValueError("give either hidden_size, layers and heads, or config")
+        if self.hidden_size and self.heads and self.hidden_size % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide hidden_size ({self.hidden_size})")
+        return self
+
+    @property
+    def width(self) -> int:
+        """The hidden size."""
+        return self.hidden_size or self._of_config()[0]
 
     @property
     def n_params(self) -> int:
-        """Non-embedding parameters of this GPT-NeoX shape, known before it is built."""
+        """Non-embedding parameters, known before the model is built."""
+        if self.hidden_size is None or self.layers is None:
+            return self._of_config()[1]
         width = self.hidden_size
         return self.layers * (12 * width**2 + 13 * width) + 2 * width
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden_size % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide hidden_size ({self.hidden_size})")
-        return self
+    def _of_config(self) -> tuple[int, int]:
+        from training import model  # slow: torch
+
+        assert self.config is not None
+        return model.width_and_parameters(self.config)
+
+
+LADDER = {
+    "0.1M": Size(hidden_size=64, layers=2, heads=4),
+    "0.2M": Size(hidden_size=80, layers=3, heads=5),
+    "0.4M": Size(hidden_size=96, layers=4, heads=6),
+    "0.8M": Size(hidden_size=128, layers=4, heads=8),
+    "14M": Size(hidden_size=128, layers=6, heads=4),
+    "31M": Size(hidden_size=256, layers=6, heads=8),
+    "70M": Size(hidden_size=512, layers=6, heads=8),
+    "160M": Size(hidden_size=768, layers=12, heads=12),
+    "305M": Size(hidden_size=1024, layers=16, heads=16),
+    "410M": Size(hidden_size=1024, layers=24, heads=16),
+    "1B": Size(hidden_size=2048, layers=16, heads=8),
+}
+"""Sizes that every study knows. From 14M up they are Pythia's (arXiv 2304.01373), named as there
+after all parameters with its large vocabulary, and the 305M of arXiv 2403.16952; the smaller ones
+are named after their non-embedding parameters."""
 
 
 class Training(Section):
@@ -102,30 +142,70 @@ class Training(Section):
 
     sequence_length: int = Field(default=128, gt=1)
     batch_size: int = Field(default=16, gt=0)
-    """Sequences an optimizer step."""
+    """Sequences an optimizer step, over all processes."""
     steps: int = Field(gt=0)
     """Optimizer steps of a proxy run."""
     warmup_steps: int = Field(default=40, ge=0)
     """Linear warm-up; the rate is constant afterwards, so that checkpoints are comparable."""
+    decay_steps: int = Field(default=0, ge=0)
+    """The last steps, over which the rate falls linearly to zero (WSD, arXiv 2404.06395). What is
+    evaluated there lies on no step law with what came before: for proxies leave it 0, or evaluate
+    once."""
+    rate_times_width: float = Field(default=0.25, gt=0)
+    """Peak learning rate × hidden size (see `training.model.learning_rate`)."""
     first_evaluation: int = Field(gt=0)
     """The first evaluated step; the others are log-spaced up to the last step."""
     evaluations: int = Field(default=6, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     gradient_clipping: float = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    zero_stage: Literal[0, 1, 2, 3] = 0
 
     @model_validator(mode="after")
-    def _evaluations_fit(self) -> Self:
+    def _steps_fit(self) -> Self:
         if self.first_evaluation > self.steps:
             raise ValueError(
                 f"first_evaluation ({self.first_evaluation}) lies after the last step, {self.steps}"
+            )
+        if self.decay_steps >= self.steps:
+            raise ValueError(
+                f"decay_steps ({self.decay_steps}) must be fewer than steps ({self.steps})"
             )
         return self
 
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.sequence_length
+
+
+class Engine(Section):
+    """How DeepSpeed runs a model. Losses do not depend on it beyond rounding."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What is split over the processes: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Sequences a process computes at once, the rest by gradient accumulation; its whole share of
+    the batch when absent."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass rather than keep them."""
+    compile: bool = False
+    """`torch.compile` the model."""
+    checkpoint_minutes: float = Field(default=5, ge=0)
+    """Time between two checkpoints, from which a killed run goes on; a checkpoint that takes long
+    is made less often."""
+    save_models: bool = False
+    """Log every trained model as the artifact `model` of its run, a Transformers checkpoint."""
+
+
+class Repetition(Section):
+    """How often a run may see the same text."""
+
+    limit: float = Field(default=4, gt=0)
+    """Epochs of a domain; up to about 4, repeated text is worth almost as much as new text
+    (arXiv 2305.16264)."""
+    on_excess: Literal["warn", "refuse"] = "warn"
+    match_target: bool = False
+    """Give each run the part D / D* of every domain's text, for a run of D and a target of D*
+    tokens, so that it repeats its text as often as the target would (arXiv 2606.07597)."""
 
 
 class Run(Section):
@@ -143,9 +223,13 @@ class Run(Section):
     size: Size
     training: Training
     validation_tokens: int
+    data_share: float = 1.0
+    """The part of each domain's training text that the run may see."""
     seed: int
+    engine: Engine = Engine()
+    """Not a part of what the losses depend on."""
 
     def flops(self, vocab_size: int) -> int:
         """Training compute, 6 FLOPs a parameter and token; the input embedding computes none."""
-        parameters = self.size.n_params + vocab_size * self.size.hidden_size
+        parameters = self.size.n_params + vocab_size * self.size.width
         return 6 * parameters * self.training.tokens_per_step * self.training.steps

@@ -38,7 +38,8 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
 
 def fingerprint(run: Run) -> str:
     """A hash of everything that a run's losses depend on."""
-    spec = run.model_dump(mode="json", exclude={"name", "stage", "study", "corpus", "size_name"})
+    other = {"name", "stage", "study", "corpus", "size_name", "engine"}
+    spec = run.model_dump(mode="json", exclude=other)
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
