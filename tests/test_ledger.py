@@ -21,6 +21,7 @@ def run(name: str, seed: int) -> Run:
         name=name,
         stage="proxy",
         study="s",
+        workspace=Path("workspace"),
         corpus=Path("corpus.json"),
         corpus_digest="d",
         mixture={"a": 0.5, "b": 0.5},

@@ -1,16 +1,20 @@
 """The parent of the workers: starts them once, shows their progress, ends them."""
 
 import multiprocessing
+import os
 import queue
 import sys
 from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
+from typing import Any
 
+import mlflow
 from tqdm import tqdm
 
 from training import worker
-from training.errors import InputError
-from training.events import Event, Failed, Finished, Job, Progress, Started, Waiting
+from training.corpus import Corpus
+from training.devices import Machines
+from training.events import Alone, Event, Failed, Finished, Job, Progress, Queue, Started, Waiting
+from training.launcher import Launched
 from training.ledger import Ledger
 from training.settings import Run
 
@@ -19,24 +23,31 @@ REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and 
 END_SECONDS = 30  # for a worker to close its MLflow run
 
 
-def train_all(runs: Sequence[Run], vocab_size: int, job: Job, workers: int) -> None:
-    """Train every run that nobody has trained, on `workers` processes of this machine.
+def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Machines) -> None:
+    """Train every run that nobody has trained.
 
     A worker that is killed leaves its run to the others. Raises InputError for a mistake that a
-    worker met, RuntimeError with the worker's traceback for anything else.
+    worker met, DivergedError where the work is one run, RuntimeError with the worker's traceback
+    for anything else.
     """
-    Ledger(job.ledger_url, job.ledger_name).plan(runs)
-
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
-    crew = [
-        context.Process(target=worker.main, args=(job, i, events), name=f"worker-{i}")
-        for i in range(min(workers, len(runs)))
-    ]
+    if isinstance(work, Queue):
+        Ledger(work.ledger_url, work.name).plan(runs)
+    job = Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
+    indices = range(min(machines.workers, len(runs)))
+    if machines.ranks == 1 and machines.hostfile is None:
+        context = multiprocessing.get_context("spawn")
+        events: Any = context.Queue()
+        crew: list[Any] = [
+            context.Process(target=_work, args=(job, i, events), name=f"worker-{i}")
+            for i in indices
+        ]
+    else:
+        events = queue.Queue()
+        crew = [Launched(job, i, events) for i in indices]
     try:
         for process in crew:
             process.start()
-        _follow(crew, events, len(runs), sum(run.flops(vocab_size) for run in runs))
+        _follow(crew, events, len(runs), sum(run.flops(corpus.vocab_size) for run in runs))
     finally:
         for process in crew:
             if process.is_alive():
@@ -45,12 +56,21 @@ def train_all(runs: Sequence[Run], vocab_size: int, job: Job, workers: int) -> N
             process.join(END_SECONDS)
 
 
-def _follow(
-    crew: Sequence[BaseProcess], events: "multiprocessing.Queue[Event]", runs: int, flops: int
-) -> None:
-    """Show the workers' events until all have ended."""
+def _work(job: Job, index: int, events: Any) -> None:
+    """A worker of one process, a child of this one."""
+    parent = os.getppid()
+
+    def tell(event: Event) -> None:
+        if os.getppid() != parent:
+            raise KeyboardInterrupt  # nobody is left to work for
+        events.put(event)
+
+    sys.exit(worker.main(job, index, tell))
+
+
+def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int) -> None:
+    """Show the workers' events until all have ended; raises the error that a worker ended by."""
     done = tokens = 0
-    failures: list[Failed] = []
     with tqdm(
         total=flops,
         desc="starting workers",
@@ -84,11 +104,8 @@ def _follow(
                         bar.write(f"{name}: {diverged}; the run is marked FAILED and left out")
                 case Waiting(count):
                     bar.set_description_str(f"waiting for {count} runs of other workers")
-                case Failed():
-                    failures.append(event)
-                    break
-    for failure in failures:
-        raise (InputError if failure.users_mistake else RuntimeError)(failure.message)
+                case Failed(error):
+                    raise error
     for process in crew:
         if process.exitcode:
             print(f"{process.name} died with exit code {process.exitcode}", file=sys.stderr)

@@ -3,18 +3,36 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.devices import Machines
+from training.settings import Run
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A named queue of runs in a ledger, and the MLflow run that their runs are children of."""
+
+    ledger_url: str
+    name: str
+    experiment_id: str
+    parent_run_id: str
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One run, trained into an MLflow run that is there already."""
+
+    run: Run
+    run_id: str
+
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know beside the ledger's runs."""
+    """What a worker needs to know."""
 
-    ledger_url: str
-    ledger_name: str
+    work: Queue | Alone
     tracking_uri: str
-    experiment_id: str
-    parent_run_id: str
     corpus: Path
-    threads: int
+    machines: Machines
 
 
 @dataclass(frozen=True)
@@ -49,10 +67,9 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker ends; `message` is one line for a user's mistake, else a traceback."""
+    """The worker ends by this error: the user's mistake, or a RuntimeError with the traceback."""
 
-    message: str
-    users_mistake: bool
+    error: Exception
 
 
 Event = Started | Progress | Finished | Waiting | Failed

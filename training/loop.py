@@ -1,38 +1,53 @@
-"""Train one model on one mixture with a DeepSpeed engine; yields what it measured."""
+"""Train one model on one mixture with a DeepSpeed engine; yields what it measured.
+
+The same code runs in one process or in several that DeepSpeed's launcher started: each computes
+its rows of every batch, and what is yielded is reduced over all of them.
+"""
 
 import logging
 import math
 import os
-import socket
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import deepspeed
 import numpy as np
 import torch
 import transformers
+from torch import distributed
 from torch.nn.functional import cross_entropy
 
+from training import checkpoint
 from training import model as models
+from training.checkpoint import Checkpoint
 from training.corpus import Corpus
-from training.errors import DivergedError
-from training.sampling import MixtureSampler, validation_windows
-from training.settings import Engine, Run, Training
+from training.devices import free_port
+from training.errors import DivergedError, InputError
+from training.record import Evaluation
+from training.sampling import MixtureSampler, validation_documents, validation_windows
+from training.settings import Run, Training
 
-VALIDATION_BATCH = 32  # sequences evaluated at once
+REPORT_EVERY = 10  # steps between reports, where processes meet and losses are looked at
+VALIDATION_BATCH = 32  # sequences a process evaluates at once, or fewer by micro_batch_size
+CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # (rows, sequence_length + 1) tokens, (rows,) domains
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one step measured. `val_losses` only at evaluation steps; nats per token."""
+    """What the steps since the last report measured."""
 
     step: int  # optimizer steps done
     tokens: int
-    train_loss: float
-    tokens_per_second: float
-    val_losses: dict[str, float] | None
+    train_loss: float  # mean over these steps
+    tokens_per_second: float  # of these steps; evaluations and checkpoints are not counted
+    evaluation: Evaluation | None
 
 
 def evaluation_steps(training: Training) -> list[int]:
@@ -46,35 +61,26 @@ def quiet() -> None:
     """Leave the terminal to the progress display: libraries report errors only."""
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
 
 
 class Trainer:
-    """One model, its engine and its data."""
+    """One model, its engine and its data, from a checkpoint where there is one.
 
-    def __init__(self, run: Run, corpus: Corpus) -> None:
-        _single_process_environment()
+    Raises InputError for a batch that cannot be shared out over the processes.
+    """
+
+    def __init__(self, run: Run, corpus: Corpus, saved: Checkpoint | None = None) -> None:
+        connect()
         self.run = run
+        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
         training = run.training
+        self._micro = _micro_batch(run, self.ranks)
         module = models.build(run.size, corpus.vocab_size, training.sequence_length, seed=run.seed)
         self.n_params, self.n_embedding = models.count_parameters(module)
         self.learning_rate = models.learning_rate(run.size, training)
-        optimizer = torch.optim.AdamW(
-            module.parameters(),
-            lr=self.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: models.rate_factor(step, training)
-        )
-        self.engine: Any = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            lr_scheduler=schedule,
-            config=_engine_config(training, run.engine),
-        )[0]
+        self.engine = _engine(module, run, self.learning_rate, self._micro, self.ranks)
         self.sampler = MixtureSampler(
             corpus.domains,
             run.mixture,
@@ -82,85 +88,236 @@ class Trainer:
             training.sequence_length,
             training.steps,
             run.seed,
+            run.data_share,
         )
-        self.validation = {
-            name: torch.from_numpy(
-                validation_windows(files, run.validation_tokens, training.sequence_length)
-            )
-            for name, files in corpus.domains.items()
-        }
+        self._validation = _Validation(run, corpus, min(VALIDATION_BATCH, self._micro))
+        self._domains = tuple(corpus.domains)
+        self._sums = torch.zeros(REPORT_EVERY, len(self._domains), device=self.engine.device)
+        self._done = 0
+        if saved is not None:
+            self._done = saved.step
+            saved.load_into(self.engine)
 
-    def reports(self) -> Iterator[Report]:
-        """Train to the last step, yielding after every step; raises DivergedError."""
+    def reports(self, keep: Callable[[], object] = dict) -> Iterator[Report]:
+        """Train to the last step, reporting every `REPORT_EVERY` steps and at evaluations.
+
+        `keep` gives what the first process wants to find in a checkpoint; it is asked after a
+        report was consumed. Raises DivergedError.
+        """
         training = self.run.training
         evaluate_at = set(evaluation_steps(training))
-        for step in range(1, training.steps + 1):
+        saved_at = started = time.perf_counter()
+        saving = 0.0
+        for step, batch in self._batches():
+            self._train_step(step, *batch)
+            evaluating = step in evaluate_at
+            if not (evaluating or step % REPORT_EVERY == 0):
+                continue
+            loss = self._settle(step)
+            tokens = (step - self._done) * training.tokens_per_step
+            speed = tokens / (time.perf_counter() - started)
+            evaluation = self._evaluate(step) if evaluating else None
+            self._done = step
+            yield Report(step, step * training.tokens_per_step, loss, speed, evaluation)
             started = time.perf_counter()
-            loss = self._train_step(step - 1)
-            seconds = time.perf_counter() - started
-            losses = self.evaluate() if step in evaluate_at else None
-            _refuse_non_finite(step, {"train": loss, **(losses or {})})
-            yield Report(
-                step,
-                step * training.tokens_per_step,
-                loss,
-                training.tokens_per_step / seconds,
-                losses,
-            )
+            if step < training.steps and self._due(started - saved_at, saving):
+                checkpoint.save(self.run, self.engine, step, self.ranks, keep)
+                saved_at = time.perf_counter()
+                saving, started = saved_at - started, saved_at
 
-    def evaluate(self) -> dict[str, float]:
-        """Mean loss on each domain's held-out windows, nats per token."""
+    def save_model(self, folder: Path | None = None) -> None:
+        """Write the model for `from_pretrained`; every process calls it, one with a folder."""
+        weights = list(self.engine.module.parameters())
+        split = self.run.engine.zero_stage == 3
+        with deepspeed.zero.GatheredParameters(weights, enabled=split):
+            if folder is not None:
+                self.engine.module.save_pretrained(folder)
+
+    def close(self) -> None:
+        """Give the memory back, for the next model of this process."""
+        self.engine.destroy()
+        del self.engine, self._sums
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        """The steps that are left, from 1, each with its batch; the next one is read meanwhile."""
+        steps = range(self._done + 1, self.run.training.steps + 1)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._share, steps[0]) if steps else None
+            for step in steps:
+                assert ahead is not None
+                batch = ahead.result()
+                if step < steps[-1]:
+                    ahead = reader.submit(self._share, step + 1)
+                yield step, batch
+
+    def _share(self, step: int) -> Batch:
+        """This process's part of a step's sequences, and the domain of each."""
+        size = self.run.training.batch_size // self.ranks
+        rows = slice(self.rank * size, (self.rank + 1) * size)
+        windows = torch.from_numpy(self.sampler.batch(step - 1, rows))
+        domains = torch.from_numpy(self.sampler.domains(step - 1)[rows])
+        if self.engine.device.type == "cuda":
+            return windows.pin_memory(), domains.pin_memory()
+        return windows, domains
+
+    def _train_step(self, step: int, windows: torch.Tensor, domains: torch.Tensor) -> None:
+        """One optimizer step; adds each domain's losses to the sums of this report."""
+        device = self.engine.device
+        # dropout, where a config has it, depends on no earlier step
+        torch.manual_seed((self.run.seed * 2**31 + step) * self.ranks + self.rank)
+        sums = self._sums[step % REPORT_EVERY]
+        for rows, ids in zip(
+            torch.split(windows, self._micro), torch.split(domains, self._micro), strict=True
+        ):
+            losses = _losses(self.engine, rows.to(device, non_blocking=True))
+            self.engine.backward(losses.mean())
+            self.engine.step()
+            sums.index_add_(0, ids.to(device, non_blocking=True), losses.detach())
+
+    def _settle(self, step: int) -> float:
+        """Mean training loss since the last report; raises DivergedError."""
+        if self.ranks > 1:
+            distributed.all_reduce(self._sums)
+        steps = range(self._done + 1, step + 1)
+        sums = self._sums.cpu().numpy()[[s % REPORT_EVERY for s in steps]]
+        self._sums.zero_()
+        for bad, row in zip(steps, np.isfinite(sums), strict=True):
+            if not row.all():
+                names = [name for name, fine in zip(self._domains, row, strict=True) if not fine]
+                raise DivergedError(f"training loss not finite at step {bad}: {', '.join(names)}")
+        return float(sums.sum() / (len(steps) * self.run.training.batch_size))
+
+    def _evaluate(self, step: int) -> Evaluation:
         self.engine.eval()
-        with torch.no_grad():
-            losses = {
-                name: sum(
-                    float(self._loss(batch, "sum"))
-                    for batch in torch.split(windows, VALIDATION_BATCH)
-                )
-                / windows[:, 1:].numel()
-                for name, windows in self.validation.items()
-            }
+        evaluation = self._validation.evaluate(self.engine, self.rank, self.ranks)
         self.engine.train()
-        return losses
+        bad = [name for name, loss in evaluation.losses.items() if not math.isfinite(loss)]
+        if bad:
+            raise DivergedError(f"validation loss not finite at step {step}: {', '.join(bad)}")
+        return evaluation
 
-    def _train_step(self, step: int) -> float:
-        loss = self._loss(torch.from_numpy(self.sampler.batch(step)), "mean")
-        self.engine.backward(loss)
-        self.engine.step()
-        return float(loss.detach())
+    def _due(self, waited: float, saving: float) -> bool:
+        """Whether to save a checkpoint now, by the first process's clock."""
+        wait = max(self.run.engine.checkpoint_minutes * 60, saving / CHECKPOINT_SHARE)
+        due = torch.tensor([waited >= wait], device=self.engine.device)
+        if self.ranks > 1:
+            distributed.broadcast(due, 0)
+        return bool(due)
 
-    def _loss(self, windows: torch.Tensor, reduction: str) -> torch.Tensor:
-        windows = windows.to(self.engine.device)
-        logits = self.engine(input_ids=windows[:, :-1], use_cache=False).logits
-        return cross_entropy(
-            logits.float().flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction
+
+class _Validation:
+    """The held-out windows of all domains, evaluated in one pass."""
+
+    def __init__(self, run: Run, corpus: Corpus, batch_size: int) -> None:
+        wanted = (run.validation_tokens, run.training.sequence_length)
+        windows = [validation_windows(files, *wanted) for files in corpus.domains.values()]
+        self._windows = torch.from_numpy(np.concatenate(windows))
+        self._documents = {
+            name: validation_documents(files, *wanted) for name, files in corpus.domains.items()
+        }
+        self._batch_size = batch_size
+
+    def evaluate(self, engine: Any, rank: int, ranks: int) -> Evaluation:
+        """Losses of every domain; each process computes every `ranks`-th window."""
+        count = len(self._windows)
+        rounds = -(-count // (ranks * self._batch_size))  # the same for all: ZeRO 3 meets in each
+        ours = torch.arange(rank, rounds * ranks * self._batch_size, ranks)
+        losses = torch.zeros(count, dtype=torch.float64, device=engine.device)
+        with torch.no_grad():
+            for rows in torch.split(ours, self._batch_size):
+                found = _losses(engine, self._windows[rows % count].to(engine.device)).double()
+                inside = rows < count
+                losses[rows[inside]] = found[inside]
+        if ranks > 1:
+            distributed.all_reduce(losses)
+        lengths = [len(documents) for documents in self._documents.values()]
+        parts = [part.cpu().numpy() for part in torch.split(losses, lengths)]
+        pairs = list(zip(self._documents.items(), parts, strict=True))
+        return Evaluation(
+            losses={name: float(part.mean()) for (name, _), part in pairs},
+            standard_errors={
+                name: standard_error(part, documents) for (name, documents), part in pairs
+            },
         )
 
 
-def _engine_config(training: Training, engine: Engine) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": training.batch_size,
-        "gradient_accumulation_steps": 1,
+def standard_error(losses: np.ndarray, documents: np.ndarray) -> float:
+    """Of the mean of the windows' losses, (windows,), by the document of each, (windows,).
+
+    Windows of one document are no independent samples: documents are (cluster-robust variance).
+    From one document alone nothing is known of others: infinite.
+    """
+    residuals = np.bincount(documents - documents.min(), losses - losses.mean())
+    count = len(np.unique(documents))
+    if count < 2:
+        return math.inf
+    return float(np.sqrt((residuals**2).sum() * count / (count - 1)) / len(losses))
+
+
+def connect() -> None:
+    """Join the processes that the launcher started, or stand alone."""
+    if "RANK" not in os.environ:  # what the launcher would set; without it MPI is looked for
+        os.environ.setdefault("LOCAL_RANK", "0")
+        port = str(free_port())
+        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    if not distributed.is_initialized():
+        deepspeed.init_distributed(verbose=False)
+
+
+def _micro_batch(run: Run, ranks: int) -> int:
+    """Sequences that a process computes at once."""
+    share, rest = divmod(run.training.batch_size, ranks)
+    if rest:
+        raise InputError(
+            f"training.batch_size: {run.training.batch_size} sequences cannot be shared evenly by "
+            f"{ranks} processes; change it, or ranks"
+        )
+    micro = run.engine.micro_batch_size or share
+    if share % micro:
+        raise InputError(
+            f"engine.micro_batch_size: {micro} does not divide the {share} sequences that each of "
+            f"{ranks} processes has of a batch ({run.training.batch_size})"
+        )
+    return micro
+
+
+def _engine(module: Any, run: Run, learning_rate: float, micro: int, ranks: int) -> Any:
+    """A DeepSpeed engine with AdamW (fused) and the learning-rate schedule."""
+    training, engine = run.training, run.engine
+    if engine.activation_checkpointing:
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    if engine.compile:
+        module.compile()
+    optimizer = torch.optim.AdamW(
+        module.parameters(),
+        lr=learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: models.rate_factor(step, training)
+    )
+    config = {
+        "train_batch_size": training.batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": training.batch_size // (micro * ranks),
         "gradient_clipping": training.gradient_clipping,
         "zero_optimization": {"stage": engine.zero_stage},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": 2**31,
     }
+    return deepspeed.initialize(
+        model=module, optimizer=optimizer, lr_scheduler=schedule, config=config
+    )[0]
 
 
-def _refuse_non_finite(step: int, losses: Mapping[str, float]) -> None:
-    bad = [name for name, loss in losses.items() if not math.isfinite(loss)]
-    if bad:
-        raise DivergedError(f"loss not finite at step {step}: {', '.join(bad)}")
-
-
-def _single_process_environment() -> None:
-    """What the DeepSpeed launcher would set for one process; without it MPI is looked for."""
-    if "RANK" in os.environ:
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def _losses(engine: Any, windows: torch.Tensor) -> torch.Tensor:
+    """Mean loss of each window, (rows, sequence_length + 1) → (rows,), nats per token."""
+    logits = engine(input_ids=windows[:, :-1], use_cache=False).logits
+    targets = windows[:, 1:]
+    losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(dim=1)

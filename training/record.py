@@ -44,13 +44,24 @@ HIGHEST = "highest/"
 
 # metrics
 VAL_LOSS = "val_loss/"  # nats per token
+VAL_LOSS_SE = "val_loss_se/"  # standard error of val_loss/, nats per token
 VAL_BPB = "val_bpb/"  # bits per byte
 TOKENS = "tokens"
 TRAIN_LOSS = "train_loss"
 TOKENS_PER_SECOND = "tokens_per_second"
+TRAINED_TOKENS = "trained_tokens/"  # drawn from each domain
+EPOCHS = "epochs/"  # how often they went through the text that the run may see
 
 MIXTURE_TOLERANCE = 1e-3
 TAG_LIMIT = 5000  # characters a tag; MLflow allows 8,000, some stores fewer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Validation losses of every domain at one step, nats per token, and their standard errors."""
+
+    losses: dict[str, float]
+    standard_errors: dict[str, float]
 
 
 @dataclass(frozen=True)

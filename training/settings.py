@@ -215,6 +215,8 @@ class Run(Section):
     stage: str
     study: str
     """Fingerprint of the study's training part; fits select by it."""
+    workspace: Path
+    """The study's folder; checkpoints lie in it."""
     corpus: Path
     """The manifest that `prepare` wrote."""
     corpus_digest: str

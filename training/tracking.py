@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +11,16 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from training import record
 from training.corpus import Corpus, TokenFiles
+from training.record import Evaluation
+from training.sampling import MixtureSampler
 from training.settings import Run
 
-PARAM_BATCH = 100  # params a request, MLflow's limit
+PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
+FLUSH_SECONDS = 10  # between two batches of training losses at least
 
 
 @contextmanager
@@ -38,7 +43,7 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
 
 def fingerprint(run: Run) -> str:
     """A hash of everything that a run's losses depend on."""
-    other = {"name", "stage", "study", "corpus", "size_name", "engine"}
+    other = {"name", "stage", "study", "workspace", "corpus", "size_name", "engine"}
     spec = run.model_dump(mode="json", exclude=other)
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -65,65 +70,135 @@ def settled(experiment_id: str) -> dict[str, str]:
     return found
 
 
-def close_abandoned(experiment_id: str, run: Run) -> None:
-    """End earlier attempts at this run that a crash left RUNNING."""
+def unfinished(run_id: str, experiment_id: str) -> str | None:
+    """The run's id where it is in this experiment and can go on."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException:
+        return None  # of another store, or deleted for good
+    active = run.info.lifecycle_stage == "active" and run.info.status != "FINISHED"
+    return run_id if active and run.info.experiment_id == experiment_id else None
+
+
+def close_abandoned(experiment_id: str, run: Run, but: str | None = None) -> None:
+    """End earlier attempts at this run that a crash left RUNNING, all but the one that goes on."""
     client = mlflow.MlflowClient()
     attempts = client.search_runs(
         [experiment_id],
         f"attributes.status = 'RUNNING' and tags.{record.FINGERPRINT} = '{fingerprint(run)}'",
     )
     for attempt in attempts:
-        client.set_tag(attempt.info.run_id, record.ERROR, "its worker died; trained again")
-        client.set_terminated(attempt.info.run_id, "KILLED")
+        if attempt.info.run_id != but:
+            client.set_tag(attempt.info.run_id, record.ERROR, "its worker died; trained again")
+            client.set_terminated(attempt.info.run_id, "KILLED")
 
 
 class RunLog:
-    """Writes one model's training into one MLflow run, an evaluation a batch."""
+    """Writes one model's training into one MLflow run, an evaluation a batch.
 
-    def __init__(self, run_id: str, run: Run, corpus: Corpus) -> None:
+    `kept` is what a checkpoint kept of the log: its points are logged where this run does not hold
+    them yet, so that the run ends with each point once, whether it is the same run or another.
+    """
+
+    def __init__(
+        self, run_id: str, run: Run, corpus: Corpus, kept: Mapping[str, Any] | None = None
+    ) -> None:
         self._client = mlflow.MlflowClient()
         self._run_id = run_id
         self._bytes_per_token = {n: files.bytes_per_token for n, files in corpus.domains.items()}
+        self._tokens_per_step = run.training.tokens_per_step
+        self._length = run.training.sequence_length
+        self._points: list[Metric] = []
+        self._sent = 0  # of the points
+        self._sent_at = time.monotonic()
+        self._evaluations: list[tuple[int, tuple[float, ...]]] = []
         self._domains = tuple(corpus.domains)
-        self._metrics: list[Metric] = []
-        self._evaluations: list[tuple[int, int, tuple[float, ...]]] = []
-        self._tag(
-            {
-                record.STAGE: run.stage,
-                record.STUDY: run.study,
-                record.FINGERPRINT: fingerprint(run),
-            }
-        )
-        log_datasets(run_id, corpus)
+        self._logged = {record.TRAIN_LOSS: 0, record.TOKENS: 0}  # last steps the run holds
+        self.goes_on = kept is not None and kept["run_id"] == run_id
+        if kept is not None:
+            self._restore(kept)
+        if not self.goes_on:
+            self._tag(
+                {
+                    record.STAGE: run.stage,
+                    record.STUDY: run.study,
+                    record.FINGERPRINT: fingerprint(run),
+                }
+            )
+            log_datasets(run_id, corpus)
 
-    def metric(self, name: str, value: float, step: int) -> None:
-        """Keep a metric for the next evaluation's batch."""
-        self._metrics.append(Metric(name, value, int(time.time() * 1000), step))
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this log; all of it is logged."""
+        self._flush()
+        return {
+            "run_id": self._run_id,
+            "points": [(p.key, p.value, p.timestamp, p.step) for p in self._points],
+            "evaluations": self._evaluations,
+        }
 
-    def evaluation(self, step: int, tokens: int, losses: Mapping[str, float]) -> None:
-        """Log one evaluation of all domains, with the metrics kept since the last, at once."""
-        for name, loss in losses.items():
-            bits_per_byte = loss / math.log(2) / self._bytes_per_token[name]
-            self.metric(record.VAL_LOSS + name, loss, step)
-            self.metric(record.VAL_BPB + name, bits_per_byte, step)
-        self.metric(record.TOKENS, tokens, step)
-        self._evaluations.append((step, tokens, tuple(losses[name] for name in self._domains)))
-        self.flush()
+    def training(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Log the training loss, nats per token, now or with the next points."""
+        values = {record.TRAIN_LOSS: loss, record.TOKENS_PER_SECOND: tokens_per_second}
+        self._add(record.TRAIN_LOSS, step, values)
+        if time.monotonic() - self._sent_at > FLUSH_SECONDS:
+            self._flush()
 
-    def flush(self) -> None:
-        """Log the metrics kept so far."""
-        self._client.log_batch(self._run_id, metrics=self._metrics)
-        self._metrics = []
+    def evaluation(self, step: int, found: Evaluation, sampler: MixtureSampler) -> None:
+        """Log one evaluation of all domains, with the points since the last, at once."""
+        drawn, epochs = sampler.drawn(step), sampler.epochs(step)
+        values: dict[str, float] = {record.TOKENS: step * self._tokens_per_step}
+        for i, name in enumerate(self._domains):
+            loss = found.losses[name]
+            values[record.VAL_LOSS + name] = loss
+            values[record.VAL_LOSS_SE + name] = found.standard_errors[name]
+            values[record.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
+            values[record.TRAINED_TOKENS + name] = int(drawn[i]) * self._length
+            values[record.EPOCHS + name] = float(epochs[i])
+        self._add(record.TOKENS, step, values)
+        self._evaluations.append((step, tuple(found.losses[name] for name in self._domains)))
+        self._flush()
 
-    def complete(self) -> None:
-        """Write the compact history and mark the run complete."""
-        steps, tokens, losses = zip(*self._evaluations, strict=True)
+    def complete(self) -> float:
+        """Write the compact history and mark the run complete; the last mean validation loss."""
+        self._flush()
+        steps, losses = zip(*self._evaluations, strict=True)
+        tokens = tuple(step * self._tokens_per_step for step in steps)
         history = record.History(self._domains, steps, tokens, losses)
         self._tag({**record.history_tags(history), record.COMPLETE: "true"})
+        return statistics.fmean(losses[-1])
 
     def diverged(self, reason: str) -> None:
         """Say why the run has no complete history."""
+        self._flush()
         self._tag({record.DIVERGED: "true", record.ERROR: reason})
+
+    def _restore(self, kept: Mapping[str, Any]) -> None:
+        self._points = [Metric(*point) for point in kept["points"]]
+        self._evaluations = [(step, tuple(losses)) for step, losses in kept["evaluations"]]
+        if self.goes_on:
+            self._sent = len(self._points)  # they were logged before they were kept
+            for key in self._logged:
+                history = self._client.get_metric_history(self._run_id, key)
+                self._logged[key] = max((m.step for m in history), default=0)
+            if record.ERROR in self._client.get_run(self._run_id).data.tags:
+                self._client.delete_tag(self._run_id, record.ERROR)
+
+    def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Keep points that are logged together, unless an attempt before logged them."""
+        now = int(time.time() * 1000)
+        points = [Metric(key, value, now, step) for key, value in values.items()]
+        if step <= self._logged[group]:
+            self._points[self._sent : self._sent] = points
+            self._sent += len(points)
+        else:
+            self._points += points
+
+    def _flush(self) -> None:
+        for start in range(self._sent, len(self._points), METRIC_BATCH):
+            batch = self._points[start : start + METRIC_BATCH]
+            self._client.log_batch(self._run_id, metrics=batch)
+            self._sent += len(batch)
+        self._sent_at = time.monotonic()
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         entries = [RunTag(key, value) for key, value in tags.items()]

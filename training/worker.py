@@ -3,77 +3,105 @@
 Started once a sweep by `training.crew`, so that libraries are imported once and not per run.
 """
 
-import os
 import shutil
 import statistics
-import sysconfig
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import optuna
 
+from training import checkpoint, ranks, record, tracking
 from training import corpus as corpora
-from training import record, tracking
+from training.checkpoint import Checkpoint
 from training.corpus import Corpus
+from training.devices import use_device
 from training.errors import DivergedError, InputError
-from training.events import Event, Failed, Finished, Job, Progress, Started, Waiting
+from training.events import Alone, Event, Failed, Finished, Job, Progress, Queue, Started, Waiting
 from training.ledger import Ledger
 from training.settings import Run
 from training.signals import ignore_signals, interrupt_on_signals
 
-LOG_EVERY = 10  # steps between training-loss points
+if TYPE_CHECKING:
+    from training import loop  # slow to import: torch
+
+TRAIN_POINTS = 500  # of the training loss a run, about
 REPORT_SECONDS = 0.5
 
+Tell = Callable[[Event], None]
 
-def main(job: Job, index: int, events: "Queue[Event]") -> None:
-    """The worker process: train until the ledger is empty; every end is told as an event."""
+
+def main(job: Job, index: int, tell: Tell) -> int:
+    """The worker process: train until there is no more to train; returns its exit code.
+
+    Every end but the parent's own is told as an event. `tell` raises KeyboardInterrupt when the
+    parent is gone.
+    """
     interrupt_on_signals()
     try:
-        use_device(index, job.threads)
+        use_device(index, job.machines.threads)
         mlflow.set_tracking_uri(job.tracking_uri)
-        crew = os.getppid()
-
-        def progress(event: Event) -> None:
-            if os.getppid() != crew:
-                raise KeyboardInterrupt  # nobody is left to work for
-            events.put(event)
-
-        _work(job, progress)
+        _work(job, tell)
     except KeyboardInterrupt:
-        pass
-    except InputError as error:
-        events.put(Failed(str(error), users_mistake=True))
+        return 1
+    except (InputError, DivergedError) as error:
+        tell(Failed(error))
+        return 1
     except BaseException:
-        events.put(Failed(traceback.format_exc(), users_mistake=False))
+        tell(Failed(RuntimeError(traceback.format_exc())))
+        return 1
     finally:
         ignore_signals()
+    return 0
 
 
-def _work(job: Job, progress: Callable[[Event], None]) -> None:
+def _work(job: Job, tell: Tell) -> None:
+    from training import loop
+
+    loop.quiet()
+    loop.connect()
     corpus = corpora.load(job.corpus)
+    match job.work:
+        case Alone(run, run_id):
+            train_and_log(run, corpus, run_id, checkpoint.find(run, job.machines.ranks), tell)
+        case Queue() as queue:
+            _work_through(queue, job.machines.ranks, corpus, tell)
+    ranks.tell(None)
+
+
+def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> None:
+    """Train the ledger's runs, each into an MLflow run of its own."""
 
     def train(run: Run) -> float:
-        if tracking.fingerprint(run) in tracking.settled(job.experiment_id):
-            progress(Finished(run.name))
+        if tracking.fingerprint(run) in tracking.settled(queue.experiment_id):
+            tell(Finished(run.name))
             return 0.0
-        tracking.close_abandoned(job.experiment_id, run)
+        saved = checkpoint.find(run, processes)
+        started = None
+        if saved is not None:
+            started = tracking.unfinished(saved.kept["run_id"], queue.experiment_id)
+        tracking.close_abandoned(queue.experiment_id, run, but=started)
+        new = {
+            "experiment_id": queue.experiment_id,
+            "run_name": run.name,
+            "parent_run_id": queue.parent_run_id,
+        }
         try:
-            with tracking.open_run(
-                experiment_id=job.experiment_id, run_name=run.name, parent_run_id=job.parent_run_id
-            ) as active:
-                return train_and_log(run, corpus, active.info.run_id, progress)
+            with tracking.open_run(**({"run_id": started} if started else new)) as active:
+                return train_and_log(run, corpus, active.info.run_id, saved, tell)
         except DivergedError as error:
-            progress(Finished(run.name, diverged=str(error)))
+            tell(Finished(run.name, diverged=str(error)))
             raise optuna.TrialPruned(str(error)) from error
 
-    Ledger(job.ledger_url, job.ledger_name).work(train, lambda n: progress(Waiting(n)))
+    Ledger(queue.ledger_url, queue.name).work(train, lambda n: tell(Waiting(n)))
 
 
 def train_and_log(
-    run: Run, corpus: Corpus, run_id: str, progress: Callable[[Event], None]
+    run: Run, corpus: Corpus, run_id: str, saved: Checkpoint | None, tell: Tell
 ) -> float:
     """Train one model into an MLflow run; returns the last mean validation loss.
 
@@ -81,79 +109,72 @@ def train_and_log(
     """
     from training import loop
 
-    loop.quiet()
-    log = tracking.RunLog(run_id, run, corpus)
-    trainer = loop.Trainer(run, corpus)
-    tracking.log_params(
-        run_id,
-        {
-            **record.with_prefix(record.MIXTURE, run.mixture),
-            record.N_PARAMS: trainer.n_params,
-            "n_embedding_params": trainer.n_embedding,
-            record.TOKENS_PER_STEP: run.training.tokens_per_step,
-            record.SEED: run.seed,
-            record.SIZE: run.size_name,
-            **run.size.model_dump(),
-            **run.training.model_dump(exclude={"steps"}),
-            "max_steps": run.training.steps,
-            "learning_rate": trainer.learning_rate,
-            "optimizer": "AdamW",
-            "vocab_size": corpus.vocab_size,
-            "validation_tokens": run.validation_tokens,
-            "corpus_digest": run.corpus_digest,
-        },
-    )
-    progress(Started(run.name))
-    flops_per_step = run.flops(corpus.vocab_size) // run.training.steps
-    losses: dict[str, float] = {}
+    ranks.tell((run, saved))
+    trainer = loop.Trainer(run, corpus, saved)
+    log = tracking.RunLog(run_id, run, corpus, saved.kept if saved else None)
+    if not log.goes_on:
+        tracking.log_params(run_id, _params(run, corpus, trainer))
+    steps = run.training.steps
+    flops_per_step = run.flops(corpus.vocab_size) // steps
+    every = loop.REPORT_EVERY * -(-steps // (loop.REPORT_EVERY * TRAIN_POINTS))
+    losses: list[float] = []
     speeds: list[float] = []
-    told_step, told_at = 0, time.monotonic()
+    told_step, told_at = saved.step if saved else 0, time.monotonic()
+    tell(Started(run.name))
+    tell(Progress(told_step * flops_per_step, 0))
     try:
-        for report in trainer.reports():
+        for report in trainer.reports(log.kept):
+            losses.append(report.train_loss)
             speeds.append(report.tokens_per_second)
-            if report.step % LOG_EVERY == 0:
-                log.metric(record.TRAIN_LOSS, report.train_loss, report.step)
-            if report.val_losses:
-                losses = report.val_losses
-                log.metric(record.TOKENS_PER_SECOND, statistics.median(speeds), report.step)
-                log.evaluation(report.step, report.tokens, losses)
-                speeds.clear()
-            if time.monotonic() - told_at > REPORT_SECONDS or report.step == run.training.steps:
-                steps = report.step - told_step
-                progress(Progress(steps * flops_per_step, steps * run.training.tokens_per_step))
+            if report.step % every == 0 or report.step == steps:
+                log.training(report.step, statistics.fmean(losses), statistics.median(speeds))
+                losses, speeds = [], []
+            if report.evaluation:
+                log.evaluation(report.step, report.evaluation, trainer.sampler)
+            if time.monotonic() - told_at > REPORT_SECONDS or report.step == steps:
+                done = report.step - told_step
+                tell(Progress(done * flops_per_step, done * run.training.tokens_per_step))
                 told_step, told_at = report.step, time.monotonic()
     except DivergedError as error:
+        checkpoint.remove(run)
         log.diverged(str(error))
         raise
-    for name, epochs in zip(corpus.domains, trainer.sampler.epochs(), strict=True):
-        log.metric(f"epochs/{name}", float(epochs), run.training.steps)
-    log.flush()
-    log.complete()
-    progress(Finished(run.name))
-    return statistics.fmean(losses.values())
+    if run.engine.save_models:
+        _log_model(trainer, corpus, run_id)
+    trainer.close()
+    loss = log.complete()
+    checkpoint.remove(run)
+    tell(Finished(run.name))
+    return loss
 
 
-def all_threads() -> int:
-    """One thread a core, for a process that has the machine to itself."""
-    return os.cpu_count() or 1
+def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, object]:
+    """All that was trained, for the MLflow run."""
+    return {
+        **record.with_prefix(record.MIXTURE, run.mixture),
+        record.N_PARAMS: trainer.n_params,
+        "n_embedding_params": trainer.n_embedding,
+        record.TOKENS_PER_STEP: run.training.tokens_per_step,
+        record.SEED: run.seed,
+        record.SIZE: run.size_name,
+        **run.size.model_dump(exclude_none=True),
+        **run.training.model_dump(exclude={"steps"}),
+        **run.engine.model_dump(),
+        "max_steps": run.training.steps,
+        "learning_rate": trainer.learning_rate,
+        "optimizer": "AdamW",
+        "processes": trainer.ranks,
+        "data_share": run.data_share,
+        "vocab_size": corpus.vocab_size,
+        "validation_tokens": run.validation_tokens,
+        "corpus_digest": run.corpus_digest,
+    }
 
 
-def use_device(index: int, threads: int) -> None:
-    """Take one GPU where there are any, else check what DeepSpeed needs on a CPU."""
-    scripts = sysconfig.get_path("scripts")  # an unactivated environment's ninja
-    os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
-    import torch  # slow
-
-    if torch.cuda.is_available():
-        os.environ["LOCAL_RANK"] = str(index % torch.cuda.device_count())
-        return
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    torch.set_num_threads(threads)
-    compiler = os.environ.get("CXX") or "c++"
-    if not (shutil.which(compiler) or shutil.which("g++")):
-        raise InputError(
-            f"no C++ compiler ({compiler} or g++) on the PATH: DeepSpeed compiles a kernel on a "
-            "CPU at first use; install one (Debian, Ubuntu: apt-get install g++) or set CXX"
-        )
-    if not shutil.which("ninja"):
-        raise InputError("ninja is not on the PATH; install it with: pip install ninja")
+def _log_model(trainer: "loop.Trainer", corpus: Corpus, run_id: str) -> None:
+    """The trained model and its tokenizer as the artifact `model`, for `from_pretrained`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "model")
+        shutil.copytree(corpus.tokenizer, folder)
+        trainer.save_model(folder)
+        mlflow.MlflowClient().log_artifacts(run_id, str(folder), "model")

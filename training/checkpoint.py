@@ -1,0 +1,82 @@
+"""Checkpoints: what a killed run goes on from.
+
+    <workspace>/checkpoints/<fingerprint of the run>/<step>/   DeepSpeed's files
+    <workspace>/checkpoints/<fingerprint of the run>/state.json
+
+`state.json` names the step whose files are whole and is replaced in one move after they are
+written, so that a kill at any moment leaves a checkpoint that can be loaded. The sampler's
+position is the step.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training import tracking
+from training.settings import Run
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is whole."""
+
+    folder: Path
+    step: int  # optimizer steps done
+    ranks: int
+    zero_stage: int
+    kept: dict[str, Any]
+    """What the run's log needs to go on: its MLflow run and the points logged so far."""
+
+    def load_into(self, engine: Any) -> None:
+        """Model, optimizer and learning-rate schedule; every process calls it."""
+        engine.load_checkpoint(str(self.folder), tag=str(self.step))
+
+
+def find(run: Run, ranks: int) -> Checkpoint | None:
+    """The checkpoint of this run, if there is one of as many processes and the same ZeRO stage."""
+    folder = _folder(run)
+    try:
+        state = json.loads((folder / STATE).read_text())
+    except FileNotFoundError:
+        return None
+    found = Checkpoint(folder=folder, **state)
+    if (found.ranks, found.zero_stage) != (ranks, run.engine.zero_stage):
+        return None
+    return found
+
+
+def save(run: Run, engine: Any, step: int, ranks: int, keep: Callable[[], Any]) -> None:
+    """Write a checkpoint and remove the one before; every process calls it.
+
+    `keep` is asked in the first process only.
+    """
+    from torch import distributed
+
+    folder = _folder(run)
+    engine.save_checkpoint(str(folder), tag=str(step), save_latest=False)
+    if ranks > 1:
+        distributed.barrier()  # all have written
+    if distributed.get_rank() == 0:
+        saved = Checkpoint(folder, step, ranks, run.engine.zero_stage, keep())
+        state = {key: value for key, value in asdict(saved).items() if key != "folder"}
+        scratch = folder / f"{STATE}.partial"
+        scratch.write_text(json.dumps(state))
+        os.replace(scratch, folder / STATE)
+        for other in folder.iterdir():
+            if other.is_dir() and other.name != str(step):
+                shutil.rmtree(other)
+
+
+def remove(run: Run) -> None:
+    """Forget a run's checkpoint: it has ended."""
+    shutil.rmtree(_folder(run), ignore_errors=True)
+
+
+def _folder(run: Run) -> Path:
+    return run.workspace / "checkpoints" / tracking.fingerprint(run)

@@ -1,0 +1,115 @@
+"""DeepSpeed's launcher: starts the processes that train one model together (`training.ranks`)."""
+
+import os
+import pickle
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from typing import Any
+
+from training.devices import Machines, free_port, visible_gpus
+from training.errors import InputError
+from training.events import Job
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mailbox(BaseManager):
+    """The parent's queue of events, reached over a socket by processes that are not its own."""
+
+
+class Launched:
+    """A worker of several processes, on this machine or those of the job's hostfile.
+
+    Has the methods of `multiprocessing.Process` that `training.crew` needs.
+    """
+
+    def __init__(self, job: Job, index: int, events: Any) -> None:
+        self.name = f"worker-{index}"
+        self._job, self._index, self._events = job, index, events
+        self._note = job.corpus.parent / f"job-{os.getpid()}-{index}"
+
+    def start(self) -> None:
+        here = self._job.machines.hostfile is None
+        host, key = "127.0.0.1" if here else socket.gethostname(), secrets.token_bytes()
+        Mailbox.register("events", callable=lambda: self._events, exposed=["put"])
+        server = Mailbox((host if here else "", 0), key).get_server()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = int(server.address[1])  # type: ignore[index]
+        self._note.touch(mode=0o600)  # it holds the key
+        self._note.write_bytes(pickle.dumps((self._job, self._index, (host, port), key)))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
+            + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
+            + ["--module", "training.ranks", str(self._note)],
+            cwd=ROOT,
+            env=_environment(),
+            stdout=sys.stderr,
+            start_new_session=True,  # so that `terminate` reaches every process
+        )
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end; after `timeout` seconds force it."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+        self._note.unlink(missing_ok=True)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def _signal(self, number: int) -> None:
+        if self.is_alive():
+            os.killpg(self._process.pid, number)
+
+
+def slots(hostfile: Path) -> int:
+    """Processes that a hostfile offers: the sum of its lines `host slots=n`."""
+    try:
+        lines = hostfile.read_text().splitlines()
+    except OSError as error:
+        raise InputError(f"hostfile: {hostfile} cannot be read: {error}") from error
+    total = 0
+    for number, line in enumerate(lines, 1):
+        if text := line.partition("#")[0].strip():
+            found = re.fullmatch(r"\S+\s+slots=(\d+)", text)
+            if found is None:
+                raise InputError(
+                    f"hostfile: {hostfile}, line {number}: {text!r} is no 'host slots=n'"
+                )
+            total += int(found[1])
+    if not total:
+        raise InputError(f"hostfile: {hostfile} names no host")
+    return total
+
+
+def _places(machines: Machines, index: int) -> list[str]:
+    """Where the launcher starts the processes of the crew's worker number `index`."""
+    if machines.hostfile is not None:
+        return ["--hostfile", str(machines.hostfile)]
+    ranks = machines.ranks
+    if gpus := visible_gpus()[index * ranks : (index + 1) * ranks]:
+        return ["--include", f"localhost:{','.join(gpus)}"]
+    return ["--num_gpus", str(ranks)]  # the launcher's word for processes on a CPU too
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with what the launcher itself looks at."""
+    path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
+    accelerator = {} if visible_gpus() else {"DS_ACCELERATOR": "cpu"}
+    return {**os.environ, **accelerator, "PATH": path}

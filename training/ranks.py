@@ -1,0 +1,95 @@
+"""Several processes that train one model together, started by DeepSpeed's launcher.
+
+The first is a worker like any other. Before it trains a run it tells the others, which train
+along and log nothing.
+"""
+
+import functools
+import os
+import pickle
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from training.errors import DivergedError, InputError
+from training.events import Event, Job
+from training.launcher import Mailbox
+
+PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
+
+
+def tell(task: object) -> None:
+    """Say to the other processes, if there are any, what to train next; None ends them."""
+    from torch import distributed
+
+    if distributed.get_world_size() > 1:
+        distributed.broadcast_object_list([task], 0, _control())
+
+
+def main(note: str) -> None:
+    """One process; `note` is the file in which `training.crew` says what to do."""
+    from training import worker
+    from training.devices import use_device
+    from training.signals import interrupt_on_signals
+
+    job, index, address, key = pickle.loads(Path(note).read_bytes())
+    if os.environ["RANK"] == "0":
+        Mailbox.register("events", exposed=["put"])
+        mailbox = Mailbox(address, authkey=key)
+        mailbox.connect()
+        events = mailbox.events()  # type: ignore[attr-defined]
+
+        def put(event: Event) -> None:
+            try:
+                events.put(event)
+            except (OSError, EOFError):
+                raise KeyboardInterrupt from None  # nobody is left to work for
+
+        sys.exit(worker.main(job, index, put))
+    interrupt_on_signals()
+    try:
+        use_device(index, job.machines.threads)
+        _follow(job)
+    except (InputError, KeyboardInterrupt):
+        sys.exit(1)  # the first process says why
+
+
+def _follow(job: Job) -> None:
+    """Train what the first process says until it says that there is no more."""
+    from training import corpus, loop
+
+    loop.quiet()
+    loop.connect()
+    corpora = corpus.load(job.corpus)
+    while task := _hear():
+        run, saved = task
+        trainer = loop.Trainer(run, corpora, saved)
+        try:
+            for _ in trainer.reports():
+                pass
+            if run.engine.save_models:
+                trainer.save_model()
+        except DivergedError:
+            pass  # the first process says so
+        trainer.close()
+
+
+def _hear() -> Any:
+    from torch import distributed
+
+    task = [None]
+    distributed.broadcast_object_list(task, 0, _control())
+    return task[0]
+
+
+@functools.cache
+def _control() -> Any:
+    """A group of its own for the talk between processes, which may wait long."""
+    from torch import distributed
+
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
