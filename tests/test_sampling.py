@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.corpus import TokenFiles
-from training.sampling import MixtureSampler, validation_windows
+from training.sampling import MixtureSampler, shuffled, validation_windows
 
 LENGTH = 8
 
@@ -26,10 +26,14 @@ def domains(tmp_path: Path) -> dict[str, TokenFiles]:
 
 
 def sampler(
-    domains: dict[str, TokenFiles], shares: list[float], steps: int = 200, seed: int = 0
+    domains: dict[str, TokenFiles],
+    shares: list[float],
+    steps: int = 200,
+    seed: int = 0,
+    data_share: float = 1.0,
 ) -> MixtureSampler:
     mixture = dict(zip(domains, shares, strict=True))
-    return MixtureSampler(domains, mixture, 16, LENGTH, steps, seed)
+    return MixtureSampler(domains, mixture, 16, LENGTH, steps, seed, data_share)
 
 
 def test_every_step_deals_the_floor_or_the_ceiling_of_each_share(
@@ -72,8 +76,45 @@ def test_an_epoch_sees_every_window_once(domains: dict[str, TokenFiles]) -> None
     starts = np.concatenate([made.batch(step)[:, 0] for step in range(6)])
     first = starts[:windows]
     assert len(set(first.tolist())) == windows
-    assert made.epochs()[0] == pytest.approx(6 * 16 / windows)
+    assert made.epochs(6)[0] == pytest.approx(6 * 16 / windows)
     assert not np.array_equal(starts[windows : 2 * windows], first[: len(starts) - windows])
+
+
+def test_processes_share_a_batch(domains: dict[str, TokenFiles]) -> None:
+    made = sampler(domains, [0.5, 0.3, 0.2])
+    parts = [made.batch(70, slice(start, start + 4)) for start in range(0, 16, 4)]
+    assert np.array_equal(np.concatenate(parts), made.batch(70))
+    assert np.array_equal(made.domains(70), made.batch(70)[:, 0] // 1000)
+
+
+def test_a_run_of_a_part_repeats_the_same_text(domains: dict[str, TokenFiles]) -> None:
+    def seen(seed: int, data_share: float) -> set[int]:
+        made = sampler(domains, [1.0, 0.0, 0.0], steps=40, seed=seed, data_share=data_share)
+        starts = np.concatenate([made.batch(step)[:, 0] for step in range(40)])
+        count = int((400 - 1) // LENGTH * data_share)
+        assert made.epochs(40)[0] == pytest.approx(640 / count)
+        drawn = np.unique(starts, return_counts=True)[1]
+        assert len(drawn) == count
+        assert np.ptp(drawn) <= 1
+        return set(starts.tolist())
+
+    assert seen(0, 0.5) == seen(1, 0.5)
+    assert seen(0, 0.25) < seen(0, 0.5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000])
+def test_a_shuffle_is_a_permutation(count: int) -> None:
+    index = np.arange(count)
+    orders = [shuffled(index, count, (seed, 1)) for seed in range(3)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert np.array_equal(shuffled(index[::2], count, (0, 1)), orders[0][::2])
+
+
+def test_a_shuffle_prefers_no_place() -> None:
+    places = np.zeros((7, 7))
+    for seed in range(7000):
+        places[np.arange(7), shuffled(np.arange(7), 7, (seed,))] += 1
+    assert np.abs(places - 1000).max() < 150  # five standard deviations
 
 
 def test_validation_windows_are_fixed_and_inside(domains: dict[str, TokenFiles]) -> None:

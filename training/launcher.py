@@ -50,7 +50,7 @@ class Launched:
             + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
             + ["--module", "training.ranks", str(self._note)],
             cwd=ROOT,
-            env=_environment(),
+            env=environment(),
             stdout=sys.stderr,
             start_new_session=True,  # so that `terminate` reaches every process
         )
@@ -108,7 +108,7 @@ def _places(machines: Machines, index: int) -> list[str]:
     return ["--num_gpus", str(ranks)]  # the launcher's word for processes on a CPU too
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's, with what the launcher itself looks at."""
     path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
     accelerator = {} if visible_gpus() else {"DS_ACCELERATOR": "cpu"}

@@ -6,7 +6,7 @@ Whether a run is done is MLflow's to say; the ledger only shares out what is not
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -26,6 +26,21 @@ RUN = "run"
 FINGERPRINT = "fingerprint"
 
 
+class _Storage(optuna.storages.RDBStorage):
+    """Lets a trial's heart beat from its claim on.
+
+    Optuna starts the heartbeat a moment after the claim; a worker that died in between would
+    never count as dead.
+    """
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        if state == TrialState.RUNNING:
+            self.record_heartbeat(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+
 class Ledger:
     """One named queue of runs in a relational store (SQLite; PostgreSQL for several machines)."""
 
@@ -33,7 +48,7 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
-            storage = optuna.storages.RDBStorage(
+            storage = _Storage(
                 url,
                 engine_kwargs=SQLITE if url.startswith("sqlite") else None,
                 heartbeat_interval=HEARTBEAT_SECONDS,

@@ -258,12 +258,19 @@ def standard_error(losses: np.ndarray, documents: np.ndarray) -> float:
 
 def connect() -> None:
     """Join the processes that the launcher started, or stand alone."""
-    if "RANK" not in os.environ:  # what the launcher would set; without it MPI is looked for
-        os.environ.setdefault("LOCAL_RANK", "0")
-        port = str(free_port())
-        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    if not distributed.is_initialized():
+    if distributed.is_initialized():
+        return
+    if "RANK" in os.environ:
         deepspeed.init_distributed(verbose=False)
+    else:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        deepspeed.init_distributed(
+            auto_mpi_discovery=False,
+            verbose=False,
+            init_method=f"tcp://127.0.0.1:{free_port()}",
+            rank=0,
+            world_size=1,
+        )
 
 
 def _micro_batch(run: Run, ranks: int) -> int:

@@ -1,0 +1,32 @@
+"""What each process of `test_training` runs: train the runs of a file, write what was measured."""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+from training import corpus as corpora
+from training import devices, loop
+from training.settings import Run
+
+
+def main(plan: Path) -> None:
+    devices.use_device(0, 1)
+    loop.quiet()
+    runs = [Run.model_validate(run) for run in json.loads(plan.read_text())]
+    found = []
+    for run in runs:
+        trainer = loop.Trainer(run, corpora.load(run.corpus))
+        found.append([(r.step, r.evaluation) for r in trainer.reports() if r.evaluation])
+        trainer.close()
+    if os.environ["RANK"] == "0":
+        lines = [
+            [(step, list(dataclasses.asdict(evaluation).values())) for step, evaluation in run]
+            for run in found
+        ]
+        plan.with_suffix(".found").write_text(json.dumps(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
