@@ -14,6 +14,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+import transformers
 from mlflow.entities import Run
 
 from tests.conftest import ROOT, run_entry
@@ -160,18 +161,30 @@ def test_one_model_trains_alone_and_diverges_loudly(
     assert store
     study = write_study(miniature)
     mixture = "news=0.5,code=0.3,math=0.2"
-    done = mlflow_run("train", study=study, mixture=mixture, size="tiny", steps="6", seed="3")
-    assert done.returncode == 0, done.stderr[-3000:]
-    (run,) = runs_of("proxy")
-    assert (run.data.params["size"], run.data.params["seed"]) == ("tiny", "3")
-    assert run.data.params["mixture/code"] == "0.3"
-    assert run.data.metrics["tokens"] == 6 * 256
-    # a run's mixture is a mixture parameter too
-    done = run_entry(
-        "train", "--study", study, "--mixture", f"runs:/{run.info.run_id}", "--size", "tiny"
+    parameters = {"size": "tiny", "steps": "6", "seed": "3"}
+    done = mlflow_run(
+        "train", study=study, mixture=mixture, ranks="2", save_model="true", **parameters
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert runs_of("proxy")[0].data.params["mixture/code"] == "0.3"
+    (together,) = runs_of("proxy")
+    assert (together.data.params["size"], together.data.params["seed"]) == ("tiny", "3")
+    assert together.data.params["mixture/code"] == "0.3"
+    assert together.data.params["processes"] == "2"
+    assert together.data.metrics["tokens"] == 6 * 256
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{together.info.run_id}/model")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.config.vocab_size == len(transformers.AutoTokenizer.from_pretrained(folder))
+    # a run's mixture is a mixture parameter too; one process has the losses of two
+    options = [f"--{key}={value}" for key, value in parameters.items()]
+    done = run_entry(
+        "train", f"--study={study}", f"--mixture=runs:/{together.info.run_id}", *options
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = runs_of("proxy")[0]
+    assert alone.data.params["processes"] == "1"
+    for domain in DOMAINS:
+        metric = f"val_loss/{domain}"
+        assert alone.data.metrics[metric] == pytest.approx(together.data.metrics[metric], abs=1e-5)
 
     miniature["sizes"]["tiny"]["learning_rate"] = 1e30
     done = run_entry("train", "--study", write_study(miniature), "--size", "tiny")
@@ -180,6 +193,42 @@ def test_one_model_trains_alone_and_diverges_loudly(
     (failed,) = [r for r in runs_of("proxy") if r.info.status == "FAILED"]
     assert failed.data.tags["diverged"] == "true"
     assert "loss not finite at step" in failed.data.tags["error"]
+
+
+def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_study: Write) -> None:
+    assert store
+    miniature["training"] |= {"steps": 400, "evaluations": 6}
+    miniature["engine"] = {"checkpoint_minutes": 0}
+    study = write_study(miniature)
+    process = subprocess.Popen(
+        command("train", study=study, size="tiny"), stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 240
+    checkpoints = Path(miniature["workspace"], "checkpoints")
+    while not list(checkpoints.glob("*/state.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (dead,) = runs_of("proxy")
+    assert record.COMPLETE not in dead.data.tags
+
+    done = mlflow_run("train", study=study, size="tiny")
+    assert done.returncode == 0, done.stderr[-3000:]
+    resumed = runs_of("proxy", " and tags.complete = 'true'")[0]
+    dead = mlflow.get_run(dead.info.run_id)
+    assert dead.info.status == "KILLED"
+    assert f"run {resumed.info.run_id} goes on" in dead.data.tags["error"]
+    done = run_entry("train", "--study", study, "--size", "tiny")
+    whole = runs_of("proxy", " and tags.complete = 'true'")[0]
+    assert whole.info.run_id != resumed.info.run_id
+    one, other = (record.history_from_tags(run.data.tags) for run in (resumed, whole))
+    assert one == other
+    for run in (resumed, whole):
+        series = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss/news")
+        assert one is not None
+        assert [m.step for m in series] == list(one.steps)
 
 
 @pytest.mark.parametrize(

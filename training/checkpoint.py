@@ -11,12 +11,16 @@ position is the step.
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from training import tracking
+from training.errors import InputError
 from training.settings import Run
 
 STATE = "state.json"
@@ -49,6 +53,24 @@ def find(run: Run, ranks: int) -> Checkpoint | None:
     if (found.ranks, found.zero_stage) != (ranks, run.engine.zero_stage):
         return None
     return found
+
+
+@contextmanager
+def held(run: Run) -> Iterator[None]:
+    """Keep a run's checkpoint to this process; a killed process lets go of it.
+
+    Raises InputError where another process trains the same run in the same workspace.
+    """
+    folder = _folder(run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_suffix(".lock"), timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"run {run.name}: another process trains it in the workspace {run.workspace}; wait for "
+            "its end, or give this study another workspace"
+        ) from None
 
 
 def save(run: Run, engine: Any, step: int, ranks: int, keep: Callable[[], Any]) -> None:

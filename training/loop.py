@@ -63,6 +63,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 class Trainer:

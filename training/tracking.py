@@ -89,8 +89,19 @@ def close_abandoned(experiment_id: str, run: Run, but: str | None = None) -> Non
     )
     for attempt in attempts:
         if attempt.info.run_id != but:
-            client.set_tag(attempt.info.run_id, record.ERROR, "its worker died; trained again")
-            client.set_terminated(attempt.info.run_id, "KILLED")
+            close(attempt.info.run_id, "its worker died; trained again")
+
+
+def close(run_id: str, reason: str) -> None:
+    """End a run that a crash left RUNNING, if this store has it."""
+    client = mlflow.MlflowClient()
+    try:
+        running = client.get_run(run_id).info.status == "RUNNING"
+    except MlflowException:
+        return
+    if running:
+        client.set_tag(run_id, record.ERROR, reason)
+        client.set_terminated(run_id, "KILLED")
 
 
 class RunLog:

@@ -9,6 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,11 @@ def _work(job: Job, tell: Tell) -> None:
     corpus = corpora.load(job.corpus)
     match job.work:
         case Alone(run, run_id):
-            train_and_log(run, corpus, run_id, checkpoint.find(run, job.machines.ranks), tell)
+            with checkpoint.held(run):
+                saved = checkpoint.find(run, job.machines.ranks)
+                if saved is not None:
+                    tracking.close(saved.kept["run_id"], f"its process died; run {run_id} goes on")
+                train_and_log(run, corpus, run_id, saved, tell)
         case Queue() as queue:
             _work_through(queue, job.machines.ranks, corpus, tell)
     ranks.tell(None)
@@ -80,24 +85,31 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> N
         if tracking.fingerprint(run) in tracking.settled(queue.experiment_id):
             tell(Finished(run.name))
             return 0.0
-        saved = checkpoint.find(run, processes)
-        started = None
-        if saved is not None:
-            started = tracking.unfinished(saved.kept["run_id"], queue.experiment_id)
-        tracking.close_abandoned(queue.experiment_id, run, but=started)
-        new = {
-            "experiment_id": queue.experiment_id,
-            "run_name": run.name,
-            "parent_run_id": queue.parent_run_id,
-        }
         try:
-            with tracking.open_run(**({"run_id": started} if started else new)) as active:
-                return train_and_log(run, corpus, active.info.run_id, saved, tell)
+            with checkpoint.held(run):
+                saved = checkpoint.find(run, processes)
+                with _open(run, queue, saved) as active:
+                    return train_and_log(run, corpus, active.info.run_id, saved, tell)
         except DivergedError as error:
             tell(Finished(run.name, diverged=str(error)))
             raise optuna.TrialPruned(str(error)) from error
 
     Ledger(queue.ledger_url, queue.name).work(train, lambda n: tell(Waiting(n)))
+
+
+def _open(
+    run: Run, queue: Queue, saved: Checkpoint | None
+) -> AbstractContextManager[mlflow.ActiveRun]:
+    """The MLflow run that the checkpoint belongs to, or a new one."""
+    started = None
+    if saved is not None:
+        started = tracking.unfinished(saved.kept["run_id"], queue.experiment_id)
+    tracking.close_abandoned(queue.experiment_id, run, but=started)
+    if started is not None:
+        return tracking.open_run(run_id=started)
+    return tracking.open_run(
+        experiment_id=queue.experiment_id, run_name=run.name, parent_run_id=queue.parent_run_id
+    )
 
 
 def train_and_log(

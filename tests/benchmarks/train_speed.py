@@ -1,0 +1,261 @@
+"""Tokens a second of our engine, a bare PyTorch loop and `transformers.Trainer`, in one run.
+
+    python -m tests.benchmarks.train_speed
+
+Same model, batch, optimizer, clipping and schedule. The three take turns; the median of the
+turns counts. Where a GPU is there, 70M and 410M in bf16 too, with model FLOPs utilisation. Then
+what a proxy costs inside a sweep before and after its steps, and what reading batches takes.
+"""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+
+from training import devices, ledger, loop, model, record, worker
+from training.corpus import Corpus, TokenFiles
+from training.events import Event, Finished, Job, Queue
+from training.settings import LADDER, Run, Size, Training
+
+VOCABULARY = 1024
+CPU_CASES = {  # size, training, steps timed
+    "57k, 16 x 64": (Size(hidden_size=48, layers=2, heads=3), (64, 16), 200),
+    "0.8M, 16 x 128": (LADDER["0.8M"], (128, 16), 60),
+}
+GPU_CASES = {
+    "70M, 32 x 2048": (LADDER["70M"], (2048, 32), 60),
+    "410M, 16 x 2048": (LADDER["410M"], (2048, 16), 40),
+}
+TURNS = 5
+WARM = 10  # steps before the clock starts
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16 FLOP/s
+
+
+def corpus(folder: Path, tokens: int) -> Corpus:
+    """Five domains of random tokens."""
+    rng = np.random.default_rng(0)
+    domains = {}
+    for name in "abcde":
+        (folder / name).mkdir(parents=True)
+        for part in ("train", "validation"):
+            rng.integers(0, VOCABULARY, tokens).astype("uint16").tofile(
+                folder / name / f"{part}.bin"
+            )
+            np.arange(100, tokens + 1, 100, dtype="uint64").tofile(folder / name / f"{part}.idx")
+        domains[name] = TokenFiles(str(folder / name), "uint16", tokens, tokens, 2.0, 1, name)
+    manifest = folder / "corpora" / "corpus.json"
+    manifest.parent.mkdir()
+    files = {name: dataclasses.asdict(part) for name, part in domains.items()}
+    manifest.write_text(json.dumps({"tokenizer": "", "vocab_size": VOCABULARY, "domains": files}))
+    return Corpus(manifest, "", VOCABULARY, domains)
+
+
+def planned(text: Corpus, size: Size, shape: tuple[int, int], steps: int, seed: int = 0) -> Run:
+    precision = "bf16" if torch.cuda.is_available() else "fp32"
+    return Run(
+        name=f"run{seed}",
+        stage=record.PROXY,
+        study="benchmark",
+        workspace=text.manifest.parent.parent,
+        corpus=text.manifest,
+        corpus_digest="",
+        mixture=dict.fromkeys("abcde", 0.2),
+        size_name="",
+        size=size,
+        training=Training(
+            sequence_length=shape[0],
+            batch_size=shape[1],
+            steps=steps,
+            first_evaluation=steps,
+            evaluations=1,
+            precision=precision,  # type: ignore[arg-type]
+        ),
+        validation_tokens=shape[0],
+        seed=seed,
+    )
+
+
+def ours(run: Run, text: Corpus) -> float:
+    trainer = loop.Trainer(run, text)
+    speeds = [report.tokens_per_second for report in trainer.reports()]
+    trainer.close()
+    return statistics.harmonic_mean(speeds[WARM // loop.REPORT_EVERY :])
+
+
+def bare(run: Run, text: Corpus) -> float:
+    """The loop that one would write by hand."""
+    training = run.training
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = model.build(run.size, VOCABULARY, training.sequence_length, run.seed).to(device)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: model.rate_factor(step, training)
+    )
+    sampler = _sampler(run, text)
+    for step in range(training.steps):
+        if step == WARM:
+            started = _clock()
+        windows = torch.from_numpy(sampler.batch(step)).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            logits = module(input_ids=windows[:, :-1], use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), training.gradient_clipping)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if (step + 1) % loop.REPORT_EVERY == 0:
+            float(loss.detach())
+    return (training.steps - WARM) * training.tokens_per_step / (_clock() - started)
+
+
+def trainer_of_transformers(run: Run, text: Corpus) -> float:
+    training = run.training
+    module = model.build(run.size, VOCABULARY, training.sequence_length, run.seed)
+    sampler = _sampler(run, text)
+    rows = [row for step in range(training.steps) for row in sampler.batch(step)]
+    data = [{"input_ids": row[:-1], "labels": row[:-1]} for row in rows]
+    clock: dict[int, float] = {}
+
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+            clock[state.global_step] = _clock()
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            folder,
+            per_device_train_batch_size=training.batch_size,
+            max_steps=training.steps,
+            optim="adamw_torch_fused",
+            max_grad_norm=training.gradient_clipping,
+            lr_scheduler_type="constant_with_warmup",
+            bf16=training.precision == "bf16",
+            logging_steps=loop.REPORT_EVERY,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        trainer = transformers.Trainer(module, arguments, train_dataset=data, callbacks=[Clock()])
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    seconds = clock[training.steps] - clock[WARM]
+    return (training.steps - WARM) * training.tokens_per_step / seconds
+
+
+def _sampler(run: Run, text: Corpus) -> loop.MixtureSampler:
+    training = run.training
+    return loop.MixtureSampler(
+        text.domains,
+        run.mixture,
+        training.batch_size,
+        training.sequence_length,
+        training.steps,
+        run.seed,
+    )
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def compare(folder: Path) -> None:
+    text = corpus(folder, 4_000_000)
+    ways: dict[str, Callable[[Run, Corpus], float]] = {
+        "ours": ours,
+        "bare loop": bare,
+        "Trainer": trainer_of_transformers,
+    }
+    print(f"{'':<18}" + "".join(f"{way:>14}" for way in ways) + "   tokens/s; ms a step; ratio")
+    for name, (size, shape, steps) in (
+        GPU_CASES if torch.cuda.is_available() else CPU_CASES
+    ).items():
+        run = planned(text, size, shape, steps + WARM)
+        found: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(TURNS):
+            for way in list(ways)[turn % 3 :] + list(ways)[: turn % 3]:
+                found[way].append(ways[way](run, text))
+        speeds = {way: statistics.median(values) for way, values in found.items()}
+        milliseconds = [1000 * run.training.tokens_per_step / speed for speed in speeds.values()]
+        ratios = {
+            way: statistics.median(a / b for a, b in zip(found["ours"], values, strict=True))
+            for way, values in found.items()
+        }
+        print(f"{name:<18}" + "".join(f"{speed:>14,.0f}" for speed in speeds.values()))
+        print(f"{'':<18}" + "".join(f"{x:>11.1f} ms" for x in milliseconds))
+        print(f"{'  ours is':<18}" + "".join(f"{ratio:>12.2f} x" for ratio in ratios.values()))
+        if torch.cuda.is_available():
+            _utilisation(run, speeds["ours"])
+
+
+def _utilisation(run: Run, speed: float) -> None:
+    """Model FLOPs utilisation: 6 a parameter and token, and 12 · layers · width · length for
+    attention (PaLM, arXiv 2204.02311, appendix B)."""
+    size, length = run.size, run.training.sequence_length
+    attention = 12 * (size.layers or 0) * size.width * length
+    flops = 6 * (size.n_params + VOCABULARY * size.width) + attention
+    device = torch.cuda.get_device_name()
+    peak = next((value for key, value in PEAK.items() if key in device), None)
+    if peak:
+        print(f"  {device}: model FLOPs utilisation {flops * speed / peak:.1%}")
+
+
+def start_up(folder: Path) -> None:
+    """Seconds a proxy takes in a worker beside its steps: model, engine, MLflow, ledger."""
+    text = corpus(folder, 200_000)
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    parent = mlflow.MlflowClient().create_run("0").info.run_id
+    queue = Queue(f"sqlite:///{folder}/ledger.db", "sweep", "0", parent)
+    size, shape, _ = CPU_CASES["57k, 16 x 64"]
+    runs = [planned(text, size, shape, 20, seed) for seed in range(8)]
+    ledger.Ledger(queue.ledger_url, queue.name).plan(runs)
+    ends: list[float] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Finished):
+            ends.append(time.perf_counter())
+
+    job = Job(queue, mlflow.get_tracking_uri(), text.manifest, devices.Machines(devices.cores()))
+    assert worker.main(job, 0, tell) == 0
+    steps = 20 * shape[0] * shape[1] / ours(runs[0].model_copy(update={"seed": 99}), text)
+    seconds = statistics.median(np.diff(ends)) - steps
+    print(f"start-up and end of a proxy: {seconds:.2f} s, {seconds / 30:.1%} of a 30-second proxy")
+
+
+def loading(folder: Path) -> None:
+    """Tokens a second of reading batches, in one thread."""
+    text = corpus(folder, 20_000_000)
+    for shape in ((64, 16), (2048, 64)):
+        steps = 400_000 // (shape[0] * shape[1]) + 200
+        sampler = _sampler(planned(text, LADDER["0.1M"], shape, steps), text)
+        started = time.perf_counter()
+        for step in range(steps):
+            sampler.batch(step)
+        speed = steps * shape[0] * shape[1] / (time.perf_counter() - started)
+        print(f"reading batches of {shape[1]} x {shape[0]}: {speed / 1e6:.0f} M tokens/s")
+
+
+def main() -> None:
+    devices.use_device(0, devices.cores())
+    loop.quiet()
+    for part in (compare, start_up, loading):
+        with tempfile.TemporaryDirectory() as folder:
+            part(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
