@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from training import checkpoint, crew, devices, launcher, ledger, loop, model, record, worker
 from training.corpus import Corpus, TokenFiles
 from training.errors import InputError
-from training.events import Alone, Event, Finished, Job, Queue
+from training.events import Event, Finished, Job, Queue
 from training.record import Evaluation
 from training.settings import Engine, Run, Size, Training
 
@@ -411,7 +411,7 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
     assert model.learning_rate(own, training) == 0.01
 
 
-def test_a_hostfile_reaches_every_host(corpus: Corpus, store: str, tmp_path: Path) -> None:
+def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_path: Path) -> None:
     """With programs in place of ssh and pdsh that stay on this machine."""
     commands = tmp_path / "commands"
     commands.mkdir()
@@ -420,20 +420,21 @@ def test_a_hostfile_reaches_every_host(corpus: Corpus, store: str, tmp_path: Pat
         (commands / name).chmod(0o755)
     hosts = tmp_path / "hosts"
     hosts.write_text("one slots=1  # the first\ntwo slots=1\n")
-    mlflow.set_tracking_uri(store)
-    run_id = mlflow.MlflowClient().create_run("0").info.run_id
-    run = planned(corpus, seed=7)
+    bad = planned(corpus, size=Size(hidden_size=32, layers=2, heads=2, learning_rate=1e30))
+    runs = [bad, planned(corpus, seed=7), planned(corpus, seed=8, name="last")]
     machines = devices.Machines(1, launcher.slots(hosts), hosts)
     assert machines.ranks == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-        crew.train([run], corpus, Alone(run, run_id), machines)
-    done = mlflow.get_run(run_id)
-    assert done.data.params["processes"] == "2"
-    history = record.history_from_tags(done.data.tags)
-    assert history is not None
-    alone = evaluations(run, corpus)[-1][1].losses
-    assert dict(zip(DOMAINS, history.losses[-1], strict=True)) == pytest.approx(alone, abs=1e-6)
+        crew.train(runs, corpus, queue(store, tmp_path), machines)
+    last, first, failed = proxies()
+    assert failed.info.status == "FAILED"
+    for run, done in ((runs[1], first), (runs[2], last)):
+        assert done.data.params["processes"] == "2"
+        history = record.history_from_tags(done.data.tags)
+        assert history is not None
+        alone = evaluations(run, corpus)[-1][1].losses
+        assert dict(zip(DOMAINS, history.losses[-1], strict=True)) == pytest.approx(alone, abs=1e-6)
     assert not list(corpus.manifest.parent.glob("job-*"))
 
     hosts.write_text("one slots=1\ntwo\n")

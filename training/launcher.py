@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from training.errors import InputError
 from training.events import Job
 
 ROOT = Path(__file__).parent.parent
+POLL_SECONDS = 0.1
 
 
 class Mailbox(BaseManager):
@@ -62,20 +64,26 @@ class Launched:
         self._signal(signal.SIGTERM)
 
     def join(self, timeout: float) -> None:
-        """Wait for the end; after `timeout` seconds force it."""
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
+        """Wait for the end of every process; after `timeout` seconds force it."""
+        deadline = time.monotonic() + timeout
+        while self._signal(0) and time.monotonic() < deadline:
+            self._process.poll()
+            time.sleep(POLL_SECONDS)
+        self._signal(signal.SIGKILL)
+        self._process.wait()
         self._note.unlink(missing_ok=True)
 
     @property
     def exitcode(self) -> int | None:
         return self._process.poll()
 
-    def _signal(self, number: int) -> None:
-        if self.is_alive():
+    def _signal(self, number: int) -> bool:
+        """Send a signal to all processes; whether there are any."""
+        try:
             os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
 
 def slots(hostfile: Path) -> int:

@@ -8,11 +8,14 @@ what a proxy costs inside a sweep before and after its steps, and what reading b
 """
 
 import dataclasses
+import importlib.util
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -175,31 +178,36 @@ def _clock() -> float:
 
 def compare(folder: Path) -> None:
     text = corpus(folder, 4_000_000)
-    ways: dict[str, Callable[[Run, Corpus], float]] = {
-        "ours": ours,
-        "bare loop": bare,
-        "Trainer": trainer_of_transformers,
-    }
-    print(f"{'':<18}" + "".join(f"{way:>14}" for way in ways) + "   tokens/s; ms a step; ratio")
-    for name, (size, shape, steps) in (
-        GPU_CASES if torch.cuda.is_available() else CPU_CASES
-    ).items():
+    ways: dict[str, Callable[[Run, Corpus], float]] = {"ours": ours, "bare loop": bare}
+    if importlib.util.find_spec("accelerate"):
+        ways["Trainer"] = trainer_of_transformers
+    else:
+        print("transformers.Trainer is left out: pip install accelerate")
+    gpu = torch.cuda.is_available()
+    processes = {way: ProcessPoolExecutor(1, get_context("spawn"), _start) for way in ways}
+    print(f"{'':<18}" + "".join(f"{way:>14}" for way in ways))
+    for name, (size, shape, steps) in (GPU_CASES if gpu else CPU_CASES).items():
         run = planned(text, size, shape, steps + WARM)
         found: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(TURNS):
-            for way in list(ways)[turn % 3 :] + list(ways)[: turn % 3]:
-                found[way].append(ways[way](run, text))
-        speeds = {way: statistics.median(values) for way, values in found.items()}
-        milliseconds = [1000 * run.training.tokens_per_step / speed for speed in speeds.values()]
-        ratios = {
-            way: statistics.median(a / b for a, b in zip(found["ours"], values, strict=True))
-            for way, values in found.items()
-        }
-        print(f"{name:<18}" + "".join(f"{speed:>14,.0f}" for speed in speeds.values()))
-        print(f"{'':<18}" + "".join(f"{x:>11.1f} ms" for x in milliseconds))
-        print(f"{'  ours is':<18}" + "".join(f"{ratio:>12.2f} x" for ratio in ratios.values()))
-        if torch.cuda.is_available():
-            _utilisation(run, speeds["ours"])
+            for way in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
+                found[way].append(processes[way].submit(ways[way], run, text).result())
+        speeds = [statistics.median(values) for values in found.values()]
+        milliseconds = [1000 * run.training.tokens_per_step / speed for speed in speeds]
+        ratios = [
+            statistics.median(a / b for a, b in zip(found["ours"], values, strict=True))
+            for values in found.values()
+        ]
+        print(f"{name:<18}" + "".join(f"{speed:>14,.0f}" for speed in speeds) + " tokens/s")
+        print(f"{'':<18}" + "".join(f"{x:>14.1f}" for x in milliseconds) + " ms a step")
+        print(f"{'':<18}" + "".join(f"{ratio:>14.2f}" for ratio in ratios) + " ours / it")
+        if gpu:
+            _utilisation(run, speeds[0])
+
+
+def _start() -> None:
+    devices.use_device(0, devices.cores())
+    loop.quiet()
 
 
 def _utilisation(run: Run, speed: float) -> None:
@@ -250,8 +258,7 @@ def loading(folder: Path) -> None:
 
 
 def main() -> None:
-    devices.use_device(0, devices.cores())
-    loop.quiet()
+    _start()
     for part in (compare, start_up, loading):
         with tempfile.TemporaryDirectory() as folder:
             part(Path(folder))
