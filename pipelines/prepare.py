@@ -25,6 +25,7 @@ def prepare(plan: Study) -> Corpus:
         print(
             f"{name:<16}{files.train_tokens:>14,}{files.validation_tokens:>12,}"
             f"{files.bytes_per_token:>13.2f}{default[name]:>9.3f}"
+            + (f"   {files.skipped:,} rows left out" if files.skipped else "")
         )
     return corpus
 
@@ -38,6 +39,7 @@ def main(study: str) -> None:
             "corpus_digest": corpus.digest,
             **{f"train_tokens/{n}": f.train_tokens for n, f in corpus.domains.items()},
             **{f"validation_tokens/{n}": f.validation_tokens for n, f in corpus.domains.items()},
+            **{f"skipped/{n}": f.skipped for n, f in corpus.domains.items() if f.skipped},
         }
     )
 

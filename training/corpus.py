@@ -1,35 +1,37 @@
 """Text → token files: one folder a domain, kept until its text or the tokenizer changes.
 
     <workspace>/tokenizers/<key>/              a saved tokenizer
-    <workspace>/tokens/<key>/{train,validation}.bin, domain.json
+    <workspace>/tokens/<key>/{train,validation}.{bin,idx}, domain.json
     <workspace>/corpora/<key>.json             the manifest: which of these a study uses
 
-A token file is a flat array of token ids, documents separated by the end-of-text token, read
-through a memory map. `domain.json` and the manifest are written last, so that what exists is
-whole; an interrupted preparation starts again at the domain where it stopped.
+A `.bin` is a flat array of token ids, each document followed by the end-of-text token, an `.idx`
+the array of the documents' ends in it, counted in tokens; both are read through memory maps.
+`domain.json` and the manifest are written last, so that what exists is whole. Until then a
+domain's files lie in `tokens/<key>.partial/`, from where an interrupted preparation goes on.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from training import sources
+from training import sources, tokenise
 from training.errors import InputError
 from training.settings import Domain, Tokenizer, Validation
 
-FORMAT = 1  # raise when the files' layout or the held-out rule changes
+FORMAT = 2  # raise when the files' layout or the held-out rule changes
 END_OF_TEXT = "<|endoftext|>"
 BPE_SAMPLE = 1_000_000  # characters a domain that a trained tokenizer sees
-BATCH = 256  # documents encoded at once
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class TokenFiles:
     documents: int
     digest: str
     """Of the tokens, both parts."""
+    skipped: int = 0
+    """Rows left out under `on_error: skip`."""
 
     def train(self) -> np.ndarray:
         """Token ids, (train_tokens,), memory-mapped."""
@@ -53,6 +57,14 @@ class TokenFiles:
     def validation(self) -> np.ndarray:
         """Token ids, (validation_tokens,), memory-mapped."""
         return np.memmap(Path(self.folder, "validation.bin"), dtype=self.dtype, mode="r")
+
+    def train_documents(self) -> np.ndarray:
+        """Where each training document ends, its end-of-text token included: (documents,)."""
+        return np.memmap(Path(self.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")
+
+    def validation_documents(self) -> np.ndarray:
+        """Where each held-out document ends, its end-of-text token included: (documents,)."""
+        return np.memmap(Path(self.folder, "validation.idx"), dtype=tokenise.ENDS, mode="r")
 
 
 @dataclass(frozen=True)
@@ -92,31 +104,57 @@ def prepare(
 ) -> Corpus:
     """Tokenise what is not yet tokenised and return the corpus.
 
-    Raises InputError for a source that cannot be read, an empty domain, and a domain whose
-    held-out or training part is smaller than what the study reads from it.
+    Of several processes that prepare in one workspace, one does at a time. Raises InputError for
+    a source that cannot be read, an empty domain, and a domain whose held-out or training part is
+    smaller than what the study reads from it.
     """
-    digests = workspace / "digests.json"
-    texts = {name: sources.fingerprint(name, d, digests) for name, d in domains.items()}
-    key = _key([FORMAT, list(texts.items()), tokenizer.model_dump(), validation.fraction])
-    manifest = workspace / "corpora" / f"{key}.json"
+    texts = _fingerprints(domains, workspace)
+    manifest = _manifest(texts, tokenizer, validation, workspace)
     if not _whole(manifest):
-        folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
-        found = {
-            name: _tokenise(name, domain, texts[name], folder, validation, workspace)
-            for name, domain in domains.items()
-        }
-        _write_json(
-            manifest,
-            {
-                "tokenizer": str(folder),
-                "vocab_size": len(_load_tokenizer(folder)),
-                "domains": {name: asdict(files) for name, files in found.items()},
-            },
-        )
+        with _locked(workspace):
+            folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
+            loaded = tokenise.load_tokenizer(folder)
+            keys = {
+                name: _key([FORMAT, text, folder.name, validation.fraction])
+                for name, text in texts.items()
+            }
+            tokens = workspace / "tokens"
+            _tokenise(domains, keys, loaded, validation.fraction, tokens)
+            found = {
+                n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
+            }
+            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), "domains": found}
+            tokenise.write_json(manifest, summary)
     corpus = load(manifest)
     for name, files in corpus.domains.items():
         _check_size(name, files, validation, sequence_length)
     return corpus
+
+
+def find(
+    domains: Mapping[str, Domain], tokenizer: Tokenizer, validation: Validation, workspace: Path
+) -> Corpus | None:
+    """The corpus where it is prepared and up to date; prepares nothing.
+
+    Raises InputError for files that cannot be read.
+    """
+    if not (workspace / "corpora").exists():
+        return None  # without reading the files' contents
+    texts = _fingerprints(domains, workspace)
+    manifest = _manifest(texts, tokenizer, validation, workspace)
+    return load(manifest) if _whole(manifest) else None
+
+
+def _fingerprints(domains: Mapping[str, Domain], workspace: Path) -> dict[str, str]:
+    digests = workspace / "digests.json"
+    return {name: sources.fingerprint(name, d, digests) for name, d in domains.items()}
+
+
+def _manifest(
+    texts: Mapping[str, str], tokenizer: Tokenizer, validation: Validation, workspace: Path
+) -> Path:
+    key = _key([FORMAT, list(texts.items()), tokenizer.model_dump(), validation.fraction])
+    return workspace / "corpora" / f"{key}.json"
 
 
 def _whole(manifest: Path) -> bool:
@@ -142,10 +180,20 @@ def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_l
         )
 
 
-def _held_out(text: str, fraction: float) -> bool:
-    """Whether a document is held out: by its text's hash, so copies never cross the parts."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest) < fraction * 2**64
+@contextmanager
+def _locked(workspace: Path) -> Iterator[None]:
+    """Alone among the processes that prepare in this workspace."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace / "prepare.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting: another process prepares in {workspace}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _tokenizer_folder(
@@ -159,11 +207,13 @@ def _tokenizer_folder(
     trained_on = [texts, validation.fraction] if tokenizer.vocab_size else None
     folder = workspace / "tokenizers" / _key([FORMAT, tokenizer.model_dump(), trained_on])
     if not folder.exists():
-        scratch = _scratch(folder)
+        scratch = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
         if tokenizer.vocab_size:
             _train_bpe(domains, tokenizer.vocab_size, validation.fraction, scratch)
         else:
-            _load_tokenizer(tokenizer.name).save_pretrained(scratch)
+            tokenise.load_tokenizer(tokenizer.name).save_pretrained(scratch)
         os.replace(scratch, folder)
     return folder
 
@@ -175,16 +225,6 @@ def _train_bpe(
     import tokenizers
     import transformers
 
-    def sample() -> Iterator[str]:
-        for name, domain in domains.items():
-            left = BPE_SAMPLE
-            for text in sources.documents(name, domain):
-                if not _held_out(text, fraction):
-                    yield text[:left]
-                    left -= len(text)
-                    if left <= 0:
-                        break
-
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
@@ -194,104 +234,72 @@ def _train_bpe(
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(sample(), trainer)
+    bpe.train_from_iterator(_bpe_sample(domains, fraction), trainer)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=END_OF_TEXT
     ).save_pretrained(folder)
 
 
-def _load_tokenizer(name: str | Path | None) -> Any:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    try:
-        loaded = transformers.AutoTokenizer.from_pretrained(str(name))
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"tokenizer.name {str(name)!r} cannot be loaded: {first}") from error
-    if loaded.eos_token_id is None:
-        raise InputError(f"tokenizer.name {str(name)!r} has no end-of-text token to end documents")
-    return loaded
+def _bpe_sample(domains: Mapping[str, Domain], fraction: float) -> Iterator[str]:
+    """The first `BPE_SAMPLE` characters of each domain's training text."""
+    left = dict.fromkeys(domains, BPE_SAMPLE)
+    total = BPE_SAMPLE * len(domains)
+    with tqdm(desc="reading for a tokenizer", total=total, unit="B", unit_scale=True) as bar:
+        for group in sources.groups(domains):
+            for names, text in sources.Reading(group):
+                for name in names if not tokenise.held_out(text, fraction) else ():
+                    part = text[: left[name]]
+                    left[name] -= len(part)
+                    bar.update(len(part))
+                    yield part
+                if not any(left[name] for name in group):
+                    break
 
 
 def _tokenise(
-    name: str,
-    domain: Domain,
-    text_key: str,
-    tokenizer: Path,
-    validation: Validation,
-    workspace: Path,
-) -> TokenFiles:
-    """One domain's token files, written if they are not there yet."""
-    key = _key([FORMAT, text_key, tokenizer.name, validation.fraction])
-    folder = workspace / "tokens" / key
-    done = folder / "domain.json"
-    if not done.exists():
-        scratch = _scratch(folder)
-        stats = _write_tokens(name, domain, tokenizer, validation.fraction, scratch)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-        _write_json(done, {"folder": str(folder), **stats})
-    return TokenFiles(**json.loads(done.read_text()))
+    domains: Mapping[str, Domain],
+    keys: Mapping[str, str],
+    tokenizer: Any,
+    fraction: float,
+    folder: Path,
+) -> None:
+    """Write the token files of every key that `folder` does not hold yet."""
+    for scratch in folder.glob("*.partial"):
+        _take_over(scratch)
+    names = {key: name for name, key in keys.items() if not _done(folder / key)}
+    for group in sources.groups({name: domains[name] for name in names.values()}):
+        parts = {name: keys[name] for name in group}
+        scratch = folder / f"{_key(parts)}.partial"
+        _drop_superseded(scratch, parts.values())
+        folders = {name: scratch / key for name, key in parts.items()}
+        found = tokenise.write(group, folders, tokenizer, fraction, scratch / "progress.json")
+        for name, key in parts.items():
+            summary = {"folder": str(folder / key), **found[name]}
+            tokenise.write_json(folders[name] / "domain.json", summary)
+        _take_over(scratch)
 
 
-def _write_tokens(
-    name: str, domain: Domain, tokenizer: Path, fraction: float, folder: Path
-) -> dict[str, object]:
-    """Encode a domain's documents into `folder`; what `TokenFiles` records of them."""
-    loaded = _load_tokenizer(tokenizer)
-    dtype = "uint16" if len(loaded) <= 2**16 else "uint32"
-    tokens = [0, 0]  # train, validation
-    bytes_held_out = count = 0
-    digest = hashlib.sha256()
-    with (
-        Path(folder, "train.bin").open("wb") as train,
-        Path(folder, "validation.bin").open("wb") as held_out,
-        tqdm(desc=f"tokenising {name}", unit="B", unit_scale=True, mininterval=2) as progress,
-    ):
-        for texts in _batches(sources.documents(name, domain)):
-            encoded = loaded(texts, add_special_tokens=False, verbose=False)["input_ids"]
-            for text, ids in zip(texts, encoded, strict=True):
-                part = int(_held_out(text, fraction))
-                data = np.asarray([*ids, loaded.eos_token_id], dtype=dtype).tobytes()
-                (held_out if part else train).write(data)
-                digest.update(bytes([part]) + data)
-                size = len(text.encode("utf-8", "surrogatepass"))
-                tokens[part] += len(ids) + 1
-                bytes_held_out += size * part
-                count += 1
-                progress.update(size)
-    if not sum(tokens):
-        raise InputError(f"domain {name!r}: its source holds no text")
-    return {
-        "dtype": dtype,
-        "train_tokens": tokens[0],
-        "validation_tokens": tokens[1],
-        "bytes_per_token": bytes_held_out / max(tokens[1], 1),
-        "documents": count,
-        "digest": digest.hexdigest()[:16],
-    }
+def _done(folder: Path) -> bool:
+    return (folder / "domain.json").exists()
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    nonempty = (text for text in texts if text)
-    while batch := list(itertools.islice(nonempty, BATCH)):
-        yield batch
+def _take_over(scratch: Path) -> None:
+    """Move the domains of a group to their place, if they are whole."""
+    finished = [path.parent for path in scratch.glob("*/domain.json")]
+    for path in finished:
+        place = scratch.parent / path.name
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(path, place)
+    if finished:
+        shutil.rmtree(scratch)
 
 
-def _scratch(folder: Path) -> Path:
-    """An empty folder beside `folder`, to be renamed to it when it is whole."""
-    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    return scratch
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(json.dumps(value, indent=1))
-    os.replace(scratch, path)
+def _drop_superseded(scratch: Path, keys: Iterable[str]) -> None:
+    """Remove what earlier preparations of these domains left that do not go on in `scratch`."""
+    for key in keys:
+        for other in scratch.parent.glob(f"*.partial/{key}"):
+            if other.parent != scratch:
+                shutil.rmtree(other.parent)
 
 
 def _key(value: object) -> str:
