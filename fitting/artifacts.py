@@ -65,6 +65,7 @@ def _figures(fit: Fit, optima: list[Optimum]) -> dict[str, Figure | None]:
         "predicted_against_observed": plots.predicted_against_observed(fit.choice, fit.weights),
         "loss_over_tokens": plots.step_curves(o, law, fit.weights, target),
         "loss_over_size": plots.size_curves(o, law, fit.weights, target),
+        "loss_against_proportion": plots.loss_against_proportion(o, law, fit.weights),
         "interactions": plots.interactions(law, o, limits.constant_domains(o)),
         "cross_validation": plots.cross_validation(fit.choice),
         "laws": plots.laws_compared(fit.choice),

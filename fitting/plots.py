@@ -19,6 +19,7 @@ from fitting.table import Observations
 Array = np.ndarray
 COLUMNS = 4
 LEGEND = 8  # entries
+PANELS = 24  # of a figure with one for each validation domain
 
 
 def predicted_against_observed(result: Choice, weights: Array) -> Figure:
@@ -114,6 +115,37 @@ def _mean_over_mixtures(law: Law, o: Observations, n_params: Array, tokens: Arra
     """The law's losses at each scale, averaged over the fitted mixtures, (scales, V)."""
     each = [law.predict(np.tile(r, (len(tokens), 1)), n_params, tokens) for r in o.mixtures]
     return np.mean(each, axis=0)
+
+
+def loss_against_proportion(observations: Observations, law: Law, weights: Array) -> Figure | None:
+    """Losses and the law over the first domain's proportion, at the largest size and length.
+
+    None unless there are two training domains.
+    """
+    o = observations.rows(observations.last())
+    if len(o.domains) != 2:
+        return None
+    o = o.rows(o.n_params == o.n_params.max())
+    o = o.rows(o.tokens == o.tokens.max())
+    size, tokens = o.n_params[0], o.tokens[0]
+    first = o.proportions()[:, 0]
+    x = np.linspace(first.min(), first.max(), 100)
+    ones = np.ones(len(x))
+    curves = law.predict(np.column_stack([x, 1 - x]), size * ones, tokens * ones)
+    panels = [("objective", o.losses @ weights, curves @ weights)]
+    panels += zip(o.val_domains, o.losses.T, curves.T, strict=True)
+    figure, axes = _grid(min(len(panels), PANELS))
+    for axis, (name, losses, curve) in zip(axes, panels, strict=False):
+        axis.plot(x, curve, color="grey", label="law")
+        axis.scatter(first, losses, s=18, label="runs")
+        axis.set_title(name)
+        axis.set_xlabel(f"proportion of {o.domains[0]}")
+        axis.set_ylabel("validation loss (nats/token)")
+    axes[0].legend(fontsize="small")
+    figure.suptitle(
+        f"Mixtures of {' and '.join(o.domains)}: {size:,.0f} parameters after {tokens:,.0f} tokens"
+    )
+    return figure
 
 
 def interactions(law: Law, observations: Observations, constant: Sequence[str]) -> Figure | None:
