@@ -13,7 +13,8 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from training import record, tracking
+from training import launcher, record, tracking
+from training.devices import Machines, cores, visible_gpus
 from training.errors import DivergedError, InputError
 from training.signals import interrupt_on_signals
 
@@ -122,6 +123,30 @@ def boolean(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise InputError(f"{name}: {text!r}; it is true or false")
     return text.lower() == "true"
+
+
+def machines(workers: str = "auto", ranks: str = "1", hostfile: str = "") -> Machines:
+    """The processes that these parameters ask for.
+
+    `auto` workers take all GPUs, or all cores: processes of one thread suit tiny models best.
+    Raises InputError for more processes than there are GPUs.
+    """
+    if hostfile:
+        if ranks != "1":
+            raise InputError("ranks: a hostfile says how many processes there are; leave ranks out")
+        path = Path(hostfile).absolute()
+        return Machines(workers=1, ranks=launcher.slots(path), hostfile=path)
+    together = integer("ranks", ranks, least=1)
+    gpus = len(visible_gpus())
+    if workers == "auto":
+        count = max(1, (gpus or cores()) // together)
+    else:
+        count = integer("workers", workers, least=1)
+    if gpus and together > 1 and count * together > gpus:
+        raise InputError(
+            f"ranks: {count} x {together} processes need as many GPUs; this machine offers {gpus}"
+        )
+    return Machines(count, together)
 
 
 def experiment_ids(names: str) -> list[str]:

@@ -17,14 +17,15 @@ from training import record
 RULE = "─" * 78
 
 
-def main(study: str, workers: str) -> None:
+def main(study: str, workers: str, ranks: str) -> None:
     plan = studies.load(study)
+    processes = entry.machines(workers, ranks)
     active = mlflow.active_run()
     assert active is not None
     with entry.stage(record.PREPARE):
         corpus = prepare(plan)
     with entry.stage(record.SWEEP):
-        sweep(plan, corpus, workers)
+        sweep(plan, corpus, processes)
     with entry.stage(record.FIT):
         fitted = fit(
             [active.info.experiment_id],
@@ -40,7 +41,7 @@ def main(study: str, workers: str) -> None:
     with entry.stage(record.OPTIMIZE):
         optimum = optimize.optimize(predictor, plan.search.trials, plan.search.seed)
     with entry.stage(record.VERIFY):
-        proof = verify.verify(plan, corpus, predictor, optimum.mixtures, workers)
+        proof = verify.verify(plan, corpus, predictor, optimum.mixtures, processes)
     experiment = mlflow.get_experiment(active.info.experiment_id)
     mlflow.log_params(record.with_prefix(record.MIXTURE, optimum.mixtures["best"]))
     print(summary(fitted, optimum, proof, experiment.name))
@@ -75,4 +76,8 @@ def summary(fitted: Fitted, optimum: Optimum, proof: Proof, experiment: str) -> 
 
 
 if __name__ == "__main__":
-    entry.main(record.MAIN, main, entry.arguments(__doc__, study="quickstart", workers="auto"))
+    entry.main(
+        record.MAIN,
+        main,
+        entry.arguments(__doc__, study="quickstart", workers="auto", ranks="1"),
+    )

@@ -5,12 +5,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from pipelines import repetition
 from training import record
 from training.corpus import Corpus
 from training.errors import InputError
@@ -30,13 +31,24 @@ from training.settings import (
 
 ROOT = Path(__file__).parent.parent
 STUDIES = Path(__file__).parent / "studies"
+DECIMALS = 6  # to which mixtures that agree are the same
+COUNT, LISTED = "#count", "#listed"  # the two kinds of `sweep.mixtures`, in pydantic's locations
+
+
+def _kind_of_mixtures(given: object) -> str:
+    return LISTED if isinstance(given, list) else COUNT
 
 
 class Sweep(Section):
     """Which proxy runs are trained: every mixture at every size."""
 
-    mixtures: int = Field(ge=3)
-    """How many, the default mixture and the uniform one among them."""
+    mixtures: Annotated[
+        Annotated[int, Field(ge=3), Tag(COUNT)]
+        | Annotated[list[dict[Name, float]], Field(min_length=3), Tag(LISTED)],
+        Discriminator(_kind_of_mixtures),
+    ]
+    """How many to design, the default mixture and the uniform one among them; or the mixtures
+    themselves, each domain → proportion, trained in this order."""
     sizes: list[Name] = Field(min_length=1)
     seed: int = 0
     """Of the design and of every proxy run."""
@@ -108,6 +120,7 @@ class Study(Section):
                 raise ValueError("validation.weights: at least one weight must be positive")
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
+        self._check_decay(self.target.steps, "target.steps")
         trained = {self.size(name) for name in self.sweep.sizes}
         if len(trained) == 1 and self.size(self.target.size) not in trained:
             raise ValueError(
@@ -120,6 +133,7 @@ class Study(Section):
                 f"target.steps {self.target.steps}; evaluate three or more times"
             )
         self._check_bounds()
+        self._check_listed()
         return self
 
     def _check_bounds(self) -> None:
@@ -135,6 +149,28 @@ class Study(Section):
                 f"highest to {sum(upper):g}; 1 must lie between"
             )
 
+    def _check_decay(self, steps: int, place: str) -> None:
+        if steps <= self.training.decay_steps:
+            raise InputError(
+                f"{place}: {steps:,} must be more than training.decay_steps "
+                f"({self.training.decay_steps:,})"
+            )
+
+    def _check_listed(self) -> None:
+        lower, upper = self.limits()
+        seen: dict[tuple[float, ...], str] = {}
+        for i, mixture in enumerate(self.listed_mixtures()):
+            place = f"sweep.mixtures[{i}]"
+            for (name, share), low, high in zip(mixture.items(), lower, upper, strict=True):
+                if not low - record.MIXTURE_TOLERANCE <= share <= high + record.MIXTURE_TOLERANCE:
+                    raise ValueError(
+                        f"{place}: {share:g} of {name} lies outside its bounds [{low:g}, {high:g}]"
+                    )
+            key = tuple(round(share, DECIMALS) for share in mixture.values())
+            if key in seen:
+                raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
+            seen[key] = place
+
     def size(self, name: str, place: str = "size") -> Size:
         """A size by its name; the study's own come before the ladder's."""
         found = self.sizes.get(name) or LADDER.get(name)
@@ -147,6 +183,15 @@ class Study(Section):
         """Lowest and highest proportion of each domain, in the study's order."""
         pairs = [self.bounds.get(name, (0.0, 1.0)) for name in self.domains]
         return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def listed_mixtures(self) -> list[dict[str, float]]:
+        """The mixtures that the study gives; none where they are to be designed."""
+        if isinstance(self.sweep.mixtures, int):
+            return []
+        return [
+            record.checked_mixture(mixture, list(self.domains), f"sweep.mixtures[{i}]")
+            for i, mixture in enumerate(self.sweep.mixtures)
+        ]
 
     def weights(self) -> dict[str, float]:
         """What each domain's validation loss weighs in the objective; sums to one."""
@@ -167,11 +212,15 @@ class Study(Section):
         return self.ledger or f"sqlite:///{self.workspace / 'ledger.db'}"
 
     def tag(self, corpus: Corpus) -> str:
-        """Names the runs whose losses are comparable: same data, same training but its length."""
+        """Names the runs whose losses are comparable: same data, same training but its length.
+
+        Runs that repeat their text as often as the target are comparable for one target.
+        """
         spec = [
             corpus.digest,
             self.validation.tokens,
             self.training.model_dump(exclude={"steps", "first_evaluation", "evaluations"}),
+            self.target.steps if self.repetition.match_target else None,
         ]
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.name}-{digest}"
@@ -187,21 +236,37 @@ class Study(Section):
         stage: str = record.PROXY,
         steps: int | None = None,
     ) -> Run:
-        """One model of this study to train."""
+        """One model of this study to train; a short one is evaluated at its end at least.
+
+        Raises InputError for fewer steps than the learning rate decays over.
+        """
+        steps = steps or self.training.steps
+        self._check_decay(steps, "steps")
+        first = min(self.training.first_evaluation, steps)
+        matched = self.repetition.match_target
         return Run(
             name=name,
             stage=stage,
             study=self.tag(corpus),
+            workspace=self.workspace,
             corpus=corpus.manifest,
             corpus_digest=corpus.digest,
             mixture=mixture,
             size_name=size,
             size=self.size(size),
-            training=self.training.model_copy(update={"steps": steps or self.training.steps}),
+            training=self.training.model_copy(update={"steps": steps, "first_evaluation": first}),
             validation_tokens=self.validation.tokens,
+            data_share=min(1.0, steps / self.target.steps) if matched else 1.0,
             seed=seed,
             engine=self.engine,
         )
+
+    def check_repetition(self, runs: Sequence[Run], corpus: Corpus) -> None:
+        """Warn of runs that would see the same text too often, or refuse them.
+
+        To be called before they are trained, with those that are not trained yet.
+        """
+        repetition.check(self.repetition, runs, corpus)
 
 
 def load(name: str) -> Study:
@@ -241,10 +306,16 @@ def _find(name: str) -> Path:
 
 
 def _resolve(study: Study, folder: Path) -> Study:
-    """Paths made absolute: a domain's files from the study's folder, the workspace from ROOT."""
+    """Paths made absolute: a domain's files and a model's config from the study's folder, the
+    workspace from ROOT. A config that is no file or folder there stays: it is a hub id."""
 
     def absolute(pattern: str) -> str:
         return str(folder / Path(pattern).expanduser())
+
+    sizes = dict(study.sizes)
+    for name, size in sizes.items():
+        if size.config and Path(absolute(size.config)).exists():
+            sizes[name] = size.model_copy(update={"config": absolute(size.config)})
 
     domains = {}
     for name, domain in study.domains.items():
@@ -253,18 +324,18 @@ def _resolve(study: Study, folder: Path) -> Study:
             domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
         domains[name] = domain
     workspace = (ROOT / study.workspace.expanduser()).absolute()
-    return study.model_copy(update={"domains": domains, "workspace": workspace})
+    return study.model_copy(update={"domains": domains, "sizes": sizes, "workspace": workspace})
 
 
 def _explain(item: Any) -> str:
     """One pydantic error as `key: rule`; an unknown key with the nearest known one."""
-    location = [str(part) for part in item["loc"]]
+    parts = [part for part in item["loc"] if part not in (COUNT, LISTED)]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).removeprefix(".")
     if item["type"] == "extra_forbidden":
         known = _known_keys(item["loc"][:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0)
-        return f"unknown key {'.'.join(location)!r}; the nearest known key is {near[0]!r}"
+        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0)
+        return f"unknown key {where!r}; the nearest known key is {near[0]!r}"
     message = item["msg"].removeprefix("Value error, ")
-    where = ".".join(location)
     return f"{where}: {message}" if where else message
 
 

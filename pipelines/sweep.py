@@ -1,52 +1,60 @@
 """`sweep`: design the mixtures and train every proxy run that is not finished yet."""
 
-import os
-from pathlib import Path
-
 import mlflow
 import numpy as np
 
 from optimization import design
-from pipelines import entry
+from pipelines import budget, entry
+from pipelines import plan as plans
 from pipelines import study as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from training import crew, record, tracking
 from training.corpus import Corpus
+from training.devices import Machines
 from training.errors import InputError
-from training.events import Job
+from training.events import Queue
 from training.settings import Run
 
 
 def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
-    """The planned proxies, the largest first: every mixture at every size."""
+    """The planned proxies, the largest first: every mixture at every size.
+
+    Raises InputError for a size that is named twice.
+    """
+    if len(set(plan.sweep.sizes)) < len(plan.sweep.sizes):
+        raise InputError("sweep.sizes: a size is named twice")
+    if isinstance(plan.sweep.mixtures, int):
+        named = _designed(plan, plan.sweep.mixtures, plan.default(corpus))
+    else:
+        named = {f"mix{i:02d}": mixture for i, mixture in enumerate(plan.listed_mixtures())}
+    return [
+        plan.run(corpus, f"{label}-{size}", mixture, size=size, seed=plan.sweep.seed)
+        for size in sorted(plan.sweep.sizes, key=lambda s: -plan.size(s).n_params)
+        for label, mixture in named.items()
+    ]
+
+
+def _designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Label → mixture: the default one, the uniform one and those that cover what they leave."""
     names = list(plan.domains)
     lower, upper = plan.limits()
-    default = [plan.default(corpus)[name] for name in names]
-    uniform = [1 / len(names)] * len(names)
     mixtures = design.space_filling(
-        plan.sweep.mixtures,
-        given=np.array([default, uniform]),
+        count,
+        given=np.array([[default[name] for name in names], [1 / len(names)] * len(names)]),
         lower=np.array(lower),
         upper=np.array(upper),
         seed=plan.sweep.seed,
     )
     labels = ["default", "uniform", *(f"mix{i:02d}" for i in range(2, len(mixtures)))]
-    return [
-        plan.run(
-            corpus,
-            f"{label}-{size}",
-            dict(zip(names, map(float, mixture), strict=True)),
-            size=size,
-            seed=plan.sweep.seed,
-        )
-        for size in sorted(plan.sweep.sizes, key=lambda s: -plan.size(s).n_params)
+    return {
+        label: dict(zip(names, map(float, mixture), strict=True))
         for label, mixture in zip(labels, mixtures, strict=True)
-    ]
+    }
 
 
 def train_missing(
-    plan: Study, corpus: Corpus, runs: list[Run], workers: str, stage: str
+    plan: Study, corpus: Corpus, runs: list[Run], machines: Machines, stage: str
 ) -> dict[str, str]:
     """Train what MLflow does not hold yet, below the active run; name → MLflow run id of all."""
     active = mlflow.active_run()
@@ -57,17 +65,14 @@ def train_missing(
     tracking.log_datasets(active.info.run_id, corpus)
     print(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
-        count = worker_count(workers)
-        job = Job(
+        plan.check_repetition(missing, corpus)
+        queue = Queue(
             ledger_url=plan.ledger_url(),
-            ledger_name=f"{stage}-{plan.tag(corpus)}-experiment-{experiment}",
-            tracking_uri=mlflow.get_tracking_uri(),
+            name=f"{stage}-{plan.tag(corpus)}-experiment-{experiment}",
             experiment_id=experiment,
             parent_run_id=active.info.run_id,
-            corpus=corpus.manifest,
-            threads=max(1, (os.cpu_count() or 1) // count),
         )
-        crew.train_all(missing, corpus.vocab_size, job, count)
+        crew.train(missing, corpus, queue, machines)
         done = tracking.settled(experiment)
         left = [run.name for run in missing if tracking.fingerprint(run) not in done]
         if left:
@@ -79,20 +84,7 @@ def train_missing(
     return {run.name: done[tracking.fingerprint(run)] for run in runs}
 
 
-def worker_count(text: str) -> int:
-    """`auto` is one worker a GPU, or one a core: one-thread processes suit tiny models best."""
-    if text != "auto":
-        return entry.integer("workers", text, least=1)
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if gpus is not None:
-        return max(1, len([gpu for gpu in gpus.split(",") if gpu]))
-    try:
-        return len(list(Path("/proc/driver/nvidia/gpus").iterdir())) or 1
-    except OSError:
-        return os.cpu_count() or 1
-
-
-def sweep(plan: Study, corpus: Corpus, workers: str = "auto") -> None:
+def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
     """Train the study's proxies below the active run."""
     active = mlflow.active_run()
     assert active is not None
@@ -110,16 +102,25 @@ def sweep(plan: Study, corpus: Corpus, workers: str = "auto") -> None:
         },
     )
     mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
-    runs = proxy_runs(plan, corpus)
-    if len({run.name for run in runs}) < len(runs):
-        raise InputError("sweep.sizes: a size is named twice")
-    train_missing(plan, corpus, runs, workers, record.SWEEP)
+    train_missing(plan, corpus, proxy_runs(plan, corpus), machines, record.SWEEP)
 
 
-def main(study: str, workers: str) -> None:
-    plan = studies.load(study)
-    sweep(plan, prepare(plan), workers)
+def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:
+    chosen = studies.load(study)
+    processes = entry.machines(workers, ranks)
+    if plans.wanted(plan, throughput):
+        known = budget.basis(chosen)
+        runs = proxy_runs(chosen, known.corpus)
+        plans.show(chosen, known, runs, processes.workers, throughput, targets=True)
+    else:
+        sweep(chosen, prepare(chosen), processes)
 
 
 if __name__ == "__main__":
-    entry.main(record.SWEEP, main, entry.arguments(__doc__, study="quickstart", workers="auto"))
+    entry.main(
+        record.SWEEP,
+        main,
+        entry.arguments(
+            __doc__, study="quickstart", workers="auto", ranks="1", plan="false", throughput=""
+        ),
+    )

@@ -2,52 +2,71 @@
 
 import json
 
-from tqdm import tqdm
+import mlflow
 
-from pipelines import entry
+from pipelines import budget, entry
+from pipelines import plan as plans
 from pipelines import study as studies
 from pipelines.prepare import prepare
-from training import record
-from training.events import Event, Progress
+from training import crew, record, tracking
+from training.corpus import Corpus
+from training.devices import Machines
+from training.errors import InputError
+from training.events import Alone
+from training.record import History
 from training.settings import Run
 
 
-def train(run: Run, run_id: str) -> None:
-    """Train a model in this process into the MLflow run."""
-    from training import corpus, worker
-
-    worker.use_device(0, worker.all_threads())
-    total = run.training.steps * run.training.tokens_per_step
-    with tqdm(total=total, unit=" tokens", unit_scale=True, mininterval=1, desc=run.name) as bar:
-
-        def progress(event: Event) -> None:
-            if isinstance(event, Progress):
-                bar.update(event.tokens)
-
-        worker.train_and_log(run, corpus.load(run.corpus), run_id, progress)
-
-
-def main(study: str, mixture: str, size: str, steps: str, seed: str) -> None:
-    import mlflow
-
-    plan = studies.load(study)
-    plan.size(size)
-    proportions = entry.mixture(mixture, list(plan.domains)) if mixture else None
-    corpus = prepare(plan)
-    count = entry.integer("steps", steps, least=1) if steps else plan.training.steps
-    run = plan.run(
-        corpus,
-        f"train-{size}",
-        proportions or plan.default(corpus),
-        size=size,
-        seed=entry.integer("seed", seed),
-        steps=count,
-    )
+def train(run: Run, corpus: Corpus, machines: Machines) -> History:
+    """Train a model into the active MLflow run, from its checkpoint where there is one."""
     active = mlflow.active_run()
     assert active is not None
-    train(run, active.info.run_id)
-    history = record.history_from_tags(mlflow.get_run(active.info.run_id).data.tags)
-    assert history is not None
+    run_id = active.info.run_id
+    tracking.log_datasets(run_id, corpus)
+    crew.train([run], corpus, Alone(run, run_id), machines)
+    history = record.history_from_tags(mlflow.get_run(run_id).data.tags)
+    if history is None:
+        raise InputError("the processes that trained it died; start it again to go on")
+    return history
+
+
+def main(
+    study: str,
+    mixture: str,
+    size: str,
+    steps: str,
+    seed: str,
+    save_model: str,
+    ranks: str,
+    hostfile: str,
+    plan: str,
+    throughput: str,
+) -> None:
+    chosen = studies.load(study)
+    chosen.size(size)
+    machines = entry.machines("1", ranks, hostfile)
+    proportions = entry.mixture(mixture, list(chosen.domains)) if mixture else None
+    count = entry.integer("steps", steps, least=1) if steps else chosen.training.steps
+    chosen_seed = entry.integer("seed", seed)
+    save = entry.boolean("save_model", save_model) or chosen.engine.save_models
+    known = budget.basis(chosen) if plans.wanted(plan, throughput) else None
+    corpus = known.corpus if known else prepare(chosen)
+    run = chosen.run(
+        corpus,
+        f"train-{size}",
+        proportions or chosen.default(corpus),
+        size=size,
+        seed=chosen_seed,
+        steps=count,
+    )
+    engine = run.engine.model_copy(update={"save_models": save})
+    run = run.model_copy(update={"engine": engine})
+    if known:
+        mlflow.set_tag(record.STAGE, plans.STAGE)  # no proxy for fits to leave out
+        plans.show(chosen, known, [run], machines.workers, throughput, targets=False)
+        return
+    chosen.check_repetition([run], corpus)
+    history = train(run, corpus, machines)
     print(json.dumps(dict(zip(history.domains, history.losses[-1], strict=True)), indent=1))
 
 
@@ -55,5 +74,17 @@ if __name__ == "__main__":
     entry.main(
         record.PROXY,
         main,
-        entry.arguments(__doc__, study="quickstart", mixture="", size="", steps="", seed="0"),
+        entry.arguments(
+            __doc__,
+            study="quickstart",
+            mixture="",
+            size="",
+            steps="",
+            seed="0",
+            save_model="false",
+            ranks="1",
+            hostfile="",
+            plan="false",
+            throughput="",
+        ),
     )

@@ -18,6 +18,7 @@ from pipelines.study import Study
 from pipelines.sweep import train_missing
 from training import record
 from training.corpus import Corpus
+from training.devices import Machines
 from training.errors import InputError
 from training.record import History
 from training.settings import Run
@@ -60,11 +61,11 @@ def verify(
     corpus: Corpus,
     predictor: Predictor,
     mixtures: dict[str, Mixture],
-    workers: str = "auto",
+    machines: Machines,
 ) -> Proof:
     """Train the targets and compare them with the predictions; `mixtures` has best and default."""
     planned = target_runs(plan, corpus, mixtures)
-    run_ids = train_missing(plan, corpus, list(planned.values()), workers, record.VERIFY)
+    run_ids = train_missing(plan, corpus, list(planned.values()), machines, record.VERIFY)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
     weights = np.array([predictor.metadata["weights"][d] for d in plan.domains])
     rows = []
@@ -197,8 +198,11 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
         plt.close(figure)
 
 
-def main(study: str, model: str, mixture: str, trials: str, workers: str) -> None:
+def main(
+    study: str, model: str, mixture: str, trials: str, workers: str, ranks: str, hostfile: str
+) -> None:
     plan = studies.load(study)
+    processes = entry.machines(workers, ranks, hostfile)
     corpus = prepare(plan)
     predictor = predictors.load(model, plan.size(plan.target.size).n_params, plan.target_tokens())
     if set(predictor.domains) != set(plan.domains):
@@ -211,7 +215,7 @@ def main(study: str, model: str, mixture: str, trials: str, workers: str) -> Non
     mixtures = {**optimum.mixtures, DEFAULT: plan.default(corpus)}
     if mixture:
         mixtures[BEST] = entry.mixture(mixture, predictor.domains)
-    print("\n".join(report(verify(plan, corpus, predictor, mixtures, workers))))
+    print("\n".join(report(verify(plan, corpus, predictor, mixtures, processes))))
 
 
 if __name__ == "__main__":
@@ -219,6 +223,13 @@ if __name__ == "__main__":
         record.VERIFY,
         main,
         entry.arguments(
-            __doc__, study="quickstart", model=CHAMPION, mixture="", trials="300", workers="auto"
+            __doc__,
+            study="quickstart",
+            model=CHAMPION,
+            mixture="",
+            trials="300",
+            workers="auto",
+            ranks="1",
+            hostfile="",
         ),
     )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from training.settings import Domain, Tokenizer, Validation
+from training.settings import LADDER, Domain, Engine, Size, Tokenizer, Training, Validation
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
 LIGHT = {"training.record", "training.errors"}  # what training shares with the others
@@ -113,9 +113,14 @@ def test_the_readme_tells_the_entry_points_and_a_valid_study() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", table, re.M)
     told = {name: set(re.findall(r"`(\w+)`", parameters)) for name, parameters in rows}
     assert told == {name: set(point.get("parameters", {})) for name, point in points.items()}
-    (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
-    written = yaml.safe_load(block)
+    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.S)
+    written = {key: value for block in blocks for key, value in yaml.safe_load(block).items()}
     for domain in written["domains"].values():
         Domain.model_validate(domain)
     Tokenizer.model_validate(written["tokenizer"])
     Validation.model_validate(written["validation"])
+    for size in written["sizes"].values():
+        Size.model_validate(size)
+    assert set(written["sweep"]["sizes"]) <= {*LADDER, *written["sizes"]}
+    Training.model_validate(written["training"])
+    Engine.model_validate(written["engine"])

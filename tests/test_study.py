@@ -7,21 +7,27 @@ from typing import Any
 
 import pytest
 
-from pipelines import study
+from pipelines import repetition, study, sweep
+from training.corpus import Corpus, TokenFiles
 from training.errors import InputError
+from training.settings import Run
 
 Write = Callable[[dict[str, Any]], str]
 
 
-def test_every_ready_made_study_loads() -> None:
-    names = [path.stem for path in study.STUDIES.glob("*.yaml")]
-    assert "quickstart" in names
-    for name in names:
-        plan = study.load(name)
-        assert sum(plan.weights().values()) == pytest.approx(1)
-        assert plan.size(plan.target.size).n_params > max(
-            plan.size(size).n_params for size in plan.sweep.sizes
-        )
+READY_MADE = sorted(path.stem for path in study.STUDIES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", READY_MADE)
+def test_every_ready_made_study_loads(name: str) -> None:
+    plan = study.load(name)
+    assert plan.name == name
+    assert sum(plan.weights().values()) == pytest.approx(1)
+    sizes = [plan.size(size).n_params for size in plan.sweep.sizes]
+    assert plan.size(plan.target.size).n_params >= max(sizes)
+    assert (len(plan.domains) == 2) == (name in ("two_domains", "two_domains_tiny"))
+    if isinstance(plan.default_mixture, dict):
+        assert sum(plan.default_mixture.values()) == pytest.approx(1, abs=1e-9)
 
 
 def test_files_are_relative_to_the_study_file(
@@ -31,6 +37,94 @@ def test_files_are_relative_to_the_study_file(
     files = plan.domains["news"].files
     assert files is not None
     assert Path(files[0]).is_file()
+
+
+def test_a_config_is_a_path_beside_the_study_file_or_a_hub_id(
+    miniature: dict[str, Any], write_study: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "llama.json").write_text("{}")
+    miniature["sizes"] |= {"mine": {"config": "llama.json"}, "hub": {"config": "org/llama"}}
+    plan = study.load(write_study(miniature))
+    assert plan.sizes["mine"].config == str(tmp_path / "llama.json")
+    assert plan.sizes["hub"].config == "org/llama"
+
+
+def test_listed_mixtures_are_trained_as_they_stand(
+    miniature: dict[str, Any], write_study: Write
+) -> None:
+    miniature["sweep"]["mixtures"] = [
+        {"math": 0.5, "news": 0.5},
+        {"news": 0.2, "code": 0.4, "math": 0.4},
+        {"code": 1},
+    ]
+    plan = study.load(write_study(miniature))
+    runs = sweep.proxy_runs(plan, corpus_of(plan, 100_000))
+    assert [run.name for run in runs] == [
+        f"mix{i:02d}-{size}" for size in ("small", "tiny") for i in range(3)
+    ]
+    assert [list(run.mixture.values()) for run in runs[:3]] == [
+        [0.5, 0.0, 0.5],
+        [0.2, 0.4, 0.4],
+        [0.0, 1.0, 0.0],
+    ]
+
+
+def corpus_of(plan: study.Study, train_tokens: int) -> Corpus:
+    """A corpus with this many training tokens of each domain, without files."""
+    files = TokenFiles("", "uint16", train_tokens, 1000, 2.0, 1, "digest")
+    return Corpus(Path("manifest.json"), "", 320, dict.fromkeys(plan.domains, files))
+
+
+def test_runs_that_repeat_their_text_are_told_or_refused(
+    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(**rule: Any) -> tuple[study.Study, Corpus]:
+        plan = study.load(write_study({**miniature, "repetition": rule}))
+        return plan, corpus_of(plan, 1000)
+
+    plan, corpus = planned(limit=1.5, on_excess="warn")
+    runs = sweep.proxy_runs(plan, corpus)  # of 3,072 tokens; the default has 60 % of news
+    over = sum(max(run.mixture.values()) * 3.072 > 1.5 for run in runs)
+    assert 0 < over < len(runs)
+    plan.check_repetition(runs, corpus)
+    told = capsys.readouterr().err
+    worst = max(runs, key=lambda run: max(run.mixture.values()))
+    assert told.count("\n") == 1
+    assert f"run {worst.name} would see domain" in told
+    assert f"{max(worst.mixture.values()) * 3.072:.1f} times; {over} of {len(runs)} runs" in told
+
+    plan, corpus = planned(limit=1.5, on_excess="refuse")
+    with pytest.raises(InputError, match=r"raise repetition\.limit"):
+        plan.check_repetition(runs, corpus)
+    plan, corpus = planned(limit=4, on_excess="refuse")
+    plan.check_repetition(runs, corpus)
+    assert not capsys.readouterr().err
+
+
+def test_a_share_of_the_text_matches_the_repetition_of_the_target(
+    miniature: dict[str, Any], write_study: Write
+) -> None:
+    everything = study.load(write_study(miniature))
+    miniature["repetition"] = {"match_target": True}
+    plan = study.load(write_study(miniature))
+    corpus = corpus_of(plan, 1000)
+    mixture = plan.default(corpus)
+
+    def run(steps: int) -> Run:
+        return plan.run(corpus, "one", mixture, size="tiny", seed=0, steps=steps)
+
+    assert run(12).data_share == pytest.approx(12 / 18)
+    assert run(18).data_share == run(40).data_share == 1
+    epochs = [repetition.most_repeated(run(steps), corpus).epochs for steps in (12, 18)]
+    assert epochs == pytest.approx([0.6 * 18 * 8 * 32 / 1000] * 2)
+    assert plan.tag(corpus) != everything.tag(corpus)
+    with pytest.raises(InputError, match=r"may see 26 tokens of domain 'news' .* one sequence"):
+        plan.check_repetition([run(12)], corpus_of(plan, 40))
+
+
+def listed(third: dict[str, Any]) -> dict[str, Any]:
+    """A change that lists three mixtures."""
+    return {"sweep": {"mixtures": [{"news": 1}, {"math": 1}, third]}}
 
 
 @pytest.mark.parametrize(
@@ -44,9 +138,25 @@ def test_files_are_relative_to_the_study_file(
         ({"bounds": {"news": [0.7, 1], "code": [0.6, 1]}}, "bounds: no mixture fits"),
         ({"default_mixture": {"news": 0.5}}, "default_mixture: the proportions sum"),
         ({"validation": {"weights": {"news": 1}}}, "no weight for code, math; give 0 to ignore"),
-        ({"sweep": {"sizes": ["huge"]}}, "sweep.sizes: no size 'huge'; there are tiny, small, 0.1M"),
+        (
+            {"sweep": {"sizes": ["huge"]}},
+            "sweep.sizes: no size 'huge'; there are tiny, small, 0.1M",
+        ),
+        ({"sweep": {"mixtures": [{"news": 1}]}}, "sweep.mixtures: List should have at least 3"),
+        (listed({"news": 0.5}), "sweep.mixtures[2]: the proportions sum to 0.5"),
+        (listed({"nevs": 1}), "sweep.mixtures[2]: unknown domain 'nevs'"),
+        (listed({"math": 1}), "sweep.mixtures[2]: the same mixture as sweep.mixtures[1]"),
+        (listed({"news": "x"}), "sweep.mixtures[2].news: Input should be a valid number"),
+        (
+            {**listed({"news": 0.9, "code": 0.1}), "bounds": {"code": [0, 0.05]}},
+            "sweep.mixtures[2]: 0.1 of code lies outside its bounds [0, 0.05]",
+        ),
         ({"sweep": {"mixtures": "many"}}, "sweep.mixtures: Input should be a valid integer"),
         ({"training": {"first_evaluation": 99}}, "lies after the last step"),
+        (
+            {"training": {"decay_steps": 8}, "target": {"steps": 8}},
+            "target.steps: 8 must be more than training.decay_steps (8)",
+        ),
         ({"sizes": {"tiny": {"heads": 3}}}, "heads (3) must divide hidden_size (16)"),
         ({"tokenizer": {"name": "gpt2"}}, "tokenizer: give exactly one of vocab_size and name"),
         ({"sweep": {"sizes": ["tiny"]}}, "sweep.sizes: proxies of one size show no size law"),
@@ -69,6 +179,16 @@ def test_a_bad_study_names_the_file_the_key_and_the_rule(
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         study.load(path)
     assert str(caught.value).startswith(path)
+
+
+def test_a_short_run_is_evaluated_at_its_end(miniature: dict[str, Any], write_study: Write) -> None:
+    miniature["training"]["decay_steps"] = 2
+    plan = study.load(write_study(miniature))
+    corpus = corpus_of(plan, 1000)
+    run = plan.run(corpus, "short", plan.default(corpus), size="tiny", seed=0, steps=3)
+    assert (run.training.steps, run.training.first_evaluation) == (3, 3)
+    with pytest.raises(InputError, match=r"steps: 2 must be more than training\.decay_steps \(2\)"):
+        plan.run(corpus, "shorter", plan.default(corpus), size="tiny", seed=0, steps=2)
 
 
 def test_a_missing_study_lists_the_ready_made_ones() -> None:

@@ -1,0 +1,196 @@
+"""`plan=true`: its numbers against ones worked out by hand, and that it trains nothing."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import mlflow
+import pytest
+
+from pipelines import budget, sweep, train
+from pipelines import plan as plans
+from pipelines import study as studies
+from pipelines.prepare import prepare
+from tests.conftest import empty_store
+from training import record, tracking
+from training.errors import InputError
+
+Write = Callable[[dict[str, Any]], str]
+TOKENS = 12 * 8 * 32  # of one proxy: steps × sequences × length
+TINY = 1 * (12 * 16**2 + 13 * 16) + 2 * 16  # non-embedding parameters
+SMALL = 1 * (12 * 32**2 + 13 * 32) + 2 * 32
+FLOPS = {"tiny": 6 * (TINY + 320 * 16), "small": 6 * (SMALL + 320 * 32)}  # a token
+PROXIES = 4 * TOKENS * sum(FLOPS.values())
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", refuse)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with empty_store(tmp_path_factory.mktemp("store")) as uri:
+        yield uri
+
+
+def plan_sweep(study: str, throughput: str = "") -> mlflow.entities.Run:
+    """The run that planning a sweep leaves."""
+    with mlflow.start_run() as active:
+        sweep.main(study, workers="2", ranks="1", plan="true", throughput=throughput)
+    return mlflow.get_run(active.info.run_id)
+
+
+def finished_proxy(n_params: int, tokens_per_second: float) -> None:
+    with mlflow.start_run():
+        mlflow.log_param(record.N_PARAMS, n_params)
+        mlflow.log_metric(record.TOKENS_PER_SECOND, tokens_per_second)
+        mlflow.set_tag(record.COMPLETE, "true")
+
+
+@pytest.mark.usefixtures("store")
+def test_totals_are_those_worked_out_by_hand(
+    miniature: dict[str, Any],
+    write_study: Write,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for domain in miniature["domains"].values():
+        domain["max_mb"] = 0.1
+    miniature["engine"] = {"save_models": True}
+    run = plan_sweep(write_study(miniature), throughput="1e6")
+    embedding = 2 * 320
+    tokens = {"tiny": TINY + embedding * 16, "small": SMALL + embedding * 32}
+    found = {k.removeprefix("planned/"): v for k, v in run.data.metrics.items()}
+    assert found["runs"] == 8
+    assert found["tokens"] == 8 * TOKENS
+    assert found["flops"] == PROXIES
+    assert found["target_flops"] == 6 * FLOPS["small"] * 18 * 8 * 32
+    assert found["worker_hours"] == pytest.approx(PROXIES / 1e6 / 3600)
+    assert found["model_bytes"] == 4 * 4 * sum(tokens.values())
+    assert found["checkpoint_bytes"] == 16 * tokens["small"] * 2
+    per_domain = found["token_bytes"] / 2 / 3
+    assert 0.1e6 / 3 < per_domain < 0.1e6  # one to three bytes of text a token
+    assert found["epochs"] == pytest.approx(0.6 * 1.5 * TOKENS / (0.9 * per_domain), rel=0.01)
+    told = capsys.readouterr().out
+    assert "nothing is trained" in told
+    assert "1.00e+06 given (small, tiny)" in told
+    assert "of news in target-default (estimated from max_mb)" in told
+
+
+@pytest.mark.usefixtures("store")
+def test_a_plan_trains_and_prepares_nothing(
+    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = plan_sweep(write_study(miniature))
+    assert run.data.tags[plans.PLANNED] == "true"
+    assert not Path(miniature["workspace"]).exists()
+    assert len(mlflow.search_runs(output_format="list")) == 1
+    told = capsys.readouterr().out
+    assert "hours: unknown; give throughput=" in told
+    assert "unknown: no max_mb of news, code, math" in told
+    assert "planned/worker_hours" not in run.data.metrics
+    names = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert names == {"plan.json", "plan.txt"}
+
+
+@pytest.mark.usefixtures("store")
+def test_hours_follow_from_the_throughput_of_finished_runs(
+    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for speed in (100.0, 200.0, 900.0):
+        finished_proxy(TINY, speed)
+    run = plan_sweep(write_study(miniature))
+    seconds = 4 * TOKENS / 200 * (1 + FLOPS["small"] / FLOPS["tiny"])
+    assert run.data.metrics["planned/worker_hours"] == pytest.approx(seconds / 3600)
+    told = capsys.readouterr().out
+    assert "measured on 3 runs (tiny)" in told
+    assert "as measured on tiny (small)" in told
+
+
+@pytest.mark.usefixtures("store")
+def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: Write) -> None:
+    with mlflow.start_run() as active:
+        train.main(
+            write_study(miniature),
+            mixture="",
+            size="tiny",
+            steps="7",
+            seed="0",
+            save_model="false",
+            ranks="1",
+            hostfile="",
+            plan="true",
+            throughput="",
+        )
+    run = mlflow.get_run(active.info.run_id)
+    assert run.data.metrics["planned/flops"] == FLOPS["tiny"] * 7 * 8 * 32
+    assert "planned/target_flops" not in run.data.metrics
+    assert run.data.tags[record.STAGE] != record.PROXY
+
+
+@pytest.mark.usefixtures("store")
+def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
+    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(miniature)
+    study = studies.load(path)
+    corpus = prepare(study)
+    trained = sweep.proxy_runs(study, corpus)[0]
+    with mlflow.start_run():
+        mlflow.set_tags(
+            {record.COMPLETE: "true", record.FINGERPRINT: tracking.fingerprint(trained)}
+        )
+    found = plan_sweep(path).data.metrics
+    assert found["planned/runs_left"] == 7
+    counts = {n: (f.train_tokens, f.validation_tokens) for n, f in corpus.domains.items()}
+    assert found["planned/token_bytes"] == 2 * sum(sum(pair) for pair in counts.values())
+    assert found["planned/epochs"] == pytest.approx(0.6 * 1.5 * TOKENS / counts["news"][0])
+    told = capsys.readouterr().out
+    assert "already trained: 1 runs; 7 are left" in told
+    assert "estimated" not in told
+
+
+@pytest.mark.usefixtures("shared_store")
+@pytest.mark.parametrize("name", sorted(path.stem for path in studies.STUDIES.glob("*.yaml")))
+def test_every_ready_made_study_is_planned_without_network_or_text(
+    name: str, tmp_path: Path
+) -> None:
+    study = studies.load(name).model_copy(update={"workspace": tmp_path})
+    known = budget.basis(study)
+    runs = sweep.proxy_runs(study, known.corpus)
+    with mlflow.start_run():
+        plan = plans.show(study, known, runs, 8, "2e14", targets=True)
+    assert not known.prepared
+    assert plan.repeated is not None
+    assert plan.repeated.epochs < study.repetition.limit
+    assert plan.token_bytes is not None
+    assert plan.token_bytes < 200e9
+    count = study.sweep.mixtures
+    mixtures = count if isinstance(count, int) else len(count)
+    assert sum(row.runs for row in plan.rows) == len(study.sweep.sizes) * mixtures
+
+
+@pytest.mark.parametrize(
+    ("throughput", "plan", "message"),
+    [
+        ("fast", "true", "throughput: 'fast' is no number"),
+        ("-1", "true", "throughput: '-1' must be positive"),
+        ("1e9", "false", "throughput: only plan=true uses it"),
+        ("", "maybe", "plan: 'maybe'; it is true or false"),
+    ],
+)
+def test_a_bad_parameter_is_one_clear_error(
+    throughput: str,
+    plan: str,
+    message: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+) -> None:
+    study = write_study(miniature)
+    with pytest.raises(InputError, match=message):
+        sweep.main(study, workers="1", ranks="1", plan=plan, throughput=throughput)
