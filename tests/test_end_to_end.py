@@ -40,9 +40,17 @@ def command(entry: str, **parameters: str) -> list[str]:
 
 
 def test_mlflow_run_leaves_a_verified_mixture(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+    texts: dict[str, list[str]],
+    tmp_path: Path,
 ) -> None:
     assert store
+    rows = [(name, text) for name, documents in texts.items() for text in documents]
+    pd.DataFrame(rows, columns=["source", "text"]).to_parquet(tmp_path / "all.parquet")
+    one_set = {"files": "all.parquet", "domain_column": "source"}
+    miniature["domains"] = {name: {**one_set, "domain_value": name} for name in texts}
     done = mlflow_run("main", study=write_study(miniature))
     assert done.returncode == 0, done.stderr[-3000:]
     client = mlflow.MlflowClient()

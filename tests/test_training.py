@@ -18,11 +18,12 @@ import torch
 import transformers
 from mlflow.entities import Run as MlflowRun
 
+from tests.benchmarks import stores
 from tests.conftest import ROOT
 from training import checkpoint, crew, devices, launcher, ledger, loop, model, record, worker
 from training.corpus import Corpus, TokenFiles
 from training.errors import InputError
-from training.events import Event, Finished, Job, Queue
+from training.events import Event, Failed, Finished, Job, Queue
 from training.record import Evaluation
 from training.settings import Engine, Run, Size, Training
 
@@ -193,11 +194,27 @@ def queue(store: str, folder: Path) -> Queue:
     return Queue(f"sqlite:///{folder}/ledger.db", "sweep", "0", parent)
 
 
-def work(job: Job, heartbeat: int, told: list[Event] | None = None) -> None:
+def work(job: Job, events: Any) -> None:
     """A worker's process, whose death is seen soon."""
-    ledger.HEARTBEAT_SECONDS, ledger.GRACE_SECONDS = heartbeat, 2 * heartbeat
-    events: list[Event] = [] if told is None else told
-    sys.exit(worker.main(job, 0, events.append))
+    ledger.HEARTBEAT_SECONDS, ledger.GRACE_SECONDS = 1, 2
+    sys.exit(worker.main(job, 0, events.put))
+
+
+def start(job: Job) -> tuple[Any, Any]:
+    """A worker's process and the queue of what it tells."""
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    process = context.Process(target=work, args=(job, events))
+    process.start()
+    return process, events
+
+
+def wait_for_checkpoint(run: Run, process: Any) -> None:
+    deadline = time.monotonic() + 120
+    while (saved := checkpoint.find(run, 1)) is None or saved.step < 60:
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def points(run: MlflowRun, key: str) -> dict[int, float]:
@@ -216,23 +233,15 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     job = Job(queue(store, tmp_path), store, corpus.manifest, devices.Machines(devices.cores()))
     book = ledger.Ledger(job.work.ledger_url, job.work.name)
     book.plan([run])
-    context = multiprocessing.get_context("spawn")
-    first = context.Process(target=work, args=(job, 1))
-    first.start()
-    deadline = time.monotonic() + 120
-    while (saved := checkpoint.find(run, 1)) is None or saved.step < 60:
-        assert first.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert first.pid is not None
+    first, _ = start(job)
+    wait_for_checkpoint(run, first)
     os.kill(first.pid, signal.SIGKILL)
     first.join()
     (dead,) = proxies()
     assert dead.info.status == "RUNNING"
     assert record.COMPLETE not in dead.data.tags
 
-    second = context.Process(target=work, args=(job, 1))
-    second.start()
+    second, _ = start(job)
     second.join(120)
     assert second.exitcode == 0
     (done,) = proxies()
@@ -250,6 +259,42 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     assert history is not None
     assert history.steps == tuple(expected)
     assert list(points(done, record.TRAIN_LOSS)) == list(range(10, 701, 10))
+
+
+def test_a_run_goes_on_when_the_server_is_back(
+    corpus: Corpus, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    training = TRAINING.model_copy(update={"steps": 700, "evaluations": 7})
+    engine = Engine(checkpoint_minutes=0)
+    run = planned(corpus, training=training, engine=engine, seed=11)
+    with stores.http(tmp_path) as server:
+        work_queue = queue(server, tmp_path)
+        ledger.Ledger(work_queue.ledger_url, work_queue.name).plan([run])
+        one_thread = devices.Machines(devices.cores())
+        job = Job(work_queue, server, corpus.manifest, one_thread)
+        worker_of, events = start(job)
+        wait_for_checkpoint(run, worker_of)
+    told = []
+    while not isinstance(event := events.get(timeout=120), Failed):
+        told.append(event)
+    assert isinstance(event.error, InputError)
+    assert "when it answers, start again to go on" in str(event.error)
+    worker_of.join(60)
+    assert worker_of.exitcode == 1
+
+    with stores.http(tmp_path) as server:
+        mlflow.set_tracking_uri(server)
+        book = ledger.Ledger(work_queue.ledger_url, work_queue.name)
+        book.plan([run])
+        again, _ = start(dataclasses.replace(job, tracking_uri=server))
+        again.join(120)
+        assert again.exitcode == 0
+        (done,) = proxies()
+        assert done.data.tags[record.COMPLETE] == "true"
+        losses = {step: found.losses["news"] for step, found in evaluations(run, corpus)}
+        assert points(done, record.VAL_LOSS + "news") == losses
 
 
 def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, store: str) -> None:

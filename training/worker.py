@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import mlflow
 import optuna
+from mlflow.exceptions import MlflowException
 
 from training import checkpoint, ranks, record, tracking
 from training import corpus as corpora
@@ -51,6 +52,9 @@ def main(job: Job, index: int, tell: Tell) -> int:
         return 1
     except (InputError, DivergedError) as error:
         tell(Failed(error))
+        return 1
+    except MlflowException as error:
+        tell(Failed(InputError(f"MLflow: {error.message}; when it answers, start again to go on")))
         return 1
     except BaseException:
         tell(Failed(RuntimeError(traceback.format_exc())))

@@ -27,7 +27,7 @@ def opened(kind: str) -> Iterator[None]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     with tempfile.TemporaryDirectory() as folder:
-        start = {"sqlite": _sqlite, "postgresql": _postgresql, "http": _http}[kind]
+        start = {"sqlite": _sqlite, "postgresql": _postgresql, "http": http}[kind]
         with start(Path(folder)) as uri:
             mlflow.set_tracking_uri(uri)
             mlflow.MlflowClient().search_experiments()  # makes the tables
@@ -47,7 +47,8 @@ def _postgresql(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _http(folder: Path) -> Iterator[str]:
+def http(folder: Path) -> Iterator[str]:
+    """A tracking server over the SQLite store in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
