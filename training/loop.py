@@ -4,6 +4,7 @@ The same code runs in one process or in several that DeepSpeed's launcher starte
 its rows of every batch, and what is yielded is reduced over all of them.
 """
 
+import functools
 import logging
 import math
 import os
@@ -93,6 +94,12 @@ class Trainer:
         )
         self._validation = _Validation(run, corpus, min(VALIDATION_BATCH, self._micro))
         self._domains = tuple(corpus.domains)
+        cuda = self.engine.device.type == "cuda"
+        self._generator = (
+            torch.cuda.default_generators[self.engine.device.index]
+            if cuda
+            else torch.default_generator
+        )
         self._sums = torch.zeros(REPORT_EVERY, len(self._domains), device=self.engine.device)
         self._done = 0
         if saved is not None:
@@ -142,8 +149,11 @@ class Trainer:
             torch.cuda.empty_cache()
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
-        """The steps that are left, from 1, each with its batch; the next one is read meanwhile."""
+        """The steps that are left, from 1, each with its batch; for a GPU read one step ahead."""
         steps = range(self._done + 1, self.run.training.steps + 1)
+        if self.engine.device.type == "cpu":
+            yield from ((step, self._share(step)) for step in steps)
+            return
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._share, steps[0]) if steps else None
             for step in steps:
@@ -159,15 +169,15 @@ class Trainer:
         rows = slice(self.rank * size, (self.rank + 1) * size)
         windows = torch.from_numpy(self.sampler.batch(step - 1, rows))
         domains = torch.from_numpy(self.sampler.domains(step - 1)[rows])
-        if self.engine.device.type == "cuda":
-            return windows.pin_memory(), domains.pin_memory()
-        return windows, domains
+        if self.engine.device.type == "cpu":
+            return windows, domains
+        return windows.pin_memory(), domains.pin_memory()
 
     def _train_step(self, step: int, windows: torch.Tensor, domains: torch.Tensor) -> None:
         """One optimizer step; adds each domain's losses to the sums of this report."""
         device = self.engine.device
         # dropout, where a config has it, depends on no earlier step
-        torch.manual_seed((self.run.seed * 2**31 + step) * self.ranks + self.rank)
+        self._generator.manual_seed((self.run.seed * 2**31 + step) * self.ranks + self.rank)
         sums = self._sums[step % REPORT_EVERY]
         for rows, ids in zip(
             torch.split(windows, self._micro), torch.split(domains, self._micro), strict=True
@@ -318,9 +328,18 @@ def _engine(module: Any, run: Run, learning_rate: float, micro: int, ranks: int)
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": 2**31,
     }
-    return deepspeed.initialize(
+    made = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=schedule, config=config
     )[0]
+    if engine.zero_stage == 0 and training.precision == "fp32":
+        # what DeepSpeed does here without ZeRO costs tiny models a tenth of their time: it clips
+        # tensor by tensor, and copies all gradients to reduce them over a single process
+        parameters = list(module.parameters())
+        made.clip_fp32_gradients = functools.partial(
+            torch.nn.utils.clip_grad_norm_, parameters, training.gradient_clipping
+        )
+        made.enable_backward_allreduce = ranks > 1
+    return made
 
 
 def _losses(engine: Any, windows: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.train_speed
 
-Same model, batch, optimizer, clipping and schedule. The three take turns; the median of the
-turns counts. Where a GPU is there, 70M and 410M in bf16 too, with model FLOPs utilisation. Then
-what a proxy costs inside a sweep before and after its steps, and what reading batches takes.
+Same model, batch, optimizer, clipping and schedule. The three take turns of ten steps in one
+process, of one thread on a CPU; the median turn counts. Where a GPU is there, 70M and 410M in
+bf16, with model FLOPs utilisation. Then what a proxy costs inside a sweep before and after its
+steps, and what reading batches takes.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,15 +33,16 @@ from training.settings import LADDER, Run, Size, Training
 
 VOCABULARY = 1024
 CPU_CASES = {  # size, training, steps timed
-    "57k, 16 x 64": (Size(hidden_size=48, layers=2, heads=3), (64, 16), 200),
-    "0.8M, 16 x 128": (LADDER["0.8M"], (128, 16), 60),
+    "57k, 16 x 64": (Size(hidden_size=48, layers=2, heads=3), (64, 16), 400),
+    "0.8M, 16 x 128": (LADDER["0.8M"], (128, 16), 100),
 }
 GPU_CASES = {
     "70M, 32 x 2048": (LADDER["70M"], (2048, 32), 60),
     "410M, 16 x 2048": (LADDER["410M"], (2048, 16), 40),
 }
-TURNS = 5
-WARM = 10  # steps before the clock starts
+CASES = GPU_CASES if torch.cuda.is_available() else CPU_CASES
+TRAINER = "Trainer"
+WARM = 20  # steps that do not count
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16 FLOP/s
 
 
@@ -88,14 +90,13 @@ def planned(text: Corpus, size: Size, shape: tuple[int, int], steps: int, seed: 
     )
 
 
-def ours(run: Run, text: Corpus) -> float:
+def ours(run: Run, text: Corpus) -> Iterator[object]:
     trainer = loop.Trainer(run, text)
-    speeds = [report.tokens_per_second for report in trainer.reports()]
+    yield from trainer.reports()
     trainer.close()
-    return statistics.harmonic_mean(speeds[WARM // loop.REPORT_EVERY :])
 
 
-def bare(run: Run, text: Corpus) -> float:
+def bare(run: Run, text: Corpus) -> Iterator[object]:
     """The loop that one would write by hand."""
     training = run.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,8 +109,6 @@ def bare(run: Run, text: Corpus) -> float:
     )
     sampler = _sampler(run, text)
     for step in range(training.steps):
-        if step == WARM:
-            started = _clock()
         windows = torch.from_numpy(sampler.batch(step)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             logits = module(input_ids=windows[:, :-1], use_cache=False).logits
@@ -120,22 +119,40 @@ def bare(run: Run, text: Corpus) -> float:
         schedule.step()
         optimizer.zero_grad()
         if (step + 1) % loop.REPORT_EVERY == 0:
-            float(loss.detach())
-    return (training.steps - WARM) * training.tokens_per_step / (_clock() - started)
+            yield float(loss.detach())
 
 
-def trainer_of_transformers(run: Run, text: Corpus) -> float:
+class TurnTaking(transformers.TrainerCallback):  # type: ignore[misc]
+    """Times the Trainer's steps, and lets the other ways run theirs in between."""
+
+    def __init__(self, others: dict[str, Iterator[object]]) -> None:
+        self._others = others
+        self.seconds: dict[str, list[float]] = {way: [] for way in (*others, TRAINER)}
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._started = _clock()
+
+    def on_step_end(self, _arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step % loop.REPORT_EVERY:
+            return
+        self.seconds[TRAINER].append(_clock() - self._started)
+        self.others()
+        self._started = _clock()
+
+    def others(self) -> None:
+        for way, steps in self._others.items():
+            started = _clock()
+            next(steps)
+            self.seconds[way].append(_clock() - started)
+
+
+def with_trainer(run: Run, text: Corpus, turns: TurnTaking) -> None:
+    """`transformers.Trainer`, the others taking turns with it."""
     training = run.training
     module = model.build(run.size, VOCABULARY, training.sequence_length, run.seed)
     sampler = _sampler(run, text)
     rows = [row for step in range(training.steps) for row in sampler.batch(step)]
     data = [{"input_ids": row[:-1], "labels": row[:-1]} for row in rows]
-    clock: dict[int, float] = {}
-
-    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-            clock[state.global_step] = _clock()
-
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             folder,
@@ -151,11 +168,9 @@ def trainer_of_transformers(run: Run, text: Corpus) -> float:
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
         )
-        trainer = transformers.Trainer(module, arguments, train_dataset=data, callbacks=[Clock()])
+        trainer = transformers.Trainer(module, arguments, train_dataset=data, callbacks=[turns])
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-    seconds = clock[training.steps] - clock[WARM]
-    return (training.steps - WARM) * training.tokens_per_step / seconds
 
 
 def _sampler(run: Run, text: Corpus) -> loop.MixtureSampler:
@@ -176,38 +191,30 @@ def _clock() -> float:
     return time.perf_counter()
 
 
-def compare(folder: Path) -> None:
+def compare(folder: Path, name: str) -> None:
+    """A table of the median times of ten steps; the ways take turns, ten steps each."""
     text = corpus(folder, 4_000_000)
-    ways: dict[str, Callable[[Run, Corpus], float]] = {"ours": ours, "bare loop": bare}
+    size, shape, steps = CASES[name]
+    run = planned(text, size, shape, steps + WARM)
+    turns = TurnTaking({"ours": ours(run, text), "bare loop": bare(run, text)})
     if importlib.util.find_spec("accelerate"):
-        ways["Trainer"] = trainer_of_transformers
+        with_trainer(run, text, turns)
     else:
         print("transformers.Trainer is left out: pip install accelerate")
-    gpu = torch.cuda.is_available()
-    processes = {way: ProcessPoolExecutor(1, get_context("spawn"), _start) for way in ways}
-    print(f"{'':<18}" + "".join(f"{way:>14}" for way in ways))
-    for name, (size, shape, steps) in (GPU_CASES if gpu else CPU_CASES).items():
-        run = planned(text, size, shape, steps + WARM)
-        found: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(TURNS):
-            for way in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
-                found[way].append(processes[way].submit(ways[way], run, text).result())
-        speeds = [statistics.median(values) for values in found.values()]
-        milliseconds = [1000 * run.training.tokens_per_step / speed for speed in speeds]
-        ratios = [
-            statistics.median(a / b for a, b in zip(found["ours"], values, strict=True))
-            for values in found.values()
-        ]
-        print(f"{name:<18}" + "".join(f"{speed:>14,.0f}" for speed in speeds) + " tokens/s")
-        print(f"{'':<18}" + "".join(f"{x:>14.1f}" for x in milliseconds) + " ms a step")
-        print(f"{'':<18}" + "".join(f"{ratio:>14.2f}" for ratio in ratios) + " ours / it")
-        if gpu:
-            _utilisation(run, speeds[0])
-
-
-def _start() -> None:
-    devices.use_device(0, devices.cores())
-    loop.quiet()
+        for _ in range(run.training.steps // loop.REPORT_EVERY):
+            turns.others()
+    times = {
+        way: statistics.median(seconds[WARM // loop.REPORT_EVERY :]) / loop.REPORT_EVERY
+        for way, seconds in turns.seconds.items()
+        if seconds
+    }
+    print(f"{name:<18}{'tokens/s':>12}{'ms a step':>12}{'ours / it':>12}")
+    for way, seconds in times.items():
+        speed = run.training.tokens_per_step / seconds
+        ratio = seconds / times["ours"]
+        print(f"  {way:<16}{speed:>12,.0f}{1000 * seconds:>12.1f}{ratio:>12.2f}")
+    if torch.cuda.is_available():
+        _utilisation(run, run.training.tokens_per_step / times["ours"])
 
 
 def _utilisation(run: Run, speed: float) -> None:
@@ -239,7 +246,8 @@ def start_up(folder: Path) -> None:
 
     job = Job(queue, mlflow.get_tracking_uri(), text.manifest, devices.Machines(devices.cores()))
     assert worker.main(job, 0, tell) == 0
-    steps = 20 * shape[0] * shape[1] / ours(runs[0].model_copy(update={"seed": 99}), text)
+    *_, report = loop.Trainer(planned(text, size, shape, 100), text).reports()
+    steps = 20 * runs[0].training.tokens_per_step / report.tokens_per_second
     seconds = statistics.median(np.diff(ends)) - steps
     print(f"start-up and end of a proxy: {seconds:.2f} s, {seconds / 30:.1%} of a 30-second proxy")
 
@@ -257,11 +265,24 @@ def loading(folder: Path) -> None:
         print(f"reading batches of {shape[1]} x {shape[0]}: {speed / 1e6:.0f} M tokens/s")
 
 
+def measured(part: Callable[..., None], *arguments: str) -> None:
+    """Run a part in a process of its own: an engine leaves the process changed for a Trainer."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(_alone, part, arguments).result()
+
+
+def _alone(part: Callable[..., None], arguments: tuple[str, ...]) -> None:
+    devices.use_device(0, 1)  # as the workers of a sweep
+    loop.quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        part(Path(folder), *arguments)
+
+
 def main() -> None:
-    _start()
-    for part in (compare, start_up, loading):
-        with tempfile.TemporaryDirectory() as folder:
-            part(Path(folder))
+    for name in CASES:
+        measured(compare, name)
+    measured(start_up)
+    measured(loading)
 
 
 if __name__ == "__main__":
