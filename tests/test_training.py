@@ -184,6 +184,15 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
     assert saved.step == 10
     saved.load_into(trainer.engine)
     checkpoint.save(run, trainer.engine, 30, 1, dict)
+    saved = checkpoint.find(run, 1)
+    assert saved is not None
+    for path in (saved.folder / "30").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cannot be loaded: .*; delete this folder to train the"):
+        saved.load_into(trainer.engine)
+    (saved.folder / "state.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        checkpoint.find(run, 1)
     assert sorted(p.name for p in saved.folder.iterdir() if p.is_dir()) == ["30"]
     checkpoint.remove(run)
 

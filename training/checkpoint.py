@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from training import tracking
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.settings import Run
 
 STATE = "state.json"
@@ -38,18 +38,29 @@ class Checkpoint:
     """What the run's log needs to go on: its MLflow run and the points logged so far."""
 
     def load_into(self, engine: Any) -> None:
-        """Model, optimizer and learning-rate schedule; every process calls it."""
-        engine.load_checkpoint(str(self.folder), tag=str(self.step))
+        """Model, optimizer and learning-rate schedule; every process calls it.
+
+        Raises InputError where the files are damaged.
+        """
+        try:
+            engine.load_checkpoint(str(self.folder), tag=str(self.step))
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            raise _damaged(self.folder, error) from error
 
 
 def find(run: Run, ranks: int) -> Checkpoint | None:
-    """The checkpoint of this run, if there is one of as many processes and the same ZeRO stage."""
+    """The checkpoint of this run, if there is one of as many processes and the same ZeRO stage.
+
+    Raises InputError where it is damaged.
+    """
     folder = _folder(run)
     try:
         state = json.loads((folder / STATE).read_text())
+        found = Checkpoint(folder=folder, **state)
     except FileNotFoundError:
         return None
-    found = Checkpoint(folder=folder, **state)
+    except (ValueError, TypeError) as error:
+        raise _damaged(folder, error) from error
     if (found.ranks, found.zero_stage) != (ranks, run.engine.zero_stage):
         return None
     return found
@@ -98,6 +109,13 @@ def save(run: Run, engine: Any, step: int, ranks: int, keep: Callable[[], Any]) 
 def remove(run: Run) -> None:
     """Forget a run's checkpoint: it has ended."""
     shutil.rmtree(_folder(run), ignore_errors=True)
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"checkpoint {folder} cannot be loaded: {first_line(error)}; delete this folder to train "
+        "the run from its start"
+    )
 
 
 def _folder(run: Run) -> Path:

@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """A loss stopped being finite."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

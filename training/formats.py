@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.settings import Domain
 
 KINDS = {
@@ -240,10 +240,6 @@ def no_column(name: str, columns: Iterable[str]) -> str:
 
 def type_name(value: object) -> str:
     return "null" if value is None else type(value).__name__
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.settings import Size, Training
 
 INIT_STD_WIDTH = 0.5  # std of the initial weights × √hidden size
@@ -69,8 +69,7 @@ def _load_config(name: str) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"sizes: config {name!r} cannot be loaded: {first}") from error
+        raise InputError(f"sizes: config {name!r} cannot be loaded: {first_line(error)}") from error
     if type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise InputError(
             f"sizes: config {name!r} ({config.model_type}) is no causal language model"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training import embedded, formats
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.formats import Row
 from training.settings import Domain
 
@@ -77,4 +77,4 @@ def _hub(domain: Domain, after: int) -> Iterator[Row]:
             yield Row(number, f"{domain.dataset}, row {number - 1}", columns)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         how_far = f" after row {number - 1}" if number else ""
-        raise InputError(f"{domain.dataset}{how_far}: {formats.first_line(error)}") from error
+        raise InputError(f"{domain.dataset}{how_far}: {first_line(error)}") from error

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training import sources
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.settings import Domain
 
 BATCH = 2_000_000  # characters encoded at once
@@ -55,8 +55,9 @@ def load_tokenizer(name: str | Path | None) -> Any:
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"tokenizer.name {str(name)!r} cannot be loaded: {first}") from error
+        raise InputError(
+            f"tokenizer.name {str(name)!r} cannot be loaded: {first_line(error)}"
+        ) from error
     if loaded.eos_token_id is None:
         raise InputError(f"tokenizer.name {str(name)!r} has no end-of-text token to end documents")
     return loaded
