@@ -71,6 +71,8 @@ def train_missing(
             name=f"{stage}-{plan.tag(corpus)}-experiment-{experiment}",
             experiment_id=experiment,
             parent_run_id=active.info.run_id,
+            workspace=plan.workspace,
+            engine=plan.engine,
         )
         crew.train(missing, corpus, queue, machines)
         done = tracking.settled(experiment)

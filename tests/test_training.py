@@ -197,10 +197,12 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
     checkpoint.remove(run)
 
 
-def queue(store: str, folder: Path) -> Queue:
+def queue(store: str, folder: Path, run: Run) -> Queue:
+    """A sweep whose study has the workspace and the engine of `run`."""
     mlflow.set_tracking_uri(store)
     parent = mlflow.MlflowClient().create_run("0").info.run_id
-    return Queue(f"sqlite:///{folder}/ledger.db", "sweep", "0", parent)
+    url = f"sqlite:///{folder}/ledger.db"
+    return Queue(url, "sweep", "0", parent, run.workspace, run.engine)
 
 
 def work(job: Job, events: Any) -> None:
@@ -236,10 +238,12 @@ def points(run: MlflowRun, key: str) -> dict[int, float]:
 def test_a_killed_worker_goes_on_in_the_same_run(
     corpus: Corpus, store: str, tmp_path: Path
 ) -> None:
-    training = TRAINING.model_copy(update={"steps": 700, "evaluations": 7})
+    training = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
     run = planned(corpus, training=training, engine=Engine(checkpoint_minutes=0))
     checkpoint.remove(run)
-    job = Job(queue(store, tmp_path), store, corpus.manifest, devices.Machines(devices.cores()))
+    job = Job(
+        queue(store, tmp_path, run), store, corpus.manifest, devices.Machines(devices.cores())
+    )
     book = ledger.Ledger(job.work.ledger_url, job.work.name)
     book.plan([run])
     first, _ = start(job)
@@ -267,7 +271,7 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     history = record.history_from_tags(done.data.tags)
     assert history is not None
     assert history.steps == tuple(expected)
-    assert list(points(done, record.TRAIN_LOSS)) == list(range(10, 701, 10))
+    assert list(points(done, record.TRAIN_LOSS)) == list(range(10, 301, 10))
 
 
 def test_a_run_goes_on_when_the_server_is_back(
@@ -275,11 +279,11 @@ def test_a_run_goes_on_when_the_server_is_back(
 ) -> None:
     assert store
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    training = TRAINING.model_copy(update={"steps": 700, "evaluations": 7})
+    training = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
     engine = Engine(checkpoint_minutes=0)
     run = planned(corpus, training=training, engine=engine, seed=11)
     with stores.http(tmp_path) as server:
-        work_queue = queue(server, tmp_path)
+        work_queue = queue(server, tmp_path, run)
         ledger.Ledger(work_queue.ledger_url, work_queue.name).plan([run])
         one_thread = devices.Machines(devices.cores())
         job = Job(work_queue, server, corpus.manifest, one_thread)
@@ -352,8 +356,10 @@ def test_divergence_ends_a_run_and_not_the_sweep(
     corpus: Corpus, store: str, tmp_path: Path
 ) -> None:
     bad = planned(corpus, size=Size(hidden_size=32, layers=2, heads=2, learning_rate=1e30))
-    good = planned(corpus, name="good")
-    job = Job(queue(store, tmp_path), store, corpus.manifest, devices.Machines(devices.cores()))
+    good = planned(corpus, name="good", engine=Engine(micro_batch_size=3))  # mended meanwhile
+    job = Job(
+        queue(store, tmp_path, bad), store, corpus.manifest, devices.Machines(devices.cores())
+    )
     ledger.Ledger(job.work.ledger_url, job.work.name).plan([bad, good])
     told: list[Event] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -480,7 +486,7 @@ def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_p
     assert machines.ranks == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-        crew.train(runs, corpus, queue(store, tmp_path), machines)
+        crew.train(runs, corpus, queue(store, tmp_path, bad), machines)
     last, first, failed = proxies()
     assert failed.info.status == "FAILED"
     for run, done in ((runs[1], first), (runs[2], last)):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.devices import Machines
-from training.settings import Run
+from training.settings import Engine, Run
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,9 @@ class Queue:
     name: str
     experiment_id: str
     parent_run_id: str
+    workspace: Path
+    engine: Engine
+    """As the study says now; runs may wait since it said something else."""
 
 
 @dataclass(frozen=True)

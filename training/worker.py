@@ -85,7 +85,9 @@ def _work(job: Job, tell: Tell) -> None:
 def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> None:
     """Train the ledger's runs, each into an MLflow run of its own."""
 
-    def train(run: Run) -> float:
+    def train(planned: Run) -> float:
+        now = {"workspace": queue.workspace, "engine": queue.engine}
+        run = planned.model_copy(update=now)
         if tracking.fingerprint(run) in tracking.settled(queue.experiment_id):
             tell(Finished(run.name))
             return 0.0

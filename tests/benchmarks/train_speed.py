@@ -234,9 +234,10 @@ def start_up(folder: Path) -> None:
     text = corpus(folder, 200_000)
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     parent = mlflow.MlflowClient().create_run("0").info.run_id
-    queue = Queue(f"sqlite:///{folder}/ledger.db", "sweep", "0", parent)
     size, shape, _ = CPU_CASES["57k, 16 x 64"]
     runs = [planned(text, size, shape, 20, seed) for seed in range(8)]
+    url = f"sqlite:///{folder}/ledger.db"
+    queue = Queue(url, "sweep", "0", parent, runs[0].workspace, runs[0].engine)
     ledger.Ledger(queue.ledger_url, queue.name).plan(runs)
     ends: list[float] = []
 
