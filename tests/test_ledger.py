@@ -79,7 +79,7 @@ def _work(url: str, folder: Path) -> None:
 
 
 def test_several_workers_share_the_runs(url: str, tmp_path: Path) -> None:
-    many = [run(f"run{i:02}", i) for i in range(40)]
+    many = [run(f"run{i:02}", i) for i in range(24)]
     Ledger(url, "sweep").plan(many)
     folder = tmp_path / "trained"
     folder.mkdir()
