@@ -23,8 +23,10 @@ from tests.conftest import ROOT
 from training import checkpoint, crew, devices, launcher, ledger, loop, model, record, worker
 from training.corpus import Corpus, TokenFiles
 from training.errors import InputError
+from training.evaluation import standard_error
 from training.events import Event, Failed, Finished, Job, Queue
 from training.record import Evaluation
+from training.sampling import validation_windows
 from training.settings import Engine, Run, Size, Training
 
 DOMAINS = ("news", "code", "math")
@@ -57,7 +59,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
             tokens.tofile(folder / name / f"{part}.bin")
             ends = np.arange(100, count + 1, 100, dtype="uint64")
             ends.tofile(folder / name / f"{part}.idx")
-        domains[name] = TokenFiles(str(folder / name), "uint16", 50_000, 5_000, 2.0, 550, name)
+        domains[name] = TokenFiles(str(folder / name), "uint16", 50_000, 5_000, 2.0, 550, name, 3)
     manifest = folder / "corpora" / "manifest.json"
     files = {name: dataclasses.asdict(domain) for name, domain in domains.items()}
     manifest.parent.mkdir()
@@ -342,6 +344,8 @@ def test_what_was_drawn_is_logged(corpus: Corpus, store: str) -> None:
     run_id = mlflow.MlflowClient().create_run("0").info.run_id
     run = planned(corpus, data_share=0.05, seed=6)
     worker.train_and_log(run, corpus, run_id, None, lambda _: None)
+    inputs = mlflow.get_run(run_id).inputs.dataset_inputs
+    assert {json.loads(i.dataset.profile)["skipped"] for i in inputs} == {3}
     metrics = mlflow.get_run(run_id).data.metrics
     drawn = np.array([metrics[f"trained_tokens/{name}"] for name in DOMAINS])
     expected = np.array(list(run.mixture.values())) * TRAINING.steps * TRAINING.tokens_per_step
@@ -391,7 +395,7 @@ def test_a_trained_model_loads_with_from_pretrained(corpus: Corpus, tmp_path: Pa
         trainer.close()
         loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / str(stage))
         assert model.count_parameters(loaded)[0] == run.size.n_params
-        windows = loop.validation_windows(corpus.domains["news"], 1000, 32)
+        windows = validation_windows(corpus.domains["news"], 1000, 32)
         batch = torch.from_numpy(windows)[:, :-1]
         with torch.no_grad():
             logits = loaded(input_ids=batch).logits
@@ -454,9 +458,9 @@ def test_the_standard_error_is_that_of_documents() -> None:
     for _ in range(300):
         losses = 3 + rng.normal(0, 0.5, 50)[documents] + rng.normal(0, 0.2, 400)
         means.append(losses.mean())
-        errors.append(loop.standard_error(losses, documents))
+        errors.append(standard_error(losses, documents))
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
-    assert loop.standard_error(np.array([1.0, 2.0]), np.array([7, 7])) == np.inf
+    assert standard_error(np.array([1.0, 2.0]), np.array([7, 7])) == np.inf
 
 
 def test_the_rate_warms_up_stays_and_decays() -> None:

@@ -247,5 +247,7 @@ def _dataset(name: str, files: TokenFiles, tokens: int) -> Dataset:
         digest=files.digest,
         source_type="local",
         source=json.dumps({"uri": files.folder}),
-        profile=json.dumps({"num_tokens": tokens, "documents": files.documents}),
+        profile=json.dumps(
+            {"num_tokens": tokens, "documents": files.documents, "skipped": files.skipped}
+        ),
     )
