@@ -30,8 +30,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
             **{
                 f"backtest/{test.label}/{key}": value
                 for test in tests
-                for key, value in vars(test).items()
-                if key != "name"
+                for key, value in test.figures().items()
             },
             **{f"sign/{sign.name}": sign.value for sign in fit.signs},
             **{f"cpu_seconds/{stage}": value for stage, value in fit.cpu_seconds.items()},

@@ -37,6 +37,12 @@ class Backtest:
     n_params_factor: float  # how far beyond the fitted size and tokens it predicted
     tokens_factor: float
     moved: float  # rms change of the objective at the target, over the fitted mixtures
+    error_moments: Array  # second moments of the domains' errors, (V, V)
+    moved_moments: Array  # and of their changes at the target
+
+    def figures(self) -> dict[str, float]:
+        """What a metric can hold."""
+        return {key: value for key, value in vars(self).items() if isinstance(value, float)}
 
     @property
     def label(self) -> str:
@@ -60,9 +66,11 @@ class Extrapolation:
         return float(np.hypot.reduce([b.moved for b in self._single], initial=0.0))
 
     @property
-    def missed(self) -> float:
-        """Error of the objective at the end of the data, nats per token, in the same backtests."""
-        return float(np.hypot.reduce([b.rmse for b in self._single], initial=0.0))
+    def moments(self) -> Array:
+        """Second moments of the domains' errors by extrapolation to the target, (V, V): those
+        moves and the errors at the end of the data, in the same backtests; not where there are
+        none."""
+        return np.sum([b.error_moments + b.moved_moments for b in self._single], axis=0)
 
     @property
     def blocks(self) -> int:
@@ -110,23 +118,25 @@ def backtest_with(
 
     def at_target(law: Fitted) -> Array:
         ones = np.ones(len(o.mixtures))
-        return law.predict(o.mixtures, target.n_params * ones, target.tokens * ones) @ weights
+        return law.predict(o.mixtures, target.n_params * ones, target.tokens * ones)
 
     whole = at_target(fit(o))
     tests = []
     for name, past in _pasts(o).items():
         train = o.rows(past)
         law = fit(train)
-        error = law.predict(end.proportions(), end.n_params, end.tokens) @ weights
-        error -= end.losses @ weights
+        error = law.predict(end.proportions(), end.n_params, end.tokens) - end.losses
+        moved = at_target(law) - whole
         tests.append(
             Backtest(
                 name=name,
-                bias=float(error.mean()),
-                rmse=_rms(error),
+                bias=float((error @ weights).mean()),
+                rmse=_rms(error @ weights),
                 n_params_factor=float(o.n_params.max() / train.n_params.max()),
                 tokens_factor=float(o.tokens.max() / train.tokens.max()),
-                moved=_rms(at_target(law) - whole),
+                moved=_rms(moved @ weights),
+                error_moments=second_moments(error),
+                moved_moments=second_moments(moved),
             )
         )
     return Extrapolation(tuple(tests))
@@ -184,6 +194,11 @@ def first_settled(observations: Observations, weights: Array) -> float:
     least = ONE_BACKTEST * max(min(errors), noise[int(np.argmin(errors))])
     kept = int(np.argmax(np.array(errors) <= least))
     return float(lengths[firsts[kept]]) if kept else -np.inf
+
+
+def second_moments(values: Array) -> Array:
+    """Mean outer product of the rows, (n, V) → (V, V)."""
+    return values.T @ values / len(values)
 
 
 def _rms(values: Array) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from fitting import methods
-from fitting.backtest import Extrapolation
+from fitting.backtest import Extrapolation, second_moments
 from fitting.choose import Choice
 from fitting.laws import Interval
 from fitting.methods import Target
@@ -30,13 +30,14 @@ def interval(
     draws = _draws(len(o.mixtures), np.random.default_rng(seed))
     laws = tuple(methods.bootstrap(o, result.best, target, draws))
     h = result.held_out
-    drawn = [law.predict(h.proportions(), h.n_params, h.tokens) @ weights for law in laws]
-    shown = float(np.var(drawn, axis=0).mean())
+    drawn = np.array([law.predict(h.proportions(), h.n_params, h.tokens) for law in laws])
+    drawn -= drawn.mean(axis=0)
+    shown = np.einsum("bri,brj->ij", drawn, drawn) / (len(laws) * len(h.losses))
     n0, d0 = float(o.n_params.max()), float(o.tokens.max())
     return Interval(
         bootstrap=laws,
-        residual=max(0.0, result.scores.objective_rmse**2 - shown),
-        extrapolation=_per_distance(result.extrapolation, target, n0, d0),
+        residual=second_moments(result.predictions - h.losses) - shown,
+        extrapolation=_per_distance(result.extrapolation, target, n0, d0, weights),
         quantile=float(student.ppf((1 + PROBABILITY) / 2, len(o.mixtures) - 1)),
         n0=n0,
         d0=d0,
@@ -53,15 +54,21 @@ def _draws(mixtures: int, rng: np.random.Generator) -> Array:
     return np.array(counts)
 
 
-def _per_distance(tested: Extrapolation, target: Target, n0: float, d0: float) -> float:
-    """Error of extrapolation a unit of log distance; of the backtests' where the target is inside.
+def _per_distance(
+    tested: Extrapolation, target: Target, n0: float, d0: float, weights: Array
+) -> Array:
+    """Errors of extrapolation a unit of log distance, as second moments (V, V); those of the
+    backtest with the largest rate where the target is inside.
 
     0 where nothing could be left out: the law then has no term to extrapolate with.
     """
     distance = max(0.0, np.log(target.n_params / n0)) + max(0.0, np.log(target.tokens / d0))
+    if not tested.backtests:
+        return np.zeros((len(weights), len(weights)))
     if distance > 0:
-        return float(np.hypot(tested.error, tested.missed) / distance)
+        return tested.moments / distance**2
     rates = [
-        test.rmse / np.log(test.n_params_factor * test.tokens_factor) for test in tested.backtests
+        test.error_moments / np.log(test.n_params_factor * test.tokens_factor) ** 2
+        for test in tested.backtests
     ]
-    return float(max(rates, default=0.0))
+    return max(rates, key=lambda moments: float(weights @ moments @ weights))

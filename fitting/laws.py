@@ -17,6 +17,7 @@ import numpy as np
 Array = np.ndarray
 
 BIMIX_EPSILON = 1e-3
+LEAST = 1e-14  # proportion at which a slope that is infinite at 0 is taken
 
 
 def features(mixtures: Array, power: float) -> Array:
@@ -25,6 +26,46 @@ def features(mixtures: Array, power: float) -> Array:
     The paper has power 1; powers below tell small proportions apart.
     """
     return mixtures**power if power > 0 else np.log(mixtures + 0.25 / mixtures.shape[1])
+
+
+@dataclass(frozen=True)
+class MixingLaw:
+    """What a mixture does at one size and length: L_i(r) = c_i + Σ_k exp(b_ik + t_ik·φ(r)).
+
+    φ is concave and each loss is convex in φ(r), which lets a search prove its optimum.
+    """
+
+    power: float
+    floor: Array  # c, (V,)
+    log_scale: Array  # b, (V, K)
+    slope: Array  # t, (V, K, M)
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        return self.floor + self._terms(mixtures).sum(axis=2)
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        return self.feature_jacobian(mixtures) * self.feature_slopes(mixtures)[:, None]
+
+    def feature_jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dφ_j, (n, V, M)."""
+        return np.einsum("nvk,vkm->nvm", self._terms(mixtures), self.slope)
+
+    def features(self, mixtures: Array) -> Array:
+        """φ(r), (n, M)."""
+        return features(mixtures, self.power)
+
+    def feature_slopes(self, mixtures: Array) -> Array:
+        """dφ/dr, (n, M); where it is infinite at 0, that at a proportion of 1e-14."""
+        if self.power == 0:
+            return 1 / (mixtures + 0.25 / mixtures.shape[1])
+        return self.power * np.maximum(mixtures, LEAST) ** (self.power - 1)
+
+    def _terms(self, mixtures: Array) -> Array:
+        """The exponentials, (n, V, K)."""
+        exponents = np.einsum("nm,vkm->nvk", self.features(mixtures), self.slope)
+        return np.exp(self.log_scale + exponents)
 
 
 @dataclass(frozen=True)
@@ -61,6 +102,18 @@ class JointLaw:
         shrink = n**-self.h * d**-self.g
         return (
             self.constant + mixing * shrink + self.size * n**-self.alpha + self.step * d**-self.beta
+        )
+
+    def mixing(self, n_params: float, tokens: float) -> MixingLaw:
+        """The mixing law at one scale."""
+        n, d = n_params / self.n0, tokens / self.d0
+        shrink = n**-self.h * d**-self.g
+        scale = self.size * n**-self.alpha + self.step * d**-self.beta
+        return MixingLaw(
+            self.power,
+            self.constant + self.floor * shrink + scale,
+            self.log_scale + np.log(shrink)[:, None],
+            self.slope,
         )
 
     def interactions(self, mixture: Array) -> Array:
@@ -118,12 +171,17 @@ class NestedLaw:
         """t, (V, M)."""
         return self.slope
 
-    def _predict_at(self, mixtures: Array, n_params: float, tokens: float) -> Array:
+    def mixing(self, n_params: float, tokens: float) -> MixingLaw:
+        """The mixing law at one scale."""
         fitted = self.of_fitted_mixtures(n_params, tokens)
         basis = np.exp(features(self.mixtures, self.power) @ self.slope.T)
         counts = np.broadcast_to(self.counts[:, None], basis.shape)
         c, k = lines(basis, fitted, np.zeros(len(fitted), int), counts)
-        return c + k * np.exp(features(mixtures, self.power) @ self.slope.T)
+        with np.errstate(divide="ignore"):  # k = 0 is a constant loss
+            return MixingLaw(self.power, c[0], np.log(k[0])[:, None], self.slope[:, None])
+
+    def _predict_at(self, mixtures: Array, n_params: float, tokens: float) -> Array:
+        return self.mixing(n_params, tokens).predict(mixtures)
 
 
 @dataclass(frozen=True)
@@ -212,25 +270,43 @@ class BiMixLaw:
 
 @dataclass(frozen=True)
 class Interval:
-    """How far the objective Σ w_i L_i of a prediction may be off, at 90 %.
+    """How far a weighted sum of the losses Σ w_i L_i may be off, at 90 %.
 
-    variance = spread of the bootstrap's laws + residual + (extrapolation · distance)², where
+    variance = spread of the bootstrap's laws + wᵀ(residual + extrapolation · distance²)w, where
     distance is log(N/N0) + log(D/D0) as far as they lie beyond the data.
     """
 
     bootstrap: tuple["Law", ...]  # fitted to mixtures drawn with replacement
-    residual: float  # variance of the error inside the data that the bootstrap does not show
-    extrapolation: float  # nats per token, a unit of log distance beyond the data
+    residual: Array  # covariance of the errors inside the data that the bootstrap does not show
+    extrapolation: Array  # second moments (V, V) of the errors a unit of log distance beyond them
     quantile: float  # of the error, in standard deviations
     n0: float
     d0: float
 
     def half_width(self, weights: Array, mixtures: Array, n_params: Array, tokens: Array) -> Array:
-        """Half the width of the interval for each row, (n,), in nats per token."""
+        """Half the width of the interval for each row, (n,), in nats per token.
+
+        Weights are (V,), or (V, k) for k sums: the result is then (n, k).
+        """
         drawn = [law.predict(mixtures, n_params, tokens) @ weights for law in self.bootstrap]
-        beyond = np.maximum(0, np.log(n_params / self.n0)) + np.maximum(0, np.log(tokens / self.d0))
-        variance = np.var(drawn, axis=0) + self.residual + (self.extrapolation * beyond) ** 2
-        return self.quantile * np.sqrt(variance)
+        spread = np.var(drawn, axis=0)
+        beyond = self.distance(n_params, tokens).reshape(-1, *[1] * (spread.ndim - 1))
+        return self.quantile * np.sqrt(spread + self.common(weights, beyond))
+
+    def common(self, weights: Array, distance: Array | float) -> Array:
+        """The variance that all mixtures at a distance beyond the data share."""
+        residual = np.maximum(0.0, _quadratic(self.residual, weights))
+        return residual + _quadratic(self.extrapolation, weights) * distance**2
+
+    def distance(self, n_params: Array, tokens: Array) -> Array:
+        """How far a scale lies beyond the data, in units of log."""
+        beyond = np.maximum(0, np.log(n_params / self.n0))
+        return np.asarray(beyond + np.maximum(0, np.log(tokens / self.d0)))
+
+
+def _quadratic(matrix: Array, weights: Array) -> Array:
+    """wᵀAw of each column of weights, (V,) or (V, k)."""
+    return np.asarray((weights * (matrix @ weights)).sum(axis=0))
 
 
 def lines(x: Array, y: Array, group: Array, weights: Array | None = None) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ class Optimum:
     tokens: float
     mixture: Array  # (M,)
     objective: float
+    law: Law
 
 
 def minimise(
@@ -56,7 +57,8 @@ def minimise(
     mixture /= mixture.sum()
     if not found.success or objective(mixture[None])[0] > objective(start[None])[0]:
         mixture = start
-    return Optimum(target.n_params, target.tokens, mixture, float(objective(mixture[None])[0]))
+    least = float(objective(mixture[None])[0])
+    return Optimum(target.n_params, target.tokens, mixture, least, law)
 
 
 def by_size(

@@ -19,41 +19,59 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
+VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
 TOLERANCE = 1e-3  # of the sum of the proportions
 
 
 class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Mixtures → validation losses at the target, or at another n_params and tokens."""
+    """Mixtures → validation losses at the target, or at another n_params and tokens.
+
+    A search that wants more than the table of `predict` takes the model with MLflow's
+    `unwrap_python_model()`: `spec`, what was fitted; `law`; `interval`, with the laws of its
+    bootstrap; `scales`, the law of each proxy size by its runs alone.
+    """
 
     def load_context(self, context: Any) -> None:
         """Read the law and its code from the artifact."""
         path = Path(context.artifacts["predictor"])
         self.spec: dict[str, Any] = json.loads(path.read_text())
         code = _load_module(Path(context.artifacts["laws"]))
-        self._law = code.from_json(self.spec["law"])
-        self._interval = code.from_json(self.spec["interval"])
+        self.law = code.from_json(self.spec["law"])
+        self.interval = code.from_json(self.spec["interval"])
+        self.scales = [
+            (scale["n_params"], scale["tokens"], code.from_json(scale["law"]))
+            for scale in self.spec["scales"]
+        ]
 
     def predict(
         self,
         context: Any,  # noqa: ARG002 - the interface is MLflow's
         model_input: pd.DataFrame,
-        params: Any = None,  # noqa: ARG002
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Per row: val_loss/<domain>… in nats per token, objective (Σ w_i L_i) with its 90 %
         interval objective_low, objective_high, and distance: the least share of tokens that
-        separates the mixture from a fitted one (0: it was trained).
+        separates the mixture from a fitted one (0: it was trained). With the parameter
+        `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>….
 
         Raises MlflowException that names row, column and rule for a mixture that is none.
         """
         mixtures = self._mixtures(model_input)
         n_params = self._scale(model_input, "n_params")
         tokens = self._scale(model_input, "tokens")
-        losses = self._law.predict(mixtures, n_params, tokens)
+        losses = self.law.predict(mixtures, n_params, tokens)
         weights = np.array(self.spec["weights"])
         objective = losses @ weights
-        half_width = self._interval.half_width(weights, mixtures, n_params, tokens)
+        half_width = self.interval.half_width(weights, mixtures, n_params, tokens)
         apart = np.abs(mixtures[:, None] - np.array(self.spec["mixtures"])).sum(axis=2) / 2
-        columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(self.spec["val_domains"])}
+        val_domains = self.spec["val_domains"]
+        columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
+        intervals: dict[str, np.ndarray] = {}
+        if (params or {}).get("domain_intervals"):
+            each = np.eye(len(val_domains))
+            off = self.interval.half_width(each, mixtures, n_params, tokens)
+            for name, ends in ((VAL_LOSS_LOW, losses - off), (VAL_LOSS_HIGH, losses + off)):
+                intervals |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
         return pd.DataFrame(
             {
                 **columns,
@@ -61,6 +79,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "objective_low": objective - half_width,
                 "objective_high": objective + half_width,
                 "distance": apart.min(axis=1),
+                **intervals,
             },
             index=model_input.index,
         )

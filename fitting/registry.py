@@ -12,7 +12,7 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 from fitting import laws, predictor
@@ -107,4 +107,5 @@ def _signature(spec: dict[str, Any]) -> ModelSignature:
             + [ColSpec(AnyType(), name, required=False) for name in ("n_params", "tokens")]
         ),
         outputs=Schema([ColSpec("double", name) for name in outputs]),
+        params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
     )

@@ -26,6 +26,7 @@ HISTORY = "history/"
 MAIN, PREPARE, SWEEP, PROXY = "main", "prepare", "sweep", "proxy"
 FIT, OPTIMIZE, VERIFY = "fit", "optimize", "verify"
 IMPORT, EXPORT = "import", "export"
+TRIAL = "trial"  # of a search
 TARGET = "target"  # a model that `verify` trains; fits never read it
 
 # params
@@ -45,6 +46,8 @@ HIGHEST = "highest/"
 # metrics
 VAL_LOSS = "val_loss/"  # nats per token
 VAL_LOSS_SE = "val_loss_se/"  # standard error of val_loss/, nats per token
+VAL_LOSS_LOW = "val_loss_low/"  # 90 % interval of a predicted loss
+VAL_LOSS_HIGH = "val_loss_high/"
 VAL_BPB = "val_bpb/"  # bits per byte
 TOKENS = "tokens"
 TRAIN_LOSS = "train_loss"
