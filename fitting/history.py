@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
+from fitting import comparable
 from training import record
 from training.errors import InputError
+
+Read = tuple[Run, record.History]
 
 THREADS = 16
 PAGE = 1000
@@ -26,36 +29,61 @@ class Histories:
 
     table: pd.DataFrame  # tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
     left_out: dict[str, str]  # run name → reason
-    parents: tuple[str, ...]  # ids of the sweep or import runs above them
+    parents: tuple[str, ...]  # ids of the sweep or import runs above those that are not reused
     names: dict[str, str]  # run id → name; several runs of one name are told apart by their ids
+    reused: frozenset[str]  # ids of the runs that `reuse` selected
+    domains: tuple[str, ...]  # training domains of the others
 
 
-def pull(experiment_ids: Sequence[str], runs: str = "") -> Histories:
-    """The histories of the complete proxy runs that an MLflow filter string selects.
+def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Histories:
+    """The histories of the complete proxy runs that an MLflow filter string selects, and of those
+    of any study that a second one, `reuse`, selects.
 
-    Reads the compact copy in a run's tags; a run without one is read from its metric histories.
-    A domain that some run does not know has proportion 0 there, and its loss is NaN. Raises
-    InputError when there is none.
+    Reads the compact copy in a run's tags, or else its metric histories. A domain that some run
+    does not know has proportion 0 there, and its loss is NaN. Raises InputError when there is no
+    such run, and for runs whose losses are not comparable.
     """
-    query = f"tags.{record.STAGE} = '{record.PROXY}'" + (f" and {runs}" if runs else "")
-    proxies = search(experiment_ids, query)
+    old = search(experiment_ids, _proxies(reuse)) if reuse else []
+    reused = frozenset(run.info.run_id for run in old)
+    found = search(experiment_ids, _proxies(runs))
+    proxies = [*[run for run in found if run.info.run_id not in reused], *old]
+    names = _names(proxies)
+    usable, reasons = _usable(proxies)
+    left_out = {names[run_id]: reason for run_id, reason in reasons.items()}
+    ours = [run for run, _ in usable if run.info.run_id not in reused]
+    theirs = [run for run, _ in usable if run.info.run_id in reused]
+    _refuse_none(ours, experiment_ids, runs, left_out)
+    if reuse:
+        _refuse_none(theirs, experiment_ids, reuse, left_out)
+    comparable.refuse_several_studies(ours, experiment_ids)
+    comparable.refuse_other_training(ours, theirs)
+    return Histories(
+        table=_table(usable),
+        left_out=left_out,
+        parents=tuple(sorted({run.data.tags.get(record.PARENT, "") for run in ours} - {""})),
+        names=names,
+        reused=reused,
+        domains=tuple(_union(_mixture(run) for run in ours)),
+    )
+
+
+def _proxies(query: str) -> str:
+    return f"tags.{record.STAGE} = '{record.PROXY}'" + (f" and {query}" if query else "")
+
+
+def _usable(proxies: Sequence[Run]) -> tuple[list[Read], dict[str, str]]:
+    """The complete runs with their histories; of the others, id → why they cannot be used."""
     reasons = {run.info.run_id: _unfit(run) for run in proxies}
     complete = [run for run in proxies if not reasons[run.info.run_id]]
-    _refuse_several_studies(complete, experiment_ids)
     read = list(zip(complete, _histories(complete), strict=True))
     empty = [run.info.run_id for run, history in read if not history.steps]
     reasons |= dict.fromkeys(empty, "no validation losses")
-    names = _names(proxies)
-    left_out = {names[run_id]: reason for run_id, reason in reasons.items() if reason}
     usable = [(run, history) for run, history in read if history.steps]
-    if not usable:
-        raise InputError(
-            f"no complete proxy run in experiment {', '.join(experiment_ids)}"
-            + (f" matches {runs!r}" if runs else "")
-            + (f" (left out: {counted(left_out)})" if left_out else "")
-        )
-    parents = {run.data.tags.get(record.PARENT, "") for run, _ in usable} - {""}
-    return Histories(_table(usable), left_out, tuple(sorted(parents)), names)
+    return usable, {run_id: reason for run_id, reason in reasons.items() if reason}
+
+
+def _mixture(run: Run) -> dict[str, float]:
+    return record.without_prefix(record.MIXTURE, run.data.params)
 
 
 def threads(most: int) -> int:
@@ -136,14 +164,14 @@ def _unfit(run: Run) -> str:
     return "" if record.N_PARAMS in run.data.params else f"no param {record.N_PARAMS}"
 
 
-def _refuse_several_studies(runs: Sequence[Run], experiment_ids: Sequence[str]) -> None:
-    """Losses of differently trained runs are not comparable; imported runs belong to no study."""
-    found = sorted({run.data.tags[record.STUDY] for run in runs if record.STUDY in run.data.tags})
-    if len(found) > 1:
+def _refuse_none(
+    runs: Sequence[Run], experiment_ids: Sequence[str], query: str, left_out: dict[str, str]
+) -> None:
+    if not runs:
         raise InputError(
-            f"experiment {', '.join(experiment_ids)} holds proxy runs of different data or "
-            f"training ({', '.join(found)}), whose losses are not comparable; choose with "
-            f"runs=\"tags.{record.STUDY} = '{found[-1]}'\""
+            f"no complete proxy run in experiment {', '.join(experiment_ids)}"
+            + (f" matches {query!r}" if query else "")
+            + (f" (left out: {counted(left_out)})" if left_out else "")
         )
 
 
@@ -189,10 +217,10 @@ def _from_metrics(run: Run) -> record.History:
     )
 
 
-def _table(runs: Sequence[tuple[Run, record.History]]) -> pd.DataFrame:
+def _table(runs: Sequence[Read]) -> pd.DataFrame:
     """The tidy table, one row an evaluation, filled column block by column block."""
     lengths = [len(history.steps) for _, history in runs]
-    mixtures = [record.without_prefix(record.MIXTURE, run.data.params) for run, _ in runs]
+    mixtures = [_mixture(run) for run, _ in runs]
     domains = _union(mixtures)
     shares = np.array([[mixture.get(d, 0.0) for d in domains] for mixture in mixtures])
     val_domains = _union(history.domains for _, history in runs)

@@ -6,7 +6,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import artifacts, history, laws, limits, registry
+from fitting import artifacts, history, laws, limits, registry, reuse
 from fitting import fit as fits
 from fitting.choose import Options
 from fitting.fit import Fit
@@ -14,6 +14,7 @@ from fitting.history import Histories, Purpose
 from fitting.methods import ALL_METHODS, CHOICES, METHODS, TIES, Target
 from fitting.registry import Registered
 from fitting.report import report
+from fitting.reuse import Reuse
 from fitting.table import Observations
 from pipelines import entry
 from pipelines import study as studies
@@ -51,19 +52,24 @@ def fit(
     checkpoints: Checkpoints | None = None,
     *,
     implicit: bool = False,
+    old: Reuse | None = None,
 ) -> Fitted:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Target and weights are, in this order: those given, those of the sweeps above the runs, the
     largest size and length in the data and equal weights. An implicit fit predicts the weighted
-    loss alone, as a sum of exponentials that stand for latent domains.
+    loss alone, as a sum of exponentials that stand for latent domains. Old runs are fitted too.
     """
-    pulled = history.pull(experiment_ids, runs)
+    old = old or Reuse()
+    pulled = reuse.pull(experiment_ids, runs, old)
     purpose = history.purpose(pulled.parents)
     checkpoints = checkpoints or Checkpoints()
-    table, notes = _usable(pulled.table, checkpoints)
+    given = weights or reuse.weights(purpose, pulled)
+    table, given, ignored = reuse.common_losses(pulled.table, given, pulled.reused)
+    table, notes = _usable(table, checkpoints)
+    notes = [*reuse.told(table, pulled.reused, old.splits), *_left_out(pulled), *ignored, *notes]
     observations = Observations.from_tidy(table)
-    w = _weights(observations.val_domains, weights or purpose.weights)
+    w = _weights(observations.val_domains, given)
     weighed = dict(zip(observations.val_domains, w.tolist(), strict=True))
     if implicit:
         overall = (observations.losses @ w)[:, None]
@@ -86,7 +92,7 @@ def fit(
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
-    summary = "\n".join(report(found, registered, [*_left_out(pulled), *notes]))
+    summary = "\n".join(report(found, registered, notes))
     mlflow.set_tag("mlflow.note.content", f"```\n{summary}\n```"[: record.TAG_LIMIT])
     print(summary)
     return Fitted(found, registered)
@@ -104,6 +110,10 @@ def _register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Regi
         "weights": found.weights.tolist(),
         "law": laws.to_json(found.law),
         "interval": laws.to_json(found.interval),
+        "scales": [
+            {"n_params": at.n_params, "tokens": at.tokens, "law": laws.to_json(at.law)}
+            for at in found.by_size
+        ],
         "only": limits.only_scale(o),
         "mixtures": o.mixtures.tolist(),
     }
@@ -181,6 +191,8 @@ def main(
     min_step: str,
     max_step: str,
     aggregation: str,
+    reuse: str,
+    split: str,
     **law: str,
 ) -> None:
     target = {
@@ -206,7 +218,20 @@ def main(
             entry.integer("max_step", max_step, least=1) if max_step else None,
         ),
         implicit=aggregation == "implicit",
+        old=Reuse(reuse, splits(split)),
     )
+
+
+def splits(text: str) -> dict[str, dict[str, float]]:
+    """`code=python:0.6+cpp:0.4,web=…`: old domain → new domain → its share of the old one."""
+    found: dict[str, dict[str, float]] = {}
+    for part in filter(None, text.split(",")):
+        name, _, parts = part.partition("=")
+        if name.strip() in found:
+            raise InputError(f"split: {name.strip()!r} is given twice")
+        place = f"split: {name.strip()!r}"
+        found[name.strip()] = entry.pairs(place, parts.replace("+", ",").replace(":", "="))
+    return found
 
 
 def law_options(
@@ -285,5 +310,7 @@ if __name__ == "__main__":
             tie="",
             huber="",
             compare="true",
+            reuse="",
+            split="",
         ),
     )
