@@ -1,85 +1,202 @@
-"""Figures of a search and of its proof."""
+"""Figures of a search: what it tried and what it found."""
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
+
+from optimization import drawing
+from optimization.drawing import Array, Values
+
+OBJECTIVE = "objective (nats/token)"
+KINDS = {"known": ("C4", "D", 30), "search": ("0.55", "o", 12), "polish": ("C0", "^", 22)}
+OTHER_KIND = ("C5", "s", 20)
+COLOURED = 0.75  # the share of trials with a colour in the parallel coordinates
+FEW = 8  # domains whose names need little room
+SQUARES = (0.0, 0.01, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def mixtures(
-    compared: Mapping[str, Mapping[str, float]], losses: Mapping[str, Mapping[str, float]]
+    compared: Mapping[str, Values],
+    losses: Mapping[str, Values],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> Figure:
-    """Proportions of the compared mixtures and their predicted losses, a bar a mixture."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
-    _bars(left, compared, "proportion", "Mixtures")
-    _bars(right, losses, "predicted validation loss (nats/token)", "Predicted at the target")
-    lowest = min(min(by_domain.values()) for by_domain in losses.values())
-    right.set_ylim(bottom=0.8 * lowest)
-    left.legend()
+    """Proportions of the compared mixtures, and their predicted losses with 90 % intervals.
+
+    Each is mixture → domain → value, of validation domains in `losses` and `intervals`; the first
+    mixture is the best.
+    """
+    best = next(iter(compared))
+    domains = drawing.largest_first(compared[best])
+    val_domains = drawing.largest_first(losses[best])
+    rows = max(len(domains), len(val_domains))
+    size = (12.5, drawing.height(rows, 0.12 + 0.07 * len(compared)))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained")
+    colours = [colour for colour, _ in drawing.styles(compared).values()]
+    handles = drawing.bars(left, list(compared.items()), colours, domains)
+    left.set_xlabel("proportion of the training tokens")
+    left.set_title("Mixtures")
+    drawing.domain_rows(right, val_domains)
+    offsets = drawing.group_offsets(len(compared))
+    for offset, colour, name in zip(offsets, colours, compared, strict=True):
+        y = np.arange(len(val_domains)) + offset
+        ends = np.array([intervals[name][d] for d in val_domains])
+        right.hlines(y, *ends.T, color=colour, linewidth=1.5, alpha=0.6)
+        right.scatter([losses[name][d] for d in val_domains], y, s=16, color=colour, zorder=3)
+    right.set_xlabel("predicted validation loss (nats/token)")
+    right.set_title("Predicted losses with their 90 % intervals")
+    drawing.legend(figure, handles)
     return figure
 
 
 def trials(table: pd.DataFrame) -> Figure:
-    """The objective of every trial and the best so far."""
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.scatter(table["trial"], table["objective"], s=8, alpha=0.5, label="trial")
-    axis.plot(table["trial"], table["objective"].cummin(), color="black", label="best so far")
-    axis.set_xlabel("trial")
-    axis.set_ylabel("predicted objective (nats/token)")
-    axis.set_title("Search over the mixture")
-    axis.legend()
-    return figure
+    """The objective of every trial by its kind, and the best so far.
 
-
-def proof(
-    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Measured objective of each mixture (a dot a seed) beside prediction and its interval.
-
-    `predicted` is mixture → (value, low, high).
+    The scale is the square root of the distance from the best, to show the last improvements too.
     """
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for i, (name, (value, low, high)) in enumerate(predicted.items()):
-        axis.errorbar(
-            i - 0.12, value, [[value - low], [high - value]], fmt="s", color="C0", capsize=4,
-            label="predicted, 90 % interval" if i == 0 else None,
-        )  # fmt: skip
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    lowest, highest = table["objective"].min(), table["objective"].max()
+    for kind, rows in table.groupby("kind", sort=False):
+        colour, marker, size = KINDS.get(str(kind), OTHER_KIND)
         axis.scatter(
-            [i + 0.12] * len(measured[name]), measured[name], color="C1",
-            label="measured, a dot a seed" if i == 0 else None,
+            rows["trial"], rows["objective"], s=size, color=colour, marker=marker,
+            alpha=0.5 if kind == "search" else 0.9, linewidth=0, label=f"{kind} ({len(rows)})",
         )  # fmt: skip
-    axis.set_xticks(range(len(predicted)), list(predicted))
-    axis.set_ylabel("objective at the target (nats/token)")
-    axis.set_title("Trained target models beside the prediction")
-    axis.legend()
+    best = table["objective"].cummin()
+    axis.step(table["trial"], best, where="post", color="black", linewidth=1.2, label="best so far")
+    if highest > lowest:
+        _root_scale(axis, lowest, highest)
+    axis.set_xlabel("trial")
+    axis.set_ylabel(f"predicted {OBJECTIVE}, √ scale from the best")
+    axis.set_title(f"Search over the mixture: the best of {len(table)} trials is {lowest:.4f}")
+    axis.grid(color="0.9")
+    axis.set_axisbelow(True)
+    drawing.legend(figure, axis.get_legend_handles_labels()[0])
     return figure
 
 
-def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Objective over tokens of the trained target models, name → (tokens, objective)."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, (tokens, objective) in curves.items():
-        axis.plot(tokens, objective, marker="o", markersize=3, label=name)
-    axis.set_xlabel("tokens")
-    axis.set_xscale("log")
-    axis.set_ylabel("measured objective (nats/token)")
-    axis.set_title("Target models while training")
-    axis.legend(fontsize="small")
+def _root_scale(axis: Axes, lowest: float, highest: float) -> None:
+    """A vertical scale by the square root of the distance from the lowest value."""
+    axis.set_yscale(
+        "function",
+        functions=(
+            lambda y: np.sign(y - lowest) * np.sqrt(np.abs(y - lowest)),
+            lambda root: lowest + np.sign(root) * root**2,
+        ),
+    )
+    span = highest - lowest
+    ticks = {lowest: f"{lowest:.4f}"}
+    for distance in span * np.linspace(0, 1, 8)[1:] ** 2:
+        digits = max(1 - int(np.floor(np.log10(distance))), 0)  # two of the distance
+        tick = round(lowest + distance, digits)
+        ticks[tick] = f"{tick:.{digits}f}"
+    axis.set_yticks(list(ticks), list(ticks.values()))
+    axis.set_ylim(lowest - 0.002 * span, highest + 0.06 * span)
+
+
+def parallel_coordinates(table: pd.DataFrame, domains: Sequence[str], best: Values) -> Figure:
+    """A line a trial over the domains' proportions, coloured by its objective; the best is bold.
+
+    The worst quarter of the trials, and those without an objective, are grey. With many domains
+    the proportions have a square-root scale: most are small.
+    """
+    ordered = drawing.largest_first({d: best[d] for d in domains})
+    ranked = table.sort_values("objective", ascending=False, na_position="first")
+    colours, scale, limit = _by_objective(ranked["objective"].to_numpy(float))
+    proportions = ranked[ordered].to_numpy(float)  # (trials, M), the best trial last
+    x, many = np.arange(len(ordered)), len(ordered) > FEW
+    size = (max(7.5, 3 + 0.42 * len(ordered)), 6.5 if many else 5.0)
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    lines = [np.column_stack([x, row]) for row in proportions]
+    axis.add_collection(LineCollection(lines, colors=colours, linewidths=0.8))
+    (line,) = axis.plot(
+        x, [best[d] for d in ordered], "o-", color="C0", linewidth=2.5, markersize=5,
+        path_effects=[Stroke(linewidth=5, foreground="white"), Normal()], label="best mixture",
+    )  # fmt: skip
+    grey = Line2D([], [], color="0.75", label=f"worst quarter (above {limit:.4f} nats/token)")
+    highest = max(proportions.max(), *best.values())
+    if many:
+        axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+        axis.set_yticks([tick for tick in SQUARES if tick <= highest])
+    axis.set_xlim(-0.3, len(ordered) - 0.7)
+    axis.set_ylim(0, 1.03 * highest)
+    axis.set_xticks(x, ordered, rotation=60 if many else 20, ha="right", rotation_mode="anchor")
+    axis.grid(color="0.85")
+    axis.set_ylabel("proportion of the training tokens" + (" (√ scale)" if many else ""))
+    axis.set_title("The mixture of every trial, a line each, coloured by its predicted objective")
+    figure.colorbar(scale, ax=axis, label=OBJECTIVE, pad=0.01)
+    drawing.legend(figure, [line, grey])
     return figure
 
 
-def _bars(axis: Axes, groups: Mapping[str, Mapping[str, float]], label: str, title: str) -> None:
-    domains = list(next(iter(groups.values())))
-    width = 0.8 / len(groups)
-    for i, (name, values) in enumerate(groups.items()):
-        offset = (i - (len(groups) - 1) / 2) * width
-        axis.bar(np.arange(len(domains)) + offset, [values[d] for d in domains], width, label=name)
-    axis.set_xticks(range(len(domains)), domains, rotation=30, ha="right")
-    axis.set_ylabel(label)
-    axis.set_title(title)
+def _by_objective(values: Array) -> tuple[Array, ScalarMappable, float]:
+    """Colours (n, 4) of objectives (n,), their scale, and the value above which they are grey."""
+    limit = float(np.nanquantile(values, COLOURED))
+    scale = ScalarMappable(PowerNorm(0.5, np.nanmin(values), limit), "YlOrRd_r")
+    colours = scale.to_rgba(values, alpha=0.7)
+    return np.where((values <= limit)[:, None], colours, (0.5, 0.5, 0.5, 0.15)), scale, limit
+
+
+def pareto(
+    front: pd.DataFrame,
+    objectives: Sequence[str],
+    chosen: Mapping[str, Values],
+    unit: str = "nats/token",
+) -> Figure:
+    """Trials and the Pareto front between objectives, a panel for each pair of them.
+
+    `front` has a row a trial: a column for each objective, and `on_front`. `chosen` is name →
+    objective → value, first the point that was chosen. All objectives are minimised, in one unit.
+    """
+    count = len(objectives) - 1
+    side = 6.0 if count == 1 else max(2.6, 8.0 / count)
+    figure, axes = plt.subplots(
+        count, count, figsize=(side * count + 1, side * count + 0.2), squeeze=False,
+        sharex="col", sharey="row", layout="constrained",
+    )  # fmt: skip
+    for (row, column), axis in zip(np.ndindex(count, count), axes.flat, strict=True):
+        if column > row:
+            axis.remove()
+            continue
+        x, y = objectives[column], objectives[row + 1]
+        handles = _pair(axis, front, x, y, chosen, line=count == 1)
+        if row == count - 1:
+            axis.set_xlabel(f"{x} ({unit})")
+        if column == 0:
+            axis.set_ylabel(f"{y} ({unit})")
+    figure.suptitle("What one objective costs in another: trials and their Pareto front")
+    drawing.legend(figure, handles)
+    return figure
+
+
+def _pair(
+    axis: Axes, front: pd.DataFrame, x: str, y: str, chosen: Mapping[str, Values], *, line: bool
+) -> list[Artist]:
+    """Trials over two objectives; the front is a line where there are no others."""
+    on_front = front["on_front"].to_numpy(bool)
+    rest, best = front[~on_front], front[on_front].sort_values(x)
+    dots = axis.scatter(rest[x], rest[y], s=9, color="0.75", linewidth=0, label="trial")
+    (curve,) = axis.plot(
+        best[x], best[y], "o-" if line else "o", color="black", markersize=3.5, linewidth=1.2,
+        alpha=1.0 if line else 0.6, markeredgewidth=0, label="Pareto front",
+    )  # fmt: skip
+    axis.grid(color="0.92")
+    axis.set_axisbelow(True)
+    places = {name: (at[x], at[y]) for name, at in chosen.items()}
+    if line:
+        name, place = next(iter(places.items()))
+        colour = drawing.styles([name])[name][0]
+        axis.annotate(
+            name, place, (-8, -16), textcoords="offset points", color=colour, ha="right",
+            fontweight="bold",
+        )  # fmt: skip
+    return [dots, curve, *drawing.marks(axis, places)]

@@ -1,0 +1,134 @@
+"""What the figures of a search share: a colour and a mark for each name, rows of domains, and
+legends that stand beside the data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+Array = np.ndarray
+Values = Mapping[str, float]  # by domain
+
+STYLES = {
+    "best": ("C0", "*"),
+    "default": ("C1", "D"),
+    "reference": ("C2", "s"),
+    "uniform": ("C3", "^"),
+    "best observed": ("C4", "P"),
+}
+OTHERS = (("C5", "v"), ("C6", "X"), ("C8", "o"), ("C9", "h"))
+LARGER = {"*": 2.6, "P": 1.2, "X": 1.2}  # marks with little area for their size
+LEGEND_COLUMNS = 5
+MOST = 26  # inches
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each mixture: the same in every figure for the names of `STYLES`."""
+    others = cycle(OTHERS)
+    return {name: STYLES.get(name) or next(others) for name in names}
+
+
+def largest_first(mixture: Values) -> list[str]:
+    """The domains of a mixture from the largest proportion to the smallest."""
+    return sorted(mixture, key=lambda domain: -mixture[domain])
+
+
+def height(rows: int, each: float) -> float:
+    """Inches for rows of domains of which each needs so much, title, axis and legend included."""
+    return min(max(2.0, rows * each) + 1.5, MOST)
+
+
+def domain_rows(axis: Axes, domains: Sequence[str]) -> None:
+    """One row a domain, the first on top; every second row has a light background."""
+    axis.set_yticks(range(len(domains)), domains)
+    axis.set_ylim(len(domains) - 0.5, -0.5)
+    for i in range(0, len(domains), 2):
+        axis.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0, linewidth=0)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color="0.85", linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def bars(
+    axis: Axes,
+    groups: Sequence[tuple[str, Values]],
+    colours: Sequence[str],
+    domains: Sequence[str],
+) -> list[BarContainer]:
+    """A bar a group in the row of each domain, the first group on top; the legend's handles."""
+    domain_rows(axis, domains)
+    offsets = group_offsets(len(groups))
+    return [
+        axis.barh(
+            np.arange(len(domains)) + offset,
+            [values[d] for d in domains],
+            0.8 / len(groups),
+            color=colour,
+            label=name,
+        )
+        for offset, colour, (name, values) in zip(offsets, colours, groups, strict=True)
+    ]
+
+
+def group_offsets(count: int) -> Array:
+    """Where the groups stand within a row of height 1, (count,)."""
+    return (np.arange(count) - (count - 1) / 2) * 0.8 / count
+
+
+def marks(
+    axis: Axes, places: Mapping[str, tuple[ArrayLike, ArrayLike]], label: str = "{}"
+) -> list[Artist]:
+    """Marks of named mixtures at name → (x, y), the first on top; the legend's handles.
+
+    A white edge sets them off what lies below.
+    """
+    handles: list[Artist] = []
+    for name, (colour, marker) in reversed(styles(places).items()):
+        handles.insert(
+            0,
+            axis.scatter(
+                *places[name], s=45 * LARGER.get(marker, 1.0) ** 1.5, color=colour, marker=marker,
+                edgecolor="white", linewidth=0.8, zorder=5, label=label.format(name),
+            ),
+        )  # fmt: skip
+    return handles
+
+
+def legend(
+    figure: Figure, handles: Sequence[Artist | BarContainer], columns: int = LEGEND_COLUMNS
+) -> None:
+    """A legend below the panels."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def grid(
+    panels: int, columns: int, each: tuple[float, float], *, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels of this size (inches), and those of its axes that are used."""
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    size = (each[0] * columns, each[1] * rows)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=sharey
+    )
+    flat = list(axes.flat)
+    for axis in flat[panels:]:
+        axis.remove()
+    return figure, flat[:panels]
+
+
+def count(number: float) -> str:
+    """A number of parameters or tokens in three digits: 70M, 1.5B."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
