@@ -132,7 +132,7 @@ def _weights(axis: Axes, table: pd.DataFrame) -> list[BarContainer]:
     axis.margins(x=0.12)
     axis.set_xlabel(
         "share of tokens by which the best mixture moves\n"
-        "(numbers: what the moved one costs by the given weights, nats/token)"
+        "(numbers: its cost by the given weights, nats/token)"
     )
     axis.set_title("When a validation domain's weight is changed")
     return handles

@@ -1,8 +1,9 @@
 """A registered predictor as the search sees it: through MLflow alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, Self, runtime_checkable
 
 import mlflow
 import numpy as np
@@ -13,6 +14,54 @@ from training import record
 from training.errors import InputError
 
 Array = np.ndarray
+STEP = 1e-7  # of the forward differences where a law has no derivatives of its own
+
+
+class Surface(Protocol):
+    """Losses over the simplex at one scale.
+
+    `predict` maps mixtures (n, M) to losses (n, V), `jacobian` to dL_i/dr_j, (n, V, M).
+    """
+
+    def predict(self, mixtures: Array) -> Array: ...
+
+    def jacobian(self, mixtures: Array) -> Array: ...
+
+
+@runtime_checkable
+class Convex(Surface, Protocol):
+    """Losses that are convex in φ(r), φ a concave function of each proportion.
+
+    `features` is φ(r) and `feature_slopes` dφ/dr, both (n, M); `feature_jacobian` is dL_i/dφ_j,
+    (n, V, M); `power` is a where φ(r) = r^a, 0 for another φ.
+    """
+
+    power: float
+
+    def features(self, mixtures: Array) -> Array: ...
+
+    def feature_slopes(self, mixtures: Array) -> Array: ...
+
+    def feature_jacobian(self, mixtures: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A law without derivatives of its own, at one scale."""
+
+    law: Any
+    n_params: float
+    tokens: float
+
+    def predict(self, mixtures: Array) -> Array:
+        ones = np.ones(len(mixtures))
+        return np.asarray(self.law.predict(mixtures, self.n_params * ones, self.tokens * ones))
+
+    def jacobian(self, mixtures: Array) -> Array:
+        n, domains = mixtures.shape
+        moved = (mixtures[:, None] + STEP * np.eye(domains)).reshape(-1, domains)
+        change = self.predict(moved).reshape(n, domains, -1) - self.predict(mixtures)[:, None]
+        return change.transpose(0, 2, 1) / STEP
 
 
 @dataclass(frozen=True)
@@ -20,6 +69,8 @@ class Prediction:
     """What the predictor says of one mixture."""
 
     losses: dict[str, float]
+    losses_low: dict[str, float]
+    losses_high: dict[str, float]
     objective: float
     low: float
     high: float
@@ -32,28 +83,63 @@ class Predictor:
 
     uri: str
     domains: tuple[str, ...]
+    val_domains: tuple[str, ...]
+    weights: Array  # of the validation domains, (V,)
     n_params: float
     tokens: float
     metadata: dict[str, Any]
     loaded: Any  # mlflow.pyfunc.PyFuncModel
+    python: Any  # the artifact's own MixturePredictor
+
+    def at(self, n_params: float, tokens: float) -> Self:
+        """The same predictor, asked at another scale."""
+        return replace(self, n_params=n_params, tokens=tokens)
 
     def table(self, mixtures: Array) -> pd.DataFrame:
         """The predictor's answer for mixtures (n, M), a row each."""
         rows = pd.DataFrame(mixtures, columns=[record.MIXTURE + d for d in self.domains])
         rows["n_params"], rows["tokens"] = self.n_params, self.tokens
-        return self.loaded.predict(rows)
-
-    def objective(self, mixtures: Array) -> Array:
-        """Weighted validation loss, (n,)."""
-        return self.table(mixtures)["objective"].to_numpy()
+        return self.loaded.predict(rows, params={"domain_intervals": True})
 
     def ask(self, mixture: Mapping[str, float]) -> Prediction:
         """The prediction for one mixture."""
-        row = self.table(np.array([[mixture[d] for d in self.domains]])).iloc[0]
+        row = dict(self.table(np.array([[mixture[d] for d in self.domains]])).iloc[0])
         return Prediction(
-            record.without_prefix(record.VAL_LOSS, dict(row)),
-            *(float(row[c]) for c in ("objective", "objective_low", "objective_high", "distance")),
+            losses=record.without_prefix(record.VAL_LOSS, row),
+            losses_low=record.without_prefix(record.VAL_LOSS_LOW, row),
+            losses_high=record.without_prefix(record.VAL_LOSS_HIGH, row),
+            objective=float(row["objective"]),
+            low=float(row["objective_low"]),
+            high=float(row["objective_high"]),
+            distance=float(row["distance"]),
         )
+
+    @cached_property
+    def fitted(self) -> Array:
+        """The mixtures that the law was fitted to, (m, M)."""
+        return np.array(self.python.spec["mixtures"])
+
+    @cached_property
+    def surface(self) -> Surface:
+        """The law at this scale."""
+        return self.surface_of(self.python.law)
+
+    @cached_property
+    def replicates(self) -> list[Surface]:
+        """The laws of the bootstrap over mixtures, at this scale."""
+        return [self.surface_of(law) for law in self.python.interval.bootstrap]
+
+    def half_width(self, weights: Array, mixtures: Array) -> Array:
+        """Half the 90 % interval of the weighted loss; weights (V,) → (n,), (V, k) → (n, k)."""
+        n_params, tokens = (np.full(len(mixtures), x) for x in (self.n_params, self.tokens))
+        return np.asarray(self.python.interval.half_width(weights, mixtures, n_params, tokens))
+
+    def surface_of(self, law: Any) -> Surface:
+        """A law of the artifact at this scale."""
+        if hasattr(law, "mixing"):
+            surface: Surface = law.mixing(self.n_params, self.tokens)
+            return surface
+        return Numeric(law, self.n_params, self.tokens)
 
 
 def load(uri: str, n_params: float | None = None, tokens: float | None = None) -> Predictor:
@@ -65,12 +151,21 @@ def load(uri: str, n_params: float | None = None, tokens: float | None = None) -
     metadata = loaded.metadata.metadata or {}
     if "target" not in metadata:
         raise InputError(f"model {uri!r} is no mixture predictor; `fit` registers one")
+    python = loaded.unwrap_python_model()
+    if not hasattr(python, "scales"):
+        raise InputError(
+            f"model {uri!r} was registered by an earlier `fit`, without what a search needs; "
+            "fit again"
+        )
     target = metadata["target"]
     return Predictor(
         uri,
         tuple(metadata["domains"]),
+        tuple(metadata["val_domains"]),
+        np.array(python.spec["weights"]),
         n_params or target["n_params"],
         tokens or target["tokens"],
         metadata,
         loaded,
+        python,
     )

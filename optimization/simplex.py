@@ -2,7 +2,8 @@
 
 Stick-breaking: the proportions are drawn one after the other, each from the interval that the
 bounds and the proportions before it leave. Without bounds a uniform point of the cube becomes a
-uniform point of the simplex (Dirichlet(1, …, 1)).
+uniform point of the simplex (Dirichlet(1, …, 1)). A coordinate near 0 takes nearly all that is
+left: that side of [0, 1] has the digits for it.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ def from_cube(points: Array, lower: Array, upper: Array) -> Array:
     rest = np.ones(n)
     for j in range(domains - 1):
         low, high = _interval(rest, lower, upper, j)
-        share = 1 - (1 - points[:, j]) ** (1 / (domains - 1 - j))
+        share = 1 - points[:, j] ** (1 / (domains - 1 - j))
         mixtures[:, j] = low + (high - low) * share
         rest = rest - mixtures[:, j]
     mixtures[:, -1] = rest
@@ -35,7 +36,7 @@ def to_cube(mixtures: Array, lower: Array, upper: Array) -> Array:
         low, high = _interval(rest, lower, upper, j)
         width = np.where(high > low, high - low, 1.0)
         share = np.clip((mixtures[:, j] - low) / width, 0, 1)
-        points[:, j] = 1 - (1 - share) ** (domains - 1 - j)
+        points[:, j] = (1 - share) ** (domains - 1 - j)
         rest = rest - mixtures[:, j]
     return points
 

@@ -87,6 +87,17 @@ def pairs(name: str, text: str) -> dict[str, float]:
     return found
 
 
+def shares(name: str, text: str) -> dict[str, dict[str, float]]:
+    """`code=python:0.6+cpp:0.4,…` as name → part → its share."""
+    found: dict[str, dict[str, float]] = {}
+    for part in filter(None, text.split(",")):
+        key, _, parts = (x.strip() for x in part.partition("="))
+        if key in found:
+            raise InputError(f"{name}: {key!r} is given twice")
+        found[key] = pairs(f"{name}: {key!r}", parts.replace("+", ",").replace(":", "="))
+    return found
+
+
 def json_object(name: str, text: str) -> dict[str, float]:
     """The numbers by name in a JSON object or file."""
     try:

@@ -218,20 +218,8 @@ def main(
             entry.integer("max_step", max_step, least=1) if max_step else None,
         ),
         implicit=aggregation == "implicit",
-        old=Reuse(reuse, splits(split)),
+        old=Reuse(reuse, entry.shares("split", split)),
     )
-
-
-def splits(text: str) -> dict[str, dict[str, float]]:
-    """`code=python:0.6+cpp:0.4,web=…`: old domain → new domain → its share of the old one."""
-    found: dict[str, dict[str, float]] = {}
-    for part in filter(None, text.split(",")):
-        name, _, parts = part.partition("=")
-        if name.strip() in found:
-            raise InputError(f"split: {name.strip()!r} is given twice")
-        place = f"split: {name.strip()!r}"
-        found[name.strip()] = entry.pairs(place, parts.replace("+", ",").replace(":", "="))
-    return found
 
 
 def law_options(

@@ -5,10 +5,12 @@ import numpy as np
 
 from optimization import model as predictors
 from optimization import simplex
-from pipelines import entry, optimize, verify
+from optimization.answer import Answer
+from optimization.report import report
+from pipelines import entry, problem, verify
 from pipelines import study as studies
 from pipelines.fit import Fitted, fit
-from pipelines.optimize import Optimum
+from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.sweep import sweep
 from pipelines.verify import Proof
@@ -39,18 +41,18 @@ def main(study: str, workers: str, ranks: str) -> None:
         )
     predictor = predictors.load(fitted.registered.uri)
     with entry.stage(record.OPTIMIZE):
-        optimum = optimize.optimize(predictor, plan.search.trials, plan.search.seed)
+        answer = optimize(predictor, problem.of_study(plan, predictor, corpus))
     with entry.stage(record.VERIFY):
-        proof = verify.verify(plan, corpus, predictor, optimum.mixtures, processes)
+        proof = verify.verify(plan, corpus, predictor, answer.mixtures, processes)
     experiment = mlflow.get_experiment(active.info.experiment_id)
-    mlflow.log_params(record.with_prefix(record.MIXTURE, optimum.mixtures["best"]))
-    print(summary(fitted, optimum, proof, experiment.name))
+    mlflow.log_params(record.with_prefix(record.MIXTURE, answer.best))
+    print(summary(fitted, answer, proof, experiment.name))
 
 
-def summary(fitted: Fitted, optimum: Optimum, proof: Proof, experiment: str) -> str:
+def summary(fitted: Fitted, answer: Answer, proof: Proof, experiment: str) -> str:
     """The closing summary: what was found, how sure it is, and where to look."""
     scores = fitted.fit.choice.scores
-    best = optimum.mixtures["best"]
+    best = answer.best
     shares = simplex.rounded(np.array(list(best.values())), 2)
     columns = ", ".join(
         f'"{record.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)
@@ -58,7 +60,7 @@ def summary(fitted: Fitted, optimum: Optimum, proof: Proof, experiment: str) -> 
     return "\n".join(
         [
             RULE,
-            *optimize.report(optimum),
+            *report(answer),
             "",
             *verify.report(proof),
             "",

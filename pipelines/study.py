@@ -11,6 +11,7 @@ import pydantic
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from optimization.constraints import Constraints
 from pipelines import repetition
 from training import record
 from training.corpus import Corpus
@@ -67,6 +68,23 @@ class Search(Section):
 
     trials: int = Field(default=300, gt=0)
     seed: int = 0
+    objective: str = "loss"
+    """`loss`, weighted as the validation; `worst`, the worst domain's excess over the reference;
+    or several of loss, deviation and domains, separated by commas."""
+    bounds: dict[str, tuple[float, float]] = Field(default={})
+    """[lowest, highest] proportion of a domain, in the place of the study's, or of several
+    together: `web+books`."""
+    epochs: float | None = Field(default=None, gt=0)
+    """How often the target may see the text that `prepare` counted; no limit when absent."""
+    reference: dict[Name, float] | None = None
+    """What the best mixture is compared with and pulled to; the default mixture when absent."""
+    pull: float | Literal["auto"] = Field(default=0.0)
+    """What a nat of divergence from the reference must gain, nats per token; `auto`: as much as
+    mixtures can be told apart."""
+    trust_region: float | None = Field(default=None, ge=0, le=1)
+    """Largest distance (share of tokens) from the nearest fitted mixture."""
+    pessimistic: bool = False
+    """Whether the upper end of the interval is minimised."""
 
 
 class Study(Section):
@@ -78,6 +96,9 @@ class Study(Section):
     """What the best mixture is compared with; proportional to the domains' training tokens."""
     bounds: dict[Name, tuple[float, float]] = Field(default={})
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
+    bundles: dict[Name, dict[Name, float]] = Field(default={})
+    """Domains that keep these proportions among each other, in the sweep and the search: they count
+    as one. For those that older runs have told of already."""
     tokenizer: Tokenizer
     validation: Validation = Validation()
     sizes: dict[Name, Size] = Field(default={})
@@ -183,6 +204,10 @@ class Study(Section):
         """Lowest and highest proportion of each domain, in the study's order."""
         pairs = [self.bounds.get(name, (0.0, 1.0)) for name in self.domains]
         return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def constraints(self) -> Constraints:
+        """What the mixtures of the sweep satisfy."""
+        return Constraints(bounds=self.bounds, bundles=self.bundles)
 
     def listed_mixtures(self) -> list[dict[str, float]]:
         """The mixtures that the study gives; none where they are to be designed."""

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from optimization import model as predictors
-from optimization import plots
+from optimization import proof_plots as plots
+from optimization.answer import BEST, DEFAULT, Mixture
 from optimization.model import Predictor
-from pipelines import entry
+from pipelines import entry, problem
 from pipelines import study as studies
-from pipelines.optimize import CHAMPION, Mixture, optimize
+from pipelines.optimize import CHAMPION, optimize
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from pipelines.sweep import train_missing
@@ -24,7 +25,6 @@ from training.record import History
 from training.settings import Run
 
 Array = np.ndarray
-BEST, DEFAULT = "best", "default"
 
 
 @dataclass(frozen=True)
@@ -205,14 +205,11 @@ def main(
     processes = entry.machines(workers, ranks, hostfile)
     corpus = prepare(plan)
     predictor = predictors.load(model, plan.size(plan.target.size).n_params, plan.target_tokens())
-    if set(predictor.domains) != set(plan.domains):
-        raise InputError(
-            f"study {study!r} has the domains {', '.join(plan.domains)}; the predictor {model} "
-            f"has {', '.join(predictor.domains)}"
-        )
+    wanted = problem.with_parameters(
+        problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
+    )
     with entry.stage(record.OPTIMIZE):
-        optimum = optimize(predictor, entry.integer("trials", trials, least=1), plan.search.seed)
-    mixtures = {**optimum.mixtures, DEFAULT: plan.default(corpus)}
+        mixtures = {**optimize(predictor, wanted).mixtures, DEFAULT: plan.default(corpus)}
     if mixture:
         mixtures[BEST] = entry.mixture(mixture, predictor.domains)
     print("\n".join(report(verify(plan, corpus, predictor, mixtures, processes))))
@@ -227,7 +224,7 @@ if __name__ == "__main__":
             study="quickstart",
             model=CHAMPION,
             mixture="",
-            trials="300",
+            trials="",
             workers="auto",
             ranks="1",
             hostfile="",

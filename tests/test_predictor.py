@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from fitting import history
 from fitting.choose import Options
 from optimization import model as predictors
-from pipelines import fit, optimize
+from pipelines import fit, optimize, problem
 from tests import synthetic
 from tests.conftest import empty_store
 from training import record
@@ -315,8 +315,9 @@ def test_a_domain_that_never_varied_is_held_by_every_search(
     assert "'papers' has the proportion 0.2 in every mixture" in capsys.readouterr().out
     assert done.fit.best.mixture[synthetic.DOMAINS.index("papers")] == pytest.approx(0.2)
     with mlflow.start_run():
-        found = optimize.optimize(predictors.load(done.registered.uri), 60, 0)
-    assert found.mixtures["best"]["papers"] == pytest.approx(0.2)
+        predictor = predictors.load(done.registered.uri)
+        found = optimize.optimize(predictor, problem.of_predictor(predictor))
+    assert found.best["papers"] == pytest.approx(0.2)
 
 
 def test_a_scale_that_all_runs_share_is_the_only_one_asked(store: str) -> None:

@@ -18,7 +18,7 @@ from fitting.methods import Target
 from fitting.reuse import Reuse
 from fitting.table import Observations
 from optimization.constraints import Constraints, Feasible, feasible
-from pipelines import fit
+from pipelines import entry, fit
 from tests import synthetic
 from tests.conftest import empty_store
 from training import record
@@ -234,4 +234,4 @@ def test_runs_that_were_not_trained_alike_are_not_reused(
 )
 def test_a_split_that_cannot_be_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        reuse.split(NEW_RUNS, fit.splits(text), {})
+        reuse.split(NEW_RUNS, entry.shares("split", text), {})

@@ -1,0 +1,244 @@
+"""From a predictor and a problem to an answer: the best mixture and all that is said of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from optimization import decision, objective, search
+from optimization.constraints import Constraints, Feasible, feasible
+from optimization.decision import Freedom, Steps
+from optimization.model import Prediction, Predictor
+from optimization.objective import Objective
+from optimization.search import Found, Front
+from training import record
+from training.errors import InputError
+
+Array = np.ndarray
+Mixture = dict[str, float]
+
+LOSS, WORST, DEVIATION = "loss", "worst", "deviation"
+BEST, DEFAULT, REFERENCE, UNIFORM = "best", "default", "reference", "uniform"
+OBSERVED = "best observed"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wanted of a mixture."""
+
+    objectives: tuple[str, ...] = (LOSS,)
+    """`loss` (weighted), `worst` (the worst domain's excess over the reference), or several of
+    `loss`, `deviation` (divergence from the reference) and validation domains."""
+    weights: Mapping[str, float] | None = None  # of the validation domains; None: the predictor's
+    constraints: Constraints = field(default_factory=Constraints)
+    reference: Mapping[str, float] | None = None  # None: the default mixture, else the uniform one
+    pull: float | None = 0.0  # nats per token a nat of divergence; None: chosen
+    pessimistic: bool = False  # whether the upper end of the interval is minimised
+    trials: int = 300
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best mixture beside those it is compared with, how sure it is and how free."""
+
+    problem: Problem
+    predictor: Predictor
+    allowed: Feasible
+    weights: Array  # of the validation domains, (V,), summing to one
+    mixtures: dict[str, Mixture]  # `best` first
+    predictions: dict[str, Prediction]
+    compared: str  # which of them the gain is over
+    gains: Array  # over it, by each law of the bootstrap, nats per token, (B,)
+    steps: Steps | None  # the gain in steps; None where there is no step law
+    search: Found | Front
+    pull: float = 0.0  # the strength given or chosen
+    path: pd.DataFrame | None = None  # along strengths of the pull
+    freedom: Freedom | None = None  # None for several objectives
+
+    @property
+    def best(self) -> Mixture:
+        return self.mixtures[BEST]
+
+    @property
+    def gain(self) -> float:
+        """Of the weighted loss, nats per token."""
+        return self.loss(self.compared) - self.loss(BEST)
+
+    def loss(self, name: str) -> float:
+        """The predicted loss of a compared mixture by the problem's weights."""
+        losses = self.predictions[name].losses
+        return float(np.dot(self.weights, [losses[d] for d in self.predictor.val_domains]))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A problem read against a predictor."""
+
+    problem: Problem
+    predictor: Predictor
+    weights: Array
+    allowed: Feasible
+    known: dict[str, Array]
+    compared: str
+
+    @property
+    def reference(self) -> Array:
+        return self.known[self.compared]
+
+    def objective(self, name: str) -> Objective:
+        """One of the problem's objectives, without the pull."""
+        pessimistic = self.problem.pessimistic
+        if name == WORST:
+            found = objective.worst_excess(
+                self.predictor, self.weights, self.reference, pessimistic=pessimistic
+            )
+        elif name == DEVIATION:
+            self.refuse_infinite_pull()
+            found = objective.pull_alone(self.predictor)
+        else:
+            weights = self.weights
+            if name != LOSS:
+                weights = np.eye(len(weights))[self.predictor.val_domains.index(name)]
+            found = objective.weighted(self.predictor, weights, pessimistic=pessimistic)
+        return replace(found, reference=self.reference)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every allowed mixture has a finite divergence from the reference."""
+        return not self._lacking()
+
+    def refuse_infinite_pull(self) -> None:
+        if lacking := self._lacking():
+            raise InputError(
+                f"reference: it has none of {lacking[0]!r}, so that any of it lies infinitely far "
+                "away; give the domain a proportion there, or none in the search "
+                f"(bounds={lacking[0]}=0)"
+            )
+
+    def _lacking(self) -> list[str]:
+        highest = self.allowed.spread @ self.allowed.upper
+        rows = zip(self.allowed.domains, self.reference, highest, strict=True)
+        return [domain for domain, there, most in rows if there == 0 and most > 0]
+
+
+def solve(predictor: Predictor, problem: Problem) -> Answer:
+    """Search, prove and explain the best mixture of a problem.
+
+    Raises InputError for constraints that no mixture satisfies together and for names that the
+    predictor does not know.
+    """
+    known = _known(predictor, problem)
+    setting = _Setting(
+        problem=problem,
+        predictor=predictor,
+        weights=_weights(predictor, problem.weights),
+        allowed=feasible(
+            problem.constraints, predictor.domains, predictor.tokens, predictor.fitted
+        ),
+        known=known,
+        compared=next(name for name in (REFERENCE, DEFAULT, UNIFORM) if name in known),
+    )
+    _refuse_unknown_objectives(problem.objectives, predictor)
+    with threadpool_limits(1):  # small matrices: more threads only wait for each other
+        return _several(setting) if len(problem.objectives) > 1 else _single(setting)
+
+
+def _several(setting: _Setting) -> Answer:
+    objectives = {
+        name if name in (LOSS, DEVIATION) else record.VAL_LOSS + name: setting.objective(name)
+        for name in setting.problem.objectives
+    }
+    trials, seed = setting.problem.trials, setting.problem.seed
+    found = search.front(objectives, setting.allowed, setting.known, trials, seed)
+    return _answer(setting, found)
+
+
+def _single(setting: _Setting) -> Answer:
+    problem, allowed = setting.problem, setting.allowed
+    free = setting.objective(problem.objectives[0])
+    found = search.search(free, allowed, setting.known, problem.trials, problem.seed)
+    answer = _answer(setting, found)
+    if problem.pull is not None and not 0 <= problem.pull < np.inf:
+        raise InputError(f"pull: {problem.pull:g}; it must be >= 0 nats/token, or auto")
+    if problem.pull != 0:
+        setting.refuse_infinite_pull()
+    if setting.finite:
+        path = decision.pull_path(free, allowed, found.mixture, problem.pull)
+        answer = replace(answer, path=path)
+    if problem.pull != 0:
+        strength = decision.strongest_pull(path) if problem.pull is None else problem.pull
+        pulled = free.pulled(strength)
+        found = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
+        answer = replace(_answer(setting, found), path=path, pull=strength)
+        free = pulled
+    return replace(
+        answer,
+        freedom=decision.freedom(free, allowed, found.mixture, setting.predictor, setting.weights),
+    )
+
+
+def _answer(setting: _Setting, found: Found | Front) -> Answer:
+    predictor, weights = setting.predictor, setting.weights
+    domains = predictor.domains
+    arrays = {BEST: found.mixture, **setting.known}
+    mixtures = {n: dict(zip(domains, r.tolist(), strict=True)) for n, r in arrays.items()}
+    pair = np.array([setting.reference, found.mixture])
+    drawn = np.array([surface.predict(pair) @ weights for surface in predictor.replicates])
+    return Answer(
+        problem=setting.problem,
+        predictor=predictor,
+        allowed=setting.allowed,
+        weights=weights,
+        mixtures=mixtures,
+        predictions={name: predictor.ask(mixture) for name, mixture in mixtures.items()},
+        compared=setting.compared,
+        gains=drawn[:, 0] - drawn[:, 1],
+        steps=decision.in_steps(predictor, weights, found.mixture, setting.reference),
+        search=found,
+    )
+
+
+def _known(predictor: Predictor, problem: Problem) -> dict[str, Array]:
+    """The mixtures that the best one is compared with, by name."""
+    domains, metadata = predictor.domains, predictor.metadata
+    named = {
+        REFERENCE: problem.reference,
+        DEFAULT: metadata.get("default_mixture"),
+        UNIFORM: dict.fromkeys(domains, 1 / len(domains)),
+        OBSERVED: metadata.get("best_observed"),
+    }
+    return {
+        name: np.array(list(record.checked_mixture(mixture, domains, name).values()))
+        for name, mixture in named.items()
+        if mixture
+    }
+
+
+def _weights(predictor: Predictor, given: Mapping[str, float] | None) -> Array:
+    """Weights in the order of the validation domains, divided by their sum."""
+    if not given:
+        return predictor.weights
+    record.refuse_unknown(given, predictor.val_domains, "weights")
+    missing = [d for d in predictor.val_domains if d not in given]
+    if missing:
+        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
+    raw = np.array([given[d] for d in predictor.val_domains])
+    if (raw < 0).any() or not np.isfinite(raw).all() or raw.sum() == 0:
+        raise InputError("weights: they must be >= 0 and not all 0")
+    return raw / raw.sum()
+
+
+def _refuse_unknown_objectives(objectives: tuple[str, ...], predictor: Predictor) -> None:
+    several = len(objectives) > 1
+    known = (LOSS, DEVIATION, *predictor.val_domains) if several else (LOSS, WORST)
+    for name in objectives:
+        if name not in known:
+            raise InputError(
+                f"objective: {name!r}; it is {', '.join(known)}"
+                + (" or several of these" if several else ", or several, separated by commas")
+            )
+    if len(set(objectives)) < len(objectives):
+        raise InputError(f"objective: {','.join(objectives)} names one twice")

@@ -1,0 +1,138 @@
+"""What is wanted of a mixture, read from a study and from parameters; a parameter comes first."""
+
+from dataclasses import replace
+
+from optimization.answer import Problem
+from optimization.constraints import Constraints, Limits
+from optimization.model import Predictor
+from pipelines import entry
+from pipelines.study import Study
+from training import corpus as corpora
+from training.corpus import Corpus
+from training.errors import InputError
+
+EPOCHS = 4.0  # of tokens that are given as available, when nothing is said of epochs
+AUTO = "auto"
+
+
+def of_predictor(predictor: Predictor) -> Problem:
+    """The search within the bounds of the predictor's own sweep."""
+    lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
+    bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
+    return Problem(constraints=Constraints(bounds=bounds))
+
+
+def of_study(plan: Study, predictor: Predictor, corpus: Corpus | None = None) -> Problem:
+    """The search that a study asks for; tokens that are available by its corpus, prepared or found.
+
+    A domain whose proportion never varied in the predictor's runs keeps it. Raises InputError for
+    a predictor of other domains, and for epochs of text that is not prepared.
+    """
+    if set(plan.domains) != set(predictor.domains):
+        raise InputError(
+            f"study {plan.name!r} has the domains {', '.join(plan.domains)}; the predictor "
+            f"{predictor.uri} has {', '.join(predictor.domains)}"
+        )
+    asked, swept = plan.search, of_predictor(predictor).constraints.bounds
+    own = {d: limits for d, limits in plan.bounds.items() if swept[d][0] < swept[d][1]}
+    constraints = replace(
+        plan.constraints(), bounds={**swept, **own, **asked.bounds}, trust=asked.trust_region
+    )
+    if asked.epochs is not None:
+        constraints = replace(constraints, available=_prepared(plan, corpus), epochs=asked.epochs)
+    return Problem(
+        objectives=_names(asked.objective),
+        constraints=constraints,
+        reference=asked.reference,
+        pull=asked.pull if isinstance(asked.pull, float) else None,
+        pessimistic=asked.pessimistic,
+        trials=asked.trials,
+        seed=asked.seed,
+    )
+
+
+def with_parameters(
+    problem: Problem,
+    predictor: Predictor,
+    plan: Study | None,
+    *,
+    trials: str = "",
+    seed: str = "",
+    objective: str = "",
+    weights: str = "",
+    bounds: str = "",
+    bundles: str = "",
+    available: str = "",
+    epochs: str = "",
+    reference: str = "",
+    pull: str = "",
+    trust_region: str = "",
+    pessimistic: str = "",
+) -> Problem:
+    """The problem with every parameter that is given in the place of what it had."""
+    rules = problem.constraints
+    if bounds:
+        rules = replace(rules, bounds={**rules.bounds, **limits(bounds)})
+    if bundles:
+        rules = replace(rules, bundles=entry.shares("bundles", bundles))
+    if available:
+        given = entry.pairs("available", available) if "=" in available else None
+        given = given or entry.json_object("available", available)
+        rules = replace(rules, available=given, epochs=rules.epochs if rules.available else EPOCHS)
+    if epochs:
+        there = rules.available or (_prepared(plan, None) if plan else {})
+        if not there:
+            raise InputError(
+                "epochs: nothing tells how many tokens there are; give available=web=1e12,… or "
+                "the study whose text is prepared"
+            )
+        rules = replace(rules, available=there, epochs=entry.number("epochs", epochs))
+    if trust_region:
+        rules = replace(rules, trust=entry.number("trust_region", trust_region))
+    changes: dict[str, object] = {"constraints": rules}
+    if trials:
+        changes["trials"] = entry.integer("trials", trials, least=1)
+    if seed:
+        changes["seed"] = entry.integer("seed", seed)
+    if objective:
+        changes["objectives"] = _names(objective)
+    if weights:
+        changes["weights"] = entry.weights(weights)
+    if reference:
+        changes["reference"] = entry.mixture(reference, predictor.domains)
+    if pull:
+        changes["pull"] = None if pull == AUTO else entry.number("pull", pull)
+    if pessimistic:
+        changes["pessimistic"] = entry.boolean("pessimistic", pessimistic)
+    return replace(problem, **changes)  # type: ignore[arg-type]
+
+
+def limits(text: str) -> dict[str, Limits]:
+    """`web=0.1:0.5,python+cpp=:0.3,tables=0.1` as name → (lowest, highest)."""
+    found: dict[str, Limits] = {}
+    for part in text.split(","):
+        name, equals, value = (x.strip() for x in part.partition("="))
+        low, colon, high = value.partition(":")
+        place = f"bounds: {part.strip()!r}"
+        if not equals or not value:
+            raise InputError(f"{place}: it is name=lowest:highest, or name=proportion to fix it")
+        if name in found:
+            raise InputError(f"bounds: {name!r} is given twice")
+        least = entry.number(place, low) if low else 0.0
+        found[name] = (least, least if not colon else entry.number(place, high) if high else 1.0)
+    return found
+
+
+def _names(objective: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in objective.split(","))
+
+
+def _prepared(plan: Study, corpus: Corpus | None) -> dict[str, float]:
+    """Training tokens of each domain of a study's corpus."""
+    found = corpus or corpora.find(plan.domains, plan.tokenizer, plan.validation, plan.workspace)
+    if found is None:
+        raise InputError(
+            f"epochs: the text of study {plan.name!r} is not prepared, so that nobody knows how "
+            "many tokens there are; run `prepare`, or give available=…"
+        )
+    return {name: float(files.train_tokens) for name, files in found.domains.items()}
