@@ -8,8 +8,9 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from optimization import decision, objective, search
-from optimization.constraints import Constraints, Feasible, feasible
+from optimization.constraints import Constraints
 from optimization.decision import Freedom, Steps
+from optimization.feasible import Feasible, feasible
 from optimization.model import Prediction, Predictor
 from optimization.objective import Objective
 from optimization.search import Found, Front

@@ -10,8 +10,8 @@ linear function is a linear program; with φ(r) = r the difference to f(r*) is t
 import numpy as np
 from scipy.optimize import linprog
 
-from optimization.constraints import Ball, Feasible
 from optimization.descent import descend
+from optimization.feasible import Ball, Feasible
 from optimization.model import Convex
 from optimization.objective import Objective
 

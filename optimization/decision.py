@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from optimization.constraints import Feasible, distances
 from optimization.descent import descend, furthest
+from optimization.feasible import Feasible, distances
 from optimization.model import Predictor
 from optimization.objective import Objective, divergence
 from training import record

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from optimization.constraints import Ball, Feasible
+from optimization.feasible import Ball, Feasible
 from optimization.model import Convex
 from optimization.objective import LEAST, Objective
 

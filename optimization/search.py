@@ -10,8 +10,8 @@ import optuna
 import pandas as pd
 
 from optimization.certificate import prove
-from optimization.constraints import Feasible
 from optimization.descent import descend
+from optimization.feasible import Feasible
 from optimization.objective import Objective
 from training import record
 

@@ -2,6 +2,7 @@
 
 import mlflow
 
+from fitting.registry import CHAMPION, DEFAULT_NAME
 from optimization import answer, artifacts
 from optimization import model as predictors
 from optimization.answer import Answer, Problem
@@ -10,8 +11,6 @@ from optimization.report import report
 from pipelines import entry, problem
 from pipelines import study as studies
 from training import record
-
-CHAMPION = "models:/mixture-predictor@champion"
 
 
 def optimize(predictor: Predictor, wanted: Problem, *, children: bool = False) -> Answer:
@@ -23,15 +22,20 @@ def optimize(predictor: Predictor, wanted: Problem, *, children: bool = False) -
     return found
 
 
+def champion(name: str) -> str:
+    """The URI of a registered predictor's champion."""
+    return f"models:/{name}@{CHAMPION}"
+
+
 def main(
     model: str, n_params: str, tokens: str, study: str, children: str, **parameters: str
 ) -> None:
+    plan = studies.load(study) if study else None
     predictor = predictors.load(
-        model,
+        model or champion(plan.model if plan else DEFAULT_NAME),
         entry.integer("n_params", n_params, least=1) if n_params else None,
         entry.integer("tokens", tokens, least=1) if tokens else None,
     )
-    plan = studies.load(study) if study else None
     wanted = problem.of_study(plan, predictor) if plan else problem.of_predictor(predictor)
     wanted = problem.with_parameters(wanted, predictor, plan, **parameters)
     found = optimize(predictor, wanted, children=entry.boolean("children", children))
@@ -44,7 +48,7 @@ if __name__ == "__main__":
         main,
         entry.arguments(
             __doc__,
-            model=CHAMPION,
+            model="",
             trials="",
             n_params="",
             tokens="",

@@ -4,14 +4,17 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import pydantic
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from optimization.constraints import Constraints
+from optimization.feasible import Feasible, feasible
 from pipelines import repetition
 from training import record
 from training.corpus import Corpus
@@ -50,6 +53,11 @@ class Sweep(Section):
     ]
     """How many to design, the default mixture and the uniform one among them; or the mixtures
     themselves, each domain → proportion, trained in this order."""
+    design: Literal["spread", "halved", "sobol", "dirichlet"] = "spread"
+    """How they are designed: spread over the simplex by clustering; the paper's grid of halved
+    proportions; scrambled Sobol points; or drawn around the default mixture."""
+    concentration: float = Field(default=10.0, gt=0)
+    """How close to the default mixture `dirichlet` draws; 1 around uniform is uniform."""
     sizes: list[Name] = Field(min_length=1)
     seed: int = 0
     """Of the design and of every proxy run."""
@@ -119,11 +127,7 @@ class Study(Section):
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         known = list(self.domains)
-        for place, names in (
-            ("validation.weights", self.validation.weights or {}),
-            ("bounds", self.bounds),
-        ):
-            record.refuse_unknown(names, known, place)
+        record.refuse_unknown(self.validation.weights or {}, known, "validation.weights")
         if isinstance(self.default_mixture, dict):
             record.checked_mixture(self.default_mixture, known, "default_mixture")
         for place, name in (
@@ -153,22 +157,9 @@ class Study(Section):
                 "training.evaluations: one evaluation a run shows no step law that reaches "
                 f"target.steps {self.target.steps}; evaluate three or more times"
             )
-        self._check_bounds()
-        self._check_listed()
+        self._check_listed(self.feasible())
+        self._check_search()
         return self
-
-    def _check_bounds(self) -> None:
-        lower, upper = self.limits()
-        for name, low, high in zip(self.domains, lower, upper, strict=True):
-            if not 0 <= low <= high <= 1:
-                raise ValueError(
-                    f"bounds: {name}: [{low:g}, {high:g}] is not 0 <= low <= high <= 1"
-                )
-        if sum(lower) > 1 or sum(upper) < 1:
-            raise ValueError(
-                f"bounds: no mixture fits: the lowest proportions sum to {sum(lower):g}, the "
-                f"highest to {sum(upper):g}; 1 must lie between"
-            )
 
     def _check_decay(self, steps: int, place: str) -> None:
         if steps <= self.training.decay_steps:
@@ -177,20 +168,31 @@ class Study(Section):
                 f"({self.training.decay_steps:,})"
             )
 
-    def _check_listed(self) -> None:
-        lower, upper = self.limits()
+    def _check_listed(self, allowed: Feasible) -> None:
         seen: dict[tuple[float, ...], str] = {}
         for i, mixture in enumerate(self.listed_mixtures()):
             place = f"sweep.mixtures[{i}]"
-            for (name, share), low, high in zip(mixture.items(), lower, upper, strict=True):
-                if not low - record.MIXTURE_TOLERANCE <= share <= high + record.MIXTURE_TOLERANCE:
-                    raise ValueError(
-                        f"{place}: {share:g} of {name} lies outside its bounds [{low:g}, {high:g}]"
-                    )
+            broken = allowed.broken_rule(np.array([*mixture.values()]), record.MIXTURE_TOLERANCE)
+            if broken:
+                raise ValueError(f"{place}: it breaks a rule: {broken}")
             key = tuple(round(share, DECIMALS) for share in mixture.values())
             if key in seen:
                 raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
             seen[key] = place
+
+    def _check_search(self) -> None:
+        known, asked = list(self.domains), self.search
+        rules = self.constraints()
+        wanted = replace(rules, bounds={**rules.bounds, **asked.bounds})
+        feasible(wanted, known, self.target_tokens())
+        if asked.reference is not None:
+            record.checked_mixture(asked.reference, known, "search.reference")
+        for name in asked.objective.split(","):
+            if name.strip() not in ("loss", "worst", "deviation", *known):
+                raise ValueError(
+                    f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
+                    f"deviation, {', '.join(known)}"
+                )
 
     def size(self, name: str, place: str = "size") -> Size:
         """A size by its name; the study's own come before the ladder's."""
@@ -208,6 +210,13 @@ class Study(Section):
     def constraints(self) -> Constraints:
         """What the mixtures of the sweep satisfy."""
         return Constraints(bounds=self.bounds, bundles=self.bundles)
+
+    def feasible(self) -> Feasible:
+        """The mixtures that the sweep may train.
+
+        Raises InputError for rules that no mixture satisfies together.
+        """
+        return feasible(self.constraints(), list(self.domains), self.target_tokens())
 
     def listed_mixtures(self) -> list[dict[str, float]]:
         """The mixtures that the study gives; none where they are to be designed."""

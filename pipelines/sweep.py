@@ -14,6 +14,7 @@ from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
 from training.events import Queue
+from training.ledger import Ledger
 from training.settings import Run
 
 
@@ -36,21 +37,53 @@ def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
 
 
 def _designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Label → mixture: the default one, the uniform one and those that cover what they leave."""
-    names = list(plan.domains)
-    lower, upper = plan.limits()
-    mixtures = design.space_filling(
+    """Label → mixture: the default one, the uniform one and those that cover what they leave.
+
+    Of these two a study with bundles has those that keep them.
+    """
+    names, allowed = list(plan.domains), plan.feasible()
+    uniform = dict.fromkeys(names, 1 / len(names))
+    given = {"default": default, "uniform": uniform}
+    if plan.bundles:
+        given = {n: m for n, m in given.items() if allowed.inside(np.array([[*m.values()]]))[0]}
+    mixtures = design.designed(
+        plan.sweep.design,
         count,
-        given=np.array([[default[name] for name in names], [1 / len(names)] * len(names)]),
-        lower=np.array(lower),
-        upper=np.array(upper),
+        given=np.array([[*mixture.values()] for mixture in given.values()]).reshape(-1, len(names)),
+        allowed=allowed,
         seed=plan.sweep.seed,
+        reference=np.array([*default.values()]),
+        concentration=plan.sweep.concentration,
     )
-    labels = ["default", "uniform", *(f"mix{i:02d}" for i in range(2, len(mixtures)))]
+    labels = [*given, *(f"mix{i:02d}" for i in range(len(given), len(mixtures)))]
     return {
         label: dict(zip(names, map(float, mixture), strict=True))
         for label, mixture in zip(labels, mixtures, strict=True)
     }
+
+
+def queue(plan: Study, corpus: Corpus, stage: str = record.SWEEP) -> Queue:
+    """The study's queue of runs of a stage, below the active run."""
+    active = mlflow.active_run()
+    assert active is not None
+    experiment = active.info.experiment_id
+    return Queue(
+        ledger_url=plan.ledger_url(),
+        name=f"{stage}-{plan.tag(corpus)}-experiment-{experiment}",
+        experiment_id=experiment,
+        parent_run_id=active.info.run_id,
+        workspace=plan.workspace,
+        engine=plan.engine,
+    )
+
+
+def planned_runs(plan: Study, corpus: Corpus) -> list[Run]:
+    """The study's proxies and those that wait in the ledger beside them (`design` puts some)."""
+    runs = proxy_runs(plan, corpus)
+    known = {tracking.fingerprint(run) for run in runs}
+    there = queue(plan, corpus)
+    waiting = Ledger(there.ledger_url, there.name).open_runs()
+    return [*runs, *(run for run in waiting if tracking.fingerprint(run) not in known)]
 
 
 def train_missing(
@@ -66,15 +99,7 @@ def train_missing(
     print(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         plan.check_repetition(missing, corpus)
-        queue = Queue(
-            ledger_url=plan.ledger_url(),
-            name=f"{stage}-{plan.tag(corpus)}-experiment-{experiment}",
-            experiment_id=experiment,
-            parent_run_id=active.info.run_id,
-            workspace=plan.workspace,
-            engine=plan.engine,
-        )
-        crew.train(missing, corpus, queue, machines)
+        crew.train(missing, corpus, queue(plan, corpus, stage), machines)
         done = tracking.settled(experiment)
         left = [run.name for run in missing if tracking.fingerprint(run) not in done]
         if left:
@@ -104,7 +129,7 @@ def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
         },
     )
     mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
-    train_missing(plan, corpus, proxy_runs(plan, corpus), machines, record.SWEEP)
+    train_missing(plan, corpus, planned_runs(plan, corpus), machines, record.SWEEP)
 
 
 def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:

@@ -13,7 +13,7 @@ from optimization.answer import BEST, DEFAULT, Mixture
 from optimization.model import Predictor
 from pipelines import entry, problem
 from pipelines import study as studies
-from pipelines.optimize import CHAMPION, optimize
+from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from pipelines.sweep import train_missing
@@ -204,7 +204,8 @@ def main(
     plan = studies.load(study)
     processes = entry.machines(workers, ranks, hostfile)
     corpus = prepare(plan)
-    predictor = predictors.load(model, plan.size(plan.target.size).n_params, plan.target_tokens())
+    n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
+    predictor = predictors.load(model or champion(plan.model), n_params, tokens)
     wanted = problem.with_parameters(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
     )
@@ -222,7 +223,7 @@ if __name__ == "__main__":
         entry.arguments(
             __doc__,
             study="quickstart",
-            model=CHAMPION,
+            model="",
             mixture="",
             trials="",
             workers="auto",

@@ -125,6 +125,17 @@ def test_mlflow_run_leaves_a_verified_mixture(
     assert len(runs_of("proxy")) == 8
     assert len(runs_of("target")) == len(targets)
 
+    # what to train next is enqueued, and the next sweep trains it
+    done = run_entry("design", "--study", write_study(miniature), "--count=1", "--enqueue=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "expected to make the best mixture better by" in done.stdout
+    swept = run_entry("sweep", "--study", write_study(miniature))
+    assert swept.returncode == 0, swept.stderr[-3000:]
+    assert "sweep: 10 runs, 8 already trained" in swept.stdout
+    new = [run for run in runs_of("proxy") if run.info.run_name.startswith("next-")]
+    assert sorted(run.data.params["size"] for run in new) == ["small", "tiny"]
+    assert len(runs_of("proxy")) == 10
+
 
 def test_ctrl_c_keeps_what_is_finished(
     store: str, miniature: dict[str, Any], write_study: Write
@@ -254,6 +265,8 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
         ("fit", [], "no complete proxy run in experiment 0"),
         ("fit", ["--method", "magic"], "method: 'magic'; it is auto, joint, nested, bimix"),
         ("optimize", ["--model", "models:/none@champion"], "model 'models:/none@champion' cannot"),
+        ("design", ["--count", "0"], "count: '0' is no whole number of at least 1"),
+        ("design", ["--way", "wide"], "way: 'wide'; it is spread, halved, sobol, dirichlet"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_failed_run(
@@ -266,7 +279,7 @@ def test_a_mistake_is_one_line_and_a_failed_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store
-    if entry in ("train", "sweep"):
+    if entry in ("train", "sweep", "design"):
         parameters = ["--study", write_study(miniature), *parameters]
     monkeypatch.setattr(sys, "argv", [entry, *parameters])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -99,6 +99,7 @@ def test_the_project_file_has_its_entry_points() -> None:
         "export": {"experiment", "runs", "output"},
         "fit": {"experiment", "runs", "method", "n_params", "tokens", "weights", "model"},
         "optimize": {"model", "trials", "n_params", "tokens"},
+        "design": {"study", "model", "count", "enqueue"},
         "verify": {"study", "model"},
         "test": set(),
     }

@@ -17,7 +17,8 @@ from fitting.laws import Law
 from fitting.methods import Target
 from fitting.reuse import Reuse
 from fitting.table import Observations
-from optimization.constraints import Constraints, Feasible, feasible
+from optimization.constraints import Constraints
+from optimization.feasible import Feasible, feasible
 from pipelines import entry, fit
 from tests import synthetic
 from tests.conftest import empty_store

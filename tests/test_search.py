@@ -10,8 +10,9 @@ from scipy.optimize import brentq
 from fitting.laws import MixingLaw
 from optimization import decision, search, simplex
 from optimization.certificate import prove
-from optimization.constraints import Constraints, feasible
+from optimization.constraints import Constraints
 from optimization.descent import descend
+from optimization.feasible import feasible
 from optimization.objective import Objective, divergence
 from training.errors import InputError
 

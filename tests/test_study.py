@@ -134,8 +134,11 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ({"training": {"batchsize": 3}}, "'training.batchsize'; the nearest known key is 'batch_s"),
         ({"domains": {"news": {"file": "x"}}}, "'domains.news.file'; the nearest known key is 'fi"),
         ({"domains": {"news": {}}}, "domains.news: give exactly one of embedded, files, dataset"),
-        ({"bounds": {"nevs": [0, 1]}}, "bounds: unknown domain 'nevs'; known:"),
-        ({"bounds": {"news": [0.7, 1], "code": [0.6, 1]}}, "bounds: no mixture fits"),
+        ({"bounds": {"nevs": [0, 1]}}, "bounds: nevs: unknown domain 'nevs'; known:"),
+        (
+            {"bounds": {"news": [0.7, 1], "code": [0.6, 1]}},
+            "no mixture satisfies all of: bounds: news at least 0.7; bounds: code at least 0.6",
+        ),
         ({"default_mixture": {"news": 0.5}}, "default_mixture: the proportions sum"),
         ({"validation": {"weights": {"news": 1}}}, "no weight for code, math; give 0 to ignore"),
         (
@@ -149,7 +152,7 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         (listed({"news": "x"}), "sweep.mixtures[2].news: Input should be a valid number"),
         (
             {**listed({"news": 0.9, "code": 0.1}), "bounds": {"code": [0, 0.05]}},
-            "sweep.mixtures[2]: 0.1 of code lies outside its bounds [0, 0.05]",
+            "sweep.mixtures[2]: it breaks a rule: bounds: code at most 0.05",
         ),
         ({"sweep": {"mixtures": "many"}}, "sweep.mixtures: Input should be a valid integer"),
         ({"training": {"first_evaluation": 99}}, "lies after the last step"),

@@ -73,6 +73,18 @@ class Ledger:
                 self._study.enqueue_trial({}, user_attrs=attributes)
                 queued.add(key)
 
+    def open_runs(self) -> list[Run]:
+        """Those that no worker has finished, in their order; interrupted ones are among them."""
+        trials = self._study.get_trials(deepcopy=False)
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        done = {t.user_attrs.get(FINGERPRINT) for t in trials if t.state in ended}
+        found = {
+            t.user_attrs[FINGERPRINT]: t.user_attrs[RUN]
+            for t in sorted(trials, key=lambda trial: trial.number)
+            if RUN in t.user_attrs and t.user_attrs[FINGERPRINT] not in done
+        }
+        return [Run.model_validate(run) for run in found.values()]
+
     def work(self, train: Callable[[Run], float], waiting: Callable[[int], None]) -> None:
         """Claim and train runs until none is left; wait for those that others hold.
 

@@ -26,6 +26,7 @@ HISTORY = "history/"
 MAIN, PREPARE, SWEEP, PROXY = "main", "prepare", "sweep", "proxy"
 FIT, OPTIMIZE, VERIFY = "fit", "optimize", "verify"
 IMPORT, EXPORT = "import", "export"
+DESIGN = "design"
 TRIAL = "trial"  # of a search
 TARGET = "target"  # a model that `verify` trains; fits never read it
 
