@@ -142,7 +142,7 @@ def solve(predictor: Predictor, problem: Problem) -> Answer:
         known=known,
         compared=next(name for name in (REFERENCE, DEFAULT, UNIFORM) if name in known),
     )
-    _refuse_unknown_objectives(problem.objectives, predictor)
+    _refuse_unreadable(problem, predictor)
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
         return _several(setting) if len(problem.objectives) > 1 else _single(setting)
 
@@ -159,26 +159,19 @@ def _several(setting: _Setting) -> Answer:
 
 def _single(setting: _Setting) -> Answer:
     problem, allowed = setting.problem, setting.allowed
-    free = setting.objective(problem.objectives[0])
-    found = search.search(free, allowed, setting.known, problem.trials, problem.seed)
-    answer = _answer(setting, found)
-    if problem.pull is not None and not 0 <= problem.pull < np.inf:
-        raise InputError(f"pull: {problem.pull:g}; it must be >= 0 nats/token, or auto")
     if problem.pull != 0:
         setting.refuse_infinite_pull()
+    free = setting.objective(problem.objectives[0])
+    found = search.search(free, allowed, setting.known, problem.trials, problem.seed)
+    path, strength = None, 0.0
     if setting.finite:
         path = decision.pull_path(free, allowed, found.mixture, problem.pull)
-        answer = replace(answer, path=path)
-    if problem.pull != 0:
         strength = decision.strongest_pull(path) if problem.pull is None else problem.pull
-        pulled = free.pulled(strength)
+    pulled = free.pulled(strength)
+    if strength:
         found = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
-        answer = replace(_answer(setting, found), path=path, pull=strength)
-        free = pulled
-    return replace(
-        answer,
-        freedom=decision.freedom(free, allowed, found.mixture, setting.predictor, setting.weights),
-    )
+    freedom = decision.freedom(pulled, allowed, found.mixture, setting.predictor, setting.weights)
+    return replace(_answer(setting, found), path=path, pull=strength, freedom=freedom)
 
 
 def _answer(setting: _Setting, found: Found | Front) -> Answer:
@@ -232,8 +225,9 @@ def _weights(predictor: Predictor, given: Mapping[str, float] | None) -> Array:
     return raw / raw.sum()
 
 
-def _refuse_unknown_objectives(objectives: tuple[str, ...], predictor: Predictor) -> None:
-    several = len(objectives) > 1
+def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:
+    """Raise InputError for objectives and a pull that are none."""
+    objectives, several = problem.objectives, len(problem.objectives) > 1
     known = (LOSS, DEVIATION, *predictor.val_domains) if several else (LOSS, WORST)
     for name in objectives:
         if name not in known:
@@ -243,3 +237,9 @@ def _refuse_unknown_objectives(objectives: tuple[str, ...], predictor: Predictor
             )
     if len(set(objectives)) < len(objectives):
         raise InputError(f"objective: {','.join(objectives)} names one twice")
+    if problem.pull is not None and not 0 <= problem.pull < np.inf:
+        raise InputError(f"pull: {problem.pull:g}; it must be >= 0 nats/token, or auto")
+    if problem.pull != 0 and several:
+        raise InputError(
+            "pull: it belongs to one objective; of several, name deviation among them instead"
+        )

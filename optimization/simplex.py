@@ -41,13 +41,6 @@ def to_cube(mixtures: Array, lower: Array, upper: Array) -> Array:
     return points
 
 
-def inside(mixture: Array, lower: Array, upper: Array, tolerance: float = 1e-9) -> bool:
-    """Whether a mixture, (M,), satisfies the bounds."""
-    return bool(np.all(mixture >= np.asarray(lower) - tolerance)) and bool(
-        np.all(mixture <= np.asarray(upper) + tolerance)
-    )
-
-
 def rounded(mixture: Array, decimals: int) -> Array:
     """A mixture, (M,), of proportions with this many decimals that still sum to one."""
     result = np.round(mixture, decimals)

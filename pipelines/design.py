@@ -35,6 +35,7 @@ from training.ledger import Ledger
 from training.settings import Run
 
 Array = np.ndarray
+FEW = 3  # fitted mixtures a domain, below which what a batch is worth is overestimated
 Mixtures = dict[str, dict[str, float]]  # label → domain → proportion
 
 
@@ -146,12 +147,17 @@ def report(found: Proposal) -> Iterator[str]:
         f"{len(found.runs)} runs: {found.flops:.3g} FLOPs, "
         f"{100 * found.flops / found.sweep_flops:.0f} % of what the study's own sweep takes"
     )
-    if found.choice is not None:
-        worth = found.choice.worth
+    if found.choice is not None and found.predictor is not None:
+        worth, fitted = found.choice.worth, len(found.predictor.fitted)
         yield (
             f"expected to make the best mixture better by {worth.expected:.2g} nats/token (to know "
             f"the law exactly: {worth.most:.2g})"
         )
+        if fitted < FEW * len(domains):
+            yield (
+                f"  far too high, probably: {fitted} mixtures are few for {len(domains)} domains, "
+                "and the laws of the bootstrap differ too much"
+            )
     if found.longer is not None:
         yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} nats/token"
 
