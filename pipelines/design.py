@@ -205,7 +205,10 @@ def _predictor(plan: Study, model: str) -> Predictor | None:
     except MlflowException:
         return None
     found = predictors.load(champion(plan.model))
-    return found if set(found.domains) == set(plan.domains) else None
+    if set(found.domains) == set(plan.domains):
+        return found
+    print(f"design: {found.uri} has other domains than the study; it is not asked")
+    return None
 
 
 def main(study: str, model: str, count: str, way: str, enqueue: str) -> None:

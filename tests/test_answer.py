@@ -1,7 +1,9 @@
 """The answer to a problem: a registered predictor searched, explained, logged, and its mistakes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,7 +16,8 @@ from optimization.answer import BEST, Answer, Problem
 from optimization.constraints import Constraints
 from optimization.model import Predictor
 from optimization.report import report
-from pipelines import entry, optimize, problem
+from pipelines import entry, optimize, prepare, problem
+from pipelines import study as studies
 from tests import synthetic
 from tests.conftest import empty_store
 from tests.test_predictor import fit_table, log_runs
@@ -224,3 +227,53 @@ def test_a_trust_region_of_nothing_leaves_the_fitted_mixtures(predictor: Predict
     assert found.predictions[BEST].distance == pytest.approx(0, abs=1e-9)
     losses = predictor.surface.predict(predictor.fitted) @ predictor.weights
     assert found.loss(BEST) == pytest.approx(losses.min(), abs=1e-9)
+
+
+def test_a_study_asks_for_the_search(
+    predictor: Predictor, miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
+) -> None:
+    miniature["bounds"] = {"news": [0.1, 0.9], "math": [0.0, 0.5]}
+    miniature["search"] = {
+        "trials": 20, "seed": 3, "objective": "worst", "epochs": 2, "trust_region": 0.3,
+        "bounds": {"news+code": [0.2, 0.8], "news": [0.2, 0.7]}, "pull": "auto",
+        "reference": {"news": 0.5, "code": 0.5}, "pessimistic": True,
+    }  # fmt: skip
+    plan = studies.load(write_study(miniature))
+    swept = {
+        "lowest": {"news": 0.0, "code": 0.0, "math": 0.2},
+        "highest": {"news": 1.0, "code": 1.0, "math": 0.2},
+    }
+    asked = replace(predictor, domains=("math", "news", "code"), metadata=swept)
+    with pytest.raises(InputError, match="'miniature' is not prepared, so that nobody knows how"):
+        problem.of_study(plan, asked)
+    corpus = prepare.prepare(plan)
+    found = problem.of_study(plan, asked, corpus)
+    assert found == problem.of_study(plan, asked)  # which finds the corpus itself
+    rules = found.constraints
+    assert rules.bounds == {
+        "math": (0.2, 0.2),  # it never varied: no search moves it
+        "news": (0.2, 0.7),
+        "code": (0.0, 1.0),
+        "news+code": (0.2, 0.8),
+    }
+    assert rules.available == {n: f.train_tokens for n, f in corpus.domains.items()}
+    assert (rules.epochs, rules.trust) == (2, 0.3)
+    assert (found.objectives, found.pull, found.pessimistic) == (("worst",), None, True)
+    assert (found.trials, found.seed, found.reference) == (20, 3, {"news": 0.5, "code": 0.5})
+    given = problem.with_parameters(
+        found,
+        asked,
+        plan,
+        epochs="1",
+        pull="0.5",
+        pessimistic="false",
+        trials="7",
+        bounds="code=0.1",
+    )
+    assert given.constraints.bounds["code"] == (0.1, 0.1)
+    assert given.constraints.available == rules.available
+    assert (given.constraints.epochs, given.pull, given.pessimistic, given.trials) == (
+        1, 0.5, False, 7,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="study 'miniature' has the domains news, code, math; the"):
+        problem.of_study(plan, predictor)
