@@ -27,7 +27,8 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
 
     In a trust region every ball that may hold a better mixture is searched. The bound is None
     where the objective is not known to be convex in φ(r): another law than an exponential one, a
-    logarithmic φ of bundled domains, or the upper end of an interval.
+    logarithmic φ of bundled domains, or the upper end of an interval; or where the linear program
+    has no answer.
     """
     if feasible.trust is None:
         return best, _bound(objective, feasible, best, None)
@@ -55,7 +56,8 @@ def _bound(objective: Objective, feasible: Feasible, at: Array, ball: Ball | Non
         return None
     temperatures = TEMPERATURES if several else (1.0,)
     planes = [_plane(objective, surface, feasible, at, t) for t in temperatures]
-    return max(constant + _least(feasible, slopes, ball) for constant, slopes in planes)
+    bound = max(constant + _least(feasible, slopes, ball) for constant, slopes in planes)
+    return bound if np.isfinite(bound) else None
 
 
 def _plane(
@@ -82,14 +84,11 @@ def _plane(
 
 
 def _least(feasible: Feasible, slopes: Array, ball: Ball | None) -> float:
-    """The least value of slopes · v over the allowed mixtures, in a ball or not."""
+    """The least value of slopes · v over the allowed mixtures, in a ball or not; -inf: unknown."""
     matrix, limits = feasible.shared_rows() if ball is None else feasible.within_ball(ball)
     excess = matrix.shape[1] - len(slopes)
     total = np.concatenate([np.ones(len(slopes)), np.zeros(excess)])[None]
     box = [*zip(feasible.lower, feasible.upper, strict=True), *[(0.0, None)] * excess]
-    return float(
-        linprog(
-            np.concatenate([slopes, np.zeros(excess)]),
-            A_ub=matrix, b_ub=limits, A_eq=total, b_eq=[1.0], bounds=box,
-        ).fun
-    )  # fmt: skip
+    cost = np.concatenate([slopes, np.zeros(excess)])
+    solved = linprog(cost, A_ub=matrix, b_ub=limits, A_eq=total, b_eq=[1.0], bounds=box)
+    return float(solved.fun) if solved.status == 0 else -np.inf

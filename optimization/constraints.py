@@ -69,9 +69,9 @@ def rows(constraints: Constraints, domains: Sequence[str], tokens: float) -> tup
             )
         total = np.sum([unit[d] for d in dict.fromkeys(members)], axis=0)
         if low > 0:
-            found.append(Row(f"bounds: {name} at least {low:g}", -total, -low))
+            found.append(Row(f"bounds: {name} at least {low:.9g}", -total, -low))
         if high < 1:
-            found.append(Row(f"bounds: {name} at most {high:g}", total, high))
+            found.append(Row(f"bounds: {name} at most {high:.9g}", total, high))
     record.refuse_unknown(constraints.available, domains, "available")
     if not constraints.epochs > 0:
         raise InputError(f"epochs: {constraints.epochs:g}; it must be more than 0")

@@ -15,6 +15,7 @@ Array = np.ndarray
 
 SLACK = 1e-9  # by which a row must be loose somewhere not to count as an equality
 BISECTIONS = 60
+EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def _extreme(matrix: Array, limits: Array, direction: Array) -> Array:
 def _solve(matrix: Array, limits: Array, cost: Array, sums: int | None = None) -> Any:
     """A linear program over variables >= 0, the first `sums` of which (all) sum to one."""
     ones = (np.arange(len(cost)) < (sums or len(cost))).astype(float)
-    return linprog(cost, A_ub=matrix, b_ub=limits, A_eq=ones[None], b_eq=[1.0])
+    return linprog(cost, A_ub=matrix, b_ub=limits, A_eq=ones[None], b_eq=[1.0], options=EXACT)
 
 
 def _orthonormal(rows: Array) -> Array:

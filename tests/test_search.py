@@ -290,6 +290,10 @@ def _satisfies(
             "most 0.2 of 1e+09",
         ),
         (Constraints({"a": (0.2, 0.3)}, bundles={"x": {"a": 0.1, "b": 0.9}}), "bounds: a at least"),
+        (
+            Constraints({"a": (0.5, 1), "b": (0.50000005, 1)}),
+            "no mixture satisfies all of: bounds: a at least 0.5; bounds: b at least 0.50000005;",
+        ),
         (Constraints({"e": (0, 1)}), "bounds: e: unknown domain 'e'; known: a, b, c, d"),
         (Constraints({"a": (0.6, 0.2)}), "bounds: a: [0.6, 0.2] is not 0 <= lowest <= highest"),
         (Constraints(bundles={"x": {"a": 1, "b": 1}}), "bundle 'x': the proportions sum to 2"),
