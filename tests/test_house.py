@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.study import Search
 from tests.conftest import ROOT
 from training.settings import LADDER, Domain, Engine, Size, Tokenizer, Training, Validation
 
@@ -125,3 +126,4 @@ def test_the_readme_tells_the_entry_points_and_a_valid_study() -> None:
     assert set(written["sweep"]["sizes"]) <= {*LADDER, *written["sizes"]}
     Training.model_validate(written["training"])
     Engine.model_validate(written["engine"])
+    Search.model_validate(written["search"])
