@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.study import Search
+from pipelines.sections import Search
 from tests.conftest import ROOT
 from training.settings import LADDER, Domain, Engine, Size, Tokenizer, Training, Validation
 
