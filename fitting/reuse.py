@@ -138,6 +138,7 @@ def told(table: pd.DataFrame, reused: Collection[str], splits: Splits) -> list[s
     notes = [
         f"split: {name!r} taken as "
         + " + ".join(f"{share:g} {part}" for part, share in parts.items())
+        + ", its loss as their mean in these shares where a run has theirs alone"
         for name, parts in splits.items()
     ]
     if not old.any():

@@ -12,7 +12,7 @@ from optimization.constraints import Constraints
 from optimization.decision import Freedom, Steps
 from optimization.feasible import Feasible, feasible
 from optimization.model import Prediction, Predictor
-from optimization.objective import Objective
+from optimization.objective import DEVIATION, LOSS, WORST, Objective
 from optimization.search import Found, Front
 from training import record
 from training.errors import InputError
@@ -20,7 +20,6 @@ from training.errors import InputError
 Array = np.ndarray
 Mixture = dict[str, float]
 
-LOSS, WORST, DEVIATION = "loss", "worst", "deviation"
 BEST, DEFAULT, REFERENCE, UNIFORM = "best", "default", "reference", "uniform"
 OBSERVED = "best observed"
 
@@ -131,11 +130,13 @@ def solve(predictor: Predictor, problem: Problem) -> Answer:
     Raises InputError for constraints that no mixture satisfies together and for names that the
     predictor does not know.
     """
-    known = _known(predictor, problem)
+    known, weights = _known(predictor, problem), predictor.weights
+    if problem.weights:
+        weights = np.array(record.checked_weights(problem.weights, predictor.val_domains))
     setting = _Setting(
         problem=problem,
         predictor=predictor,
-        weights=_weights(predictor, problem.weights),
+        weights=weights,
         allowed=feasible(
             problem.constraints, predictor.domains, predictor.tokens, predictor.fitted
         ),
@@ -209,20 +210,6 @@ def _known(predictor: Predictor, problem: Problem) -> dict[str, Array]:
         for name, mixture in named.items()
         if mixture
     }
-
-
-def _weights(predictor: Predictor, given: Mapping[str, float] | None) -> Array:
-    """Weights in the order of the validation domains, divided by their sum."""
-    if not given:
-        return predictor.weights
-    record.refuse_unknown(given, predictor.val_domains, "weights")
-    missing = [d for d in predictor.val_domains if d not in given]
-    if missing:
-        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
-    raw = np.array([given[d] for d in predictor.val_domains])
-    if (raw < 0).any() or not np.isfinite(raw).all() or raw.sum() == 0:
-        raise InputError("weights: they must be >= 0 and not all 0")
-    return raw / raw.sum()
 
 
 def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:

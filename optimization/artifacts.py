@@ -79,7 +79,7 @@ def _tables(answer: Answer) -> dict[str, pd.DataFrame]:
             "sensitivity_to_weights": freedom.by_weight,
             "optimum_by_scale": freedom.by_scale,
             "optimum_by_replicate": pd.DataFrame(
-                freedom.optima, columns=[record.MIXTURE + d for d in answer.predictor.domains]
+                freedom.optima, columns=answer.allowed.columns
             ).assign(regret=freedom.regrets),
         }
     return {name: table for name, table in tables.items() if len(table)}
@@ -173,7 +173,7 @@ def _log_children(answer: Answer) -> None:
     """A child run a trial, with its mixture and what it was evaluated to."""
     active, client = mlflow.active_run(), mlflow.MlflowClient()
     assert active is not None
-    columns = [record.MIXTURE + domain for domain in answer.predictor.domains]
+    columns = answer.allowed.columns
     for row in answer.search.trials.to_dict("records"):
         run = client.create_run(
             active.info.experiment_id,

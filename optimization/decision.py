@@ -11,7 +11,6 @@ from optimization.descent import descend, furthest
 from optimization.feasible import Feasible, distances
 from optimization.model import Predictor
 from optimization.objective import Objective, divergence
-from training import record
 
 Array = np.ndarray
 
@@ -124,7 +123,7 @@ def by_scale(
         own = descend(replace(objective, surface=surface, risk=None), feasible, best)
         rows.append([n_params, tokens, *own])
     rows.append([predictor.n_params, predictor.tokens, *best])
-    return pd.DataFrame(rows, columns=["n_params", "tokens", *_columns(feasible)])
+    return pd.DataFrame(rows, columns=["n_params", "tokens", *feasible.columns])
 
 
 def pull_path(
@@ -144,7 +143,7 @@ def pull_path(
         value = float(free(found[None])[0])
         apart = float(divergence(found[None], objective.reference)[0])
         rows.append([strength, apart, value, at_reference - value, *found])
-    columns = ["strength", "divergence", "objective", "gain", *_columns(feasible)]
+    columns = ["strength", "divergence", "objective", "gain", *feasible.columns]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -195,10 +194,6 @@ def curves(
         ends = {"objective": values, "low": values - off, "high": values + off}
         found[domain] = pd.DataFrame({"proportion": mixtures[:, j], **ends})
     return found
-
-
-def _columns(feasible: Feasible) -> list[str]:
-    return [record.MIXTURE + domain for domain in feasible.domains]
 
 
 def _crossing(difference: Callable[[float], float]) -> float | None:

@@ -1,6 +1,7 @@
 """From a mixture downhill to the nearest optimum of an objective among the allowed mixtures."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class _Problem:
     direction: Array | None = None  # what to go far in, (M,), in the place of the objective
     level: float = np.inf  # that the objective then must not pass
 
-    @property
+    @cached_property
     def power(self) -> float:
         surface = self.objective.surface
         return surface.power or 1.0 if isinstance(surface, Convex) else 1.0

@@ -9,6 +9,7 @@ from scipy.optimize import linprog
 
 from optimization import constraints, simplex
 from optimization.constraints import Constraints, Row
+from training import record
 from training.errors import InputError
 
 Array = np.ndarray
@@ -45,6 +46,11 @@ class Feasible:
     def free(self) -> int:
         """Dimensions of the cube that `from_cube` maps."""
         return len(self.lower) - 1
+
+    @property
+    def columns(self) -> list[str]:
+        """What tables of mixtures call the domains."""
+        return [record.MIXTURE + domain for domain in self.domains]
 
     @property
     def matrix(self) -> Array:
@@ -216,7 +222,7 @@ def _within_trust(found: Feasible, trust: float, fitted: Array) -> Feasible:
         raise InputError(f"trust_region: {trust:g}; it is a share of tokens, from 0 to 1")
     inside = found.inside(fitted)
     centres = [
-        mixture if ok else nearest(found, mixture)
+        mixture if ok else _nearest(found, mixture)
         for mixture, ok in zip(fitted, inside, strict=True)
     ]
     apart = np.array([np.abs(a - c).sum() / 2 for a, c in zip(fitted, centres, strict=True)])
@@ -234,7 +240,7 @@ def _within_trust(found: Feasible, trust: float, fitted: Array) -> Feasible:
     return replace(found, trust=trust, balls=tuple(balls))
 
 
-def nearest(found: Feasible, mixture: Array) -> Array:
+def _nearest(found: Feasible, mixture: Array) -> Array:
     """The allowed mixture, trust region aside, with the least distance from one, (M,)."""
     variables, domains = len(found.lower), len(mixture)
     each = np.eye(domains)

@@ -15,6 +15,7 @@ from optimization.model import Predictor, Surface
 
 Array = np.ndarray
 
+LOSS, WORST, DEVIATION = "loss", "worst", "deviation"  # what objectives are called
 LEAST = 1e-14  # proportion at which slopes that are infinite at 0 are taken
 
 

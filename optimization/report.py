@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from optimization.answer import BEST, WORST, Answer
+from optimization.answer import BEST, Answer
 from optimization.decision import Freedom, Steps
+from optimization.objective import WORST
 from optimization.search import Found, Front
 
 NAMED = 6  # domains that a line names

@@ -13,7 +13,6 @@ from optimization.certificate import prove
 from optimization.descent import descend
 from optimization.feasible import Feasible
 from optimization.objective import Objective
-from training import record
 
 Array = np.ndarray
 Values = Callable[[Array], Array]  # mixtures (n, M) → (n, objectives)
@@ -58,7 +57,7 @@ def search(
     run.search(lambda mixtures: objective(mixtures)[:, None], known, trials)
     table = run.table()
     best_first = table["objective"].to_numpy().argsort(kind="stable")[:POLISHED]
-    starts = table[_columns(feasible)].to_numpy()[best_first]
+    starts = table[feasible.columns].to_numpy()[best_first]
     polished = np.array([descend(objective, feasible, start) for start in starts])
     values = objective(polished)
     best, bound = prove(objective, feasible, polished[values.argmin()])
@@ -90,7 +89,7 @@ def front(
     table = run.table()
     seen = table[list(objectives)].to_numpy()
     best_half = np.quantile(seen, 0.5, axis=0) - seen.min(axis=0)
-    starts = table[_columns(feasible)].to_numpy()
+    starts = table[feasible.columns].to_numpy()
     for weights in _weightings(len(objectives)):
         scaled = weights / np.maximum(best_half, 1e-12)
         summed = _sum(list(objectives.values()), scaled / scaled.sum())
@@ -104,7 +103,7 @@ def front(
     least, most = seen[on_front].min(axis=0), seen[on_front].max(axis=0)
     apart = np.linalg.norm((seen - least) / np.maximum(most - least, 1e-12), axis=1)
     chosen = int(np.where(on_front, apart, np.inf).argmin())
-    mixture = table[_columns(feasible)].to_numpy()[chosen]
+    mixture = table[feasible.columns].to_numpy()[chosen]
     return Front(table, tuple(objectives), chosen, mixture)
 
 
@@ -163,12 +162,8 @@ class _Trials:
     def _row(self, kind: str, values: Array, mixture: Array) -> None:
         row: dict[str, object] = {"trial": len(self._rows), "kind": kind}
         row |= dict(zip(self._names, values.tolist(), strict=True))
-        columns = _columns(self._feasible)
+        columns = self._feasible.columns
         self._rows.append(row | dict(zip(columns, mixture.tolist(), strict=True)))
-
-
-def _columns(feasible: Feasible) -> list[str]:
-    return [record.MIXTURE + domain for domain in feasible.domains]
 
 
 def _weightings(objectives: int) -> list[Array]:

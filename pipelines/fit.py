@@ -69,7 +69,8 @@ def fit(
     table, notes = _usable(table, checkpoints)
     notes = [*reuse.told(table, pulled.reused, old.splits), *_left_out(pulled), *ignored, *notes]
     observations = Observations.from_tidy(table)
-    w = _weights(observations.val_domains, given)
+    given = given or dict.fromkeys(observations.val_domains, 1.0)
+    w = np.array(record.checked_weights(given, observations.val_domains))
     weighed = dict(zip(observations.val_domains, w.tolist(), strict=True))
     if implicit:
         overall = (observations.losses @ w)[:, None]
@@ -164,20 +165,6 @@ def _target(observations: Observations, purpose: Purpose, given: dict[str, float
     n_params = given.get("n_params") or purpose.n_params or observations.n_params.max()
     tokens = given.get("tokens") or purpose.tokens or observations.tokens.max()
     return Target(float(n_params), float(tokens))
-
-
-def _weights(val_domains: tuple[str, ...], given: dict[str, float]) -> Array:
-    """Weights in the order of the validation domains, divided by their sum; equal by default."""
-    if not given:
-        return np.full(len(val_domains), 1 / len(val_domains))
-    record.refuse_unknown(given, val_domains, "weights")
-    missing = [name for name in val_domains if name not in given]
-    if missing:
-        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
-    raw = np.array([given[name] for name in val_domains])
-    if (raw < 0).any() or not np.isfinite(raw).all() or raw.sum() == 0:
-        raise InputError("weights: they must be >= 0 and not all 0")
-    return raw / raw.sum()
 
 
 def main(

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from optimization.constraints import Constraints
 from optimization.feasible import Feasible, feasible
+from optimization.objective import DEVIATION, LOSS, WORST
 from pipelines import repetition
 from pipelines.sections import Search, Sweep, Target, explain
 from training import record
@@ -131,7 +132,7 @@ class Study(Section):
         if asked.reference is not None:
             record.checked_mixture(asked.reference, known, "search.reference")
         for name in asked.objective.split(","):
-            if name.strip() not in ("loss", "worst", "deviation", *known):
+            if name.strip() not in (LOSS, WORST, DEVIATION, *known):
                 raise ValueError(
                     f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
                     f"deviation, {', '.join(known)}"

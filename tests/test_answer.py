@@ -115,6 +115,10 @@ def test_pessimism_and_the_worst_domain(predictor: Predictor, solved: Answer) ->
     assert careful.predictions[BEST].high <= solved.predictions[BEST].high + 1e-9
     assert isinstance(careful.search, answer.Found)
     assert careful.search.value == pytest.approx(careful.predictions[BEST].high, abs=1e-9)
+    everywhere = np.random.default_rng(2).dirichlet(np.ones(3), 20_000)
+    high = predictor.surface.predict(everywhere) @ predictor.weights
+    high += predictor.half_width(predictor.weights, everywhere)
+    assert high.min() - 1e-3 < careful.search.value <= high.min()
     assert careful.search.bound is None
     assert any("nothing proves" in line for line in report(careful))
     fair = answer.solve(predictor, Problem(objectives=("worst",), trials=TRIALS))

@@ -172,7 +172,7 @@ def test_a_trust_region_is_searched_around_every_fitted_mixture() -> None:
     assert best == pytest.approx([0.3, 0.25, 0.25, 0.2], abs=1e-4)
 
 
-def test_steps_of_a_root_law_are_proven_on_faces() -> None:
+def test_optima_of_a_root_law_are_proven_on_faces() -> None:
     """With φ = √r a domain that harms the others is left out altogether."""
     slope = -DECAY * np.eye(4)
     slope[:, 3] = 0.5

@@ -153,6 +153,22 @@ def checked_mixture(
     return {name: mixture.get(name, 0.0) / total for name in domains}
 
 
+def checked_weights(weights: Mapping[str, float], domains: Sequence[str]) -> list[float]:
+    """Weights of every validation domain in `domains` order, divided by their sum.
+
+    Raises InputError for an unknown domain, one without a weight, a weight that is negative or no
+    number, and weights that are all 0.
+    """
+    refuse_unknown(weights, domains, "weights")
+    missing = [name for name in domains if name not in weights]
+    if missing:
+        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
+    raw = [weights[name] for name in domains]
+    if not all(math.isfinite(w) and w >= 0 for w in raw) or not sum(raw):
+        raise InputError("weights: they must be >= 0 and not all 0")
+    return [w / math.fsum(raw) for w in raw]
+
+
 def refuse_unknown(names: Iterable[str], known: Sequence[str], where: str) -> None:
     """Raise InputError for the first name that is not a known domain."""
     for name in names:
