@@ -228,5 +228,6 @@ def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:
         raise InputError(f"pull: {problem.pull:g}; it must be >= 0 nats/token, or auto")
     if problem.pull != 0 and several:
         raise InputError(
-            "pull: it belongs to one objective; of several, name deviation among them instead"
+            "pull: it belongs to one objective; with several, name deviation among them and leave "
+            "the pull out (pull=0)"
         )
