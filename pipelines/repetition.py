@@ -27,7 +27,7 @@ def most_repeated(run: Run, corpus: Corpus) -> Repeated:
     drawn = run.training.steps * run.training.tokens_per_step
     epochs = {
         name: drawn * share / (run.data_share * corpus.domains[name].train_tokens)
-        for name, share in run.mixture.items()
+        for name, share in run.mean_mixture().items()
     }
     domain = max(epochs, key=lambda name: epochs[name])
     return Repeated(run.name, domain, epochs[domain])
@@ -59,7 +59,7 @@ def check(rule: Repetition, runs: Sequence[Run], corpus: Corpus) -> None:
 
 def _refuse_too_little(run: Run, corpus: Corpus) -> None:
     length = run.training.sequence_length
-    for name, share in run.mixture.items():
+    for name, share in run.mean_mixture().items():
         tokens = int(run.data_share * corpus.domains[name].train_tokens)
         if share and tokens <= length:
             raise InputError(

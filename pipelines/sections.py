@@ -5,9 +5,9 @@ Those of single models and their text are in `training.settings`.
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from training.settings import Name, Section
 
@@ -68,6 +68,66 @@ class Search(Section):
     """Largest distance (share of tokens) from the nearest fitted mixture."""
     pessimistic: bool = False
     """Whether the upper end of the interval is minimised."""
+
+
+class Critical(Section):
+    """A base model that is continued on its original data and new domains: how much of the original
+    keeps what it knew."""
+
+    base: str | None = None
+    """A Transformers checkpoint: a folder, a hub id, or `runs:/<id>/model`; trained here on the
+    original domains when absent."""
+    size: Name | None = None
+    """Of the base that is trained here."""
+    base_steps: int | None = Field(default=None, gt=0)
+    """Of the base that is trained here; those of `training` when absent."""
+    original: dict[Name, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """Domains of the original data → their proportions among each other."""
+    new: dict[Name, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """The same of the new data."""
+    steps: int = Field(gt=0)
+    """For which the base is continued."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate then; as for a model of the base's width when absent."""
+    decay: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the steps, the last ones, over which the rate falls to zero; in the base that is
+    trained here too."""
+    shares: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[])
+    """Proportions of the original data, all domains together, that are tried; each side keeps its
+    proportions."""
+    mixtures: int = Field(default=0, ge=0)
+    """How many mixtures are tried in which all these domains move freely."""
+    tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
+    """By how much the loss on the original data may rise, nats per token."""
+    seeds: list[int] = Field(default=[1, 2])
+    """With which the answer is trained; none: it is not."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if both := sorted(set(self.original) & set(self.new)):
+            raise ValueError(f"{both[0]!r} is in original and in new; a domain is one of them")
+        if (self.base is None) == (self.size is None):
+            raise ValueError("give either base, or size (of one that is trained here)")
+        if len(set(self.shares)) + self.mixtures < 3:
+            raise ValueError("shares, mixtures: give three or more mixtures in all")
+        return self
+
+
+class Phases(Section):
+    """How `schedule` plans a mixture that changes while a model trains."""
+
+    size: Name
+    steps: list[Annotated[int, Field(gt=0)]] = Field(min_length=2)
+    """Of each phase."""
+    mixtures: int = Field(default=10, ge=4)
+    """How many are tried in each phase."""
+    trunks: int = Field(default=3, ge=2)
+    """How many of them are trained on to the next phases; there every mixture is tried from the
+    end of each."""
+    decay: float = Field(default=0.2, ge=0, le=1)
+    """Share of the last phase over which the learning rate falls to zero."""
+    seeds: list[int] = Field(default=[1, 2, 3, 4], min_length=2)
+    """With which the best schedule and the best constant mixture are trained."""
 
 
 def explain(item: Any, study: type[Section]) -> str:

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from optimization.constraints import Constraints
 from optimization.feasible import Feasible, feasible
 from optimization.objective import DEVIATION, LOSS, WORST
-from pipelines import repetition
-from pipelines.sections import Search, Sweep, Target, explain
+from pipelines import repetition, schedules
+from pipelines.sections import Critical, Phases, Search, Sweep, Target, explain
 from training import record
 from training.corpus import Corpus
 from training.errors import InputError
@@ -25,6 +25,7 @@ from training.settings import (
     Domain,
     Engine,
     Name,
+    Phase,
     Repetition,
     Run,
     Section,
@@ -61,6 +62,11 @@ class Study(Section):
     sweep: Sweep
     target: Target
     search: Search = Search()
+    schedule: list[Phase] = Field(default=[])
+    """The mixture over time that `train` takes when it is given none; its phases in their order,
+    the first from 0 tokens."""
+    phases: Phases | None = None
+    critical: Critical | None = None
     model: str = "mixture-predictor"
     """Name of the registered predictor."""
     workspace: Path = Path("workspace")
@@ -103,6 +109,15 @@ class Study(Section):
             )
         self._check_listed(self.feasible())
         self._check_search()
+        schedules.checked(self.schedule, known, self.training.tokens_per_step, "schedule")
+        if self.phases is not None:
+            self.size(self.phases.size, "phases.size")
+        if self.critical is not None:
+            asked = self.critical
+            record.refuse_unknown(asked.original, known, "critical.original")
+            record.refuse_unknown(asked.new, known, "critical.new")
+            if asked.size is not None:
+                self.size(asked.size, "critical.size")
         return self
 
     def _check_decay(self, steps: int, place: str) -> None:
@@ -213,13 +228,16 @@ class Study(Section):
         seed: int,
         stage: str = record.PROXY,
         steps: int | None = None,
+        later: Sequence[Phase] = (),
     ) -> Run:
         """One model of this study to train; a short one is evaluated at its end at least.
 
-        Raises InputError for fewer steps than the learning rate decays over.
+        `later` are the phases of a schedule after the first, whose mixture is given. Raises
+        InputError for fewer steps than the learning rate decays over, and than the schedule has.
         """
         steps = steps or self.training.steps
         self._check_decay(steps, "steps")
+        schedules.refuse_beyond(later, steps * self.training.tokens_per_step)
         first = min(self.training.first_evaluation, steps)
         matched = self.repetition.match_target
         return Run(
@@ -230,6 +248,7 @@ class Study(Section):
             corpus=corpus.manifest,
             corpus_digest=corpus.digest,
             mixture=mixture,
+            later=tuple(later),
             size_name=size,
             size=self.size(size),
             training=self.training.model_copy(update={"steps": steps, "first_evaluation": first}),

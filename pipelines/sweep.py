@@ -26,7 +26,7 @@ def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
     if len(set(plan.sweep.sizes)) < len(plan.sweep.sizes):
         raise InputError("sweep.sizes: a size is named twice")
     if isinstance(plan.sweep.mixtures, int):
-        named = _designed(plan, plan.sweep.mixtures, plan.default(corpus))
+        named = designed(plan, plan.sweep.mixtures, plan.default(corpus))
     else:
         named = {f"mix{i:02d}": mixture for i, mixture in enumerate(plan.listed_mixtures())}
     return [
@@ -36,7 +36,7 @@ def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
     ]
 
 
-def _designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
+def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
     """Label → mixture: the default one, the uniform one and those that cover what they leave.
 
     Of these two a study with bundles has those that keep them.

@@ -4,17 +4,18 @@ import json
 
 import mlflow
 
-from pipelines import budget, entry
+from pipelines import budget, entry, schedules
 from pipelines import plan as plans
 from pipelines import study as studies
 from pipelines.prepare import prepare
+from pipelines.study import Study
 from training import crew, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
 from training.events import Alone
 from training.record import History
-from training.settings import Run
+from training.settings import Phase, Run
 
 
 def train(run: Run, corpus: Corpus, machines: Machines) -> History:
@@ -30,9 +31,20 @@ def train(run: Run, corpus: Corpus, machines: Machines) -> History:
     return history
 
 
+def _given(chosen: Study, mixture: str, schedule: str) -> list[Phase]:
+    """The phases that the parameters, or else the study, give; none: the default mixture."""
+    domains, per_step = list(chosen.domains), chosen.training.tokens_per_step
+    if mixture:
+        return [Phase(mixture=entry.mixture(mixture, domains))]
+    if schedule:
+        return schedules.read(schedule, domains, per_step)
+    return schedules.checked(chosen.schedule, domains, per_step, "schedule")
+
+
 def main(
     study: str,
     mixture: str,
+    schedule: str,
     size: str,
     steps: str,
     seed: str,
@@ -45,19 +57,24 @@ def main(
     chosen = studies.load(study)
     chosen.size(size)
     machines = entry.machines("1", ranks, hostfile)
-    proportions = entry.mixture(mixture, list(chosen.domains)) if mixture else None
+    if mixture and schedule:
+        raise InputError("schedule: give a mixture or a schedule, not both")
+    given = _given(chosen, mixture, schedule)
     count = entry.integer("steps", steps, least=1) if steps else chosen.training.steps
     chosen_seed = entry.integer("seed", seed)
     save = entry.boolean("save_model", save_model) or chosen.engine.save_models
     known = budget.basis(chosen) if plans.wanted(plan, throughput) else None
     corpus = known.corpus if known else prepare(chosen)
+    first, *later = given or [Phase(mixture=chosen.default(corpus))]
     run = chosen.run(
         corpus,
         f"train-{size}",
-        proportions or chosen.default(corpus),
+        first.mixture,
         size=size,
         seed=chosen_seed,
+        stage=record.SCHEDULED if later else record.PROXY,
         steps=count,
+        later=later,
     )
     engine = run.engine.model_copy(update={"save_models": save})
     run = run.model_copy(update={"engine": engine})
@@ -78,6 +95,7 @@ if __name__ == "__main__":
             __doc__,
             study="quickstart",
             mixture="",
+            schedule="",
             size="",
             steps="",
             seed="0",

@@ -20,24 +20,15 @@ from mlflow.entities import Run as MlflowRun
 
 from tests.benchmarks import stores
 from tests.conftest import ROOT
+from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus
 from training import checkpoint, crew, devices, launcher, ledger, loop, model, record, worker
-from training.corpus import Corpus, TokenFiles
+from training.corpus import Corpus
 from training.errors import InputError
 from training.evaluation import standard_error
 from training.events import Event, Failed, Finished, Job, Queue
 from training.record import Evaluation
 from training.sampling import validation_windows
 from training.settings import Engine, Run, Size, Training
-
-DOMAINS = ("news", "code", "math")
-TRAINING = Training(
-    sequence_length=32,
-    batch_size=8,
-    steps=37,
-    warmup_steps=5,
-    first_evaluation=5,
-    evaluations=4,
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,49 +39,7 @@ def cpu() -> None:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Three domains of random tokens from vocabularies of different sizes."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    domains = {}
-    for i, name in enumerate(DOMAINS):
-        (folder / name).mkdir()
-        for part, count in (("train", 50_000), ("validation", 5_000)):
-            tokens = rng.integers(0, 300 // (i + 1), count).astype("uint16")
-            tokens.tofile(folder / name / f"{part}.bin")
-            ends = np.arange(100, count + 1, 100, dtype="uint64")
-            ends.tofile(folder / name / f"{part}.idx")
-        domains[name] = TokenFiles(str(folder / name), "uint16", 50_000, 5_000, 2.0, 550, name, 3)
-    manifest = folder / "corpora" / "manifest.json"
-    files = {name: dataclasses.asdict(domain) for name, domain in domains.items()}
-    manifest.parent.mkdir()
-    manifest.write_text(json.dumps({"tokenizer": "none", "vocab_size": 320, "domains": files}))
-    return Corpus(manifest, "none", 320, domains)
-
-
-def planned(corpus: Corpus, **changes: Any) -> Run:
-    """A run of a fraction of a second."""
-    settings: dict[str, Any] = {
-        "name": "run",
-        "stage": record.PROXY,
-        "study": "s",
-        "workspace": corpus.manifest.parent.parent,
-        "corpus": corpus.manifest,
-        "corpus_digest": corpus.digest,
-        "mixture": {"news": 0.5, "code": 0.3, "math": 0.2},
-        "size_name": "tiny",
-        "size": Size(hidden_size=32, layers=2, heads=2),
-        "training": TRAINING,
-        "validation_tokens": 1000,
-        "seed": 1,
-    }
-    return Run(**{**settings, **changes})
-
-
-def evaluations(run: Run, corpus: Corpus, **options: Any) -> list[tuple[int, Evaluation]]:
-    trainer = loop.Trainer(run, corpus, **options)
-    found = [(r.step, r.evaluation) for r in trainer.reports() if r.evaluation]
-    trainer.close()
-    return found
+    return random_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def apart(one: list[tuple[int, Evaluation]], other: list[tuple[int, Evaluation]]) -> float:

@@ -2,6 +2,7 @@
 
     <workspace>/checkpoints/<fingerprint of the run>/<step>/   DeepSpeed's files
     <workspace>/checkpoints/<fingerprint of the run>/state.json
+    <workspace>/states/<fingerprint of the run>/   the same, of a run that others begin as
 
 `state.json` names the step whose files are whole and is replaced in one move after they are
 written, so that a kill at any moment leaves a checkpoint that can be loaded. The sampler's
@@ -24,6 +25,7 @@ from training.errors import InputError, first_line
 from training.settings import Run
 
 STATE = "state.json"
+CHECKPOINTS, STATES = "checkpoints", "states"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Checkpoint:
     ranks: int
     zero_stage: int
     kept: dict[str, Any]
-    """What the run's log needs to go on: its MLflow run and the points logged so far."""
+    """What the run's log needs to go on: its MLflow run and the points logged so far; empty in a
+    state that another run begins with."""
 
     def load_into(self, engine: Any) -> None:
         """Model, optimizer and learning-rate schedule; every process calls it.
@@ -49,11 +52,18 @@ class Checkpoint:
 
 
 def find(run: Run, ranks: int) -> Checkpoint | None:
-    """The checkpoint of this run, if there is one of as many processes and the same ZeRO stage.
+    """The checkpoint of this run, else the last kept state of one that ended where a phase of this
+    one begins; of as many processes and the same ZeRO stage.
 
     Raises InputError where it is damaged.
     """
-    folder = _folder(run)
+    before_decay = run.training.steps - run.training.decay_steps
+    starts = [step for step, _ in run.phases[:0:-1] if step <= before_decay]
+    folders = [_folder(run), *(_folder(run.until(step), STATES) for step in starts)]
+    return next(filter(None, (_read(f, ranks, run.engine.zero_stage) for f in folders)), None)
+
+
+def _read(folder: Path, ranks: int, zero_stage: int) -> Checkpoint | None:
     try:
         state = json.loads((folder / STATE).read_text())
         found = Checkpoint(folder=folder, **state)
@@ -61,7 +71,7 @@ def find(run: Run, ranks: int) -> Checkpoint | None:
         return None
     except (ValueError, TypeError) as error:
         raise _damaged(folder, error) from error
-    if (found.ranks, found.zero_stage) != (ranks, run.engine.zero_stage):
+    if (found.ranks, found.zero_stage) != (ranks, zero_stage):
         return None
     return found
 
@@ -84,14 +94,16 @@ def held(run: Run) -> Iterator[None]:
         ) from None
 
 
-def save(run: Run, engine: Any, step: int, ranks: int, keep: Callable[[], Any]) -> None:
+def save(
+    run: Run, engine: Any, step: int, ranks: int, keep: Callable[[], Any], *, kept: bool = False
+) -> None:
     """Write a checkpoint and remove the one before; every process calls it.
 
-    `keep` is asked in the first process only.
+    `keep` is asked in the first process only; `kept`: for other runs to begin with.
     """
     from torch import distributed
 
-    folder = _folder(run)
+    folder = _folder(run, STATES if kept else CHECKPOINTS)
     engine.save_checkpoint(str(folder), tag=str(step), save_latest=False)
     if ranks > 1:
         distributed.barrier()  # all have written
@@ -118,5 +130,5 @@ def _damaged(folder: Path, error: Exception) -> InputError:
     )
 
 
-def _folder(run: Run) -> Path:
-    return run.workspace / "checkpoints" / tracking.fingerprint(run)
+def _folder(run: Run, kind: str = CHECKPOINTS) -> Path:
+    return run.workspace / kind / tracking.fingerprint(run)

@@ -44,9 +44,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (rows, sequence_length + 1) tokens,
 class Report:
     """What the steps since the last report measured."""
 
-    step: int  # optimizer steps done
+    step: int  # optimizer steps done; 0: of a base, before any
     tokens: int
-    train_loss: float  # mean over these steps
+    train_loss: float  # mean over these steps; NaN at step 0
     tokens_per_second: float  # of these steps; evaluations and checkpoints are not counted
     evaluation: Evaluation | None
 
@@ -79,7 +79,9 @@ class Trainer:
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
         training = run.training
         self._micro = _micro_batch(run, self.ranks)
-        module = models.build(run.size, corpus.vocab_size, training.sequence_length, seed=run.seed)
+        module = models.build(
+            run.size, corpus.vocab_size, training.sequence_length, run.seed, run.base
+        )
         self.n_params, self.n_embedding = models.count_parameters(module)
         self.learning_rate = models.learning_rate(run.size, training)
         self.engine = _engine(module, run, self.learning_rate, self._micro, self.ranks)
@@ -91,6 +93,7 @@ class Trainer:
             training.steps,
             run.seed,
             run.data_share,
+            run.phases[1:],
         )
         self._validation = Validation(run, corpus, min(VALIDATION_BATCH, self._micro))
         self._domains = tuple(corpus.domains)
@@ -114,8 +117,10 @@ class Trainer:
         """
         training = self.run.training
         evaluate_at = set(evaluation_steps(training))
-        saved_at = started = time.perf_counter()
         saving = 0.0
+        if self.run.base is not None and not self._done:
+            yield Report(0, 0, math.nan, math.nan, self._evaluate(0))
+        saved_at = started = time.perf_counter()
         for step, batch in self._batches():
             self._train_step(step, *batch)
             evaluating = step in evaluate_at
@@ -132,6 +137,11 @@ class Trainer:
                 checkpoint.save(self.run, self.engine, step, self.ranks, keep)
                 saved_at = time.perf_counter()
                 saving, started = saved_at - started, saved_at
+
+    def keep_state(self) -> None:
+        """Keep the last state for runs that begin as this one did; every process calls it."""
+        steps = self.run.training.steps
+        checkpoint.save(self.run.until(steps), self.engine, steps, self.ranks, dict, kept=True)
 
     def save_model(self, folder: Path | None = None) -> None:
         """Write the model for `from_pretrained`; every process calls it, one with a folder."""

@@ -70,6 +70,8 @@ def _follow(job: Job) -> None:
                 pass
             if run.engine.save_models:
                 trainer.save_model()
+            if run.keep_state:
+                trainer.keep_state()
         except DivergedError:
             pass  # the first process says so
         trainer.close()

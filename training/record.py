@@ -29,9 +29,14 @@ IMPORT, EXPORT = "import", "export"
 DESIGN = "design"
 TRIAL = "trial"  # of a search
 TARGET = "target"  # a model that `verify` trains; fits never read it
+CRITICAL = "critical"
+SCHEDULE = "schedule"
+SCHEDULED = "scheduled"  # a model whose mixture changes while it trains; nor this
 
 # params
-MIXTURE = "mixture/"
+MIXTURE = "mixture/"  # of all tokens of a run
+PHASE = "phase/"  # <number from 1>/from_tokens and <number>/mixture/<domain> of a schedule
+BASE, BASE_DIGEST = "base", "base_digest"  # the model that a run continues
 N_PARAMS = "n_params"  # non-embedding parameters
 TOKENS_PER_STEP = "tokens_per_step"
 SEED = "seed"
@@ -46,6 +51,7 @@ HIGHEST = "highest/"
 
 # metrics
 VAL_LOSS = "val_loss/"  # nats per token
+BEFORE = "before/"  # val_loss/ at the start of a phase
 VAL_LOSS_SE = "val_loss_se/"  # standard error of val_loss/, nats per token
 VAL_LOSS_LOW = "val_loss_low/"  # 90 % interval of a predicted loss
 VAL_LOSS_HIGH = "val_loss_high/"
@@ -54,6 +60,7 @@ TOKENS = "tokens"
 TRAIN_LOSS = "train_loss"
 TOKENS_PER_SECOND = "tokens_per_second"
 TRAINED_TOKENS = "trained_tokens/"  # drawn from each domain
+PLANNED_TOKENS = "planned_tokens/"  # what the mixture or schedule has of it by then
 EPOCHS = "epochs/"  # how often they went through the text that the run may see
 
 MIXTURE_TOLERANCE = 1e-3
@@ -115,6 +122,17 @@ def history_from_tags(tags: Mapping[str, str]) -> History | None:
         tokens=tuple(raw["tokens"]),
         losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
     )
+
+
+def phases(
+    schedule: Sequence[tuple[int, Mapping[str, float]]], tokens_per_step: int
+) -> dict[str, float]:
+    """The phases of a schedule (steps done when it begins, mixture) as params, from 1."""
+    found: dict[str, float] = {}
+    for i, (step, mixture) in enumerate(schedule, 1):
+        found[f"{PHASE}{i}/from_tokens"] = step * tokens_per_step
+        found |= with_prefix(f"{PHASE}{i}/{MIXTURE}", mixture)
+    return found
 
 
 def with_prefix(prefix: str, values: Mapping[str, float]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Which tokens a step trains on: drawn by mixture, a function of (seed, step) alone."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,17 +33,22 @@ class MixtureSampler:
         steps: int,
         seed: int,
         data_share: float = 1.0,
+        later: Sequence[tuple[int, Mapping[str, float]]] = (),
     ) -> None:
+        """`later` has the phases of a schedule after the first: steps done, the mixture then."""
         self._tokens = [files.train() for files in domains.values()]
         self._windows = [(len(t) - 1) // sequence_length for t in self._tokens]
         self._seen = [max(1, int(windows * data_share)) for windows in self._windows]
         self._length = sequence_length
         self._seed = seed
-        shares = np.array([mixture[name] for name in domains])
-        edges = batch_size * np.concatenate([[0.0], np.cumsum(shares)])
-        edges[-1] = batch_size  # not a rounding error away from it
+        starts, mixtures = zip((0, mixture), *later, strict=True)
+        shares = np.array([[m[name] for name in domains] for m in mixtures])
+        shares = np.repeat(shares, [b - a for a, b in pairwise([*starts, steps])], axis=0)
+        edges = batch_size * np.cumsum(np.pad(shares, ((0, 0), (1, 0))), axis=1)
+        edges[:, -1] = batch_size  # not a rounding error away from it
         start = np.random.default_rng([seed, 0]).random((steps, 1))
         self._counts = np.diff(np.floor(edges + start), axis=1).astype(np.int64)
+        self._planned = batch_size * np.cumsum(shares, axis=0)
         self._drawn = np.cumsum(self._counts, axis=0)
         self._block = functools.lru_cache(maxsize=2)(self._block_of_starts)
 
@@ -53,7 +59,11 @@ class MixtureSampler:
 
     def drawn(self, steps: int) -> np.ndarray:
         """Sequences of each domain in the first `steps` steps, (domains,)."""
-        return self._drawn[steps - 1]
+        return self._drawn[steps - 1] if steps else np.zeros_like(self._drawn[0])
+
+    def planned(self, steps: int) -> np.ndarray:
+        """The same as the mixture has it, (domains,); `drawn` differs by the luck of the draw."""
+        return self._planned[steps - 1] if steps else np.zeros_like(self._planned[0])
 
     def epochs(self, steps: int) -> np.ndarray:
         """How often `steps` steps see the text that is left to the run, (domains,)."""

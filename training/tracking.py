@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from training import record
+from training import plots, record
 from training.corpus import Corpus, TokenFiles
 from training.record import Evaluation
 from training.sampling import MixtureSampler
@@ -21,6 +22,7 @@ from training.settings import Run
 
 PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
 FLUSH_SECONDS = 10  # between two batches of training losses at least
+DRAW_LUCK = 2.5  # sequences × √steps: five standard deviations of systematic sampling at most
 
 
 @contextmanager
@@ -43,8 +45,15 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
 
 def fingerprint(run: Run) -> str:
     """A hash of everything that a run's losses depend on."""
-    other = {"name", "stage", "study", "workspace", "corpus", "size_name", "engine"}
+    other = {"name", "stage", "study", "workspace", "corpus", "size_name", "engine", "keep_state"}
     spec = run.model_dump(mode="json", exclude=other)
+    if run.base is None:
+        del spec["base"]
+    else:  # wherever its files lie
+        spec["base"] = run.base.digest
+        del spec["size"]["config"]
+    if not run.later:
+        del spec["later"]
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -124,7 +133,7 @@ class RunLog:
         self._sent_at = time.monotonic()
         self._evaluations: list[tuple[int, tuple[float, ...]]] = []
         self._domains = tuple(corpus.domains)
-        self._logged = {record.TRAIN_LOSS: 0, record.TOKENS: 0}  # last steps the run holds
+        self._logged = {record.TRAIN_LOSS: -1, record.TOKENS: -1}  # last steps the run holds
         self.goes_on = kept is not None and kept["run_id"] == run_id
         if kept is not None:
             self._restore(kept)
@@ -156,7 +165,7 @@ class RunLog:
 
     def evaluation(self, step: int, found: Evaluation, sampler: MixtureSampler) -> None:
         """Log one evaluation of all domains, with the points since the last, at once."""
-        drawn, epochs = sampler.drawn(step), sampler.epochs(step)
+        drawn, epochs, planned = sampler.drawn(step), sampler.epochs(step), sampler.planned(step)
         values: dict[str, float] = {record.TOKENS: step * self._tokens_per_step}
         for i, name in enumerate(self._domains):
             loss = found.losses[name]
@@ -164,10 +173,23 @@ class RunLog:
             values[record.VAL_LOSS_SE + name] = found.standard_errors[name]
             values[record.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
             values[record.TRAINED_TOKENS + name] = int(drawn[i]) * self._length
+            values[record.PLANNED_TOKENS + name] = float(planned[i]) * self._length
             values[record.EPOCHS + name] = float(epochs[i])
         self._add(record.TOKENS, step, values)
         self._evaluations.append((step, tuple(found.losses[name] for name in self._domains)))
         self._flush()
+
+    def schedule(self, sampler: MixtureSampler) -> None:
+        """Log the figure of a schedule as it was drawn.
+
+        Raises RuntimeError where a domain's tokens are not what the schedule has of it.
+        """
+        steps = len(sampler.counts)
+        off = np.abs(sampler.drawn(steps) - sampler.planned(steps)).max()
+        if off > DRAW_LUCK * math.sqrt(steps) + 1:
+            raise RuntimeError(f"a domain's sequences miss its schedule by {off:.0f}")
+        figure = plots.schedule(sampler, self._domains, self._tokens_per_step)
+        self._client.log_figure(self._run_id, figure, "figures/schedule.png")
 
     def complete(self) -> float:
         """Write the compact history and mark the run complete; the last mean validation loss."""
@@ -190,7 +212,7 @@ class RunLog:
             self._sent = len(self._points)  # they were logged before they were kept
             for key in self._logged:
                 history = self._client.get_metric_history(self._run_id, key)
-                self._logged[key] = max((m.step for m in history), default=0)
+                self._logged[key] = max((m.step for m in history), default=-1)
             if record.ERROR in self._client.get_run(self._run_id).data.tags:
                 self._client.delete_tag(self._run_id, record.ERROR)
 

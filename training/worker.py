@@ -74,7 +74,7 @@ def _work(job: Job, tell: Tell) -> None:
         case Alone(run, run_id):
             with checkpoint.held(run):
                 saved = checkpoint.find(run, job.machines.ranks)
-                if saved is not None:
+                if saved is not None and saved.kept:
                     tracking.close(saved.kept["run_id"], f"its process died; run {run_id} goes on")
                 train_and_log(run, corpus, run_id, saved, tell)
         case Queue() as queue:
@@ -108,7 +108,7 @@ def _open(
 ) -> AbstractContextManager[mlflow.ActiveRun]:
     """The MLflow run that the checkpoint belongs to, or a new one."""
     started = None
-    if saved is not None:
+    if saved is not None and saved.kept:
         started = tracking.unfinished(saved.kept["run_id"], queue.experiment_id)
     tracking.close_abandoned(queue.experiment_id, run, but=started)
     if started is not None:
@@ -129,7 +129,7 @@ def train_and_log(
 
     ranks.tell((run, saved))
     trainer = loop.Trainer(run, corpus, saved)
-    log = tracking.RunLog(run_id, run, corpus, saved.kept if saved else None)
+    log = tracking.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
     if not log.goes_on:
         tracking.log_params(run_id, _params(run, corpus, trainer))
     steps = run.training.steps
@@ -142,9 +142,10 @@ def train_and_log(
     tell(Progress(told_step * flops_per_step, 0))
     try:
         for report in trainer.reports(log.kept):
-            losses.append(report.train_loss)
-            speeds.append(report.tokens_per_second)
-            if report.step % every == 0 or report.step == steps:
+            if report.step:
+                losses.append(report.train_loss)
+                speeds.append(report.tokens_per_second)
+            if losses and (report.step % every == 0 or report.step == steps):
                 log.training(report.step, statistics.fmean(losses), statistics.median(speeds))
                 losses, speeds = [], []
             if report.evaluation:
@@ -159,6 +160,10 @@ def train_and_log(
         raise
     if run.engine.save_models:
         _log_model(trainer, corpus, run_id)
+    if run.keep_state:
+        trainer.keep_state()
+    if run.later:
+        log.schedule(trainer.sampler)
     trainer.close()
     loss = log.complete()
     checkpoint.remove(run)
@@ -169,7 +174,9 @@ def train_and_log(
 def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, object]:
     """All that was trained, for the MLflow run."""
     return {
-        **record.with_prefix(record.MIXTURE, run.mixture),
+        **record.with_prefix(record.MIXTURE, run.mean_mixture()),
+        **(record.phases(run.phases, run.training.tokens_per_step) if run.later else {}),
+        **({record.BASE: run.base.source, record.BASE_DIGEST: run.base.digest} if run.base else {}),
         record.N_PARAMS: trainer.n_params,
         "n_embedding_params": trainer.n_embedding,
         record.TOKENS_PER_STEP: run.training.tokens_per_step,
