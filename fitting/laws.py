@@ -269,6 +269,37 @@ class BiMixLaw:
 
 
 @dataclass(frozen=True)
+class ScheduleLaw:
+    """What the mixtures of a schedule's phases make of the losses.
+
+    L_i at the end of phase k = ρ_ki · L_i at its start + m_ki(r_k)
+    m_ki(r) = f_ki + exp(b_ki + t_ki·φ(r))
+
+    so that the loss changes by m_ki(r) − (1 − ρ_ki) L_i. ρ is how much of a phase's start is still
+    there at its end; the first phase begins with fresh weights, ρ = 0.
+    """
+
+    power: float
+    tokens: Array  # at the end of each phase, (K,)
+    kept: Array  # ρ, (K, V)
+    floor: Array  # f, (K, V)
+    log_scale: Array  # b, (K, V, 1)
+    slope: Array  # t, (K, V, 1, M)
+
+    def predict(self, schedules: Array) -> Array:
+        """Losses at the end of each phase, (n, K, V), of schedules (n, K, M)."""
+        losses = np.zeros((len(schedules), *self.floor.shape))
+        before = losses[:, 0]
+        for k in range(len(self.tokens)):
+            losses[:, k] = before = self.kept[k] * before + self.phase(k).predict(schedules[:, k])
+        return losses
+
+    def phase(self, k: int) -> MixingLaw:
+        """m of one phase, from 0."""
+        return MixingLaw(self.power, self.floor[k], self.log_scale[k], self.slope[k])
+
+
+@dataclass(frozen=True)
 class Interval:
     """How far a weighted sum of the losses Σ w_i L_i may be off, at 90 %.
 
@@ -341,11 +372,12 @@ LAWS = {
     "additive": AdditiveLaw,
     "power_sum": PowerSumLaw,
     "bimix": BiMixLaw,
+    "schedule": ScheduleLaw,
 }
 Law = JointLaw | NestedLaw | AdditiveLaw | PowerSumLaw | BiMixLaw
 
 
-def to_json(law: Law | Interval) -> dict[str, Any]:
+def to_json(law: Law | ScheduleLaw | Interval) -> dict[str, Any]:
     """A law, or an interval with its laws, as JSON values, its kind under `law`."""
     names = {cls: name for name, cls in LAWS.items()}
     values = {field.name: _plain(getattr(law, field.name)) for field in dataclasses.fields(law)}

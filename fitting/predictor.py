@@ -1,8 +1,9 @@
 """The registered predictor: an MLflow pyfunc model of a fitted law.
 
 This file is what MLflow saves and runs ("model from code"): it imports nothing of the project.
-Beside it in the artifact lie `laws.py`, a copy of the laws' code, and `predictor.json`, their
-parameters; so each version runs its own code, holds no pickle and loads without torch.
+Beside it in the artifact lie copies of `laws.py`, the laws' code, and `rows.py`, which checks the
+input, and `predictor.json`, the parameters; so each version runs its own code, holds no pickle and
+loads without torch.
 """
 
 import importlib.util
@@ -15,12 +16,10 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
 VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
-TOLERANCE = 1e-3  # of the sum of the proportions
+SAME = 1e-3  # relative, of a scale that all runs have
 
 
 class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -36,6 +35,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         path = Path(context.artifacts["predictor"])
         self.spec: dict[str, Any] = json.loads(path.read_text())
         code = _load_module(Path(context.artifacts["laws"]))
+        self._rows = _load_module(Path(context.artifacts["rows"]))
         self.law = code.from_json(self.spec["law"])
         self.interval = code.from_json(self.spec["interval"])
         self.scales = [
@@ -56,7 +56,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Raises MlflowException that names row, column and rule for a mixture that is none.
         """
-        mixtures = self._mixtures(model_input)
+        mixtures = self._rows.mixtures(model_input, MIXTURE, self.spec["domains"])
         n_params = self._scale(model_input, "n_params")
         tokens = self._scale(model_input, "tokens")
         losses = self.law.predict(mixtures, n_params, tokens)
@@ -84,68 +84,31 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             index=model_input.index,
         )
 
-    def _mixtures(self, rows: pd.DataFrame) -> np.ndarray:
-        """Checked proportions in the law's order, (n, M), each row divided by its sum."""
-        names = [MIXTURE + domain for domain in self.spec["domains"]]
-        unknown = [c for c in rows if str(c).startswith(MIXTURE) and c not in names]
-        missing = [c for c in names if c not in rows]
-        known = f"the columns are {', '.join(names)}"
-        if unknown:
-            _refuse(f"row {rows.index[0]}, column {unknown[0]!r}: unknown domain; {known}")
-        if missing:
-            _refuse(f"row {rows.index[0]}, column {missing[0]!r}: missing; {known}")
-        values = _numbers(rows, names)
-        for bad, rule in (
-            (~np.isfinite(values), "must be a finite number"),
-            (values < 0, "must not be negative"),
-        ):
-            if bad.any():
-                i, j = np.argwhere(bad)[0]
-                _refuse(f"row {rows.index[i]}, column {names[j]!r}: {values[i, j]} {rule}")
-        sums = values.sum(axis=1)
-        off = np.abs(sums - 1) > TOLERANCE
-        if off.any():
-            i = int(np.argmax(off))
-            _refuse(
-                f"row {rows.index[i]}, columns {names[0]!r} … {names[-1]!r}: the proportions sum "
-                f"to {sums[i]:.6g}; they must sum to 1 within {TOLERANCE:g} ({known})"
-            )
-        return values / sums[:, None]
-
     def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
         """n_params or tokens of each row, (n,); the target's where the column is absent."""
         if name not in rows:
             return np.full(len(rows), float(self.spec["target"][name]))
-        values = _numbers(rows, [name])[:, 0]
+        values = self._rows.numbers(rows, [name])[:, 0]
         bad = ~(np.isfinite(values) & (values > 0))
         if bad.any():
             i = int(np.argmax(bad))
-            _refuse(
+            self._rows.refuse(
                 f"row {rows.index[i]}, column {name!r}: {values[i]} must be a positive "
                 "number; leave the column out for the target"
             )
         only = self.spec["only"][name]
-        if only is not None and (off := np.abs(values / only - 1) > TOLERANCE).any():
+        if only is not None and (off := np.abs(values / only - 1) > SAME).any():
             i = int(np.argmax(off))
-            _refuse(
+            self._rows.refuse(
                 f"row {rows.index[i]}, column {name!r}: {values[i]:g}; every fitted run had "
                 f"{only:g}, so that no law says what another {name} does"
             )
         return values
 
 
-def _numbers(rows: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """The columns as floats, (n, columns); what is no number becomes NaN and is refused later."""
-    return rows[names].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-
-
-def _refuse(message: str) -> None:
-    raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
-
-
 def _load_module(path: Path) -> ModuleType:
-    """The laws' code in the artifact, under a name of its own."""
-    name = f"mixture_laws_{abs(hash(str(path)))}"
+    """Code in the artifact, under a name of its own."""
+    name = f"mixture_{path.stem}_{abs(hash(str(path)))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

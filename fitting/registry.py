@@ -15,7 +15,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
-from fitting import laws, predictor
+from fitting import laws, predictor, rows, schedule_predictor
 from training import record
 
 DEFAULT_NAME = "mixture-predictor"
@@ -44,22 +44,62 @@ def register(
 
     `spec` is what `predictor.json` holds, `metadata` what users of the model may want to know.
     """
-    example = pd.DataFrame([dict.fromkeys(_inputs(spec), 1 / len(spec["domains"]))])
+    purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
+    inputs = [record.MIXTURE + domain for domain in spec["domains"]]
+    return _register(
+        name, predictor.__file__, spec, metadata, _signature(spec, inputs), purpose, cv_error
+    )
+
+
+def register_schedule(name: str, spec: dict[str, Any], cv_error: float) -> Registered:
+    """The same of a schedule predictor; `spec` holds domains, val_domains, weights, law,
+    replicates, residual, quantile and mixtures, and the n_params of its runs."""
+    tokens = spec["law"]["tokens"]
+    purpose = [spec["n_params"], tokens, *(spec[k] for k in ("domains", "val_domains", "weights"))]
+    phases = range(1, len(tokens) + 1)
+    inputs = [
+        f"{record.PHASE}{k}/{record.MIXTURE}{domain}" for k in phases for domain in spec["domains"]
+    ]
+    outputs = [
+        *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
+        *("objective", "objective_low", "objective_high"),
+        *(f"{record.PHASE}{k}/objective" for k in phases),
+    ]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), column) for column in inputs]),
+        outputs=Schema([ColSpec("double", column) for column in outputs]),
+    )
+    metadata = {key: spec[key] for key in ("n_params", "domains", "val_domains")}
+    return _register(
+        name, schedule_predictor.__file__, spec, metadata, signature, purpose, cv_error
+    )
+
+
+def _register(
+    name: str,
+    code: str,
+    spec: dict[str, Any],
+    metadata: dict[str, Any],
+    signature: ModelSignature,
+    purpose: list[Any],
+    cv_error: float,
+) -> Registered:
+    required = [column.name for column in signature.inputs.inputs if column.required]
+    example = pd.DataFrame([dict.fromkeys(required, 1 / len(spec["domains"]))])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "predictor.json")
         path.write_text(json.dumps(spec))
         info = mlflow.pyfunc.log_model(
             name="predictor",
-            python_model=predictor.__file__,
-            artifacts={"predictor": str(path), "laws": laws.__file__},
-            signature=_signature(spec),
+            python_model=code,
+            artifacts={"predictor": str(path), "laws": laws.__file__, "rows": rows.__file__},
+            signature=signature,
             input_example=example,
             registered_model_name=name,
             pip_requirements=[f"{p}=={version(p)}" for p in ("mlflow", "numpy", "pandas")],
             metadata=metadata,
         )
     number = str(info.registered_model_version)
-    purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
     fitted_for = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()[:16]
     client = mlflow.MlflowClient()
     client.set_model_version_tag(name, number, CV_ERROR, repr(cv_error))
@@ -92,18 +132,14 @@ def _why_not_champion(
     return ""
 
 
-def _inputs(spec: dict[str, Any]) -> list[str]:
-    return [record.MIXTURE + domain for domain in spec["domains"]]
-
-
-def _signature(spec: dict[str, Any]) -> ModelSignature:
+def _signature(spec: dict[str, Any], inputs: list[str]) -> ModelSignature:
     outputs = [
         *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
         *("objective", "objective_low", "objective_high", "distance"),
     ]
     return ModelSignature(
         inputs=Schema(
-            [ColSpec(AnyType(), name) for name in _inputs(spec)]
+            [ColSpec(AnyType(), name) for name in inputs]
             + [ColSpec(AnyType(), name, required=False) for name in ("n_params", "tokens")]
         ),
         outputs=Schema([ColSpec("double", name) for name in outputs]),

@@ -38,8 +38,8 @@ class Observations:
         for column in ("run", record.N_PARAMS, record.TOKENS):
             if column not in table:
                 raise InputError(f"run table: no column {column!r}")
-        domains = _named(table, record.MIXTURE)
-        val_domains = _named(table, record.VAL_LOSS)
+        domains = named(table, record.MIXTURE)
+        val_domains = named(table, record.VAL_LOSS)
         values = table[[c for c in table if c != "run"]]
         if (bad := values.isna()).any(axis=None):
             row, column = np.argwhere(bad.to_numpy())[0]
@@ -98,7 +98,7 @@ class Observations:
         return self.mixtures[self.mixture_of]
 
 
-def _named(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:
+def named(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:
     found: Sequence[str] = [str(c).removeprefix(prefix) for c in table if str(c).startswith(prefix)]
     if not found:
         raise InputError(f"run table: no column {prefix}<domain>")

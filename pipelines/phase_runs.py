@@ -76,7 +76,7 @@ def run(
 def train(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> pd.DataFrame:
     """Train the proxies of every phase below the active run.
 
-    The table, a row a run: run, phase (from 1), trunk, mixture/<domain>…, before/<domain>… and
+    The table, a row a run: run, phase (from 1), trunk and label of its mixture, mixture/<domain>…, before/<domain>… and
     val_loss/<domain>…, validation losses at the phase's start (none in the first) and end.
     """
     tried = mixtures(plan, corpus, asked)
@@ -103,6 +103,7 @@ def train(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> pd.
                 "run": run_ids[planned[trunk, label].name],
                 "phase": number,
                 "trunk": trunk,
+                "label": label,
                 **record.with_prefix(record.MIXTURE, tried[label]),
                 **record.with_prefix(record.BEFORE, states[trunk]),
                 **record.with_prefix(record.VAL_LOSS, losses[trunk, label]),

@@ -1,0 +1,90 @@
+"""The registered schedule predictor: an MLflow pyfunc model of the law of a schedule.
+
+Like `predictor.py` it is what MLflow saves and runs, with copies of `laws.py` and `rows.py` and the
+parameters, `predictor.json`, beside it in the artifact; it imports nothing of the project.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+VAL_LOSS = "val_loss/"
+
+
+class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """The mixtures of all phases → validation losses at the end of the last.
+
+    `spec` is what was fitted, `law` the law, `replicates` those of its bootstrap; a search takes
+    them with MLflow's `unwrap_python_model()`.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Read the law and its code from the artifact."""
+        self.spec: dict[str, Any] = json.loads(Path(context.artifacts["predictor"]).read_text())
+        code = _load_module(Path(context.artifacts["laws"]))
+        self._rows = _load_module(Path(context.artifacts["rows"]))
+        self.law = code.from_json(self.spec["law"])
+        self.replicates = [code.from_json(law) for law in self.spec["replicates"]]
+
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002 - the interface is MLflow's
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Per row, a schedule: val_loss/<domain>… at its end in nats per token, objective
+        (Σ w_i L_i) with its 90 % interval objective_low, objective_high, and
+        phase/<number>/objective at the end of each phase.
+
+        Raises MlflowException that names row, column and rule for a mixture that is none.
+        """
+        domains, phases = self.spec["domains"], range(1, len(self.law.tokens) + 1)
+        prefixes = [f"phase/{k}/mixture/" for k in phases]
+        for column in (str(c) for c in model_input):
+            if column.startswith("phase/") and not column.startswith(tuple(prefixes)):
+                self._rows.refuse(
+                    f"row {model_input.index[0]}, column {column!r}: unknown phase; the columns "
+                    f"are phase/<1 to {len(phases)}>/mixture/<domain>"
+                )
+        schedules = np.stack(
+            [self._rows.mixtures(model_input, prefix, domains) for prefix in prefixes], axis=1
+        )
+        weights = np.array(self.spec["weights"])
+        losses = self.law.predict(schedules)
+        objective = losses @ weights
+        drawn = [law.predict(schedules)[:, -1] @ weights for law in self.replicates]
+        variance = np.var(drawn, axis=0) + self.spec["residual"] ** 2
+        half_width = self.spec["quantile"] * np.sqrt(variance)
+        ends = losses[:, -1]
+        return pd.DataFrame(
+            {
+                **{VAL_LOSS + d: ends[:, i] for i, d in enumerate(self.spec["val_domains"])},
+                "objective": objective[:, -1],
+                "objective_low": objective[:, -1] - half_width,
+                "objective_high": objective[:, -1] + half_width,
+                **{f"phase/{k}/objective": objective[:, k - 1] for k in phases},
+            },
+            index=model_input.index,
+        )
+
+
+def _load_module(path: Path) -> ModuleType:
+    """Code in the artifact, under a name of its own."""
+    name = f"mixture_{path.stem}_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+mlflow.models.set_model(SchedulePredictor())

@@ -1,0 +1,35 @@
+"""What is printed of a planned schedule, and of the models that were trained on it."""
+
+import numpy as np
+
+from optimization.schedule import CONSTANT, ENDS, Plan
+
+
+def report(found: Plan) -> list[str]:
+    """The ways beside each other, and whether the schedule wins."""
+    predictor, best = found.predictor, found.best
+    lines = [f"{'phase from tokens':<20}" + "".join(f"{d[:9]:>10}" for d in predictor.domains)]
+    starts = [0, *predictor.tokens[:-1].astype(int)]
+    for start, mixture in zip(starts, best.schedule, strict=True):
+        lines.append(f"{start:<20,}" + "".join(f"{share:>10.3f}" for share in mixture))
+    constant = found.ways[CONSTANT].schedule[0]
+    lines.append(f"{'best constant':<20}" + "".join(f"{share:>10.3f}" for share in constant))
+    lines += ["", f"{'predicted at the end':<22}{'loss':>8}   gain over the best constant mixture"]
+    for name, way in found.ways.items():
+        low, high = found.range(name)
+        gain = "" if name == CONSTANT else f"   {found.gain(name):+.4f} [{low:+.4f}, {high:+.4f}]"
+        lines.append(f"{name:<22}{way.objectives[-1]:>8.4f}{gain}")
+    if best.bound is not None:
+        gap = best.objectives[-1] - best.bound
+        lines.append(
+            f"no allowed schedule of these phases is better by more than {gap:.1e} nats/token, "
+            "certified phase by phase"
+        )
+    low, high = np.quantile(found.chosen, ENDS)
+    lines.append(
+        f"chosen on other draws of the mixtures, schedules gain {found.chosen.mean():+.4f} "
+        f"[{low:+.4f}, {high:+.4f}] over constant mixtures that are chosen likewise"
+    )
+    if not found.told_apart:
+        lines.append("so that the schedule cannot be told from the best constant mixture")
+    return lines
