@@ -76,8 +76,9 @@ def run(
 def train(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> pd.DataFrame:
     """Train the proxies of every phase below the active run.
 
-    The table, a row a run: run, phase (from 1), trunk and label of its mixture, mixture/<domain>…, before/<domain>… and
-    val_loss/<domain>…, validation losses at the phase's start (none in the first) and end.
+    The table, a row a run: run, phase (from 1), trunk, label of its mixture, mixture/<domain>…,
+    before/<domain>… and val_loss/<domain>…, validation losses at the phase's start (none in the
+    first) and end.
     """
     tried = mixtures(plan, corpus, asked)
     trunk_labels = trunks(tried, asked.trunks)
@@ -97,7 +98,7 @@ def train(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> pd.
         run_ids = train_missing(
             plan, corpus, [planned[key] for key in ordered], machines, record.SCHEDULE
         )
-        losses = {key: _last_losses(run_ids[planned[key].name]) for key in planned}
+        losses = {key: last_losses(run_ids[planned[key].name]) for key in planned}
         rows += [
             {
                 "run": run_ids[planned[trunk, label].name],
@@ -128,7 +129,8 @@ def _branch(
     return run(plan, corpus, asked, name, [*before, tried[label]], plan.sweep.seed)
 
 
-def _last_losses(run_id: str) -> Mixture:
+def last_losses(run_id: str) -> dict[str, float]:
+    """Validation losses at a run's end, nats per token."""
     history = record.history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
         raise InputError(f"run {run_id} has no history; delete it and start again to train it")
