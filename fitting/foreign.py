@@ -106,10 +106,17 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
     _refuse(table, table[[RUN]].isna(), "must name the run")
     numbers = table.drop(columns=RUN).apply(pd.to_numeric, errors="coerce").astype(float)
     _refuse(table, numbers.isna() & table[list(numbers)].notna(), "must be a number")
-    for column, least in ((record.N_PARAMS, 1), (record.TOKENS, 1), (STEP, 0)):
+    for column, least in ((record.N_PARAMS, 1), (record.TOKENS, 0), (STEP, 0)):
         counts = numbers[[c for c in [column] if c in numbers]]
         whole = (counts >= least) & (counts % 1 == 0)
         _refuse(table, ~whole, f"must be a whole number of at least {least}")
+    if {record.TOKENS, STEP} <= set(numbers):
+        early = (numbers[record.TOKENS] == 0) & (numbers[STEP] != 0)
+        _refuse(
+            table,
+            early.to_frame(record.TOKENS),
+            "must be more than 0 after step 0, which is before training",
+        )
     shares = numbers[named(numbers, record.MIXTURE)]
     rule = "must be a proportion from 0 to 1; write 0 for a domain that is not used"
     _refuse(table, ~((shares >= 0) & (shares <= 1)), rule)

@@ -67,6 +67,17 @@ def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Hist
     )
 
 
+def checks(experiment_ids: Sequence[str], runs: str = "") -> pd.DataFrame:
+    """The tidy table of the complete check runs, which no fit reads, `run` their names; empty where
+    there are none."""
+    found = search(experiment_ids, f"{_proxies(runs)} and tags.{record.CHECK} = 'true'")
+    whole = [run for run in found if run.data.tags.get(record.COMPLETE) == "true"]
+    if not whole:
+        return pd.DataFrame()
+    table = _table(list(zip(whole, _histories(whole), strict=True)))
+    return table.assign(run=table["run"].map(_names(whole)))
+
+
 def _proxies(query: str) -> str:
     return f"tags.{record.STAGE} = '{record.PROXY}'" + (f" and {query}" if query else "")
 

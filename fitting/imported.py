@@ -149,8 +149,9 @@ def _write(run: ForeignRun, to: Parent) -> None:
 
 def _tokens_per_step(h: record.History) -> int | None:
     """Tokens a step where every evaluation agrees; a lone step 1 stands for an unknown one."""
-    if h.steps == (1,) or not all(h.steps):
+    trained = [(s, t) for s, t in zip(h.steps, h.tokens, strict=True) if t]
+    if h.steps == (1,) or not trained or not all(step for step, _ in trained):
         return None
-    ratios = {tokens / step for tokens, step in zip(h.tokens, h.steps, strict=True)}
+    ratios = {tokens / step for step, tokens in trained}
     ratio = ratios.pop()
     return None if ratios or ratio % 1 else int(ratio)

@@ -41,6 +41,14 @@ CHECKPOINT = re.compile(
 
 
 @dataclass(frozen=True)
+class Before:
+    """The loss of the model that the runs continue, on one validation domain."""
+
+    place: str
+    loss: float
+
+
+@dataclass(frozen=True)
 class Observation:
     """One line of a log."""
 
@@ -63,20 +71,27 @@ class Observation:
         return int(self.mixture_id) > LAST_FITTED
 
 
-def logs(source: str, domains: Sequence[str], n_params: Mapping[str, float]) -> Found:
+def logs(
+    source: str, domains: Sequence[str], n_params: Mapping[str, float], base: str = ""
+) -> Found:
     """The runs of log files: comma-separated paths, or a folder of which every log is read.
 
     `domains` names the proportions in their order; `n_params`, size → non-embedding parameters,
     adds to those of the paper. A line may repeat. Lines of checkpoints that are no mixture run
-    (models before continued training) are left out and noted. Raises InputError.
+    (models before continued training) are left out and noted, but for those of `base`, which become
+    every run's evaluation at step 0. Raises InputError.
     """
     observations: dict[tuple[str, int, str], Observation] = {}
     others: Counter[str] = Counter()
+    before: dict[str, Before] = {}
     lines, notes = _lines(source)
     for place, (log, checkpoint, data, loss) in lines.items():
         match = CHECKPOINT.fullmatch(checkpoint)
         if match is None:
-            others[checkpoint.rstrip("/").rsplit("/", 1)[-1]] += 1
+            name = checkpoint.rstrip("/").rsplit("/", 1)[-1]
+            others[name] += 1
+            if name == base:
+                before[_val_domain(place, data)] = Before(place, _loss(place, loss))
             continue
         new = _observation(place, log, match, data, loss)
         old = observations.setdefault((new.run, new.step, new.val_domain), new)
@@ -87,11 +102,23 @@ def logs(source: str, domains: Sequence[str], n_params: Mapping[str, float]) -> 
             )
     if not observations:
         raise InputError(f"source: {source} holds no observation of a mixture run")
+    if base and not before:
+        known = ", ".join(others) or "none"
+        raise InputError(f"base: no line of {base!r}; checkpoints that are no mixture run: {known}")
     notes += [
-        f"left out {n} lines of {name}, which is no mixture run" for name, n in others.items()
+        f"left out {n} lines of {name}, which is no mixture run; if the runs continue it, give "
+        f"base={name}"
+        for name, n in others.items()
+        if name != base
     ]
     any_of = {observation.run: observation for observation in observations.values()}
-    table = _table(list(observations.values()), domains, {**N_PARAMS, **n_params})
+    at_start = [
+        replace(run, place=b.place, step=0, val_domain=val_domain, loss=b.loss)
+        for run in any_of.values()
+        for val_domain, b in before.items()
+    ]
+    whole = [*at_start, *observations.values()]
+    table = _table(whole, domains, {**N_PARAMS, **n_params})
     check_runs = [name for name, observation in any_of.items() if observation.check]
     table, rounding = foreign.normalised(foreign.checked(table), check_runs)
     runs = (_told(run, any_of[run.name]) for run in foreign.runs(table))
@@ -128,24 +155,32 @@ def _lines(source: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
 
 
 def _observation(place: str, log: str, match: "re.Match[str]", data: str, loss: str) -> Observation:
-    parts = [part for part in data.rsplit("/", 1)[-1].split(".")[:-1] if part != "valid"]
-    if not parts:
-        raise InputError(f"{place}: {data!r} names no validation domain")
-    try:
-        value = float(loss)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{place}: loss {loss!r} must be a number >= 0, in nats per token")
     return Observation(
         place=place,
         size=match["size"] or log,
         mixture_id=match["id"],
         shares=tuple(float(share) for share in re.findall(NUMBER, match["shares"])),
         step=int(match["step"]),
-        val_domain=parts[-1],
-        loss=value,
+        val_domain=_val_domain(place, data),
+        loss=_loss(place, loss),
     )
+
+
+def _val_domain(place: str, data: str) -> str:
+    parts = [part for part in data.rsplit("/", 1)[-1].split(".")[:-1] if part != "valid"]
+    if not parts:
+        raise InputError(f"{place}: {data!r} names no validation domain")
+    return parts[-1]
+
+
+def _loss(place: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{place}: loss {text!r} must be a number >= 0, in nats per token")
+    return value
 
 
 def _table(

@@ -46,11 +46,29 @@ def furthest(
     if not feasible.free:
         return best
     problem = _Problem(objective, feasible, _ball(feasible, best), TEMPERATURES[-1])
-    end = replace(problem, direction=direction, level=level).solve(best)
-    shares = np.linspace(1, 0, STEPS_BACK)[:, None]  # SLSQP may end a little beyond the level
-    line = shares * end + (1 - shares) * best
-    kept = line[np.argmax(objective(line) <= level + LEVEL_TOLERANCE)]
+    end = replace(problem, direction=direction, limit=objective, level=level).solve(best)
+    kept = _back_inside(objective, level, best, end)
     return kept if direction @ kept >= direction @ best else best
+
+
+def descend_within(
+    objective: Objective, limit: Objective, level: float, feasible: Feasible, start: Array
+) -> Array:
+    """An allowed mixture, (M,), no worse than the one to start from, of which the limit is at most
+    `level`, as it must be at the start; both objectives are one sum each."""
+    if not feasible.free:
+        return start
+    problem = _Problem(objective, feasible, _ball(feasible, start), 1.0, limit=limit, level=level)
+    end = _back_inside(limit, level, start, problem.solve(start))
+    return end if objective(end[None])[0] < objective(start[None])[0] else start
+
+
+def _back_inside(limit: Objective, level: float, start: Array, end: Array) -> Array:
+    """The point nearest to the end, on the line from it to the start, that keeps the level, (M,);
+    SLSQP may end a little beyond it."""
+    shares = np.linspace(1, 0, STEPS_BACK)[:, None]
+    line = shares * end + (1 - shares) * start
+    return np.asarray(line[np.argmax(limit(line) <= level + LEVEL_TOLERANCE)])
 
 
 def _ball(feasible: Feasible, start: Array) -> Ball | None:
@@ -73,7 +91,8 @@ class _Problem:
     ball: Ball | None
     temperature: float
     direction: Array | None = None  # what to go far in, (M,), in the place of the objective
-    level: float = np.inf  # that the objective then must not pass
+    limit: Objective | None = None  # what must not pass the level
+    level: float = np.inf
 
     @cached_property
     def power(self) -> float:
@@ -95,8 +114,8 @@ class _Problem:
         rules = [self._linear("eq", total, np.ones(1))]
         if len(limits):
             rules.append(self._linear("ineq", -matrix, -limits))
-        if self.direction is not None:
-            rules.append(self._within_level())
+        if self.limit is not None:
+            rules.append(self._within_level(self.limit))
         found = minimize(
             self._value if self.direction is None else self._distance,
             x,
@@ -114,9 +133,9 @@ class _Problem:
     def _variables(self, x: Array) -> Array:
         return np.maximum(x[: len(self.feasible.lower)], 0.0) ** (1 / self.power)
 
-    def _value(self, x: Array) -> tuple[float, Array]:
+    def _value(self, x: Array, objective: Objective | None = None) -> tuple[float, Array]:
         mixture = self.feasible.spread @ self._variables(x)
-        value, slope = self.objective.smooth(mixture, self.temperature)
+        value, slope = (objective or self.objective).smooth(mixture, self.temperature)
         return value, self._slope(x, slope)
 
     def _distance(self, x: Array) -> tuple[float, Array]:
@@ -130,12 +149,12 @@ class _Problem:
         inner = np.maximum(v, LEAST) ** (1 - self.power) / self.power  # dv/ds
         return np.concatenate([inner * (self.feasible.spread.T @ slope), np.zeros(len(x) - len(v))])
 
-    def _within_level(self) -> dict[str, Any]:
+    def _within_level(self, limit: Objective) -> dict[str, Any]:
         def room(x: Array) -> float:
-            return self.level - self._value(x)[0]
+            return self.level - self._value(x, limit)[0]
 
         def slopes(x: Array) -> Array:
-            return -self._value(x)[1]
+            return -self._value(x, limit)[1]
 
         return {"type": "ineq", "fun": room, "jac": slopes}
 

@@ -87,7 +87,7 @@ def fit(
     )
     artifacts.log(found, pulled, weighed)
     bounds = {"lowest": lowest, "highest": highest}
-    registered = _register(
+    registered = register(
         found, model, {**bounds, "weights": weighed, "default_mixture": purpose.default_mixture}
     )
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
@@ -99,7 +99,8 @@ def fit(
     return Fitted(found, registered)
 
 
-def _register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Registered:
+def register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Registered:
+    """Register a fit's predictor; its metadata tells what is told besides."""
     o = found.observations
     shared = {
         "domains": list(o.domains),
@@ -125,6 +126,10 @@ def _register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Regi
 def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
     """The evaluations within the steps that have every loss, and what was left out."""
     notes = []
+    before = table[record.TOKENS] == 0
+    if before.any():
+        notes.append(f"{before.sum()} evaluations before training left out: no law describes them")
+        table = table[~before]
     low, high = checkpoints.min_step, checkpoints.max_step
     inside = (table["step"] >= (low or 0)) & (table["step"] <= (high or np.inf))
     if not inside.all():

@@ -16,7 +16,7 @@ from training.errors import InputError
 FORMATS = {  # and the parameters that each one knows
     "tidy": (),
     "pair": ("n_params", "tokens", "strip"),
-    "mixinglaws": ("domains", "n_params"),
+    "mixinglaws": ("domains", "n_params", "base"),
 }
 
 
@@ -38,7 +38,7 @@ def read(source: str, format: str, **options: str) -> Found:
         )
     if format == "mixinglaws":
         sizes = entry.pairs("n_params", n_params) if n_params else {}
-        return mixinglaws.logs(source, _names(options["domains"]), sizes)
+        return mixinglaws.logs(source, _names(options["domains"]), sizes, options["base"])
     return foreign.tidy(source)
 
 
@@ -148,10 +148,13 @@ def main(
     tokens: str,
     strip: str,
     check: str,
+    base: str,
 ) -> None:
     if not source:
         raise InputError("source: give the files to import")
-    found = read(source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip)
+    found = read(
+        source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip, base=base
+    )
     import_runs(checks_marked(found, _names(check)), source, format, experiment, weights)
 
 
@@ -170,5 +173,6 @@ if __name__ == "__main__":
             tokens="",
             strip="",
             check="",
+            base="",
         ),
     )

@@ -1,8 +1,8 @@
 """The runs of continued training: the base, and what it becomes on each mixture."""
 
-from collections.abc import Sequence
+import hashlib
+import json
 
-import mlflow
 import numpy as np
 
 from optimization import design
@@ -118,7 +118,7 @@ def run(
             "base": base,
             "size": size,
             "size_name": "base",
-            "study": tag(plan, corpus, base),
+            "study": tag(plan, corpus, found, training),
             "training": training,
             "data_share": 1.0,
         }
@@ -129,13 +129,10 @@ def _decayed(training: Training, asked: Critical) -> Training:
     return training.model_copy(update={"decay_steps": round(asked.decay * training.steps)})
 
 
-def tag(plan: Study, corpus: Corpus, base: Base) -> str:
-    """Names the runs that continue one base: their losses are comparable with each other only."""
-    return f"{plan.tag(corpus)}-{base.digest[:8]}"
-
-
-def train(plan: Study, corpus: Corpus, runs: Sequence[Run], machines: Machines) -> dict[str, str]:
-    """Train those that are missing below the active run; name → MLflow run id."""
-    active = mlflow.active_run()
-    assert active is not None
-    return train_missing(plan, corpus, list(runs), machines, record.CRITICAL)
+def tag(plan: Study, corpus: Corpus, found: Found, training: Training) -> str:
+    """Names the runs that continue one base in one way: their losses are comparable with each
+    other's only."""
+    base, size = found
+    spec = [plan.tag(corpus), base.digest, size.learning_rate, training.model_dump()]
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{plan.name}-continued-{digest}"

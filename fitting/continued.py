@@ -1,0 +1,123 @@
+"""Runs that continue a base model: its losses, and what tells of the original data and the new."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from training import record
+from training.errors import InputError
+
+SAME = 1e-6  # nats per token, between what two runs tell of their base
+
+
+@dataclass(frozen=True)
+class Side:
+    """The original data, or the new."""
+
+    name: str
+    domains: tuple[str, ...]  # training domains
+    weights: dict[str, float]  # validation domain → weight in the side's loss; sums to one
+
+
+def base_losses(table: pd.DataFrame, names: Mapping[str, str]) -> dict[str, float]:
+    """What the base loses, by validation domain: the evaluation at 0 tokens of every run.
+
+    `names` are those of the runs. Raises InputError where there is none, and where runs disagree.
+    """
+    before = table[table[record.TOKENS] == 0]
+    columns = [c for c in table if c.startswith(record.VAL_LOSS)]
+    if lacking := sorted({*table["run"]} - {*before["run"]}):
+        raise InputError(
+            f"run {names[lacking[0]]!r} has no evaluation at step 0, the losses of the model that "
+            "it continues; import them (tidy: rows with step 0 and tokens 0; mixinglaws: base=…)"
+        )
+    losses = before[columns].to_numpy(float)
+    off = np.abs(losses - losses[0]).max(axis=1)
+    if off.max() > SAME:
+        one, other = before["run"].iloc[0], before["run"].iloc[int(off.argmax())]
+        raise InputError(
+            f"runs {names[one]!r} and {names[other]!r} begin with losses that differ by "
+            f"{off.max():.4g} nats/token: they do not continue the same base; choose with runs=…"
+        )
+    return {c.removeprefix(record.VAL_LOSS): float(before[c].iloc[0]) for c in columns}
+
+
+def at_tokens(table: pd.DataFrame, tokens: int | None) -> pd.DataFrame:
+    """The evaluations at one number of tokens; by default the most that all runs have.
+
+    Raises InputError where not every run has one, and for runs of several sizes.
+    """
+    sizes = sorted(table[record.N_PARAMS].unique())
+    if len(sizes) > 1:
+        raise InputError(
+            f"the runs are of {len(sizes)} sizes ({', '.join(f'{n:,.0f}' for n in sizes)} "
+            f"parameters); choose one with runs=\"params.{record.N_PARAMS} = '{sizes[0]:.0f}'\""
+        )
+    runs = table[table[record.TOKENS] > 0].groupby(record.TOKENS)["run"].nunique()
+    shared = runs.index[runs == table["run"].nunique()]
+    if shared.empty:
+        raise InputError("tokens: there is no number of tokens at which every run was evaluated")
+    wanted = int(shared.max()) if tokens is None else tokens
+    if wanted not in shared:
+        raise InputError(
+            f"tokens: not every run was evaluated at {wanted:,}; all were at "
+            f"{', '.join(f'{n:,}' for n in shared)}"
+        )
+    return table[table[record.TOKENS] == wanted].reset_index(drop=True)
+
+
+def sides(
+    table: pd.DataFrame,
+    original: Sequence[str],
+    new_validation: Sequence[str],
+    weights: Mapping[str, float],
+) -> tuple[Side, Side]:
+    """The original data and the new, by the training domains that are original.
+
+    A validation domain belongs to the side that trains on a domain of its name; those that are
+    named like no training domain to the original side, or to the new one by `new_validation`.
+    Weights of a side's validation domains are equal where none is given. Raises InputError.
+    """
+    shares = table[[c for c in table if c.startswith(record.MIXTURE)]]
+    domains = [c.removeprefix(record.MIXTURE) for c in shares]
+    trained = [c.removeprefix(record.MIXTURE) for c in shares if (shares[c] > 0).any()]
+    val_domains = [c.removeprefix(record.VAL_LOSS) for c in table if c.startswith(record.VAL_LOSS)]
+    record.refuse_unknown(original, domains, "original")
+    record.refuse_unknown(new_validation, val_domains, "new_validation")
+    record.refuse_unknown(weights, val_domains, "weights")
+    others = [d for d in trained if d not in original]
+    if not original or not others:
+        raise InputError(
+            "original: name the training domains that the base was trained on, some but not all "
+            f"of {', '.join(trained)}"
+        )
+    foreign = [d for d in val_domains if d not in domains and d not in new_validation]
+    told = {
+        "original": [d for d in val_domains if d in {*original, *foreign} - {*new_validation}],
+        "new": [d for d in val_domains if d in {*others, *new_validation}],
+    }
+    if not told["new"] or not told["original"]:
+        lacking = "new" if not told["new"] else "original"
+        raise InputError(
+            f"new_validation: no validation domain tells the loss on the {lacking} data; say which "
+            f"of {', '.join(val_domains)} are new"
+        )
+    return (
+        Side("original", tuple(original), _weights("original", told["original"], weights)),
+        Side("new", tuple(others), _weights("new", told["new"], weights)),
+    )
+
+
+def _weights(
+    side: str, val_domains: Collection[str], given: Mapping[str, float]
+) -> dict[str, float]:
+    own = {d: w for d, w in given.items() if d in val_domains and w}
+    if not own:
+        own = dict.fromkeys(val_domains, 1.0)
+    elif lacking := [d for d in val_domains if d not in given]:
+        raise InputError(
+            f"weights: no weight for {', '.join(lacking)} of the {side} data; give 0 to ignore one"
+        )
+    return {d: w / sum(own.values()) for d, w in own.items()}

@@ -1,0 +1,324 @@
+"""`critical`: how much of its original data keeps what a base model knew as it learns new data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pandas as pd
+
+from fitting import artifacts, continued, fit, history
+from fitting.choose import Options
+from fitting.continued import Side
+from fitting.history import Histories
+from fitting.methods import Target
+from fitting.table import Observations
+from optimization import forgetting
+from optimization import forgetting_plots as plots
+from optimization import model as predictors
+from optimization.forgetting import Forgetting
+from pipelines import continued_runs, entry
+from pipelines import study as studies
+from pipelines.fit import register
+from pipelines.phase_runs import last_losses
+from pipelines.prepare import prepare
+from pipelines.sections import Critical
+from pipelines.study import Study
+from pipelines.sweep import train_missing
+from training import record, tracking
+from training.devices import Machines
+from training.errors import InputError
+
+DEFAULT_MODEL = "continual-predictor"
+CHECK, FITTED = "check", "fitted"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of runs that continue a base."""
+
+    original: Sequence[str]  # training domains
+    new_validation: Sequence[str]
+    weights: dict[str, float]  # of validation domains; empty: those of the import or sweep
+    tokens: int | None
+    tolerances: Sequence[float]
+    model: str  # registered name
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The law of continued training and its answer, before any check."""
+
+    found: Forgetting
+    sides: tuple[Side, Side]
+    table: pd.DataFrame  # tidy, the fitted evaluations
+    names: dict[str, str]  # of the runs, by id
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The critical proportions, and the runs that they come from or that check them."""
+
+    found: Forgetting
+    measured: (
+        pd.DataFrame
+    )  # a row a run: run, kind (fitted, check), share, original, new, predicted_…
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        return self.measured[self.measured["kind"] == CHECK]
+
+
+def critical(pulled: Histories, asked: Asked) -> Solved:
+    """Fit the law of continued training at one number of tokens, register it, and solve.
+
+    Logs the fit to the active run.
+    """
+    base = continued.base_losses(pulled.table, pulled.names)
+    table = continued.at_tokens(pulled.table, asked.tokens)
+    weights = asked.weights or history.purpose(pulled.parents).weights
+    sides = continued.sides(table, asked.original, asked.new_validation, weights)
+    observations = Observations.from_tidy(table)
+    weighed = {
+        d: sum(side.weights.get(d, 0.0) for side in sides) / 2 for d in observations.val_domains
+    }
+    fitted = fit.fit(
+        observations,
+        np.array([*weighed.values()]),
+        Target(float(observations.n_params[0]), float(observations.tokens[0])),
+        Options(compare=False),
+        keep_transients=True,
+    )
+    artifacts.log(fitted, pulled, weighed)
+    lowest, highest = (
+        dict(zip(observations.domains, ends.tolist(), strict=True))
+        for ends in (observations.mixtures.min(axis=0), observations.mixtures.max(axis=0))
+    )
+    original, new = sides
+    told = {
+        "lowest": lowest,
+        "highest": highest,
+        "weights": weighed,
+        "default_mixture": {},
+        "base": base,
+        "original": dict.fromkeys(original.domains, 1.0),
+        "original_weights": original.weights,
+        "new_weights": new.weights,
+    }
+    registered = register(fitted, asked.model, told)
+    mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
+    found = forgetting.solve(predictors.load(registered.uri), asked.tolerances)
+    return Solved(found, sides, table, pulled.names)
+
+
+def answer(solved: Solved, checks: pd.DataFrame) -> Answer:
+    """What is logged and told; `checks` is a tidy table of runs that were not fitted."""
+    rows = []
+    domains = solved.found.predictor.domains
+    for kind, runs in ((FITTED, solved.table), (CHECK, checks)):
+        for _, row in runs.iterrows():
+            mixture = np.array([row.get(record.MIXTURE + d, 0.0) for d in domains])
+            told = {"run": solved.names.get(row["run"], row["run"]), "kind": kind}
+            told["share"] = float(mixture @ solved.found.is_original)
+            predictions = solved.found.losses(mixture)
+            for side, predicted in zip(solved.sides, predictions, strict=True):
+                losses = (w * row[record.VAL_LOSS + d] for d, w in side.weights.items())
+                told |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
+            rows.append(told)
+    return Answer(solved.found, pd.DataFrame(rows))
+
+
+def log(given: Answer) -> None:
+    """Log an answer to the active run."""
+    active = mlflow.active_run()
+    assert active is not None
+    found = given.found
+    metrics = {"base/original": found.before[0], "base/new": found.before[1]}
+    rows = []
+    for one in found.answers:
+        values = {
+            "share": one.share,
+            "share_low": one.share_low,
+            "share_high": one.share_high,
+            "original_loss": one.original and one.original[0],
+            "new_loss": one.new and one.new[0],
+            "bound": one.bound,
+        }
+        rows.append({"tolerance": one.tolerance, **values})
+        prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
+        metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
+    mixture = found.answers[0].mixture
+    if mixture is not None:
+        shares = dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
+        tracking.log_params(active.info.run_id, record.with_prefix(record.MIXTURE, shares))
+    if len(given.checks):
+        metrics |= {
+            f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
+        }
+    mlflow.log_metrics(metrics)
+    tables = {"critical": pd.DataFrame(rows), "forgetting": found.curve, "runs": given.measured}
+    for name, table in tables.items():
+        mlflow.log_table(table, f"{name}.json")
+    for name, figure in (
+        ("critical_proportion", plots.against_share(found, given.measured)),
+        ("learnt_against_forgotten", plots.learnt_against_forgotten(found, given.measured)),
+    ):
+        mlflow.log_figure(figure, f"figures/{name}.png")
+        plt.close(figure)
+
+
+def report(given: Answer) -> list[str]:
+    """The critical proportions, and what runs that were not fitted say of them."""
+    lines = forgetting.report(given.found)
+    if not len(given.checks):
+        return lines
+    lines.append(
+        f"{'check run':<24}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}{'predicted':>11}"
+    )
+    for row in given.checks.to_dict("records"):
+        lines.append(
+            f"{row['run'][:23]:<24}{row['share']:>8.4f}{row['original']:>10.4f}"
+            f"{row['predicted_original']:>11.4f}{row['new']:>9.4f}{row['predicted_new']:>11.4f}"
+        )
+    return lines
+
+
+def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
+    """The answer from runs that an experiment holds."""
+    experiments = entry.experiment_ids(names)
+    pulled = history.pull(experiments, runs)
+    checks = history.checks(experiments, runs)
+    solved = critical(pulled, asked)
+    if len(checks):
+        checks = checks[checks[record.TOKENS] == solved.table[record.TOKENS].iloc[0]]
+    return answer(solved, checks)
+
+
+def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -> Answer:
+    """Train the base, if need be, and what it becomes on each mixture; then train the answer."""
+    corpus = prepare(plan)
+    base = continued_runs.find_base(plan, corpus, section, machines)
+    seed = plan.sweep.seed
+    tried = [
+        continued_runs.run(plan, corpus, section, base, name, mixture, seed)
+        for name, mixture in continued_runs.mixtures(plan, section).items()
+    ]
+    train_missing(plan, corpus, tried, machines, record.CRITICAL)
+    active = mlflow.active_run()
+    assert active is not None
+    pulled = history.pull([active.info.experiment_id], f"tags.{record.STUDY} = '{tried[0].study}'")
+    solved = critical(pulled, asked)
+    print("\n".join(forgetting.report(solved.found)), flush=True)
+    proofs = [
+        continued_runs.run(
+            plan,
+            corpus,
+            section,
+            base,
+            f"critical-{one.tolerance:g}-seed{seed}",
+            record.checked_mixture(
+                dict(zip(solved.found.predictor.domains, one.mixture.tolist(), strict=True)),
+                list(plan.domains),
+            ),
+            seed,
+            record.TARGET,
+        )
+        for one in solved.found.answers
+        if one.mixture is not None
+        for seed in section.seeds
+    ]
+    if not proofs:
+        return answer(solved, pd.DataFrame())
+    run_ids = train_missing(plan, corpus, proofs, machines, record.CRITICAL)
+    rows = [
+        {
+            "run": run.name,
+            **record.with_prefix(record.MIXTURE, run.mixture),
+            **record.with_prefix(record.VAL_LOSS, last_losses(run_ids[run.name])),
+        }
+        for run in proofs
+    ]
+    return answer(solved, pd.DataFrame(rows))
+
+
+def main(
+    study: str,
+    experiment: str,
+    runs: str,
+    original: str,
+    new_validation: str,
+    tokens: str,
+    tolerance: str,
+    weights: str,
+    model: str,
+    workers: str,
+    ranks: str,
+) -> None:
+    if study and experiment:
+        raise InputError("experiment: give a study, which is trained, or an experiment, not both")
+    asked = Asked(
+        original=_names(original),
+        new_validation=_names(new_validation),
+        weights=entry.weights(weights) if weights else {},
+        tokens=entry.integer("tokens", tokens, least=1) if tokens else None,
+        tolerances=[_tolerance(part) for part in _names(tolerance)],
+        model=model or DEFAULT_MODEL,
+    )
+    if experiment:
+        given = of_experiment(experiment, runs, asked)
+    else:
+        for name, value in (("runs", runs), ("original", original), ("tokens", tokens)):
+            if value:
+                raise InputError(f"{name}: it goes with experiment; a study says it itself")
+        plan = studies.load(study or "quickstart")
+        section = plan.critical
+        if section is None:
+            raise InputError(
+                f"study {plan.name!r} has no section `critical`, which says what is continued on "
+                "what; `-P study=quickstart` has one"
+            )
+        asked = replace(
+            asked,
+            original=list(section.original),
+            weights=asked.weights or plan.weights(),
+            tolerances=asked.tolerances or section.tolerances,
+            model=model or f"{plan.model}-continued",
+        )
+        given = of_study(plan, section, asked, entry.machines(workers, ranks))
+    log(given)
+    text = "\n".join(report(given))
+    mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
+    print(text)
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _tolerance(text: str) -> float:
+    value = entry.number("tolerance", text)
+    if not 0 <= value < np.inf:
+        raise InputError(f"tolerance: {text!r} must be >= 0, in nats per token")
+    return value
+
+
+if __name__ == "__main__":
+    entry.main(
+        record.CRITICAL,
+        main,
+        entry.arguments(
+            __doc__,
+            study="",
+            experiment="",
+            runs="",
+            original="",
+            new_validation="",
+            tokens="",
+            tolerance="",
+            weights="",
+            model="",
+            workers="auto",
+            ranks="1",
+        ),
+    )
