@@ -62,10 +62,14 @@ class PhaseRuns:
             trunk_mixtures={t: labels[t] for t in table.loc[table[PHASE] > 1, TRUNK].unique()},
         )
         for k in range(1, len(tokens)):
-            if len(np.unique(found.before[found.phase_of == k], axis=0)) < 2:
+            here = found.phase_of == k
+            states = np.unique(found.before[here], axis=0, return_inverse=True)[1].ravel()
+            pairs = np.unique(np.stack([found.mixture_of[here], states]), axis=1)
+            if np.bincount(pairs[0], minlength=len(mixtures)).min() < 2:
                 raise InputError(
-                    f"phase {k + 1} continues one state: nothing tells how much of it stays; "
-                    "continue two or more (phases.trunks)"
+                    f"phase {k + 1} does not continue two different states on every mixture: "
+                    "nothing tells how much of a state stays; continue two or more "
+                    "(phases.trunks)"
                 )
         return found
 

@@ -15,6 +15,8 @@ Array = np.ndarray
 
 DRAWS = 40  # of the bootstrap over mixtures
 MOST_KEPT = 0.999
+KEPT_SPREAD = 0.1  # of ρ over the domains of a phase, standard deviation
+TINY = 1e-12  # nats² per token², of states that do not differ
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ def fit(runs: PhaseRuns, weights: Array, seed: int = 0) -> ScheduleFit:
 
     weights (V,) sum to one.
     """
-    candidates = list(product(POWERS, RIDGES))
+    powers = [power for power in POWERS if power > 0]  # with a logarithm bundles prove nothing
+    candidates = list(product(powers, RIDGES))
     squares = np.array(
         [
             _squares(runs, predicted, weights)
-            for power in POWERS
+            for power in powers
             for predicted in _held_out(runs, power, np.array(RIDGES))
         ]
     )
@@ -116,7 +119,7 @@ def _law(
 
 def _levels(runs: PhaseRuns, k: int, counts: Array) -> tuple[Array, Array]:
     """ρ (V,) of a phase, and what each mixture adds, (m, V), by least squares of
-    L = ρ · L before + a free level for each mixture."""
+    L = ρ · L before + a free level for each mixture, ρ drawn to its mean over the domains."""
     here = runs.phase_of == k
     m, losses, before = runs.mixture_of[here], runs.losses[here], runs.before[here]
     times = np.maximum(np.bincount(m, minlength=len(counts)), 1)[:, None]
@@ -126,8 +129,20 @@ def _levels(runs: PhaseRuns, k: int, counts: Array) -> tuple[Array, Array]:
     states = _sums(before, m, len(counts)) / times
     w = counts[m][:, None]
     x, y = before - states[m], losses - levels[m]
-    kept = np.clip((w * x * y).sum(axis=0) / (w * x**2).sum(axis=0), 0, MOST_KEPT)
+    sizes = (w * x**2).sum(axis=0)
+    raw = (w * x * y).sum(axis=0) / np.maximum(sizes, TINY)
+    freedom = max(1.0, float(w.sum() - counts.sum()) - 1)
+    noise = (w * (y - raw * x) ** 2).sum(axis=0) / freedom + TINY
+    kept = np.clip(_shrunk(raw, noise / np.maximum(sizes, TINY)), 0, MOST_KEPT)
     return kept, levels - kept * states
+
+
+def _shrunk(values: Array, variances: Array) -> Array:
+    """Estimates (V,) that differ from each other by about KEPT_SPREAD, given their variances."""
+    prior = KEPT_SPREAD**2
+    shares = 1 / (variances + prior)
+    mean = shares @ values / shares.sum()
+    return (prior * values + variances * mean) / (prior + variances)
 
 
 def _sums(values: Array, group: Array, groups: int) -> Array:
@@ -177,18 +192,20 @@ def _squares(runs: PhaseRuns, predicted: Array, weights: Array) -> Array:
 
 
 def _chosen(candidates: list[tuple[float, float]], squares: Array) -> int:
-    """The usual candidate, unless another is better by more than a standard error of the paired
-    difference over mixtures."""
-    usual = min(
-        range(len(candidates)),
-        key=lambda i: (
-            abs(candidates[i][0] - USUAL_POWER),
-            abs(np.log(candidates[i][1] / USUAL_RIDGE)),
-        ),
-    )
-    best = int(squares.mean(axis=1).argmin())
-    gain = squares[usual] - squares[best]
-    return best if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)) else usual
+    """The candidate nearest to the usual φ and ridge that is about as good as the best, by the
+    rule of `fitting.choose`; squares are (candidates, m)."""
+    mixtures, means = squares.shape[1], squares.mean(axis=1)
+    worse = squares - squares[means.argmin()]
+    uncertain = worse.std(axis=1, ddof=1) / np.sqrt(mixtures)
+    near = np.sqrt(means) <= np.sqrt(means.min()) * (1 + 1 / np.sqrt(2 * mixtures))
+    tied = np.flatnonzero(near & (worse.mean(axis=1) <= 2 * uncertain)).tolist()
+
+    def unusual(i: int) -> tuple[float, float]:
+        power, ridge = candidates[i]
+        away = 4 * abs(power - USUAL_POWER) + abs(np.log10(ridge / USUAL_RIDGE))
+        return float(away), float(means[i])
+
+    return min(tied, key=unusual)
 
 
 def _scores(runs: PhaseRuns, held_out: Array, chained: Array, weights: Array) -> pd.DataFrame:

@@ -28,7 +28,6 @@ Span = tuple[float, float, float]  # value and the ends of its 90 % interval
 LEVELS = 33  # of the curve or frontier
 POINTS = 1025  # on the line between the sides
 SAME = 1e-6  # by which inner proportions of a side agree
-AT_END = 1e-4  # of the trained range, proportion
 
 
 @dataclass(frozen=True)
@@ -211,47 +210,3 @@ def _curve(found: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
             *(record.MIXTURE + d for d in found.predictor.domains),
         ],
     )
-
-
-def report(found: Forgetting) -> list[str]:
-    """The critical proportions in words, and what they rest on."""
-    low, high = found.trained
-    lines = [
-        f"the base: loss on the original data {found.before[0]:.4f}, on the new data "
-        f"{found.before[1]:.4f} nats/token",
-        f"{'allowed loss':<14}{'original share':>15}{'90 %':>18}{'original loss':>15}"
-        f"{'new loss':>10}",
-    ]
-    for answer in found.answers:
-        allowed = f"+{answer.tolerance:g}"
-        if answer.share is None or answer.original is None or answer.new is None:
-            lines.append(f"{allowed:<14}{'none is enough':>15}")
-            continue
-        ends = f"[{_end(answer.share_low)}, {_end(answer.share_high)}]"
-        lines.append(
-            f"{allowed:<14}{answer.share:>15.4f}{ends:>18}{answer.original[0]:>15.4f}"
-            f"{answer.new[0]:>10.4f}"
-        )
-    first = found.answers[0]
-    least = float(found.curve["original"].min()) - found.before[0]
-    if first.share is None:
-        lines.append(
-            f"no mixture with {low:g} to {high:g} of original data, as trained, keeps the loss on "
-            f"it: at best it rises by {least:.4f} nats/token"
-        )
-    elif first.share <= low + AT_END:
-        lines.append(
-            f"the loss on the original data is kept down to the least proportion that was trained, "
-            f"{low:g}: the critical one lies below; train less to find it"
-        )
-    for answer in found.answers:
-        if answer.share is not None and answer.share_high is None:
-            lines.append(
-                f"at +{answer.tolerance:g}: by the upper end of the interval not even the most "
-                f"original data that was trained ({high:g}) is enough"
-            )
-    return lines
-
-
-def _end(share: float | None) -> str:
-    return "–" if share is None else f"{share:.3f}"

@@ -29,7 +29,7 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
             linewidth=0, label="its 90 % interval",
         )  # fmt: skip
         _measured(axis, measured, "share", side)
-        axis.set_xlabel(f"proportion of {'the ' if side == 'new' else ''}original data")
+        axis.set_xlabel("proportion of original data")
         axis.set_ylabel(f"loss on the {side} data (nats/token)")
         axis.set_title(f"{side.capitalize()} data")
         if side == "original":
@@ -40,9 +40,8 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
         colour, label = f"C{i + 1}", f"critical, +{answer.tolerance:g} nats/token"
         low, high = found.trained
         ends = (answer.share_low or low, high if answer.share_high is None else answer.share_high)
-        axes[0].axvspan(*ends, color=colour, alpha=0.12, linewidth=0)
         for axis, value in zip(axes, (answer.original[0], answer.new[0]), strict=True):
-            axis.axvline(answer.share, color=colour, linewidth=1)
+            axis.plot(ends, [value] * 2, "|-", color=colour, markersize=10, linewidth=1.5)
             axis.plot(answer.share, value, "*", color=colour, markersize=13, label=label, zorder=5)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
@@ -61,7 +60,8 @@ def learnt_against_forgotten(found: Forgetting, measured: pd.DataFrame) -> Figur
         if answer.original is not None and answer.new is not None:
             axis.plot(
                 answer.original[0] - found.before[0], answer.new[0], "*", color=f"C{i + 1}",
-                markersize=13, label=f"+{answer.tolerance:g}: {answer.share:.3f} original", zorder=5,
+                markersize=13, zorder=5,
+                label=f"+{answer.tolerance:g}: {answer.share:.3f} original",
             )  # fmt: skip
     axis.axvline(0, color="0.3", linestyle="--", linewidth=1)
     axis.set_xlabel("forgotten: original loss less the base's (nats/token)")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
@@ -14,10 +13,10 @@ from fitting.continued import Side
 from fitting.history import Histories
 from fitting.methods import Target
 from fitting.table import Observations
-from optimization import forgetting
-from optimization import forgetting_plots as plots
+from optimization import forgetting, forgetting_artifacts
 from optimization import model as predictors
 from optimization.forgetting import Forgetting
+from optimization.forgetting_artifacts import CHECK, FITTED, Answer, report
 from pipelines import continued_runs, entry
 from pipelines import study as studies
 from pipelines.fit import register
@@ -26,12 +25,11 @@ from pipelines.prepare import prepare
 from pipelines.sections import Critical
 from pipelines.study import Study
 from pipelines.sweep import train_missing
-from training import record, tracking
+from training import record
 from training.devices import Machines
 from training.errors import InputError
 
 DEFAULT_MODEL = "continual-predictor"
-CHECK, FITTED = "check", "fitted"
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,6 @@ class Solved:
     sides: tuple[Side, Side]
     table: pd.DataFrame  # tidy, the fitted evaluations
     names: dict[str, str]  # of the runs, by id
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The critical proportions, and the runs that they come from or that check them."""
-
-    found: Forgetting
-    measured: (
-        pd.DataFrame
-    )  # a row a run: run, kind (fitted, check), share, original, new, predicted_…
-
-    @property
-    def checks(self) -> pd.DataFrame:
-        return self.measured[self.measured["kind"] == CHECK]
 
 
 def critical(pulled: Histories, asked: Asked) -> Solved:
@@ -112,7 +96,7 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
     return Solved(found, sides, table, pulled.names)
 
 
-def answer(solved: Solved, checks: pd.DataFrame) -> Answer:
+def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
     """What is logged and told; `checks` is a tidy table of runs that were not fitted."""
     rows = []
     domains = solved.found.predictor.domains
@@ -129,61 +113,6 @@ def answer(solved: Solved, checks: pd.DataFrame) -> Answer:
     return Answer(solved.found, pd.DataFrame(rows))
 
 
-def log(given: Answer) -> None:
-    """Log an answer to the active run."""
-    active = mlflow.active_run()
-    assert active is not None
-    found = given.found
-    metrics = {"base/original": found.before[0], "base/new": found.before[1]}
-    rows = []
-    for one in found.answers:
-        values = {
-            "share": one.share,
-            "share_low": one.share_low,
-            "share_high": one.share_high,
-            "original_loss": one.original and one.original[0],
-            "new_loss": one.new and one.new[0],
-            "bound": one.bound,
-        }
-        rows.append({"tolerance": one.tolerance, **values})
-        prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
-        metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
-    mixture = found.answers[0].mixture
-    if mixture is not None:
-        shares = dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
-        tracking.log_params(active.info.run_id, record.with_prefix(record.MIXTURE, shares))
-    if len(given.checks):
-        metrics |= {
-            f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
-        }
-    mlflow.log_metrics(metrics)
-    tables = {"critical": pd.DataFrame(rows), "forgetting": found.curve, "runs": given.measured}
-    for name, table in tables.items():
-        mlflow.log_table(table, f"{name}.json")
-    for name, figure in (
-        ("critical_proportion", plots.against_share(found, given.measured)),
-        ("learnt_against_forgotten", plots.learnt_against_forgotten(found, given.measured)),
-    ):
-        mlflow.log_figure(figure, f"figures/{name}.png")
-        plt.close(figure)
-
-
-def report(given: Answer) -> list[str]:
-    """The critical proportions, and what runs that were not fitted say of them."""
-    lines = forgetting.report(given.found)
-    if not len(given.checks):
-        return lines
-    lines.append(
-        f"{'check run':<24}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}{'predicted':>11}"
-    )
-    for row in given.checks.to_dict("records"):
-        lines.append(
-            f"{row['run'][:23]:<24}{row['share']:>8.4f}{row['original']:>10.4f}"
-            f"{row['predicted_original']:>11.4f}{row['new']:>9.4f}{row['predicted_new']:>11.4f}"
-        )
-    return lines
-
-
 def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
     """The answer from runs that an experiment holds."""
     experiments = entry.experiment_ids(names)
@@ -192,7 +121,7 @@ def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
     solved = critical(pulled, asked)
     if len(checks):
         checks = checks[checks[record.TOKENS] == solved.table[record.TOKENS].iloc[0]]
-    return answer(solved, checks)
+    return answered(solved, checks)
 
 
 def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -> Answer:
@@ -209,7 +138,7 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
     assert active is not None
     pulled = history.pull([active.info.experiment_id], f"tags.{record.STUDY} = '{tried[0].study}'")
     solved = critical(pulled, asked)
-    print("\n".join(forgetting.report(solved.found)), flush=True)
+    print("\n".join(report(answered(solved, pd.DataFrame()))), flush=True)
     proofs = [
         continued_runs.run(
             plan,
@@ -229,7 +158,7 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
         for seed in section.seeds
     ]
     if not proofs:
-        return answer(solved, pd.DataFrame())
+        return answered(solved, pd.DataFrame())
     run_ids = train_missing(plan, corpus, proofs, machines, record.CRITICAL)
     rows = [
         {
@@ -239,7 +168,7 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
         }
         for run in proofs
     ]
-    return answer(solved, pd.DataFrame(rows))
+    return answered(solved, pd.DataFrame(rows))
 
 
 def main(
@@ -286,10 +215,8 @@ def main(
             model=model or f"{plan.model}-continued",
         )
         given = of_study(plan, section, asked, entry.machines(workers, ranks))
-    log(given)
-    text = "\n".join(report(given))
-    mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
-    print(text)
+    forgetting_artifacts.log(given)
+    print("\n".join(report(given)))
 
 
 def _names(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,25 @@ def run_entry(
         text=True,
         timeout=600,
     )
+
+
+@pytest.fixture
+def crew_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are trained by one worker in a thread of this process, real but for its start."""
+
+    def train(runs: Any, corpus: Any, work: Any, machines: Any) -> None:
+        from training import devices, events, ledger, worker
+
+        told: list[Any] = []
+        ledger.Ledger(work.ledger_url, work.name).plan(runs)
+        job = events.Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
+        with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
+            for name in ("interrupt_on_signals", "ignore_signals"):  # for main threads only
+                patch.setattr(worker, name, lambda: None)
+            patch.setattr(devices.Machines, "threads", 1)
+            thread.submit(worker.main, job, 0, told.append).result()
+        for event in told:
+            if isinstance(event, events.Failed):
+                raise event.error
+
+    monkeypatch.setattr("training.crew.train", train)

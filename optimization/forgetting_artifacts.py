@@ -1,0 +1,127 @@
+"""What is logged and printed of critical proportions."""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import mlflow
+import pandas as pd
+
+from optimization import forgetting_plots as plots
+from optimization.forgetting import Forgetting
+from training import record
+
+FITTED, CHECK = "fitted", "check"
+AT_END = 1e-4  # of the trained range, proportion
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The critical proportions, and the runs that they come from or that check them."""
+
+    found: Forgetting
+    measured: pd.DataFrame
+    """A row a run: run, kind (fitted, check), share, original, new, predicted_original and
+    predicted_new, losses in nats per token."""
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        return self.measured[self.measured["kind"] == CHECK]
+
+
+def log(given: Answer) -> None:
+    """Log an answer to the active run."""
+    found = given.found
+    metrics = {"base/original": found.before[0], "base/new": found.before[1]}
+    rows = []
+    for one in found.answers:
+        values = {
+            "share": one.share,
+            "share_low": one.share_low,
+            "share_high": one.share_high,
+            "original_loss": one.original and one.original[0],
+            "new_loss": one.new and one.new[0],
+            "bound": one.bound,
+        }
+        rows.append({"tolerance": one.tolerance, **values})
+        prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
+        metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
+    mixture = found.answers[0].mixture
+    if mixture is not None:
+        shares = dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
+        mlflow.log_params(record.with_prefix(record.MIXTURE, shares))
+    if len(given.checks):
+        metrics |= {
+            f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
+        }
+    mlflow.log_metrics(metrics)
+    tables = {"critical": pd.DataFrame(rows), "forgetting": found.curve, "runs": given.measured}
+    for name, table in tables.items():
+        mlflow.log_table(table, f"{name}.json")
+    for name, figure in (
+        ("critical_proportion", plots.against_share(found, given.measured)),
+        ("learnt_against_forgotten", plots.learnt_against_forgotten(found, given.measured)),
+    ):
+        mlflow.log_figure(figure, f"figures/{name}.png")
+        plt.close(figure)
+    text = "\n".join(report(given))
+    mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
+
+
+def report(given: Answer) -> list[str]:
+    """The critical proportions, and what runs that were not fitted say of them."""
+    lines = _answers(given.found)
+    if not len(given.checks):
+        return lines
+    lines.append(
+        f"{'check run':<24}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}{'predicted':>11}"
+    )
+    for row in given.checks.to_dict("records"):
+        lines.append(
+            f"{row['run'][:23]:<24}{row['share']:>8.4f}{row['original']:>10.4f}"
+            f"{row['predicted_original']:>11.4f}{row['new']:>9.4f}{row['predicted_new']:>11.4f}"
+        )
+    return lines
+
+
+def _answers(found: Forgetting) -> list[str]:
+    """The critical proportions, and what they rest on."""
+    low, high = found.trained
+    lines = [
+        f"the base: loss on the original data {found.before[0]:.4f}, on the new data "
+        f"{found.before[1]:.4f} nats/token",
+        f"{'allowed loss':<14}{'original share':>15}{'90 %':>18}{'original loss':>15}"
+        f"{'new loss':>10}",
+    ]
+    for answer in found.answers:
+        allowed = f"+{answer.tolerance:g}"
+        if answer.share is None or answer.original is None or answer.new is None:
+            lines.append(f"{allowed:<14}{'none is enough':>15}")
+            continue
+        ends = f"[{_end(answer.share_low)}, {_end(answer.share_high)}]"
+        lines.append(
+            f"{allowed:<14}{answer.share:>15.4f}{ends:>18}{answer.original[0]:>15.4f}"
+            f"{answer.new[0]:>10.4f}"
+        )
+    first = found.answers[0]
+    least = float(found.curve["original"].min()) - found.before[0]
+    if first.share is None:
+        lines.append(
+            f"no mixture with {low:g} to {high:g} of original data, as trained, keeps the loss on "
+            f"it: at best it rises by {least:.4f} nats/token"
+        )
+    elif first.share <= low + AT_END:
+        lines.append(
+            f"the loss on the original data is kept down to the least proportion that was trained, "
+            f"{low:g}: the critical one lies below; train less to find it"
+        )
+    for answer in found.answers:
+        if answer.share is not None and answer.share_high is None:
+            lines.append(
+                f"at +{answer.tolerance:g}: by the upper end of the interval not even the most "
+                f"original data that was trained ({high:g}) is enough"
+            )
+    return lines
+
+
+def _end(share: float | None) -> str:
+    return "–" if share is None else f"{share:.3f}"
