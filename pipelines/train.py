@@ -31,7 +31,7 @@ def train(run: Run, corpus: Corpus, machines: Machines) -> History:
     return history
 
 
-def _given(chosen: Study, mixture: str, schedule: str) -> list[Phase]:
+def given_phases(chosen: Study, mixture: str, schedule: str) -> list[Phase]:
     """The phases that the parameters, or else the study, give; none: the default mixture."""
     domains, per_step = list(chosen.domains), chosen.training.tokens_per_step
     if mixture:
@@ -59,7 +59,7 @@ def main(
     machines = entry.machines("1", ranks, hostfile)
     if mixture and schedule:
         raise InputError("schedule: give a mixture or a schedule, not both")
-    given = _given(chosen, mixture, schedule)
+    given = given_phases(chosen, mixture, schedule)
     count = entry.integer("steps", steps, least=1) if steps else chosen.training.steps
     chosen_seed = entry.integer("seed", seed)
     save = entry.boolean("save_model", save_model) or chosen.engine.save_models

@@ -14,7 +14,7 @@ import pytest
 from fitting import continued, history
 from optimization import forgetting, objective
 from optimization.forgetting_artifacts import Answer, report
-from pipelines import critical, entry, imports
+from pipelines import critical, entry, fit, imports
 from pipelines import study as studies
 from pipelines.critical import Asked
 from tests.conftest import ROOT
@@ -195,6 +195,9 @@ def test_what_a_table_tells_of_both_sides() -> None:
     original, new = continued.sides(TABLE, ["old"], [], {"old": 3, "pile": 1})
     assert original.weights == {"old": 0.75, "pile": 0.25}
     assert new.weights == {"new": 1.0}
+    trained, notes = fit._usable(TABLE.assign(step=TABLE["tokens"]), fit.Checkpoints())
+    assert trained["tokens"].tolist() == [5, 10, 10, 20]
+    assert notes == ["2 evaluations before training left out: no law describes them"]
     original, new = continued.sides(TABLE, ["old"], ["pile"], {})
     assert (original.weights, new.weights) == ({"old": 1.0}, {"pile": 0.5, "new": 0.5})
 

@@ -28,7 +28,7 @@ NONE = {"experiment": "", "weights": "", "domains": "", "n_params": "", "tokens"
 
 def run_import(source: str | Path, form: str, **options: str) -> Run:
     """`import` as its entry point does it; returns the run it leaves."""
-    parameters = {**NONE, "strip": "", "check": "", **options}
+    parameters = {**NONE, "strip": "", "check": "", "base": "", **options}
     with entry.stage(record.IMPORT) as active:
         imports.main(source=str(source), format=form, **parameters)
     return mlflow.get_run(active.info.run_id)
@@ -102,6 +102,9 @@ def test_the_papers_logs_become_runs(store: str, tmp_path: Path) -> None:
     assert history.purpose(pulled.parents).weights["PG19"] == pytest.approx(0.0185185, abs=1e-6)
 
 
+BASE = "pythia_70m_step20000"
+
+
 @published
 def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
     assert store
@@ -115,6 +118,24 @@ def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
     assert parent.info.experiment_id == runs["70M-0"].info.experiment_id
     assert "23 lines of pythia_70m_step20000" in parent.data.tags["mlflow.note.content"]
     assert {run.data.tags[record.PARENT] for run in runs.values()} == {parent.info.run_id}
+
+    run_import(DATA / "mixinglaws/ct", "mixinglaws", **options | {"experiment": "begun"}, base=BASE)
+    base = {
+        line.split("\t")[1].split(".")[-2]: float(line.split("\t")[2])
+        for line in (DATA / "mixinglaws/ct/70M.txt").read_text().splitlines()
+        if BASE in line and "python" not in line
+    }
+    for name, run in proxies("begun").items():
+        begun = record.history_from_tags(run.data.tags)
+        alone = record.history_from_tags(runs[name].data.tags)
+        assert begun is not None
+        assert alone is not None
+        assert (begun.steps, begun.tokens) == ((0, *alone.steps), (0, *alone.tokens))
+        at_start = dict(zip(begun.domains, begun.losses[0], strict=True))
+        assert {domain: at_start[domain] for domain in base} == pytest.approx(base, rel=1e-8)
+        assert run.data.params["tokens_per_step"] == str(4096 * 256)
+    with pytest.raises(InputError, match="base: no line of 'none'; checkpoints that are no mixtu"):
+        mixinglaws.logs(str(DATA / "mixinglaws/ct"), ["pile", "python"], {}, "none")
 
 
 @published
@@ -195,6 +216,7 @@ def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, nam
     assert store
     rows = table()
     rows.loc[[1, 2], "val_loss/c.d"] = np.nan  # a missing loss stays missing
+    rows.loc[0, ["step", "tokens"]] = 0  # of a base
     run_import(write_csv(tmp_path / "first.csv", rows), "tidy")
     (tmp_path / "first.csv").unlink()
     with entry.stage(record.EXPORT):
@@ -247,7 +269,7 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
         (spoil("val_loss/web", 1, -1), "line 3, column 'val_loss/web': -1.0 must be a loss >= 0"),
         (spoil("val_loss/web", 1, "inf"), "line 3, column 'val_loss/web': inf must be a loss >= 0"),
         (spoil("val_loss/web", 1, "x"), "line 3, column 'val_loss/web': 'x' must be a number"),
-        (spoil("tokens", 0, 0), "line 2, column 'tokens': 0 must be a whole number of at least 1"),
+        (spoil("tokens", 0, 0), "line 2, column 'tokens': 0 must be more than 0 after step 0"),
         (spoil("n_params", 0, 0.5), "line 2, column 'n_params': 0.5 must be a whole number"),
         (spoil("step", 5, -1), "line 7, column 'step': -1 must be a whole number of at least 0"),
         (spoil("step", 1, 100), "line 3, column 'step': 100.0 is there twice for its run"),

@@ -5,8 +5,8 @@
 For each pair a tiny base is trained on the original domain and continued on six mixtures with the
 new one, to which the law is fitted as `critical` does. The same base is then continued on eight
 other mixtures with two other seeds; where the mean of these losses crosses the base's lies the
-measured critical proportion. A run that the folder's MLflow store holds is not trained again; without a
-folder everything is thrown away.
+measured critical proportion. A run that the folder's MLflow store holds is not trained again;
+without a folder everything is thrown away.
 """
 
 import sys
