@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.sections import Search
+from pipelines.sections import Critical, Phases, Search
 from tests.conftest import ROOT
-from training.settings import LADDER, Domain, Engine, Size, Tokenizer, Training, Validation
+from training.settings import (
+    LADDER,
+    Domain,
+    Engine,
+    Phase,
+    Size,
+    Tokenizer,
+    Training,
+    Validation,
+)
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
 LIGHT = {"training.record", "training.errors"}  # what training shares with the others
@@ -111,6 +120,8 @@ def test_the_project_file_has_its_entry_points() -> None:
         "optimize": {"model", "trials", "n_params", "tokens"},
         "design": {"study", "model", "count", "enqueue"},
         "verify": {"study", "model"},
+        "critical": {"study", "experiment"},
+        "schedule": {"study"},
         "test": set(),
     }
     for name, parameters in relied_on.items():
@@ -136,3 +147,7 @@ def test_the_readme_tells_the_entry_points_and_a_valid_study() -> None:
     Training.model_validate(written["training"])
     Engine.model_validate(written["engine"])
     Search.model_validate(written["search"])
+    Critical.model_validate(written["critical"])
+    Phases.model_validate(written["phases"])
+    for phase in written["schedule"]:
+        Phase.model_validate(phase)
