@@ -27,7 +27,8 @@ Span = tuple[float, float, float]  # value and the ends of its 90 % interval
 
 LEVELS = 33  # of the curve or frontier
 POINTS = 1025  # on the line between the sides
-SAME = 1e-6  # by which inner proportions of a side agree
+SAME = 1e-3  # by which inner proportions of a side agree, as rounding may leave them
+FREE = 1e-6  # least range of a proportion that is free
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Forgetting:
     @property
     def one_dimensional(self) -> bool:
         """Whether each side keeps its inner proportions."""
-        return int((self.allowed.upper - self.allowed.lower > SAME).sum()) == 2
+        return int((self.allowed.upper - self.allowed.lower > FREE).sum()) == 2
 
     def line(self, count: int) -> Array:
         """Mixtures from the least to the most original data that was trained, (count, M)."""
@@ -130,7 +131,7 @@ def _trained(predictor: Predictor, is_original: Array) -> Constraints:
     bounds["+".join(domains[is_original])] = (float(total.min()), float(total.max()))
     bundles = {}
     for name, side in (("original", is_original), ("new", ~is_original)):
-        there = fitted[fitted[:, side].sum(axis=1) > SAME][:, side]
+        there = fitted[fitted[:, side].sum(axis=1) > FREE][:, side]
         inner = there / there.sum(axis=1, keepdims=True)
         if side.sum() > 1 and np.ptp(inner, axis=0).max() < SAME:
             bundles[name] = {

@@ -8,19 +8,20 @@ from optimization.schedule import CONSTANT, ENDS, Plan
 def report(found: Plan) -> list[str]:
     """The ways beside each other, and whether the schedule wins."""
     predictor, best = found.predictor, found.best
-    lines = [f"{'phase from tokens':<20}" + "".join(f"{d[:9]:>10}" for d in predictor.domains)]
-    starts = [0, *predictor.tokens[:-1].astype(int)]
-    for start, mixture in zip(starts, best.schedule, strict=True):
-        lines.append(f"{start:<20,}" + "".join(f"{share:>10.3f}" for share in mixture))
-    constant = found.ways[CONSTANT].schedule[0]
-    lines.append(f"{'best constant':<20}" + "".join(f"{share:>10.3f}" for share in constant))
+    width = max(8, *(len(domain) + 2 for domain in predictor.domains))
+    starts = [f"{int(tokens):,}" for tokens in (0, *predictor.tokens[:-1])]
+    rows = [*zip(starts, best.schedule, strict=True)]
+    rows.append(("best constant", found.ways[CONSTANT].schedule[0]))
+    lines = [f"{'phase from tokens':<20}" + "".join(f"{d:>{width}}" for d in predictor.domains)]
+    for name, mixture in rows:
+        lines.append(f"{name:<20}" + "".join(f"{share:>{width}.3f}" for share in mixture))
     lines += ["", f"{'predicted at the end':<22}{'loss':>8}   gain over the best constant mixture"]
     for name, way in found.ways.items():
         low, high = found.range(name)
         gain = "" if name == CONSTANT else f"   {found.gain(name):+.4f} [{low:+.4f}, {high:+.4f}]"
         lines.append(f"{name:<22}{way.objectives[-1]:>8.4f}{gain}")
     if best.bound is not None:
-        gap = best.objectives[-1] - best.bound
+        gap = max(0.0, best.objectives[-1] - best.bound)
         lines.append(
             f"no allowed schedule of these phases is better by more than {gap:.1e} nats/token, "
             "certified phase by phase"

@@ -265,6 +265,12 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
         ("fit", [], "no complete proxy run in experiment 0"),
         ("fit", ["--method", "magic"], "method: 'magic'; it is auto, joint, nested, bimix"),
         ("optimize", ["--model", "models:/none@champion"], "model 'models:/none@champion' cannot"),
+        ("critical", [], "study 'miniature' has no section `critical`, which says what is"),
+        ("critical", ["--experiment", "Default"], "experiment: give a study, which is trained, or"),
+        ("critical", ["--tolerance", "-1"], "tolerance: '-1' must be >= 0, in nats per token"),
+        ("critical", ["--original", "news"], "original: it goes with experiment; a study says it"),
+        ("schedule", [], "study 'miniature' has no section `phases`, which says how a schedule"),
+        ("train", ["--size", "tiny", "--schedule", "half"], "schedule: 'half' is neither a JSON"),
         ("design", ["--count", "0"], "count: '0' is no whole number of at least 1"),
         ("design", ["--way", "wide"], "way: 'wide'; it is spread, halved, sobol, dirichlet"),
     ],
@@ -279,7 +285,7 @@ def test_a_mistake_is_one_line_and_a_failed_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store
-    if entry in ("train", "sweep", "design"):
+    if entry in ("train", "sweep", "design", "critical", "schedule"):
         parameters = ["--study", write_study(miniature), *parameters]
     monkeypatch.setattr(sys, "argv", [entry, *parameters])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
