@@ -20,6 +20,7 @@ Array = np.ndarray
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.0)  # φ(r) = r (paper) … log(r + ε)
 RIDGES = tuple(np.geomspace(1e-6, 1.0, 7).tolist())
 USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # kept unless others are clearly better
+FEWEST = 6  # mixtures that φ and ridge are chosen by; fewer say little but of extrapolation
 MAX_TERMS = 3
 
 
@@ -238,14 +239,14 @@ class _Search:
 def _preferred(held: Sequence[Held]) -> Held:
     """The candidate nearest to the usual φ and ridge that is about as good as the best: its rms
     error within one standard error of the best's, and not worse by two standard errors of their
-    difference over the mixtures."""
+    difference over the mixtures. Of fewer than FEWEST mixtures, the one nearest to the usual."""
     squares = np.array([h.squares for h in held])
     mixtures = squares.shape[1]
     means = squares.mean(axis=1)
     worse = squares - squares[int(np.argmin(means))]
     uncertain = worse.std(axis=1, ddof=1) / np.sqrt(mixtures)
     near = np.sqrt(means) <= np.sqrt(means.min()) * (1 + 1 / np.sqrt(2 * mixtures))
-    tied = np.flatnonzero(near & (worse.mean(axis=1) <= 2 * uncertain))
+    tied = np.flatnonzero((near & (worse.mean(axis=1) <= 2 * uncertain)) | (mixtures < FEWEST))
 
     def unusual(one: Held) -> tuple[float, float]:
         c = one.candidate
