@@ -303,8 +303,9 @@ def _find(name: str) -> Path:
 
 
 def _resolve(study: Study, folder: Path) -> Study:
-    """Paths made absolute: a domain's files and a model's config from the study's folder, the
-    workspace from ROOT. A config that is no file or folder there stays: it is a hub id."""
+    """Paths made absolute: a domain's files, a model's config and a base from the study's folder,
+    the workspace from ROOT. A config or base that is no file or folder there stays: it is a hub id
+    or, of a base, a URI."""
 
     def absolute(pattern: str) -> str:
         return str(folder / Path(pattern).expanduser())
@@ -320,5 +321,9 @@ def _resolve(study: Study, folder: Path) -> Study:
             patterns = [domain.files] if isinstance(domain.files, str) else domain.files
             domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
         domains[name] = domain
+    critical = study.critical
+    if critical and critical.base and Path(absolute(critical.base)).exists():
+        critical = critical.model_copy(update={"base": absolute(critical.base)})
     workspace = (ROOT / study.workspace.expanduser()).absolute()
-    return study.model_copy(update={"domains": domains, "sizes": sizes, "workspace": workspace})
+    found = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
+    return study.model_copy(update=found)

@@ -33,6 +33,7 @@ def schedule(sampler: MixtureSampler, domains: Sequence[str], tokens_per_step: i
     axis.set_xlabel("tokens")
     axis.set_ylabel("proportion")
     axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_title("The schedule as planned (lines) and as drawn (dots)")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
