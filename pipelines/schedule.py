@@ -1,13 +1,8 @@
 """`schedule`: plan a mixture that changes while a model trains, and prove it by training."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from fitting import laws, phases, registry
@@ -15,15 +10,13 @@ from fitting.phase_table import PhaseRuns
 from fitting.phases import ScheduleFit
 from optimization import schedule as search
 from optimization import schedule_plots as plots
-from optimization.schedule import CONSTANT, JOINT, Plan, SchedulePredictor
+from optimization.schedule import CONSTANT, Plan, SchedulePredictor
 from optimization.schedule_report import report
-from pipelines import entry, phase_runs, schedules
+from pipelines import entry, phase_runs, schedule_proof, schedules
 from pipelines import study as studies
-from pipelines.phase_runs import last_losses
 from pipelines.prepare import prepare
 from pipelines.sections import Phases
 from pipelines.study import Study
-from pipelines.sweep import train_missing
 from training import record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
@@ -32,31 +25,6 @@ from training.settings import Phase
 
 Array = np.ndarray
 PROBABILITY = 0.9
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The schedule and the best constant mixture, trained with the same seeds."""
-
-    table: pd.DataFrame  # way, seed, run_id, objective, val_loss/<domain>…; in the seeds' order
-    gain: float  # of the schedule, mean over the seeds, nats per token
-    half_width: float  # of its 90 % interval, by the seeds' differences
-
-    def measured(self) -> dict[str, list[float]]:
-        """Objectives of each way, in the seeds' order."""
-        return {str(way): rows["objective"].tolist() for way, rows in self.table.groupby("way")}
-
-    @property
-    def verdict(self) -> str:
-        """Whether the schedule won."""
-        told = (
-            f"{self.gain:+.4f} ± {self.half_width:.4f} nats/token over {len(self.table) // 2} seeds"
-        )
-        if self.gain - self.half_width > 0:
-            return f"trained, the schedule is better than the best constant mixture: {told}"
-        if self.gain + self.half_width < 0:
-            return f"trained, the schedule is worse than the best constant mixture: {told}"
-        return f"trained, the schedule does not beat the best constant mixture: {told}"
 
 
 def fit(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> ScheduleFit:
@@ -83,48 +51,6 @@ def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Register
         "mixtures": runs.mixtures.tolist(),
     }
     return registry.register_schedule(name, spec, fitted.residual)
-
-
-def prove(plan: Study, corpus: Corpus, asked: Phases, found: Plan, machines: Machines) -> Proof:
-    """Train the schedule and the best constant mixture with every seed."""
-    domains = found.predictor.domains
-    planned = {
-        (name, seed): phase_runs.run(
-            plan,
-            corpus,
-            asked,
-            f"{name}-seed{seed}",
-            [
-                record.checked_mixture(
-                    dict(zip(domains, map(float, mixture), strict=True)), domains
-                )
-                for mixture in found.ways[name].schedule
-            ],
-            seed,
-        )
-        for seed in asked.seeds
-        for name in (JOINT, CONSTANT)
-    }
-    run_ids = train_missing(plan, corpus, list(planned.values()), machines, record.SCHEDULE)
-    rows = []
-    for (name, seed), run in planned.items():
-        losses = last_losses(run_ids[run.name])
-        objective = sum(w * losses[d] for d, w in plan.weights().items())
-        rows.append(
-            {
-                "way": name,
-                "seed": seed,
-                "run_id": run_ids[run.name],
-                "objective": objective,
-                **record.with_prefix(record.VAL_LOSS, losses),
-            }
-        )
-    table = pd.DataFrame(rows)
-    by_way = {name: group["objective"].to_numpy() for name, group in table.groupby("way")}
-    gains = by_way[CONSTANT] - by_way[JOINT]
-    error = gains.std(ddof=1) / np.sqrt(len(gains))
-    width = student.ppf((1 + PROBABILITY) / 2, len(gains) - 1) * error
-    return Proof(table, float(gains.mean()), float(width))
 
 
 def for_target(plan: Study, predictor: SchedulePredictor, schedule: Array) -> list[Phase]:
@@ -180,31 +106,11 @@ def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
         [phase.model_dump() for phase in for_target(plan, predictor, best.schedule)],
         schedules.ARTIFACT,
     )
-    _log_figures(
-        {"schedule": plots.schedules(found), "gain": plots.gains(found), "kept": plots.kept(found)}
-    )
-
-
-def log_proof(found: Plan, proof: Proof) -> None:
-    """Log measured beside predicted to the active run."""
-    mlflow.log_metrics(
-        {
-            "measured_gain": proof.gain,
-            "measured_gain_low": proof.gain - proof.half_width,
-            "measured_gain_high": proof.gain + proof.half_width,
-        }
-    )
-    mlflow.log_table(proof.table, "measured.json")
-    predicted = {}
-    for name in (CONSTANT, JOINT):
-        answer = found.predictor.ask(found.ways[name].schedule)
-        ends = (answer["objective"], answer["objective_low"], answer["objective_high"])
-        predicted[name] = ends
-    _log_figures({"measured_beside_predicted": plots.proof(proof.measured(), predicted)})
-
-
-def _log_figures(figures: Mapping[str, Figure]) -> None:
-    for name, figure in figures.items():
+    for name, figure in (
+        ("schedule", plots.schedules(found)),
+        ("gain", plots.gains(found)),
+        ("kept", plots.kept(found)),
+    ):
         mlflow.log_figure(figure, f"figures/{name}.png")
         plt.close(figure)
 
@@ -230,13 +136,14 @@ def main(study: str, model: str, workers: str, ranks: str) -> None:
     log_plan(plan, fitted, found)
     lines = [_scores(fitted), "", *report(found)]
     print("\n".join(lines), flush=True)
-    proof = prove(plan, corpus, asked, found, machines)
-    log_proof(found, proof)
-    text = "\n".join([*lines, proof.verdict])
+    proof = schedule_proof.prove(plan, corpus, asked, found, machines)
+    schedule_proof.log(found, proof)
+    measured = schedule_proof.report(found, proof)
+    text = "\n".join([*lines, *measured])
     mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
     active = mlflow.active_run()
     assert active is not None
-    print(proof.verdict)
+    print("\n".join(measured))
     print(
         f"train the target on it:  -e train -P schedule=runs:/{active.info.run_id} "
         f"-P size={plan.target.size} -P steps={plan.target.steps}"
