@@ -158,7 +158,9 @@ class _Search:
         """Cross-validate candidates of one form and backtest the form's preferred one."""
         self.tried.extend(self.cv.run(grid))
         form = grid[0].form
-        best = _preferred([held for held in self.tried if held.candidate.form == form])
+        held = [one for one in self.tried if one.candidate.form == form]
+        choices = [(one.candidate.power, one.candidate.ridge) for one in held]
+        best = held[preferred(np.array([one.squares for one in held]), choices)]
         self.finalists[form] = best
         if best.candidate not in self.tested:
             self.tested[best.candidate] = backtest.backtest(
@@ -236,24 +238,28 @@ class _Search:
         return table.sort_values(["chosen", "expected_error"], ascending=[False, True])
 
 
-def _preferred(held: Sequence[Held]) -> Held:
-    """The candidate nearest to the usual φ and ridge that is about as good as the best: its rms
-    error within one standard error of the best's, and not worse by two standard errors of their
-    difference over the mixtures. Of fewer than FEWEST mixtures, the one nearest to the usual."""
-    squares = np.array([h.squares for h in held])
+def preferred(squares: Array, choices: Sequence[tuple[float, float]]) -> int:
+    """Which choice of φ's power and ridge is taken, by its squared errors over mixtures, (choices,
+    m).
+
+    The one nearest to the usual that is about as good as the best: its rms error within one
+    standard error of the best's, and not worse by two standard errors of their difference over the
+    mixtures. Of fewer than FEWEST mixtures, the one nearest to the usual.
+    """
     mixtures = squares.shape[1]
     means = squares.mean(axis=1)
     worse = squares - squares[int(np.argmin(means))]
     uncertain = worse.std(axis=1, ddof=1) / np.sqrt(mixtures)
     near = np.sqrt(means) <= np.sqrt(means.min()) * (1 + 1 / np.sqrt(2 * mixtures))
-    tied = np.flatnonzero((near & (worse.mean(axis=1) <= 2 * uncertain)) | (mixtures < FEWEST))
+    good = near & (worse.mean(axis=1) <= 2 * uncertain)
+    tied = np.flatnonzero(good | (mixtures < FEWEST)).tolist()
 
-    def unusual(one: Held) -> tuple[float, float]:
-        c = one.candidate
-        ridge = abs(np.log10(c.ridge / USUAL_RIDGE)) if c.ridge else np.inf
-        return float(4 * abs(c.power - USUAL_POWER) + ridge), float(one.squares.mean())
+    def unusual(i: int) -> tuple[float, float]:
+        power, ridge = choices[i]
+        away = abs(np.log10(ridge / USUAL_RIDGE)) if ridge else np.inf
+        return float(4 * abs(power - USUAL_POWER) + away), float(means[i])
 
-    return min([held[int(i)] for i in tied], key=unusual)
+    return int(min(tied, key=unusual))
 
 
 def _errors(scores: Scores, tested: Extrapolation) -> dict[str, float]:

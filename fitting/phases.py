@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fitting import solve
-from fitting.choose import POWERS, RIDGES, USUAL_POWER, USUAL_RIDGE
+from fitting.choose import POWERS, RIDGES, preferred
 from fitting.laws import ScheduleLaw, features
 from fitting.phase_table import MIN_MIXTURES, PHASE, TRUNK, PhaseRuns
 
@@ -52,7 +52,7 @@ def fit(runs: PhaseRuns, weights: Array, seed: int = 0) -> ScheduleFit:
             for predicted in _held_out(runs, power, np.array(RIDGES))
         ]
     )
-    chosen = _chosen(candidates, squares)
+    chosen = preferred(squares, candidates)
     power, ridge = candidates[chosen]
     held_out = _held_out(runs, power, np.array([ridge]))[0]
     order = [chosen, *(i for i in range(len(candidates)) if i != chosen)]
@@ -189,23 +189,6 @@ def _squares(runs: PhaseRuns, predicted: Array, weights: Array) -> Array:
     relative = (predicted - runs.losses) / spread[runs.phase_of]
     sums = np.bincount(runs.mixture_of, relative**2 @ weights)
     return sums / np.bincount(runs.mixture_of)
-
-
-def _chosen(candidates: list[tuple[float, float]], squares: Array) -> int:
-    """The candidate nearest to the usual φ and ridge that is about as good as the best, by the
-    rule of `fitting.choose`; squares are (candidates, m)."""
-    mixtures, means = squares.shape[1], squares.mean(axis=1)
-    worse = squares - squares[means.argmin()]
-    uncertain = worse.std(axis=1, ddof=1) / np.sqrt(mixtures)
-    near = np.sqrt(means) <= np.sqrt(means.min()) * (1 + 1 / np.sqrt(2 * mixtures))
-    tied = np.flatnonzero(near & (worse.mean(axis=1) <= 2 * uncertain)).tolist()
-
-    def unusual(i: int) -> tuple[float, float]:
-        power, ridge = candidates[i]
-        away = 4 * abs(power - USUAL_POWER) + abs(np.log10(ridge / USUAL_RIDGE))
-        return float(away), float(means[i])
-
-    return min(tied, key=unusual)
 
 
 def _scores(runs: PhaseRuns, held_out: Array, chained: Array, weights: Array) -> pd.DataFrame:
