@@ -191,9 +191,7 @@ def _curve(found: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
     if found.one_dimensional:
         mixtures = found.line(LEVELS)
     else:
-        learnt = searching.best(np.inf)
-        assert learnt is not None
-        most = float(searching.limit(learnt[None])[0])
+        most = float(searching.limit(searching.unlimited()[None])[0])
         levels = np.linspace(searching.least_level, most, LEVELS)
         mixtures = np.array(
             [searching.samples[-1], *(searching.best(level) for level in levels[1:])]

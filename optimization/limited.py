@@ -40,6 +40,11 @@ class LimitedSearch:
         """The same with another limit."""
         return search(self.objective, limit, self.allowed, self.samples)
 
+    def unlimited(self) -> Array:
+        """The best mixture whatever the limit, (M,)."""
+        start = self.samples[self.objective(self.samples).argmin()]
+        return descend(self.objective, self.allowed, start)
+
     def best(self, level: float) -> Array | None:
         """The best mixture that keeps the level, (M,); None where none does."""
         inside = self.samples[self.limit(self.samples) <= level]

@@ -28,7 +28,9 @@ from pipelines.sweep import train_missing
 from training import record
 from training.devices import Machines
 from training.errors import InputError
+from training.settings import Run
 
+Array = np.ndarray
 DEFAULT_MODEL = "continual-predictor"
 
 
@@ -107,7 +109,7 @@ def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
             told["share"] = float(mixture @ solved.found.is_original)
             predictions = solved.found.losses(mixture)
             for side, predicted in zip(solved.sides, predictions, strict=True):
-                losses = (w * row[record.VAL_LOSS + d] for d, w in side.weights.items())
+                losses = (w * row.get(record.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
                 told |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
             rows.append(told)
     return Answer(solved.found, pd.DataFrame(rows))
@@ -139,27 +141,21 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
     pulled = history.pull([active.info.experiment_id], f"tags.{record.STUDY} = '{tried[0].study}'")
     solved = critical(pulled, asked)
     print("\n".join(report(answered(solved, pd.DataFrame()))), flush=True)
-    proofs = [
-        continued_runs.run(
-            plan,
-            corpus,
-            section,
-            base,
-            f"critical-{one.tolerance:g}-seed{seed}",
-            record.checked_mixture(
-                dict(zip(solved.found.predictor.domains, one.mixture.tolist(), strict=True)),
-                list(plan.domains),
-            ),
-            seed,
-            record.TARGET,
+
+    def continued_on(mixture: Array, name: str, seed: int) -> Run:
+        shares = dict(zip(solved.found.predictor.domains, mixture.tolist(), strict=True))
+        checked = record.checked_mixture(shares, list(plan.domains))
+        return continued_runs.run(
+            plan, corpus, section, base, name, checked, seed, stage=record.TARGET
         )
+
+    proofs = [
+        continued_on(one.mixture, f"critical-{one.tolerance:g}-seed{seed}", seed)
         for one in solved.found.answers
         if one.mixture is not None
         for seed in section.seeds
     ]
-    if not proofs:
-        return answered(solved, pd.DataFrame())
-    run_ids = train_missing(plan, corpus, proofs, machines, record.CRITICAL)
+    run_ids = train_missing(plan, corpus, proofs, machines, record.CRITICAL) if proofs else {}
     rows = [
         {
             "run": run.name,
