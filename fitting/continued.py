@@ -34,6 +34,12 @@ def base_losses(table: pd.DataFrame, names: Mapping[str, str]) -> dict[str, floa
             "it continues; import them (tidy: rows with step 0 and tokens 0; mixinglaws: base=…)"
         )
     losses = before[columns].to_numpy(float)
+    if (gaps := np.argwhere(np.isnan(losses))).size:
+        row, column = gaps[0]
+        raise InputError(
+            f"run {names[before['run'].iloc[row]]!r} has no {columns[column]} at step 0; every run "
+            "needs the base's loss on every validation domain"
+        )
     off = np.abs(losses - losses[0]).max(axis=1)
     if off.max() > SAME:
         one, other = before["run"].iloc[0], before["run"].iloc[int(off.argmax())]
@@ -88,7 +94,7 @@ def sides(
     record.refuse_unknown(new_validation, val_domains, "new_validation")
     record.refuse_unknown(weights, val_domains, "weights")
     others = [d for d in trained if d not in original]
-    if not original or not others:
+    if not set(original) & set(trained) or not others:
         raise InputError(
             "original: name the training domains that the base was trained on, some but not all "
             f"of {', '.join(trained)}"
@@ -113,11 +119,15 @@ def sides(
 def _weights(
     side: str, val_domains: Collection[str], given: Mapping[str, float]
 ) -> dict[str, float]:
-    own = {d: w for d, w in given.items() if d in val_domains and w}
-    if not own:
-        own = dict.fromkeys(val_domains, 1.0)
-    elif lacking := [d for d in val_domains if d not in given]:
+    own = {d: w for d, w in given.items() if d in val_domains}
+    own = own or dict.fromkeys(val_domains, 1.0)
+    if lacking := [d for d in val_domains if d not in own]:
         raise InputError(
             f"weights: no weight for {', '.join(lacking)} of the {side} data; give 0 to ignore one"
         )
-    return {d: w / sum(own.values()) for d, w in own.items()}
+    if not any(own.values()):
+        raise InputError(
+            f"weights: {', '.join(own)} of the {side} data are all 0; give weights of that side"
+        )
+    checked = zip(own, record.checked_weights(own, list(own)), strict=True)
+    return {d: w for d, w in checked if w}

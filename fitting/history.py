@@ -71,7 +71,11 @@ def checks(experiment_ids: Sequence[str], runs: str = "") -> pd.DataFrame:
     """The tidy table of the complete check runs, which no fit reads, `run` their names; empty where
     there are none."""
     found = search(experiment_ids, f"{_proxies(runs)} and tags.{record.CHECK} = 'true'")
-    whole = [run for run in found if run.data.tags.get(record.COMPLETE) == "true"]
+    whole = [
+        run
+        for run in found
+        if run.info.status == "FINISHED" and run.data.tags.get(record.COMPLETE) == "true"
+    ]
     if not whole:
         return pd.DataFrame()
     table = _table(list(zip(whole, _histories(whole), strict=True)))

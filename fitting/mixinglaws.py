@@ -91,15 +91,11 @@ def logs(
             name = checkpoint.rstrip("/").rsplit("/", 1)[-1]
             others[name] += 1
             if name == base:
-                before[_val_domain(place, data)] = Before(place, _loss(place, loss))
+                said = Before(place, _loss(place, loss))
+                _refuse_other(said, before.setdefault(_val_domain(place, data), said))
             continue
         new = _observation(place, log, match, data, loss)
-        old = observations.setdefault((new.run, new.step, new.val_domain), new)
-        if old.loss != new.loss:
-            raise InputError(
-                f"{place}: loss {new.loss}, but {old.loss} in {old.place} for the same checkpoint "
-                "and data; remove the wrong line"
-            )
+        _refuse_other(new, observations.setdefault((new.run, new.step, new.val_domain), new))
     if not observations:
         raise InputError(f"source: {source} holds no observation of a mixture run")
     if base and not before:
@@ -117,12 +113,23 @@ def logs(
         for run in any_of.values()
         for val_domain, b in before.items()
     ]
+    for start in at_start:
+        _refuse_other(start, observations.get((start.run, 0, start.val_domain), start))
     whole = [*at_start, *observations.values()]
     table = _table(whole, domains, {**N_PARAMS, **n_params})
     check_runs = [name for name, observation in any_of.items() if observation.check]
     table, rounding = foreign.normalised(foreign.checked(table), check_runs)
     runs = (_told(run, any_of[run.name]) for run in foreign.runs(table))
     return Found(tuple(runs), (*notes, *rounding))
+
+
+def _refuse_other(new: Before | Observation, old: Before | Observation) -> None:
+    """Raise InputError where two lines on the same checkpoint and data tell different losses."""
+    if old.loss != new.loss:
+        raise InputError(
+            f"{new.place}: loss {new.loss}, but {old.loss} in {old.place} for the same checkpoint "
+            "and data; remove the wrong line"
+        )
 
 
 def _lines(source: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:

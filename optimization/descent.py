@@ -114,7 +114,7 @@ class _Problem:
         rules = [self._linear("eq", total, np.ones(1))]
         if len(limits):
             rules.append(self._linear("ineq", -matrix, -limits))
-        if self.limit is not None:
+        if self.limit is not None and np.isfinite(self.level):
             rules.append(self._within_level(self.limit))
         found = minimize(
             self._value if self.direction is None else self._distance,

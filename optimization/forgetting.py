@@ -27,7 +27,7 @@ Span = tuple[float, float, float]  # value and the ends of its 90 % interval
 
 LEVELS = 33  # of the curve or frontier
 POINTS = 1025  # on the line between the sides
-SAME = 1e-3  # by which inner proportions of a side agree, as rounding may leave them
+SAME = 1e-3  # by which a proportion may miss its share of its side, as rounding may leave it
 FREE = 1e-6  # least range of a proportion that is free
 
 
@@ -73,8 +73,9 @@ class Forgetting:
         """Mixtures from the least to the most original data that was trained, (count, M)."""
         fitted = self.predictor.fitted
         order = (fitted @ self.is_original).argsort()
+        ends = self.allowed.repaired(self.allowed.variables(fitted[order[[0, -1]]]))
         steps = np.linspace(0, 1, count)[:, None]
-        return np.asarray((1 - steps) * fitted[order[0]] + steps * fitted[order[-1]])
+        return np.asarray((1 - steps) * ends[0] + steps * ends[1])
 
     def losses(self, mixture: Array) -> tuple[Span, Span]:
         """Original and new losses of a mixture (M,), with their intervals."""
@@ -127,16 +128,17 @@ def _trained(predictor: Predictor, is_original: Array) -> Constraints:
         d: (float(low), float(high))
         for d, low, high in zip(domains, fitted.min(axis=0), fitted.max(axis=0), strict=True)
     }
-    total = fitted @ is_original
-    bounds["+".join(domains[is_original])] = (float(total.min()), float(total.max()))
+    all_original = fitted @ is_original
+    ends = float(all_original.min()), float(all_original.max())
+    bounds["+".join(domains[is_original])] = ends
     bundles = {}
     for name, side in (("original", is_original), ("new", ~is_original)):
-        there = fitted[fitted[:, side].sum(axis=1) > FREE][:, side]
-        inner = there / there.sum(axis=1, keepdims=True)
-        if side.sum() > 1 and np.ptp(inner, axis=0).max() < SAME:
-            bundles[name] = {
-                d: float(share) for d, share in zip(domains[side], inner[0], strict=True) if share
-            }
+        varied = side & (np.ptp(fitted, axis=0) > FREE)  # a domain that never varied stays
+        there = fitted[:, varied]
+        total = there.sum(axis=1, keepdims=True)
+        inner = there.sum(axis=0) / max(total.sum(), FREE)
+        if varied.sum() > 1 and np.abs(there - total * inner).max() < SAME:
+            bundles[name] = dict(zip(domains[varied].tolist(), inner.tolist(), strict=True))
     kept = {d for shares in bundles.values() for d in shares}
     return Constraints(
         bounds={name: ends for name, ends in bounds.items() if name not in kept}, bundles=bundles
@@ -160,13 +162,15 @@ def _critical(found: Forgetting, searching: LimitedSearch, tolerance: float) -> 
     upper, lower = (_share(found, searching, end, level) for end in (risky, _optimistic(risky)))
     if best is None:
         return Critical(tolerance, None, None, lower, upper, None, None, None)
+    share = float(best @ found.is_original)
+    ends = [share, *(end for end in (lower, upper) if end is not None)]
     original, new = found.losses(best)
     return Critical(
         tolerance=tolerance,
         mixture=best,
-        share=float(best @ found.is_original),
-        share_low=lower,
-        share_high=upper,
+        share=share,
+        share_low=min(ends),  # of free sides the ends need not lie on either side of it
+        share_high=None if upper is None else max(ends),
         original=original,
         new=new,
         bound=searching.bound(best, level),

@@ -12,6 +12,7 @@ from training import record
 
 FITTED, CHECK = "fitted", "check"
 AT_END = 1e-4  # of the trained range, proportion
+KEPT = 1e-6  # nats per token, by which a loss that is just kept may miss its level
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def _answers(found: Forgetting) -> list[str]:
         if answer.share is None or answer.original is None or answer.new is None:
             lines.append(f"{allowed:<14}{'none is enough':>15}")
             continue
-        ends = f"[{_end(answer.share_low)}, {_end(answer.share_high)}]"
+        edge = "≤" if (answer.share_low or 0.0) <= low + AT_END else ""
+        ends = f"[{edge}{_end(answer.share_low)}, {_end(answer.share_high)}]"
         lines.append(
             f"{allowed:<14}{answer.share:>15.4f}{ends:>18}{answer.original[0]:>15.4f}"
             f"{answer.new[0]:>10.4f}"
@@ -115,7 +117,15 @@ def _answers(found: Forgetting) -> list[str]:
             f"{low:g}: the critical one lies below; train less to find it"
         )
     for answer in found.answers:
-        if answer.share is not None and answer.share_high is None:
+        if answer.original is None or answer.share is None:
+            continue
+        room = found.before[0] + answer.tolerance - answer.original[0]
+        if room > KEPT and answer.share > low + AT_END:
+            lines.append(
+                f"at +{answer.tolerance:g}: less original data would be enough, but the loss on "
+                "the new data is least here"
+            )
+        if answer.share_high is None:
             lines.append(
                 f"at +{answer.tolerance:g}: by the upper end of the interval not even the most "
                 f"original data that was trained ({high:g}) is enough"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from optimization.forgetting import Forgetting
 
 Array = np.ndarray
-MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "C3")}  # kind → marker, colour
+MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "black")}  # kind → marker, colour
 
 
 def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
@@ -43,6 +43,10 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
         for axis, value in zip(axes, (answer.original[0], answer.new[0]), strict=True):
             axis.plot(ends, [value] * 2, "|-", color=colour, markersize=10, linewidth=1.5)
             axis.plot(answer.share, value, "*", color=colour, markersize=13, label=label, zorder=5)
+        if answer.tolerance:
+            axes[0].axhline(
+                found.before[0] + answer.tolerance, color=colour, linestyle=":", linewidth=1
+            )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
@@ -63,7 +67,7 @@ def learnt_against_forgotten(found: Forgetting, measured: pd.DataFrame) -> Figur
                 markersize=13, zorder=5,
                 label=f"+{answer.tolerance:g}: {answer.share:.3f} original",
             )  # fmt: skip
-    axis.axvline(0, color="0.3", linestyle="--", linewidth=1)
+    axis.axvline(0, color="0.3", linestyle="--", linewidth=1, label="as before")
     axis.set_xlabel("forgotten: original loss less the base's (nats/token)")
     axis.set_ylabel("loss on the new data (nats/token)")
     axis.set_title("What is learnt for what is forgotten")

@@ -40,7 +40,7 @@ class Asked:
 
     original: Sequence[str]  # training domains
     new_validation: Sequence[str]
-    weights: dict[str, float]  # of validation domains; empty: those of the import or sweep
+    weights: dict[str, float]  # of validation domains, in the place of the import's or sweep's
     tokens: int | None
     tolerances: Sequence[float]
     model: str  # registered name
@@ -63,7 +63,7 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
     """
     base = continued.base_losses(pulled.table, pulled.names)
     table = continued.at_tokens(pulled.table, asked.tokens)
-    weights = asked.weights or history.purpose(pulled.parents).weights
+    weights = {**history.purpose(pulled.parents).weights, **asked.weights}
     sides = continued.sides(table, asked.original, asked.new_validation, weights)
     observations = Observations.from_tidy(table)
     weighed = {

@@ -370,6 +370,11 @@ CHECKPOINT = "/ckpts//70M_x_{}/{}\t/data/a.valid.{}.bin\t{}\n"
         (CHECKPOINT.format("1-0.5-0.4", 10, "b", 1), "the proportions of run '70M-1' sum to 0.9;"),
         (CHECKPOINT.format("1-0.5-0.5", 10, "b", 1).replace("70M", "2B"), "Give 2B=…; known: 70M"),
         (
+            CHECKPOINT.format("1-0.5-0.5", 10, "b", 1)
+            + "".join(f"/base\t/a.valid.b.bin\t{x}\n" for x in (3, 4)),
+            "line 3: loss 4.0, but 3.0 in ",
+        ),
+        (
             "".join(CHECKPOINT.format("1-0.5-0.5", 10, "b", x) for x in (1, 1, 2)),
             "line 3: loss 2.0, but 1.0 in ",
         ),
@@ -379,7 +384,7 @@ def test_a_bad_log_is_refused_by_file_and_line(log: str, message: str, tmp_path:
     path = tmp_path / "70M.txt"
     path.write_text(log)
     with pytest.raises(InputError, match=re.escape(message)):
-        mixinglaws.logs(str(path), ["a", "b"], {})
+        mixinglaws.logs(str(path), ["a", "b"], {}, "base" if "/base" in log else "")
 
 
 @pytest.mark.parametrize(
