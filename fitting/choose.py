@@ -20,7 +20,7 @@ Array = np.ndarray
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.0)  # φ(r) = r (paper) … log(r + ε)
 RIDGES = tuple(np.geomspace(1e-6, 1.0, 7).tolist())
 USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # kept unless others are clearly better
-FEWEST = 6  # mixtures that φ and ridge are chosen by; fewer say little but of extrapolation
+FEWEST = 8  # mixtures that φ and ridge are chosen by; fewer say little but of extrapolation
 MAX_TERMS = 3
 
 
