@@ -48,7 +48,7 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
                 found.before[0] + answer.tolerance, color=colour, linestyle=":", linewidth=1
             )
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
