@@ -20,7 +20,8 @@ Array = np.ndarray
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.0)  # φ(r) = r (paper) … log(r + ε)
 RIDGES = tuple(np.geomspace(1e-6, 1.0, 7).tolist())
 USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # kept unless others are clearly better
-FEWEST = 8  # mixtures that φ and ridge are chosen by; fewer say little but of extrapolation
+FEW = 8  # mixtures; fewer, left out one at a time, say little but of extrapolation
+FEW_TOLERANCE = 2.0  # of their rms error, relative to the best's
 MAX_TERMS = 3
 
 
@@ -244,15 +245,18 @@ def preferred(squares: Array, choices: Sequence[tuple[float, float]]) -> int:
 
     The one nearest to the usual that is about as good as the best: its rms error within one
     standard error of the best's, and not worse by two standard errors of their difference over the
-    mixtures. Of fewer than FEWEST mixtures, the one nearest to the usual.
+    mixtures. By fewer than FEW mixtures: not worse than FEW_TOLERANCE times the best's.
     """
     mixtures = squares.shape[1]
     means = squares.mean(axis=1)
     worse = squares - squares[int(np.argmin(means))]
     uncertain = worse.std(axis=1, ddof=1) / np.sqrt(mixtures)
-    near = np.sqrt(means) <= np.sqrt(means.min()) * (1 + 1 / np.sqrt(2 * mixtures))
+    relative = np.sqrt(means / max(means.min(), 1e-300))
+    near = relative <= 1 + 1 / np.sqrt(2 * mixtures)
     good = near & (worse.mean(axis=1) <= 2 * uncertain)
-    tied = np.flatnonzero(good | (mixtures < FEWEST)).tolist()
+    if mixtures < FEW:
+        good |= relative <= FEW_TOLERANCE
+    tied = np.flatnonzero(good).tolist()
 
     def unusual(i: int) -> tuple[float, float]:
         power, ridge = choices[i]

@@ -118,6 +118,7 @@ def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: Write) 
         train.main(
             write_study(miniature),
             mixture="",
+            schedule="",
             size="tiny",
             steps="7",
             seed="0",

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def found(source: Path, format: str, **options: str) -> Found:
-    every = {"domains": "", "n_params": "", "tokens": "", "strip": "", **options}
+    every = {"domains": "", "n_params": "", "tokens": "", "strip": "", "base": "", **options}
     return imports.read(str(source), format, **every)
 
 
