@@ -18,7 +18,7 @@ from optimization import model as predictors
 from optimization.forgetting import Forgetting
 from optimization.forgetting_artifacts import CHECK, FITTED, Answer, report
 from pipelines import continued_runs, entry
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.fit import register
 from pipelines.phase_runs import last_losses
 from pipelines.prepare import prepare
@@ -122,7 +122,11 @@ def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
     checks = history.checks(experiments, runs)
     solved = critical(pulled, asked)
     if len(checks):
-        checks = checks[checks[record.TOKENS] == solved.table[record.TOKENS].iloc[0]]
+        scale = [record.TOKENS, record.N_PARAMS]
+        same = (checks[scale] == solved.table[scale].iloc[0]).all(axis=1)
+        if others := sorted({*checks["run"]} - {*checks["run"][same]}):
+            print(f"critical: check runs of another size or length left out: {', '.join(others)}")
+        checks = checks[same]
     return answered(solved, checks)
 
 

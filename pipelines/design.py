@@ -23,7 +23,7 @@ from optimization.candidates import Choice
 from optimization.feasible import feasible
 from optimization.model import Predictor
 from pipelines import entry, problem
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
 from pipelines.study import Study

@@ -17,7 +17,7 @@ from fitting.report import report
 from fitting.reuse import Reuse
 from fitting.table import Observations
 from pipelines import entry
-from pipelines import study as studies
+from pipelines import study_file as studies
 from training import record
 from training.errors import InputError
 

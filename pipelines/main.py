@@ -8,7 +8,7 @@ from optimization import simplex
 from optimization.answer import Answer
 from optimization.report import report
 from pipelines import entry, problem, verify
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.fit import Fitted, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare

@@ -9,7 +9,7 @@ from optimization.answer import Answer, Problem
 from optimization.model import Predictor
 from optimization.report import report
 from pipelines import entry, problem
-from pipelines import study as studies
+from pipelines import study_file as studies
 from training import record
 
 

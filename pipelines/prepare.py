@@ -3,7 +3,7 @@
 import mlflow
 
 from pipelines import entry
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.study import Study
 from training import corpus as corpora
 from training import record

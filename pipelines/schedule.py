@@ -13,7 +13,7 @@ from optimization import schedule_plots as plots
 from optimization.schedule import CONSTANT, Plan, SchedulePredictor
 from optimization.schedule_report import report
 from pipelines import entry, phase_runs, schedule_proof, schedules
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.sections import Phases
 from pipelines.study import Study

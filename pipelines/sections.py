@@ -1,11 +1,9 @@
-"""Sections of a study file that are the pipelines' own, and what is wrong in one, in words.
+"""Sections of a study file that are the pipelines' own.
 
 Those of single models and their text are in `training.settings`.
 """
 
-import difflib
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -128,26 +126,3 @@ class Phases(Section):
     """Share of the last phase over which the learning rate falls to zero."""
     seeds: list[int] = Field(default=[1, 2, 3, 4], min_length=2)
     """With which the best schedule and the best constant mixture are trained."""
-
-
-def explain(item: Any, study: type[Section]) -> str:
-    """One pydantic error as `key: rule`; an unknown key with the nearest known one."""
-    parts = [part for part in item["loc"] if part not in (COUNT, LISTED)]
-    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).removeprefix(".")
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1], study)
-        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0)
-        return f"unknown key {where!r}; the nearest known key is {near[0]!r}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
-
-
-def _known_keys(location: Sequence[str | int], study: type[Section]) -> list[str]:
-    """The keys of the section at a location in the study."""
-    section: Any = study
-    for part in location:
-        if isinstance(section, type) and issubclass(section, Section):
-            section = section.model_fields[str(part)].annotation
-        else:  # a mapping: its values' type
-            section = section.__args__[1]
-    return list(section.model_fields)

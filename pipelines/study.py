@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-import pydantic
-import yaml
 from pydantic import Field, model_validator
 
 from optimization.constraints import Constraints
 from optimization.feasible import Feasible, feasible
 from optimization.objective import DEVIATION, LOSS, WORST
 from pipelines import repetition, schedules
-from pipelines.sections import Critical, Phases, Search, Sweep, Target, explain
+from pipelines.sections import Critical, Phases, Search, Sweep, Target
 from training import record
 from training.corpus import Corpus
 from training.errors import InputError
@@ -35,8 +33,6 @@ from training.settings import (
     Validation,
 )
 
-ROOT = Path(__file__).parent.parent
-STUDIES = Path(__file__).parent / "studies"
 DECIMALS = 6  # to which mixtures that agree are the same
 
 
@@ -264,66 +260,3 @@ class Study(Section):
         To be called before they are trained, with those that are not trained yet.
         """
         repetition.check(self.repetition, runs, corpus)
-
-
-def load(name: str) -> Study:
-    """A study by the name of a ready-made one, or by a path.
-
-    Raises InputError that names the file, the key and the rule.
-    """
-    path = _find(name)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
-    try:
-        study = Study.model_validate(raw)
-    except pydantic.ValidationError as error:
-        lines = [explain(item, Study) for item in error.errors()]
-        raise InputError(f"{path}: " + "; ".join(lines)) from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return _resolve(study, path.parent)
-
-
-def _find(name: str) -> Path:
-    ready_made = STUDIES / f"{name}.yaml"
-    if ready_made.exists():
-        return ready_made
-    path = (ROOT / name).absolute()
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
-        raise InputError(
-            f"study {name!r}: no such file ({path}); give a path (a relative one starts at the "
-            f"project's folder) or a ready-made study: {known}"
-        )
-    return path
-
-
-def _resolve(study: Study, folder: Path) -> Study:
-    """Paths made absolute: a domain's files, a model's config and a base from the study's folder,
-    the workspace from ROOT. A config or base that is no file or folder there stays: it is a hub id
-    or, of a base, a URI."""
-
-    def absolute(pattern: str) -> str:
-        return str(folder / Path(pattern).expanduser())
-
-    sizes = dict(study.sizes)
-    for name, size in sizes.items():
-        if size.config and Path(absolute(size.config)).exists():
-            sizes[name] = size.model_copy(update={"config": absolute(size.config)})
-
-    domains = {}
-    for name, domain in study.domains.items():
-        if domain.files:
-            patterns = [domain.files] if isinstance(domain.files, str) else domain.files
-            domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
-        domains[name] = domain
-    critical = study.critical
-    if critical and critical.base and Path(absolute(critical.base)).exists():
-        critical = critical.model_copy(update={"base": absolute(critical.base)})
-    workspace = (ROOT / study.workspace.expanduser()).absolute()
-    found = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
-    return study.model_copy(update=found)

@@ -6,7 +6,7 @@ import numpy as np
 from optimization import design
 from pipelines import budget, entry
 from pipelines import plan as plans
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from training import crew, record, tracking

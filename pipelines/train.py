@@ -6,7 +6,7 @@ import mlflow
 
 from pipelines import budget, entry, schedules
 from pipelines import plan as plans
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from training import crew, record, tracking

@@ -12,7 +12,7 @@ from optimization import proof_plots as plots
 from optimization.answer import BEST, DEFAULT, Mixture
 from optimization.model import Predictor
 from pipelines import entry, problem
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.study import Study

@@ -17,7 +17,7 @@ from optimization.constraints import Constraints
 from optimization.model import Predictor
 from optimization.report import report
 from pipelines import entry, optimize, prepare, problem
-from pipelines import study as studies
+from pipelines import study_file as studies
 from tests import synthetic
 from tests.conftest import empty_store
 from tests.test_predictor import fit_table, log_runs

@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 from pipelines import entry, schedule, schedules, train
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus

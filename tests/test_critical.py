@@ -15,7 +15,7 @@ from fitting import continued, foreign, history, imported
 from optimization import forgetting, objective
 from optimization.forgetting_artifacts import Answer, report
 from pipelines import critical, entry, fit, imports
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.critical import Asked
 from tests.conftest import ROOT
 from training import record

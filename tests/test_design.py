@@ -13,7 +13,7 @@ from optimization.constraints import Constraints
 from optimization.feasible import feasible
 from pipelines import design as designs
 from pipelines import entry, sweep
-from pipelines import study as studies
+from pipelines import study_file as studies
 from tests.test_ledger import RUNS
 from training import record
 from training.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import budget, sweep, train
 from pipelines import plan as plans
-from pipelines import study as studies
+from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from tests.conftest import empty_store
 from training import record, tracking

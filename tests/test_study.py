@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import repetition, study, sweep
+from pipelines import repetition, sweep
+from pipelines import study_file as study
 from training.corpus import Corpus, TokenFiles
 from training.errors import InputError
 from training.settings import Run
@@ -15,6 +16,13 @@ from training.settings import Run
 Write = Callable[[dict[str, Any]], str]
 
 
+CRITICAL: dict[str, Any] = {
+    "size": "tiny",
+    "original": {"news": 1},
+    "new": {"code": 1},
+    "steps": 9,
+    "shares": [0.2, 0.5, 0.8],
+}
 READY_MADE = sorted(path.stem for path in study.STUDIES.glob("*.yaml"))
 
 
@@ -133,6 +141,19 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ({"domian": {}}, "unknown key 'domian'; the nearest known key is 'domains'"),
         ({"training": {"batchsize": 3}}, "'training.batchsize'; the nearest known key is 'batch_s"),
         ({"domains": {"news": {"file": "x"}}}, "'domains.news.file'; the nearest known key is 'fi"),
+        ({"critical": {"share": []}}, "'critical.share'; the nearest known key is 'shares'"),
+        ({"phases": {"trunk": 2}}, "'phases.trunk'; the nearest known key is 'trunks'"),
+        ({"schedule": [{"from": 0}]}, "'schedule[0].from'; the nearest known key is 'from_tokens'"),
+        ({"schedule": [{"from_tokens": 7, "mixture": {"news": 1}}]}, "schedule[0].from_tokens: 7"),
+        ({"phases": {"size": "huge", "steps": [1, 2]}}, "phases.size: no size 'huge'; there are"),
+        ({"critical": {**CRITICAL, "base": "x"}}, "critical: give either base, or size (of one"),
+        ({"critical": {**CRITICAL, "size": "huge"}}, "critical.size: no size 'huge'; there are"),
+        (
+            {"critical": {**CRITICAL, "shares": [1]}},
+            "shares, mixtures: give three or more mixtures",
+        ),
+        ({"critical": {**CRITICAL, "new": {"nwes": 1}}}, "critical.new: unknown domain 'nwes'; kn"),
+        ({"critical": {**CRITICAL, "new": {"news": 1}}}, "'news' is in original and in new; a dom"),
         ({"domains": {"news": {}}}, "domains.news: give exactly one of embedded, files, dataset"),
         ({"bounds": {"nevs": [0, 1]}}, "bounds: nevs: unknown domain 'nevs'; known:"),
         (

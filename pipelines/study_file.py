@@ -1,0 +1,106 @@
+"""Reading a study file: where it is, what is wrong in it in words, and its paths made absolute."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import pydantic
+import yaml
+
+from pipelines.sections import COUNT, LISTED
+from pipelines.study import Study
+from training.errors import InputError
+from training.settings import Section
+
+ROOT = Path(__file__).parent.parent
+STUDIES = Path(__file__).parent / "studies"
+
+
+def load(name: str) -> Study:
+    """A study by the name of a ready-made one, or by a path.
+
+    Raises InputError that names the file, the key and the rule.
+    """
+    path = _find(name)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
+    try:
+        study = Study.model_validate(raw)
+    except pydantic.ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise InputError(f"{path}: " + "; ".join(lines)) from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return _resolve(study, path.parent)
+
+
+def _find(name: str) -> Path:
+    ready_made = STUDIES / f"{name}.yaml"
+    if ready_made.exists():
+        return ready_made
+    path = (ROOT / name).absolute()
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+        raise InputError(
+            f"study {name!r}: no such file ({path}); give a path (a relative one starts at the "
+            f"project's folder) or a ready-made study: {known}"
+        )
+    return path
+
+
+def _resolve(study: Study, folder: Path) -> Study:
+    """Paths made absolute: a domain's files, a model's config and a base from the study's folder,
+    the workspace from ROOT. A config or base that is no file or folder there stays: it is a hub id
+    or, of a base, a URI."""
+
+    def absolute(pattern: str) -> str:
+        return str(folder / Path(pattern).expanduser())
+
+    sizes = dict(study.sizes)
+    for name, size in sizes.items():
+        if size.config and Path(absolute(size.config)).exists():
+            sizes[name] = size.model_copy(update={"config": absolute(size.config)})
+
+    domains = {}
+    for name, domain in study.domains.items():
+        if domain.files:
+            patterns = [domain.files] if isinstance(domain.files, str) else domain.files
+            domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
+        domains[name] = domain
+    critical = study.critical
+    if critical and critical.base and Path(absolute(critical.base)).exists():
+        critical = critical.model_copy(update={"base": absolute(critical.base)})
+    workspace = (ROOT / study.workspace.expanduser()).absolute()
+    found = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
+    return study.model_copy(update=found)
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as `key: rule`; an unknown key with the nearest known one."""
+    parts = [part for part in item["loc"] if part not in (COUNT, LISTED)]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).removeprefix(".")
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0)
+        return f"unknown key {where!r}; the nearest known key is {near[0]!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """The keys of the section at a location in the study."""
+    section: Any = Study
+    for part in location:
+        if isinstance(section, type) and issubclass(section, Section):
+            section = section.model_fields[str(part)].annotation
+        else:  # a list or a mapping: its values' type
+            section = get_args(section)[-1]
+        if NoneType in get_args(section):  # a section that may be absent
+            section = next(kind for kind in get_args(section) if kind is not NoneType)
+    return list(section.model_fields)
