@@ -140,6 +140,8 @@ class Trainer:
 
     def keep_state(self) -> None:
         """Keep the last state for runs that begin as this one did; every process calls it."""
+        if self.run.training.decay_steps:
+            raise ValueError("no other run begins with a learning rate that has decayed")
         steps = self.run.training.steps
         checkpoint.save(self.run.until(steps), self.engine, steps, self.ranks, dict, kept=True)
 
