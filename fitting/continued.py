@@ -79,12 +79,14 @@ def sides(
     original: Sequence[str],
     new_validation: Sequence[str],
     weights: Mapping[str, float],
+    objective: Mapping[str, float] | None = None,
 ) -> tuple[Side, Side]:
     """The original data and the new, by the training domains that are original.
 
     A validation domain belongs to the side that trains on a domain of its name; those that are
     named like no training domain to the original side, or to the new one by `new_validation`.
-    Weights of a side's validation domains are equal where none is given. Raises InputError.
+    A side for which no weights are given has those of the objective, or equal ones where it counts
+    nothing in that. Raises InputError.
     """
     shares = table[[c for c in table if c.startswith(record.MIXTURE)]]
     domains = [c.removeprefix(record.MIXTURE) for c in shares]
@@ -110,17 +112,22 @@ def sides(
             f"new_validation: no validation domain tells the loss on the {lacking} data; say which "
             f"of {', '.join(val_domains)} are new"
         )
-    return (
-        Side("original", tuple(original), _weights("original", told["original"], weights)),
-        Side("new", tuple(others), _weights("new", told["new"], weights)),
-    )
+
+    def side(name: str, names: Sequence[str]) -> Side:
+        return Side(name, tuple(names), _weights(name, told[name], weights, objective or {}))
+
+    return side("original", original), side("new", others)
 
 
 def _weights(
-    side: str, val_domains: Collection[str], given: Mapping[str, float]
+    side: str,
+    val_domains: Collection[str],
+    given: Mapping[str, float],
+    objective: Mapping[str, float],
 ) -> dict[str, float]:
     own = {d: w for d, w in given.items() if d in val_domains}
-    own = own or dict.fromkeys(val_domains, 1.0)
+    inherited = {d: w for d, w in objective.items() if d in val_domains}
+    own = own or (inherited if any(inherited.values()) else dict.fromkeys(val_domains, 1.0))
     if lacking := [d for d in val_domains if d not in own]:
         raise InputError(
             f"weights: no weight for {', '.join(lacking)} of the {side} data; give 0 to ignore one"

@@ -63,8 +63,8 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
     """
     base = continued.base_losses(pulled.table, pulled.names)
     table = continued.at_tokens(pulled.table, asked.tokens)
-    weights = {**history.purpose(pulled.parents).weights, **asked.weights}
-    sides = continued.sides(table, asked.original, asked.new_validation, weights)
+    objective = history.purpose(pulled.parents).weights
+    sides = continued.sides(table, asked.original, asked.new_validation, asked.weights, objective)
     observations = Observations.from_tidy(table)
     weighed = {
         d: sum(side.weights.get(d, 0.0) for side in sides) / 2 for d in observations.val_domains

@@ -230,6 +230,8 @@ def test_what_a_table_tells_of_both_sides() -> None:
     trained, notes = fit._usable(TABLE.assign(step=TABLE["tokens"]), fit.Checkpoints())
     assert trained["tokens"].tolist() == [5, 10, 10, 20]
     assert notes == ["2 evaluations before training left out: no law describes them"]
+    objective = {"old": 3, "pile": 1, "new": 0}  # of which the new side has no part
+    assert continued.sides(TABLE, ["old"], [], {}, objective) == (original, new)
     original, new = continued.sides(TABLE, ["old"], ["pile"], {})
     assert (original.weights, new.weights) == ({"old": 1.0}, {"pile": 0.5, "new": 0.5})
 
