@@ -14,7 +14,7 @@ import pytest
 from fitting import continued, foreign, history, imported
 from optimization import forgetting, objective
 from optimization.forgetting_artifacts import Answer, report
-from pipelines import critical, entry, fit, imports
+from pipelines import continued_runs, critical, entry, fit, imports
 from pipelines import study_file as studies
 from pipelines.critical import Asked
 from tests.conftest import ROOT
@@ -310,6 +310,14 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     plan = studies.load(write_study(miniature))
     section = plan.critical
     assert section is not None
+    more = continued_runs.mixtures(plan, section.model_copy(update={"mixtures": 3}))
+    assert len(more) == 7
+    assert {k: v["math"] for k, v in more.items() if k.startswith("original")} == pytest.approx(
+        {f"original-{share:g}": 1 - share for share in section.shares}
+    )
+    assert all(sum(mixture.values()) == pytest.approx(1) for mixture in more.values())
+    inner = [m["news"] / (m["news"] + m["code"]) for k, m in more.items() if k.startswith("mix")]
+    assert np.abs(np.array(inner) - 0.5).max() > 0.05  # these domains move freely
     wanted = Asked(
         list(section.original), [], plan.weights(), None, section.tolerances, "continual"
     )

@@ -42,6 +42,10 @@ def _downloaded(given: str, what: str, workspace: Path) -> str:
     """A folder with the base's files, or the hub id itself."""
     if not given.startswith(MLFLOW_SCHEMES):
         folder = Path(given).expanduser()
+        if given.startswith(("/", ".", "~")) and not folder.is_dir():
+            raise InputError(
+                f"{what} is no folder; a base is a folder, a hub id or runs:/<id>/model"
+            )
         return str(folder.absolute()) if folder.exists() else given
     folder = workspace / "bases" / hashlib.sha256(given.encode()).hexdigest()[:16]
     if not (folder / "config.json").exists():
