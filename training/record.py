@@ -5,6 +5,7 @@ Nothing heavy is imported here, and no name is built or parsed anywhere else.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ PLANNED_TOKENS = "planned_tokens/"  # what the mixture or schedule has of it by 
 EPOCHS = "epochs/"  # how often they went through the text that the run may see
 
 MIXTURE_TOLERANCE = 1e-3
+NAME_LIMIT = 200  # characters of a domain's name; MLflow allows 250 with the longest prefix
 TAG_LIMIT = 5000  # characters a tag; MLflow allows 8,000, some stores fewer
 
 
@@ -185,6 +187,25 @@ def checked_weights(weights: Mapping[str, float], domains: Sequence[str]) -> lis
     if not all(math.isfinite(w) and w >= 0 for w in raw) or not sum(raw):
         raise InputError("weights: they must be >= 0 and not all 0")
     return [w / math.fsum(raw) for w in raw]
+
+
+def name_fault(name: str) -> str | None:
+    """What is wrong with the name of a domain, or None: it must be what MLflow can hold.
+
+    The same rule holds in studies, imported files and parameters.
+    """
+    if len(name) > NAME_LIMIT:
+        return f"it has {len(name)} characters; a domain's name has at most {NAME_LIMIT}"
+    if bad := re.search(r"[^\w\-. :/]", name):
+        return (
+            f"it contains {bad[0]!r}; a domain's name consists of letters, digits, spaces and "
+            "_ - . : /"
+        )
+    if name != name.strip():
+        return "it begins or ends with a space"
+    if {"", ".", ".."} & set(name.split("/")):
+        return "it, or a part of it between slashes, is empty, '.' or '..'"
+    return None
 
 
 def refuse_unknown(names: Iterable[str], known: Sequence[str], where: str) -> None:
