@@ -17,7 +17,7 @@ from optimization import forgetting, forgetting_artifacts
 from optimization import model as predictors
 from optimization.forgetting import Forgetting
 from optimization.forgetting_artifacts import CHECK, FITTED, Answer, report
-from pipelines import continued_runs, entry
+from pipelines import continued_runs, entry, parameters
 from pipelines import study_file as studies
 from pipelines.fit import register
 from pipelines.phase_runs import last_losses
@@ -187,11 +187,11 @@ def main(
     if study and experiment:
         raise InputError("experiment: give a study, which is trained, or an experiment, not both")
     asked = Asked(
-        original=_names(original),
-        new_validation=_names(new_validation),
-        weights=entry.weights(weights) if weights else {},
-        tokens=entry.integer("tokens", tokens, least=1) if tokens else None,
-        tolerances=[_tolerance(part) for part in _names(tolerance)],
+        original=parameters.names("original", original),
+        new_validation=parameters.names("new_validation", new_validation),
+        weights=parameters.numbers("weights", weights) if weights else {},
+        tokens=parameters.integer("tokens", tokens, least=1) if tokens else None,
+        tolerances=[_tolerance(part) for part in parameters.names("tolerance", tolerance)],
         model=model or DEFAULT_MODEL,
     )
     if experiment:
@@ -219,13 +219,9 @@ def main(
     print("\n".join(report(given)))
 
 
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _tolerance(text: str) -> float:
-    value = entry.number("tolerance", text)
-    if not 0 <= value < np.inf:
+    value = parameters.number("tolerance", text)
+    if value < 0:
         raise InputError(f"tolerance: {text!r} must be >= 0, in nats per token")
     return value
 

@@ -22,7 +22,7 @@ from optimization import model as predictors
 from optimization.candidates import Choice
 from optimization.feasible import feasible
 from optimization.model import Predictor
-from pipelines import entry, problem
+from pipelines import entry, parameters, problem
 from pipelines import study_file as studies
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
@@ -212,12 +212,12 @@ def _predictor(plan: Study, model: str) -> Predictor | None:
 
 
 def main(study: str, model: str, count: str, way: str, enqueue: str) -> None:
-    plan, wanted = studies.load(study), entry.integer("count", count, least=1)
+    plan, wanted = studies.load(study), parameters.integer("count", count, least=1)
     if way and way not in designs.WAYS:
         raise InputError(f"way: {way!r}; it is {', '.join(designs.WAYS)}")
     if way and model:
         raise InputError("way: a model chooses the mixtures itself; leave out way or model")
-    put = entry.boolean("enqueue", enqueue)
+    put = parameters.boolean("enqueue", enqueue)
     corpus = prepare(plan)
     predictor = None if way else _predictor(plan, model)
     found = proposed(plan, corpus, wanted, predictor, way or plan.sweep.design)

@@ -1,18 +1,17 @@
 """What every entry point shares: its MLflow run, its parameters, and how a mistake is told."""
 
 import argparse
-import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from pipelines import parameters
 from training import launcher, record, tracking
 from training.devices import Machines, cores, visible_gpus
 from training.errors import DivergedError, InputError
@@ -37,11 +36,11 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    parameters = vars(parser.parse_args())
+    given = vars(parser.parse_args())
     interrupt_on_signals()
     try:
         with stage(name):
-            body(**parameters)
+            body(**given)
     except (InputError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
@@ -50,90 +49,12 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
         sys.exit(f"{name}: MLflow: {error.message}")
 
 
-def arguments(description: str | None, **parameters: str) -> argparse.ArgumentParser:
+def arguments(description: str | None, **defaults: str) -> argparse.ArgumentParser:
     """A parser of string parameters, name → default, as `mlproject` hands them over."""
     parser = argparse.ArgumentParser(description=description)
-    for key, default in parameters.items():
+    for key, default in defaults.items():
         parser.add_argument(f"--{key.replace('_', '-')}", default=default)
     return parser
-
-
-def mixture(text: str, domains: Sequence[str]) -> dict[str, float]:
-    """A mixture parameter: `web=0.5,code=0.5`, a JSON file, or `runs:/<id>` of a run with one."""
-    if text.startswith("runs:/"):
-        run_id = text.removeprefix("runs:/").split("/")[0]
-        try:
-            params = mlflow.get_run(run_id).data.params
-        except MlflowException as error:
-            raise InputError(f"mixture: {text}: {error.message}") from error
-        found: dict[str, Any] = record.without_prefix(record.MIXTURE, params)
-        if not found:
-            raise InputError(f"mixture: run {run_id} has no params {record.MIXTURE}<domain>")
-    elif "=" in text:
-        found = pairs("mixture", text)
-    else:
-        found = json_object("mixture", text)
-    return record.checked_mixture(found, domains)
-
-
-def pairs(name: str, text: str) -> dict[str, float]:
-    """`a=1,b=2` as numbers by name."""
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        key, _, value = part.partition("=")
-        if key.strip() in found:
-            raise InputError(f"{name}: {key.strip()!r} is given twice")
-        found[key.strip()] = number(f"{name}: {part.strip()!r}", value)
-    return found
-
-
-def shares(name: str, text: str) -> dict[str, dict[str, float]]:
-    """`code=python:0.6+cpp:0.4,…` as name → part → its share."""
-    found: dict[str, dict[str, float]] = {}
-    for part in filter(None, text.split(",")):
-        key, _, parts = (x.strip() for x in part.partition("="))
-        if key in found:
-            raise InputError(f"{name}: {key!r} is given twice")
-        found[key] = pairs(f"{name}: {key!r}", parts.replace("+", ",").replace(":", "="))
-    return found
-
-
-def json_object(name: str, text: str) -> dict[str, float]:
-    """The numbers by name in a JSON object or file."""
-    try:
-        raw = json.loads(text if text.startswith("{") else Path(text).read_text())
-    except OSError as error:
-        raise InputError(
-            f"{name}: {text!r} is neither name=value,… nor a JSON file that can be read: {error}"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{name}: {text}: not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{name}: {text}: must hold one JSON object, name → number")
-    return {key: number(f"{name}: {text}: {key!r}", value) for key, value in raw.items()}
-
-
-def number(where: str, value: object) -> float:
-    """A number, or an error that says where there is none."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {value!r} is no number") from None
-
-
-def integer(name: str, text: str, least: int = 0) -> int:
-    """A whole number of at least `least`; `1e9` is one."""
-    value = number(name, text)
-    if value != int(value) or value < least:
-        raise InputError(f"{name}: {text!r} is no whole number of at least {least}")
-    return int(value)
-
-
-def boolean(name: str, text: str) -> bool:
-    """`true` or `false`."""
-    if text.lower() not in ("true", "false"):
-        raise InputError(f"{name}: {text!r}; it is true or false")
-    return text.lower() == "true"
 
 
 def machines(workers: str = "auto", ranks: str = "1", hostfile: str = "") -> Machines:
@@ -147,12 +68,12 @@ def machines(workers: str = "auto", ranks: str = "1", hostfile: str = "") -> Mac
             raise InputError("ranks: a hostfile says how many processes there are; leave ranks out")
         path = Path(hostfile).absolute()
         return Machines(workers=1, ranks=launcher.slots(path), hostfile=path)
-    together = integer("ranks", ranks, least=1)
+    together = parameters.integer("ranks", ranks, least=1)
     gpus = len(visible_gpus())
     if workers == "auto":
         count = max(1, (gpus or cores()) // together)
     else:
-        count = integer("workers", workers, least=1)
+        count = parameters.integer("workers", workers, least=1)
     if gpus and together > 1 and count * together > gpus:
         raise InputError(
             f"ranks: {count} x {together} processes need as many GPUs; this machine offers {gpus}"
@@ -161,21 +82,18 @@ def machines(workers: str = "auto", ranks: str = "1", hostfile: str = "") -> Mac
 
 
 def experiment_ids(names: str) -> list[str]:
-    """Ids of comma-separated experiments; by default the active run's."""
+    """Ids of comma-separated experiments, or of one whose name holds commas; by default the active
+    run's."""
     if not names:
         active = mlflow.active_run()
         assert active is not None
         return [active.info.experiment_id]
     ids = []
-    for name in names.split(","):
-        found = mlflow.get_experiment_by_name(name.strip())
+    whole = mlflow.get_experiment_by_name(names)
+    for name in [names] if whole else parameters.names("experiment", names):
+        found = mlflow.get_experiment_by_name(name)
         if found is None:
             known = ", ".join(e.name for e in mlflow.search_experiments())
-            raise InputError(f"experiment: no experiment {name.strip()!r}; there are: {known}")
+            raise InputError(f"experiment: no experiment {name!r}; there are: {known}")
         ids.append(found.experiment_id)
     return ids
-
-
-def weights(text: str) -> dict[str, float]:
-    """`web=2,code=1`, a JSON object or a JSON file: validation domain → weight."""
-    return pairs("weights", text) if "=" in text else json_object("weights", text)

@@ -16,7 +16,7 @@ from fitting.registry import Registered
 from fitting.report import report
 from fitting.reuse import Reuse
 from fitting.table import Observations
-from pipelines import entry
+from pipelines import entry, parameters
 from pipelines import study_file as studies
 from training import record
 from training.errors import InputError
@@ -188,7 +188,7 @@ def main(
     **law: str,
 ) -> None:
     target = {
-        key: float(entry.integer(key, text, least=1))
+        key: float(parameters.integer(key, text, least=1))
         for key, text in (("n_params", n_params), ("tokens", tokens))
         if text
     }
@@ -204,13 +204,13 @@ def main(
         model or registry.DEFAULT_NAME,
         law_options(**law),
         target,
-        entry.weights(weights) if weights else None,
+        parameters.numbers("weights", weights) if weights else None,
         Checkpoints(
-            entry.integer("min_step", min_step) if min_step else None,
-            entry.integer("max_step", max_step, least=1) if max_step else None,
+            parameters.integer("min_step", min_step) if min_step else None,
+            parameters.integer("max_step", max_step, least=1) if max_step else None,
         ),
         implicit=aggregation == "implicit",
-        old=Reuse(reuse, entry.shares("split", split)),
+        old=Reuse(reuse, parameters.shares("split", split)),
     )
 
 
@@ -252,17 +252,17 @@ def law_options(
         if not fitting:
             raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties))}")
     for name in ("power", "ridge", "huber"):
-        if name in given and not entry.number(name, given[name]) >= 0:
+        if name in given and not parameters.number(name, given[name]) >= 0:
             raise InputError(f"{name}: {given[name]!r}; it must be >= 0")
     return Options(
         methods=fitting,
-        power=entry.number("power", power) if power else None,
-        ridge=entry.number("ridge", ridge) if ridge else None,
-        terms=entry.integer("terms", terms, least=1) if terms else None,
-        shrinking=entry.boolean("shrinking", shrinking) if shrinking else None,
+        power=parameters.number("power", power) if power else None,
+        ridge=parameters.number("ridge", ridge) if ridge else None,
+        terms=parameters.integer("terms", terms, least=1) if terms else None,
+        shrinking=parameters.boolean("shrinking", shrinking) if shrinking else None,
         tie=tie or None,
-        huber=entry.number("huber", huber) if huber else None,
-        compare=entry.boolean("compare", compare),
+        huber=parameters.number("huber", huber) if huber else None,
+        compare=parameters.boolean("compare", compare),
     )
 
 

@@ -9,7 +9,7 @@ import mlflow
 
 from fitting import foreign, imported, mixinglaws, pairs
 from fitting.foreign import ForeignRun, Found
-from pipelines import entry
+from pipelines import entry, parameters
 from training import record, tracking
 from training.errors import InputError
 
@@ -32,13 +32,15 @@ def read(source: str, format: str, **options: str) -> Found:
     if format == "pair":
         return pairs.pair(
             source,
-            entry.integer("n_params", n_params, least=1) if n_params else None,
-            entry.integer("tokens", tokens, least=1) if tokens else None,
-            _names(options["strip"]),
+            parameters.integer("n_params", n_params, least=1) if n_params else None,
+            parameters.integer("tokens", tokens, least=1) if tokens else None,
+            parameters.names("strip", options["strip"]),
         )
     if format == "mixinglaws":
-        sizes = entry.pairs("n_params", n_params) if n_params else {}
-        return mixinglaws.logs(source, _names(options["domains"]), sizes, options["base"])
+        sizes = parameters.pairs("n_params", n_params) if n_params else {}
+        return mixinglaws.logs(
+            source, parameters.names("domains", options["domains"]), sizes, options["base"]
+        )
     return foreign.tidy(source)
 
 
@@ -125,17 +127,13 @@ def _experiment_id(name: str) -> str:
 
 def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
     """A weight for every validation domain, in their order."""
-    given = entry.weights(text)
+    given = parameters.numbers("weights", text)
     record.refuse_unknown(given, val_domains, "weights")
     if missing := [name for name in val_domains if name not in given]:
         raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
     if not all(math.isfinite(w) and w >= 0 for w in given.values()) or not any(given.values()):
         raise InputError("weights: they must be >= 0 and not all 0")
     return {name: given[name] for name in val_domains}
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def main(
@@ -155,7 +153,9 @@ def main(
     found = read(
         source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip, base=base
     )
-    import_runs(checks_marked(found, _names(check)), source, format, experiment, weights)
+    import_runs(
+        checks_marked(found, parameters.names("check", check)), source, format, experiment, weights
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from optimization import model as predictors
 from optimization.answer import Answer, Problem
 from optimization.model import Predictor
 from optimization.report import report
-from pipelines import entry, problem
+from pipelines import entry, parameters, problem
 from pipelines import study_file as studies
 from training import record
 
@@ -27,18 +27,16 @@ def champion(name: str) -> str:
     return f"models:/{name}@{CHAMPION}"
 
 
-def main(
-    model: str, n_params: str, tokens: str, study: str, children: str, **parameters: str
-) -> None:
+def main(model: str, n_params: str, tokens: str, study: str, children: str, **options: str) -> None:
     plan = studies.load(study) if study else None
     predictor = predictors.load(
         model or champion(plan.model if plan else DEFAULT_NAME),
-        entry.integer("n_params", n_params, least=1) if n_params else None,
-        entry.integer("tokens", tokens, least=1) if tokens else None,
+        parameters.integer("n_params", n_params, least=1) if n_params else None,
+        parameters.integer("tokens", tokens, least=1) if tokens else None,
     )
     wanted = problem.of_study(plan, predictor) if plan else problem.of_predictor(predictor)
-    wanted = problem.with_parameters(wanted, predictor, plan, **parameters)
-    found = optimize(predictor, wanted, children=entry.boolean("children", children))
+    wanted = problem.with_parameters(wanted, predictor, plan, **options)
+    found = optimize(predictor, wanted, children=parameters.boolean("children", children))
     print("\n".join(report(found)))
 
 

@@ -7,7 +7,7 @@ import mlflow
 import pandas as pd
 
 from pipelines import budget as budgets
-from pipelines import entry
+from pipelines import parameters
 from pipelines.budget import Basis, Budget, Row, all_hours
 from pipelines.study import Study
 from training import record
@@ -21,9 +21,9 @@ PLANNED = "planned_only"  # tag of a run that trained nothing
 
 def wanted(plan: str, throughput: str) -> bool:
     """Whether the parameters ask for a plan; a throughput asks for nothing else."""
-    if throughput and not entry.boolean("plan", plan):
+    if throughput and not parameters.boolean("plan", plan):
         raise InputError("throughput: only plan=true uses it; add it, or leave throughput out")
-    return entry.boolean("plan", plan)
+    return parameters.boolean("plan", plan)
 
 
 def _report(study: Study, basis: Basis, budget: Budget) -> list[str]:
@@ -160,7 +160,7 @@ def show(
     study: Study, basis: Basis, runs: Sequence[Run], workers: int, throughput: str, *, targets: bool
 ) -> Budget:
     """Print and log what these runs would take; with the targets of `verify` beside them or not."""
-    speed = entry.number("throughput", throughput) if throughput else None
+    speed = parameters.number("throughput", throughput) if throughput else None
     if speed is not None and not 0 < speed < math.inf:
         raise InputError(f"throughput: {throughput!r} must be positive, in FLOP/s of a worker")
     budget = budgets.make(study, basis, runs, workers, speed, targets=targets)

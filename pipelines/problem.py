@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from optimization.answer import Problem
-from optimization.constraints import Constraints, Limits
+from optimization.constraints import Constraints
 from optimization.model import Predictor
-from pipelines import entry
+from pipelines import parameters
 from pipelines.study import Study
 from training import corpus as corpora
 from training.corpus import Corpus
@@ -72,12 +72,11 @@ def with_parameters(
     """The problem with every parameter that is given in the place of what it had."""
     rules = problem.constraints
     if bounds:
-        rules = replace(rules, bounds={**rules.bounds, **limits(bounds)})
+        rules = replace(rules, bounds={**rules.bounds, **parameters.limits("bounds", bounds)})
     if bundles:
-        rules = replace(rules, bundles=entry.shares("bundles", bundles))
+        rules = replace(rules, bundles=parameters.shares("bundles", bundles))
     if available:
-        given = entry.pairs("available", available) if "=" in available else None
-        given = given or entry.json_object("available", available)
+        given = parameters.numbers("available", available)
         rules = replace(rules, available=given, epochs=rules.epochs if rules.available else EPOCHS)
     if epochs:
         there = rules.available or (_prepared(plan, None) if plan else {})
@@ -86,45 +85,29 @@ def with_parameters(
                 "epochs: nothing tells how many tokens there are; give available=web=1e12,… or "
                 "the study whose text is prepared"
             )
-        rules = replace(rules, available=there, epochs=entry.number("epochs", epochs))
+        rules = replace(rules, available=there, epochs=parameters.number("epochs", epochs))
     if trust_region:
-        rules = replace(rules, trust=entry.number("trust_region", trust_region))
+        rules = replace(rules, trust=parameters.number("trust_region", trust_region))
     changes: dict[str, object] = {"constraints": rules}
     if trials:
-        changes["trials"] = entry.integer("trials", trials, least=1)
+        changes["trials"] = parameters.integer("trials", trials, least=1)
     if seed:
-        changes["seed"] = entry.integer("seed", seed)
+        changes["seed"] = parameters.integer("seed", seed)
     if objective:
         changes["objectives"] = _names(objective)
     if weights:
-        changes["weights"] = entry.weights(weights)
+        changes["weights"] = parameters.numbers("weights", weights)
     if reference:
-        changes["reference"] = entry.mixture(reference, predictor.domains)
+        changes["reference"] = parameters.mixture(reference, predictor.domains, "reference")
     if pull:
-        changes["pull"] = None if pull == AUTO else entry.number("pull", pull)
+        changes["pull"] = None if pull == AUTO else parameters.number("pull", pull)
     if pessimistic:
-        changes["pessimistic"] = entry.boolean("pessimistic", pessimistic)
+        changes["pessimistic"] = parameters.boolean("pessimistic", pessimistic)
     return replace(problem, **changes)  # type: ignore[arg-type]
 
 
-def limits(text: str) -> dict[str, Limits]:
-    """`web=0.1:0.5,python+cpp=:0.3,tables=0.1` as name → (lowest, highest)."""
-    found: dict[str, Limits] = {}
-    for part in text.split(","):
-        name, equals, value = (x.strip() for x in part.partition("="))
-        low, colon, high = value.partition(":")
-        place = f"bounds: {part.strip()!r}"
-        if not equals or not value:
-            raise InputError(f"{place}: it is name=lowest:highest, or name=proportion to fix it")
-        if name in found:
-            raise InputError(f"bounds: {name!r} is given twice")
-        least = entry.number(place, low) if low else 0.0
-        found[name] = (least, least if not colon else entry.number(place, high) if high else 1.0)
-    return found
-
-
 def _names(objective: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in objective.split(","))
+    return tuple(parameters.names("objective", objective))
 
 
 def _prepared(plan: Study, corpus: Corpus | None) -> dict[str, float]:

@@ -1,15 +1,14 @@
 """A schedule: the mixtures of a run, each from a number of tokens on."""
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import mlflow
 import pydantic
 from mlflow.exceptions import MlflowException
 
+from pipelines import parameters
 from training import record
 from training.errors import InputError
 from training.settings import Phase
@@ -29,8 +28,8 @@ def checked(
         if phase.from_tokens % tokens_per_step:
             before = phase.from_tokens - phase.from_tokens % tokens_per_step
             raise InputError(
-                f"{place}[{i}].from_tokens: {phase.from_tokens:,} tokens are no whole number of "
-                f"steps of {tokens_per_step:,}; the nearest are {before:,} and "
+                f"{place}[{i}].from_tokens: {phase.from_tokens:,} tokens are not a multiple of "
+                f"the tokens of a step, {tokens_per_step:,}; the nearest are {before:,} and "
                 f"{before + tokens_per_step:,}"
             )
     starts = [phase.from_tokens for phase in schedule]
@@ -77,15 +76,9 @@ def read(text: str, domains: Sequence[str], tokens_per_step: int) -> list[Phase]
 
 
 def _raw(text: str) -> Any:
+    if not text.startswith("runs:/"):
+        return parameters.json_value("schedule", text)
     try:
-        if text.startswith("runs:/"):
-            return mlflow.artifacts.load_dict(f"{text.rstrip('/')}/{ARTIFACT}")
-        return json.loads(text if text.startswith("[") else Path(text).read_text())
+        return mlflow.artifacts.load_dict(f"{text.rstrip('/')}/{ARTIFACT}")
     except MlflowException as error:
         raise InputError(f"schedule: {text}: {error.message}") from error
-    except OSError as error:
-        raise InputError(
-            f"schedule: {text!r} is neither a JSON list nor a file that can be read: {error}"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"schedule: {text}: not JSON: {error}") from error

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from training.settings import Name, Section
+from training.settings import DomainName, Name, Section
 
 COUNT, LISTED = "#count", "#listed"  # the two kinds of `sweep.mixtures`, in pydantic's locations
 
@@ -21,7 +21,7 @@ class Sweep(Section):
 
     mixtures: Annotated[
         Annotated[int, Field(ge=3), Tag(COUNT)]
-        | Annotated[list[dict[Name, float]], Field(min_length=3), Tag(LISTED)],
+        | Annotated[list[dict[DomainName, float]], Field(min_length=3), Tag(LISTED)],
         Discriminator(_kind_of_mixtures),
     ]
     """How many to design, the default mixture and the uniform one among them; or the mixtures
@@ -57,7 +57,7 @@ class Search(Section):
     together: `web+books`."""
     epochs: float | None = Field(default=None, gt=0)
     """How often the target may see the text that `prepare` counted; no limit when absent."""
-    reference: dict[Name, float] | None = None
+    reference: dict[DomainName, float] | None = None
     """What the best mixture is compared with and pulled to; the default mixture when absent."""
     pull: float | Literal["auto"] = Field(default=0.0)
     """What a nat of divergence from the reference must gain, nats per token; `auto`: the
@@ -79,9 +79,9 @@ class Critical(Section):
     """Of the base that is trained here."""
     base_steps: int | None = Field(default=None, gt=0)
     """Of the base that is trained here; those of `training` when absent."""
-    original: dict[Name, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    original: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Domains of the original data → their proportions among each other."""
-    new: dict[Name, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    new: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """The same of the new data."""
     steps: int = Field(gt=0)
     """For which the base is continued."""

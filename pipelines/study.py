@@ -21,6 +21,7 @@ from training.errors import InputError
 from training.settings import (
     LADDER,
     Domain,
+    DomainName,
     Engine,
     Name,
     Phase,
@@ -40,12 +41,12 @@ class Study(Section):
     """An experiment, from text to verified mixture."""
 
     name: Name
-    domains: dict[Name, Domain] = Field(min_length=2)
-    default_mixture: Literal["proportional"] | dict[Name, float] = "proportional"
+    domains: dict[DomainName, Domain] = Field(min_length=2)
+    default_mixture: Literal["proportional"] | dict[DomainName, float] = "proportional"
     """What the best mixture is compared with; proportional to the domains' training tokens."""
-    bounds: dict[Name, tuple[float, float]] = Field(default={})
+    bounds: dict[DomainName, tuple[float, float]] = Field(default={})
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
-    bundles: dict[Name, dict[Name, float]] = Field(default={})
+    bundles: dict[DomainName, dict[DomainName, float]] = Field(default={})
     """Domains that keep these proportions among each other, in the sweep and the search: they count
     as one. For those that older runs have told of already."""
     tokenizer: Tokenizer
@@ -92,6 +93,9 @@ class Study(Section):
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
         self._check_decay(self.target.steps, "target.steps")
+        for place, steps in (("training", self.training.steps), ("target", self.target.steps)):
+            if steps * self.training.tokens_per_step > record.LARGEST:
+                raise ValueError(f"{place}.steps: more than {record.LARGEST:.2g} tokens")
         trained = {self.size(name) for name in self.sweep.sizes}
         if len(trained) == 1 and self.size(self.target.size) not in trained:
             raise ValueError(

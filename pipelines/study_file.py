@@ -1,5 +1,6 @@
 """Reading a study file: where it is, what is wrong in it in words, and its paths made absolute."""
 
+import datetime
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,8 @@ from types import NoneType
 from typing import Any, get_args
 
 import pydantic
-import yaml
 
+from pipelines import yaml_file
 from pipelines.sections import COUNT, LISTED
 from pipelines.study import Study
 from training.errors import InputError
@@ -16,6 +17,8 @@ from training.settings import Section
 
 ROOT = Path(__file__).parent.parent
 STUDIES = Path(__file__).parent / "studies"
+SCALARS = (bool, int, float, datetime.date)
+UNIONS = ("files", "domain_value", "pull")  # keys that take a text or something else
 
 
 def load(name: str) -> Study:
@@ -24,17 +27,13 @@ def load(name: str) -> Study:
     Raises InputError that names the file, the key and the rule.
     """
     path = _find(name)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {error}") from error
+    raw = yaml_file.load(path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
     try:
         study = Study.model_validate(raw)
     except pydantic.ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
-        raise InputError(f"{path}: " + "; ".join(lines)) from error
+        raise InputError(f"{path}: {_explain(error.errors())}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return _resolve(study, path.parent)
@@ -81,16 +80,42 @@ def _resolve(study: Study, folder: Path) -> Study:
     return study.model_copy(update=found)
 
 
-def _explain(item: Any) -> str:
-    """One pydantic error as `key: rule`; an unknown key with the nearest known one."""
-    parts = [part for part in item["loc"] if part not in (COUNT, LISTED)]
-    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).removeprefix(".")
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1])
-        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0)
-        return f"unknown key {where!r}; the nearest known key is {near[0]!r}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+def _explain(errors: Sequence[Any]) -> str:
+    """pydantic's errors as `key: rule; …`; an unknown key with the nearest known one."""
+    rules: dict[str, list[str]] = {}
+    unknown = []
+    for item in errors:
+        parts = _keys(item["loc"])
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)
+        where = where.removeprefix(".")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(item["loc"][:-1])
+            near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0)
+            unknown.append(f"unknown key {where!r}; the nearest known key is {near[0]!r}")
+            continue
+        rule = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "string_type" and isinstance(item["input"], SCALARS):
+            rule += f", and YAML reads {item['input']!r}; put it in quotes"
+        rules.setdefault(where, []).append(rule)
+    lines = [
+        f"{where}: {', or: '.join(told)}" if where else told[0]
+        for where, told in rules.items()
+        if not any(other.startswith((f"{where}.", f"{where}[")) for other in rules if where)
+    ]
+    return "; ".join(unknown + lines)
+
+
+def _keys(location: Sequence[str | int]) -> list[str | int]:
+    """The keys of a study in pydantic's location, without its names of types."""
+    types = ("str", "float") if len(location) > 1 and location[-2] in UNIONS else ()
+    last = len(location) - 1
+    return [
+        part
+        for i, part in enumerate(location)
+        if part not in (COUNT, LISTED)
+        and not (isinstance(part, str) and "[" in part)
+        and not (i == last and part in types)
+    ]
 
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:

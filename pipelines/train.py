@@ -4,7 +4,7 @@ import json
 
 import mlflow
 
-from pipelines import budget, entry, schedules
+from pipelines import budget, entry, parameters, schedules
 from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
@@ -35,7 +35,7 @@ def given_phases(chosen: Study, mixture: str, schedule: str) -> list[Phase]:
     """The phases that the parameters, or else the study, give; none: the default mixture."""
     domains, per_step = list(chosen.domains), chosen.training.tokens_per_step
     if mixture:
-        return [Phase(mixture=entry.mixture(mixture, domains))]
+        return [Phase(mixture=parameters.mixture(mixture, domains))]
     if schedule:
         return schedules.read(schedule, domains, per_step)
     return schedules.checked(chosen.schedule, domains, per_step, "schedule")
@@ -60,9 +60,9 @@ def main(
     if mixture and schedule:
         raise InputError("schedule: give a mixture or a schedule, not both")
     given = given_phases(chosen, mixture, schedule)
-    count = entry.integer("steps", steps, least=1) if steps else chosen.training.steps
-    chosen_seed = entry.integer("seed", seed)
-    save = entry.boolean("save_model", save_model) or chosen.engine.save_models
+    count = parameters.integer("steps", steps, least=1) if steps else chosen.training.steps
+    chosen_seed = parameters.integer("seed", seed)
+    save = parameters.boolean("save_model", save_model) or chosen.engine.save_models
     known = budget.basis(chosen) if plans.wanted(plan, throughput) else None
     corpus = known.corpus if known else prepare(chosen)
     first, *later = given or [Phase(mixture=chosen.default(corpus))]

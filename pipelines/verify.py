@@ -11,7 +11,7 @@ from optimization import model as predictors
 from optimization import proof_plots as plots
 from optimization.answer import BEST, DEFAULT, Mixture
 from optimization.model import Predictor
-from pipelines import entry, problem
+from pipelines import entry, parameters, problem
 from pipelines import study_file as studies
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
@@ -212,7 +212,7 @@ def main(
     with entry.stage(record.OPTIMIZE):
         mixtures = {**optimize(predictor, wanted).mixtures, DEFAULT: plan.default(corpus)}
     if mixture:
-        mixtures[BEST] = entry.mixture(mixture, predictor.domains)
+        mixtures[BEST] = parameters.mixture(mixture, predictor.domains)
     print("\n".join(report(verify(plan, corpus, predictor, mixtures, processes))))
 
 

@@ -14,7 +14,7 @@ import pytest
 from fitting import continued, foreign, history, imported
 from optimization import forgetting, objective
 from optimization.forgetting_artifacts import Answer, report
-from pipelines import continued_runs, critical, entry, fit, imports
+from pipelines import continued_runs, critical, entry, fit, imports, parameters
 from pipelines import study_file as studies
 from pipelines.critical import Asked
 from tests.conftest import ROOT
@@ -192,7 +192,7 @@ def test_the_published_runs_have_the_papers_critical_proportion(store: str) -> N
     found = imports.read(str(CT), "mixinglaws", **options)
     with entry.stage(record.IMPORT):
         imports.import_runs(imports.checks_marked(found, ["70M-9"]), str(CT), "mixinglaws", "ct")
-    wanted = Asked(["pile"], [], entry.weights(str(WEIGHTS)), None, [], "continual")
+    wanted = Asked(["pile"], [], parameters.numbers("weights", str(WEIGHTS)), None, [], "continual")
     with entry.stage(record.CRITICAL):
         given = critical.of_experiment("ct", "", wanted)
     answer = given.found.answers[0]

@@ -359,9 +359,9 @@ def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
             {"method": "bimix", "power": "1"},
             "power: no law of method bimix takes all of them: bimix",
         ),
-        ({"power": "big"}, "power: 'big' is no number"),
+        ({"power": "big"}, "power: 'big' is not a number"),
         ({"shrinking": "perhaps"}, "shrinking: 'perhaps'; it is true or false"),
-        ({"terms": "0"}, "terms: '0' is no whole number of at least 1"),
+        ({"terms": "0"}, "terms: '0' is not an integer from 1"),
     ],
 )
 def test_a_wrong_choice_of_the_law_is_refused(choice: dict[str, str], message: str) -> None:

@@ -19,7 +19,7 @@ from fitting.reuse import Reuse
 from fitting.table import Observations
 from optimization.constraints import Constraints
 from optimization.feasible import Feasible, feasible
-from pipelines import entry, fit
+from pipelines import fit, parameters
 from tests import synthetic
 from tests.conftest import empty_store
 from training import record
@@ -229,10 +229,10 @@ def test_runs_that_were_not_trained_alike_are_not_reused(
         ("cod=papers:0.6+math:0.4", "split: unknown domain 'cod'; known: web, code, papers, math"),
         ("code=code:0.6+math:0.4", "split: 'code': a part has the name of a domain that is split"),
         ("code=papers:0.6+math:0.4", "split: run 'new00' has the domain 'code' and a part of it"),
-        ("code=math", "split: 'code': 'math': '' is no number"),
+        ("code=math", "split: 'code': 'math' is not part:share+part:share"),
         ("code=math:1,code=math:1", "split: 'code' is given twice"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        reuse.split(NEW_RUNS, entry.shares("split", text), {})
+        reuse.split(NEW_RUNS, parameters.shares("split", text), {})

@@ -65,6 +65,7 @@ PLANNED_TOKENS = "planned_tokens/"  # what the mixture or schedule has of it by 
 EPOCHS = "epochs/"  # how often they went through the text that the run may see
 
 MIXTURE_TOLERANCE = 1e-3
+LARGEST = 2**63 - 1  # integer that MLflow's stores hold
 NAME_LIMIT = 200  # characters of a domain's name; MLflow allows 250 with the longest prefix
 TAG_LIMIT = 5000  # characters a tag; MLflow allows 8,000, some stores fewer
 

@@ -4,16 +4,28 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from training import record
 
 
 class Section(BaseModel):
     """A part of the study file: immutable, and a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")]
+"""Of a study or a size."""
+
+
+def _checked_name(name: str) -> str:
+    if fault := record.name_fault(name):
+        raise ValueError(fault)
+    return name
+
+
+DomainName = Annotated[str, AfterValidator(_checked_name)]
 
 
 class Domain(Section):
@@ -75,7 +87,7 @@ class Validation(Section):
     """Share of documents held out, chosen by a hash of their text."""
     tokens: int = Field(default=20_480, gt=0)
     """Tokens a domain that one evaluation reads, spread evenly over the held-out part."""
-    weights: dict[Name, Annotated[float, Field(ge=0)]] | None = None
+    weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
     """Every domain → weight, divided by their sum; equal when absent."""
 
 
@@ -214,7 +226,7 @@ class Phase(Section):
 
     from_tokens: int = Field(default=0, ge=0)
     """Tokens that the run has seen when it begins; a whole number of steps."""
-    mixture: dict[Name, float]
+    mixture: dict[DomainName, float]
 
 
 class Base(Section):
