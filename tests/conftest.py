@@ -111,9 +111,9 @@ def write_study(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
 def run_entry(
     name: str, *parameters: str, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """`python -m pipelines.NAME` from the project's folder, as `mlflow run` would."""
+    """`python -m pipelines NAME` from the project's folder, as `mlflow run` would."""
     return subprocess.run(
-        [sys.executable, "-m", f"pipelines.{name}", *parameters],
+        [sys.executable, "-m", "pipelines", name, *parameters],
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         capture_output=True,

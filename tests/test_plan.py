@@ -182,7 +182,7 @@ def test_every_ready_made_study_is_planned_without_network_or_text(
         ("fast", "true", "throughput: 'fast' is not a number"),
         ("-1", "true", "throughput: '-1' must be positive"),
         ("1e9", "false", "throughput: only plan=true uses it"),
-        ("", "maybe", "plan: 'maybe'; it is true or false"),
+        ("", "maybe", "plan: 'maybe' is neither true nor false"),
     ],
 )
 def test_a_bad_parameter_is_one_clear_error(

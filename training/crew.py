@@ -1,37 +1,54 @@
 """The parent of the workers: starts them once, shows their progress, ends them."""
 
 import multiprocessing
-import os
 import queue
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import mlflow
 from tqdm import tqdm
 
-from training import worker
+from training import kernels, worker
 from training.corpus import Corpus
-from training.devices import Machines
-from training.events import Alone, Event, Failed, Finished, Job, Progress, Queue, Started, Waiting
+from training.devices import Machines, visible_gpus
+from training.errors import InputError
+from training.events import (
+    Alive,
+    Alone,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Progress,
+    Queue,
+    Started,
+    Starting,
+    Waiting,
+)
 from training.launcher import Launched
 from training.ledger import Ledger
 from training.settings import Run
+from training.signals import END_SECONDS, end_with_parent, terminal_blocked
 
 POLL_SECONDS = 0.5
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
-END_SECONDS = 30  # for a worker to close its MLflow run
+QUIET_SECONDS = 20  # without an event before the progress line says so
+NOTICE_SECONDS = 3  # of the workers' end before the terminal says what it waits for
 
 
 def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Machines) -> None:
     """Train every run that nobody has trained.
 
     A worker that is killed leaves its run to the others. Raises InputError for a mistake that a
-    worker met, DivergedError where the work is one run, RuntimeError with the worker's traceback
-    for anything else.
+    worker met and for one that is not up in time, DivergedError where the work is one run,
+    RuntimeError with the worker's traceback for anything else.
     """
     if isinstance(work, Queue):
         Ledger(work.ledger_url, work.name).plan(runs)
+    if not visible_gpus() and machines.hostfile is None:
+        kernels.build()
     job = Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
     indices = range(min(machines.workers, len(runs)))
     if machines.ranks == 1 and machines.hostfile is None:
@@ -44,33 +61,54 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Ma
     else:
         events = queue.Queue()
         crew = [Launched(job, i, events) for i in indices]
+    engine = work.engine if isinstance(work, Queue) else work.run.engine
+    flops = sum(run.flops(corpus.vocab_size) for run in runs)
     try:
-        for process in crew:
-            process.start()
-        _follow(crew, events, len(runs), sum(run.flops(corpus.vocab_size) for run in runs))
+        with terminal_blocked():
+            for process in crew:
+                process.start()
+        _follow(crew, events, len(runs), flops, engine.start_minutes)
     finally:
-        for process in crew:
-            if process.is_alive():
-                process.terminate()
-        for process in crew:
-            process.join(END_SECONDS)
+        _end(crew)
 
 
 def _work(job: Job, index: int, events: Any) -> None:
     """A worker of one process, a child of this one."""
-    parent = os.getppid()
+    end_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def tell(event: Event) -> None:
-        if os.getppid() != parent:
+        if not parent.is_alive():
             raise KeyboardInterrupt  # nobody is left to work for
         events.put(event)
 
     sys.exit(worker.main(job, index, tell))
 
 
-def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int) -> None:
+def _end(crew: Sequence[Any]) -> None:
+    """End every worker: each closes its run first, if it can."""
+    for process in crew:
+        if process.pid is not None:
+            process.terminate()
+    started = time.monotonic()
+    for seconds, told in ((NOTICE_SECONDS, ""), (END_SECONDS, "waiting for workers to end")):
+        if told and any(process.is_alive() for process in crew if process.pid is not None):
+            print(f"{told}, {END_SECONDS} seconds at most", file=sys.stderr, flush=True)
+        for process in crew:
+            if process.pid is not None:
+                process.join(max(0.0, started + seconds - time.monotonic()))
+    for process in crew:
+        if process.pid is not None:
+            process.kill()
+            process.join(NOTICE_SECONDS)
+
+
+def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minutes: float) -> None:
     """Show the workers' events until all have ended; raises the error that a worker ended by."""
     done = tokens = 0
+    starting = dict.fromkeys(range(len(crew)), "starting Python")
+    began = heard = time.monotonic()
     with tqdm(
         total=flops,
         desc="starting workers",
@@ -82,15 +120,30 @@ def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int) -> None:
         "{postfix}",
     ) as bar:
         while True:
-            ended = not any(process.is_alive() for process in crew)
+            ended, now = not any(process.is_alive() for process in crew), time.monotonic()
+            late = [i for i in starting if crew[i].is_alive()]
+            if late and now - began > start_minutes * 60:
+                raise InputError(
+                    f"{crew[late[0]].name} is not up after the {start_minutes:g} minutes that "
+                    f"engine.start_minutes allows; it is {starting[late[0]]}"
+                )
             try:
                 event = events.get(timeout=0 if ended else POLL_SECONDS)
             except queue.Empty:
                 if ended:
                     break
+                if not starting and now - heard > QUIET_SECONDS:
+                    bar.set_postfix_str(f"no news for {now - heard:.0f} s", refresh=False)
                 bar.update(0)
                 continue
+            if not isinstance(event, Alive):
+                heard = time.monotonic()
             match event:
+                case Starting(index, ""):
+                    starting.pop(index, None)
+                case Starting(index, doing):
+                    starting[index] = doing
+                    bar.set_description_str(f"starting workers: {doing}", refresh=False)
                 case Started(name):
                     bar.set_description_str(f"run {done + 1} of {runs} ({name})", refresh=False)
                 case Progress(worked, count):

@@ -48,8 +48,7 @@ def use_device(index: int, threads: int) -> None:
 
     `index` is the worker's; a process that DeepSpeed's launcher started has a GPU already.
     """
-    scripts = sysconfig.get_path("scripts")  # an unactivated environment's ninja
-    os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
+    os.environ["PATH"] = _path()
     import torch  # slow
 
     if torch.cuda.is_available():
@@ -58,14 +57,24 @@ def use_device(index: int, threads: int) -> None:
         return
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(threads)
+    check_compiler()
+
+
+def check_compiler() -> None:
+    """Raise InputError where DeepSpeed could not compile its kernel for a CPU."""
     compiler = os.environ.get("CXX") or "c++"
     if not (shutil.which(compiler) or shutil.which("g++")):
         raise InputError(
             f"no C++ compiler ({compiler} or g++) on the PATH: DeepSpeed compiles a kernel on a "
             "CPU at first use; install one (Debian, Ubuntu: apt-get install g++) or set CXX"
         )
-    if not shutil.which("ninja"):
+    if not shutil.which("ninja", path=_path()):
         raise InputError("ninja is not on the PATH; install it with: pip install ninja")
+
+
+def _path() -> str:
+    """PATH with the commands of this environment, activated or not: ninja is one."""
+    return sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
 
 
 def free_port() -> int:

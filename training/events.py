@@ -39,6 +39,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Starting:
+    """What a worker does before it can claim runs; nothing any more: it is up."""
+
+    worker: int
+    doing: str = ""
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A worker of several processes still has its parent."""
+
+
+@dataclass(frozen=True)
 class Started:
     """A run was claimed."""
 
@@ -75,4 +88,4 @@ class Failed:
     error: Exception
 
 
-Event = Started | Progress | Finished | Waiting | Failed
+Event = Starting | Alive | Started | Progress | Finished | Waiting | Failed

@@ -37,6 +37,11 @@ class Launched:
         self.name = f"worker-{index}"
         self._job, self._index, self._events = job, index, events
         self._note = job.corpus.parent / f"job-{os.getpid()}-{index}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     def start(self) -> None:
         here = self._job.machines.hostfile is None
@@ -58,27 +63,30 @@ class Launched:
         )
 
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
 
-    def join(self, timeout: float) -> None:
-        """Wait for the end of every process; after `timeout` seconds force it."""
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def join(self, timeout: float = 0) -> None:
+        """Wait for the end of every process, `timeout` seconds at most."""
         deadline = time.monotonic() + timeout
         while self._signal(0) and time.monotonic() < deadline:
-            self._process.poll()
+            self.is_alive()  # reaps the launcher
             time.sleep(POLL_SECONDS)
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        self._note.unlink(missing_ok=True)
+        if not self._signal(0):
+            self._note.unlink(missing_ok=True)
 
     @property
     def exitcode(self) -> int | None:
-        return self._process.poll()
+        return self._process.poll() if self._process else None
 
     def _signal(self, number: int) -> bool:
         """Send a signal to all processes; whether there are any."""
+        assert self._process is not None
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:

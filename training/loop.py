@@ -4,7 +4,9 @@ The same code runs in one process or in several that DeepSpeed's launcher starte
 its rows of every batch, and what is yielded is reduced over all of them.
 """
 
+import contextlib
 import functools
+import io
 import logging
 import math
 import os
@@ -22,7 +24,7 @@ import torch
 import transformers
 from torch import distributed
 
-from training import checkpoint
+from training import checkpoint, kernels
 from training import model as models
 from training.checkpoint import Checkpoint
 from training.corpus import Corpus
@@ -234,17 +236,20 @@ def connect() -> None:
     """Join the processes that the launcher started, or stand alone."""
     if distributed.is_initialized():
         return
-    if "RANK" in os.environ:
-        deepspeed.init_distributed(verbose=False)
-    else:
-        os.environ.setdefault("LOCAL_RANK", "0")
-        deepspeed.init_distributed(
-            auto_mpi_discovery=False,
-            verbose=False,
-            init_method=f"tcp://127.0.0.1:{free_port()}",
-            rank=0,
-            world_size=1,
-        )
+    if not torch.cuda.is_available():
+        kernels.load()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded its kernel
+        if "RANK" in os.environ:
+            deepspeed.init_distributed(verbose=False)
+        else:
+            os.environ.setdefault("LOCAL_RANK", "0")
+            deepspeed.init_distributed(
+                auto_mpi_discovery=False,
+                verbose=False,
+                init_method=f"tcp://127.0.0.1:{free_port()}",
+                rank=0,
+                world_size=1,
+            )
 
 
 def _micro_batch(run: Run, ranks: int) -> int:

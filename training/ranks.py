@@ -8,15 +8,20 @@ import functools
 import os
 import pickle
 import sys
+import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from training.errors import DivergedError, InputError
-from training.events import Event, Job
+from training.events import Alive, Event, Job
 from training.launcher import Mailbox
+from training.signals import end
 
 PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
+WATCH_SECONDS = 2
 
 
 def tell(task: object) -> None:
@@ -46,6 +51,7 @@ def main(note: str) -> None:
             except (OSError, EOFError):
                 raise KeyboardInterrupt from None  # nobody is left to work for
 
+        threading.Thread(target=_watch, args=(put,), daemon=True).start()
         sys.exit(worker.main(job, index, put))
     interrupt_on_signals()
     try:
@@ -53,6 +59,16 @@ def main(note: str) -> None:
         _follow(job)
     except (InputError, KeyboardInterrupt):
         sys.exit(1)  # the first process says why
+
+
+def _watch(put: Callable[[Event], None]) -> None:
+    """End this process, and so the others, when the parent of all is gone."""
+    try:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            put(Alive())
+    except KeyboardInterrupt:
+        end()
 
 
 def _follow(job: Job) -> None:

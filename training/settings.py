@@ -202,6 +202,8 @@ class Engine(Section):
     """Compute activations again in the backward pass rather than keep them."""
     compile: bool = False
     """`torch.compile` the model."""
+    start_minutes: float = Field(default=10, gt=0)
+    """Within which a worker must be ready to train."""
     checkpoint_minutes: float = Field(default=5, ge=0)
     """Time between two checkpoints, from which a killed run goes on; a checkpoint that takes long
     is made less often."""

@@ -23,7 +23,18 @@ from training.checkpoint import Checkpoint
 from training.corpus import Corpus
 from training.devices import use_device
 from training.errors import DivergedError, InputError
-from training.events import Alone, Event, Failed, Finished, Job, Progress, Queue, Started, Waiting
+from training.events import (
+    Alone,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Progress,
+    Queue,
+    Started,
+    Starting,
+    Waiting,
+)
 from training.ledger import Ledger
 from training.settings import Run
 from training.signals import ignore_signals, interrupt_on_signals
@@ -45,9 +56,10 @@ def main(job: Job, index: int, tell: Tell) -> int:
     """
     interrupt_on_signals()
     try:
+        tell(Starting(index, "importing libraries"))
         use_device(index, job.machines.threads)
         mlflow.set_tracking_uri(job.tracking_uri)
-        _work(job, tell)
+        _work(job, index, tell)
     except KeyboardInterrupt:
         return 1
     except (InputError, DivergedError) as error:
@@ -64,12 +76,14 @@ def main(job: Job, index: int, tell: Tell) -> int:
     return 0
 
 
-def _work(job: Job, tell: Tell) -> None:
+def _work(job: Job, index: int, tell: Tell) -> None:
     from training import loop
 
     loop.quiet()
+    tell(Starting(index, "waiting for its processes to join"))
     loop.connect()
     corpus = corpora.load(job.corpus)
+    tell(Starting(index))
     match job.work:
         case Alone(run, run_id):
             with checkpoint.held(run):
@@ -184,7 +198,7 @@ def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, obje
         record.SIZE: run.size_name,
         **run.size.model_dump(exclude_none=True),
         **run.training.model_dump(exclude={"steps"}),
-        **run.engine.model_dump(),
+        **run.engine.model_dump(exclude={"start_minutes"}),
         "max_steps": run.training.steps,
         "learning_rate": trainer.learning_rate,
         "optimizer": "AdamW",

@@ -1,0 +1,190 @@
+"""Kills and Ctrl-C in the first minute of a first run: nothing hangs, nothing outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, run_entry
+
+Write = Callable[[dict[str, Any]], str]
+PATIENCE = 300  # seconds, for a busy machine
+
+
+@pytest.fixture
+def no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine on which DeepSpeed's kernel was never compiled: its empty cache."""
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def started(*command: str) -> "subprocess.Popen[str]":
+    """An entry point that runs in a terminal of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return found
+
+
+def below(process: "subprocess.Popen[str]", word: str = "") -> list[psutil.Process]:
+    """The processes below a command, or those of them whose command line holds a word."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if word in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def all_end(children: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(children, timeout=60)
+    return not alive
+
+
+def interrupted(process: "subprocess.Popen[str]") -> None:
+    """Ctrl-C: the terminal signals the command and what it started; one line is the answer."""
+    children = below(process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert errors.rstrip().endswith("interrupted; start it again to go on where it was")
+    assert "Traceback" not in errors
+    assert "ignored" not in errors
+    assert all_end(children)
+
+
+def test_ctrl_c_and_kill_while_the_kernel_compiles(
+    store: str, miniature: dict[str, Any], write_study: Write, no_kernel: Path
+) -> None:
+    assert store
+    command = ["train", "--study", write_study(miniature), "--size", "tiny"]
+
+    def locks() -> list[Path]:
+        return list(no_kernel.glob("**/lock"))  # PyTorch's
+
+    process = started(*command)
+    wait_for(locks, process)
+    interrupted(process)
+    assert locks()  # and nobody holds them
+
+    process = started(*command)
+    wait_for(lambda: below(process, "shm"), process)  # the compiler
+    children = below(process)
+    process.kill()
+    assert all_end(children)
+    assert locks()
+
+    done = run_entry(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "compiling DeepSpeed's kernel for this CPU, once on this machine" in done.stderr
+    (lock,) = no_kernel.glob("**/deepspeed_shm_comm")
+    (lock / "lock").touch()  # as a worker leaves it that is killed while it loads
+    done = run_entry(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "compiling" not in done.stderr
+
+
+def test_a_kernel_that_does_not_compile_is_one_line(
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+    no_kernel: Path,
+    tmp_path: Path,
+) -> None:
+    assert store
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'error: no space left on device' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    command = ["train", "--study", write_study(miniature), "--size", "tiny"]
+    done = run_entry(*command, env={"CXX": str(compiler)})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert "DeepSpeed's kernel does not compile: " in last
+    assert "error: no space left on device" in last
+    assert str(no_kernel) in last
+
+
+@pytest.fixture(params=["1", "2"], ids=["one_process", "two_processes"])
+def ranks(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Processes a worker has: started by the parent itself, or by DeepSpeed's launcher."""
+    yield str(request.param)
+
+
+def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
+    store: str, miniature: dict[str, Any], write_study: Write, ranks: str
+) -> None:
+    assert store
+    miniature["training"]["steps"] = 2000
+    study = write_study(miniature)
+    command = ["sweep", "--study", study, "--workers", "1", "--ranks", ranks]
+    word = "spawn_main" if ranks == "1" else "training.ranks"
+
+    process = started(*command)
+    wait_for(lambda: below(process, word), process)
+    interrupted(process)  # while its workers start
+
+    process = started(*command)
+    wait_for(lambda: len(below(process, word)) >= int(ranks), process)
+    children = below(process)
+    process.kill()
+    assert all_end(children)
+
+    process = started(*command)  # a worker dies: the sweep says so and ends
+    first = wait_for(lambda: below(process, word), process)[0]
+    children = below(process)
+    first.kill()
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "worker-0 died with exit code" in errors
+    assert "start again to train them" in errors
+    assert all_end(children)
+
+    miniature["training"]["steps"] = 12
+    done = run_entry("sweep", "--study", write_study(miniature), "--workers", "1", "--ranks", ranks)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_worker_that_is_not_up_in_time_ends_the_sweep(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    miniature["engine"] = {"start_minutes": 0.001}
+    done = run_entry("sweep", "--study", write_study(miniature), "--workers", "1")
+    assert done.returncode == 1
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert "worker-0 is not up after the 0.001 minutes that engine.start_minutes allows" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_before_anything_is_loaded(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    process = started("prepare", "--study", write_study(miniature))
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "_ssl" in maps.read_text() or "_json" in maps.read_text(), process)
+    interrupted(process)
