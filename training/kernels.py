@@ -8,6 +8,7 @@ a lock file of PyTorch's that is there then is stale and is removed.
 import hashlib
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from training.errors import InputError
 ROOT = Path(__file__).parent.parent
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # PyTorch's variable: where it builds
 BUILT, LOG = "built", "build.log"
+SCRATCH = "building-"  # a compiler whose parent was killed may go on writing to its own
 NOTICE_SECONDS = 2  # of waiting before the terminal says so
 LIMIT_SECONDS = 600  # for another process to build
 POLL_SECONDS = 0.2
@@ -59,7 +61,7 @@ def build() -> None:
                 bar.update(0)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGTERM)  # ninja ends its compilers by it
         process.wait()
     if process.returncode:
         log = folder / LOG
@@ -69,9 +71,11 @@ def build() -> None:
 def load() -> None:
     """Load the kernel into this process, for `deepspeed.init_distributed` to find."""
     builder = _builder()
-    if builder is not None:
-        with _alone(quiet=True) as folder:  # a worker's parent tells what it waits for
-            _load(builder, folder)
+    if builder is None:
+        return
+    build()
+    with _alone(quiet=True) as folder:  # a worker's parent tells what it waits for
+        _load(builder, folder)
 
 
 def _builder() -> Any:
@@ -86,7 +90,6 @@ def _load(builder: Any, folder: Path) -> None:
     os.environ[EXTENSIONS] = str(folder)
     Path(folder, builder.name, "lock").unlink(missing_ok=True)
     builder.load(verbose=False)
-    Path(folder, BUILT).touch()
 
 
 @contextmanager
@@ -151,21 +154,35 @@ def _reason(log: Path) -> str:
 
 
 def _build(parent: int) -> None:
-    """The process that compiles: its output goes to a file beside the kernel."""
+    """The process that compiles: in a folder that is moved to its place when it is whole.
+
+    Its output goes to a file beside it.
+    """
 
     def end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
-        os.killpg(0, signal.SIGKILL)
+        os.killpg(0, signal.SIGTERM)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     use_device(0, 1)
     builder = _builder()
     with _alone() as folder:
+        if (folder / BUILT).exists():
+            return
         log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for stream in (1, 2):
             os.dup2(log, stream)
-        _load(builder, folder)
+        for left in folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if builder is not None:
+            scratch = folder / f"{SCRATCH}{os.getpid()}"
+            scratch.mkdir()
+            _load(builder, scratch)
+            shutil.rmtree(folder / builder.name, ignore_errors=True)
+            os.replace(scratch / builder.name, folder / builder.name)
+            scratch.rmdir()
+        Path(folder, BUILT).touch()
 
 
 if __name__ == "__main__":
