@@ -1,6 +1,7 @@
 """Kills and Ctrl-C in the first minute of a first run: nothing hangs or outlives its parent."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,7 +117,10 @@ def test_a_kernel_that_does_not_compile_is_one_line(
 ) -> None:
     assert store
     compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\necho 'error: no space left on device' >&2\nexit 1\n")
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *" -c "*) echo "error: no space left on device" >&2; exit 1;; '
+        f'esac\nexec {shutil.which("c++")} "$@"\n'
+    )
     compiler.chmod(0o755)
     command = ["train", "--study", write_study(miniature), "--size", "tiny"]
     done = run_entry(*command, env={"CXX": str(compiler)})

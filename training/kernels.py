@@ -149,8 +149,8 @@ def _cpu() -> str:
 
 def _reason(log: Path) -> str:
     """The line of a build's log that says what went wrong."""
-    lines = log.read_text(errors="replace").splitlines()
-    return next((line for line in lines if "error" in line.lower()), "no reason is known").strip()
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return next((line for line in lines if "error: " in line), lines[-1] if lines else "no reason")
 
 
 def _build(parent: int) -> None:
