@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
+N_PARAMS, TOKENS = "n_params", "tokens"
 VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
 SAME = 1e-3  # relative, of a scale that all runs have
 
@@ -46,7 +47,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(
         self,
         context: Any,  # noqa: ARG002 - the interface is MLflow's
-        model_input: pd.DataFrame,
+        model_input: pd.DataFrame,  # or what a route of MLflow makes of JSON: records, columns
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Per row: val_loss/<domain>… in nats per token, objective (Σ w_i L_i) with its 90 %
@@ -54,11 +55,12 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         separates the mixture from a fitted one (0: it was trained). With the parameter
         `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>….
 
-        Raises MlflowException that names row, column and rule for a mixture that is none.
+        Raises MlflowException that names row, column, value and rule for input that is wrong.
         """
-        mixtures = self._rows.mixtures(model_input, MIXTURE, self.spec["domains"])
-        n_params = self._scale(model_input, "n_params")
-        tokens = self._scale(model_input, "tokens")
+        names = [MIXTURE + domain for domain in self.spec["domains"]]
+        rows = self._rows.table(model_input, names, (N_PARAMS, TOKENS))
+        mixtures = self._rows.mixtures(rows, names)
+        n_params, tokens = self._scale(rows, N_PARAMS), self._scale(rows, TOKENS)
         losses = self.law.predict(mixtures, n_params, tokens)
         weights = np.array(self.spec["weights"])
         objective = losses @ weights
@@ -81,29 +83,24 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "distance": apart.min(axis=1),
                 **intervals,
             },
-            index=model_input.index,
+            index=rows.index,
         )
 
     def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
         """n_params or tokens of each row, (n,); the target's where the column is absent."""
+        target = float(self.spec["target"][name])
         if name not in rows:
-            return np.full(len(rows), float(self.spec["target"][name]))
-        values = self._rows.numbers(rows, [name])[:, 0]
-        bad = ~(np.isfinite(values) & (values > 0))
-        if bad.any():
-            i = int(np.argmax(bad))
-            self._rows.refuse(
-                f"row {rows.index[i]}, column {name!r}: {values[i]} must be a positive "
-                "number; leave the column out for the target"
-            )
+            return np.full(len(rows), target)
+        rule = f"give a positive number, or leave the column out for the target's {target:,.0f}"
+        values = self._rows.positive(rows, name, rule)
         only = self.spec["only"][name]
         if only is not None and (off := np.abs(values / only - 1) > SAME).any():
             i = int(np.argmax(off))
             self._rows.refuse(
-                f"row {rows.index[i]}, column {name!r}: {values[i]:g}; every fitted run had "
-                f"{only:g}, so that no law says what another {name} does"
+                f"{self._rows.place(rows, i, name)}: {values[i]:.6g}; every fitted run had "
+                f"{only:.6g}, so the law cannot predict another {name}; leave it out"
             )
-        return values
+        return np.asarray(values)
 
 
 def _load_module(path: Path) -> ModuleType:

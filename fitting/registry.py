@@ -13,13 +13,13 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import AnyType
 
 from fitting import laws, predictor, rows, schedule_predictor
 from training import record
 
 DEFAULT_NAME = "mixture-predictor"
 CHAMPION, CHALLENGER = "champion", "challenger"
+INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
 
 
@@ -46,9 +46,16 @@ def register(
     """
     purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
     inputs = [record.MIXTURE + domain for domain in spec["domains"]]
-    return _register(
-        name, predictor.__file__, spec, metadata, _signature(spec, inputs), purpose, cv_error
+    outputs = [
+        *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
+        *("objective", "objective_low", "objective_high", "distance"),
+    ]
+    signature = ModelSignature(
+        outputs=Schema([ColSpec("double", column) for column in outputs]),
+        params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
     )
+    metadata = {**metadata, OPTIONAL: [record.N_PARAMS, record.TOKENS]}
+    return _register(name, predictor.__file__, spec, metadata, inputs, signature, purpose, cv_error)
 
 
 def register_schedule(name: str, spec: dict[str, Any], cv_error: float) -> Registered:
@@ -65,13 +72,10 @@ def register_schedule(name: str, spec: dict[str, Any], cv_error: float) -> Regis
         *("objective", "objective_low", "objective_high"),
         *(f"{record.PHASE}{k}/objective" for k in phases),
     ]
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), column) for column in inputs]),
-        outputs=Schema([ColSpec("double", column) for column in outputs]),
-    )
+    signature = ModelSignature(outputs=Schema([ColSpec("double", column) for column in outputs]))
     metadata = {key: spec[key] for key in ("n_params", "domains", "val_domains")}
     return _register(
-        name, schedule_predictor.__file__, spec, metadata, signature, purpose, cv_error
+        name, schedule_predictor.__file__, spec, metadata, inputs, signature, purpose, cv_error
     )
 
 
@@ -80,12 +84,14 @@ def _register(
     code: str,
     spec: dict[str, Any],
     metadata: dict[str, Any],
+    inputs: list[str],
     signature: ModelSignature,
     purpose: list[Any],
     cv_error: float,
 ) -> Registered:
-    required = [column.name for column in signature.inputs.inputs if column.required]
-    example = pd.DataFrame([dict.fromkeys(required, 1 / len(spec["domains"]))])
+    """The signature has no input schema, so that MLflow neither drops columns nor casts them
+    before the model checks them (see rows.py); the metadata names the input columns instead."""
+    example = pd.DataFrame([dict.fromkeys(inputs, 1 / len(spec["domains"]))])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "predictor.json")
         path.write_text(json.dumps(spec))
@@ -97,17 +103,25 @@ def _register(
             input_example=example,
             registered_model_name=name,
             pip_requirements=[f"{p}=={version(p)}" for p in ("mlflow", "numpy", "pandas")],
-            metadata=metadata,
+            metadata={**metadata, INPUTS: inputs},
         )
     number = str(info.registered_model_version)
     fitted_for = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()[:16]
     client = mlflow.MlflowClient()
+    client.update_model_version(name, number, _description(inputs, metadata.get(OPTIONAL, [])))
     client.set_model_version_tag(name, number, CV_ERROR, repr(cv_error))
     client.set_model_version_tag(name, number, FITTED_FOR, fitted_for)
     reason = _why_not_champion(client, name, fitted_for, cv_error)
     alias = CHALLENGER if reason else CHAMPION
     client.set_registered_model_alias(name, alias, number)
     return Registered(name, number, alias, reason)
+
+
+def _description(inputs: list[str], optional: list[str]) -> str:
+    """What the page of a model version says of its input, in Markdown."""
+    required, more = (", ".join(f"`{c}`" for c in columns) for columns in (inputs, optional))
+    text = f"Input columns: {required}" + (f"; optional: {more}" if more else "")
+    return text if len(text) <= record.TAG_LIMIT else f"{text[: record.TAG_LIMIT - 1]}…"
 
 
 def _why_not_champion(
@@ -130,18 +144,3 @@ def _why_not_champion(
             f"is less than {cv_error:.4f}"
         )
     return ""
-
-
-def _signature(spec: dict[str, Any], inputs: list[str]) -> ModelSignature:
-    outputs = [
-        *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
-        *("objective", "objective_low", "objective_high", "distance"),
-    ]
-    return ModelSignature(
-        inputs=Schema(
-            [ColSpec(AnyType(), name) for name in inputs]
-            + [ColSpec(AnyType(), name, required=False) for name in ("n_params", "tokens")]
-        ),
-        outputs=Schema([ColSpec("double", name) for name in outputs]),
-        params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
-    )

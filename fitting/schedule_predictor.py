@@ -36,26 +36,19 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(
         self,
         context: Any,  # noqa: ARG002 - the interface is MLflow's
-        model_input: pd.DataFrame,
+        model_input: pd.DataFrame,  # or what a route of MLflow makes of JSON: records, columns
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """Per row, a schedule: val_loss/<domain>… at its end in nats per token, objective
         (Σ w_i L_i) with its 90 % interval objective_low, objective_high, and
         phase/<number>/objective at the end of each phase.
 
-        Raises MlflowException that names row, column and rule for a mixture that is none.
+        Raises MlflowException that names row, column, value and rule for input that is wrong.
         """
-        domains, phases = self.spec["domains"], range(1, len(self.law.tokens) + 1)
-        prefixes = [f"phase/{k}/mixture/" for k in phases]
-        for column in (str(c) for c in model_input):
-            if column.startswith("phase/") and not column.startswith(tuple(prefixes)):
-                self._rows.refuse(
-                    f"row {model_input.index[0]}, column {column!r}: unknown phase; the columns "
-                    f"are phase/<1 to {len(phases)}>/mixture/<domain>"
-                )
-        schedules = np.stack(
-            [self._rows.mixtures(model_input, prefix, domains) for prefix in prefixes], axis=1
-        )
+        phases = range(1, len(self.law.tokens) + 1)
+        names = [[f"phase/{k}/mixture/{d}" for d in self.spec["domains"]] for k in phases]
+        rows = self._rows.table(model_input, [column for phase in names for column in phase])
+        schedules = np.stack([self._rows.mixtures(rows, phase) for phase in names], axis=1)
         weights = np.array(self.spec["weights"])
         losses = self.law.predict(schedules)
         objective = losses @ weights
@@ -71,7 +64,7 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "objective_high": objective[:, -1] + half_width,
                 **{f"phase/{k}/objective": objective[:, k - 1] for k in phases},
             },
-            index=model_input.index,
+            index=rows.index,
         )
 
 

@@ -143,7 +143,10 @@ class Predictor:
 
 
 def load(uri: str, n_params: float | None = None, tokens: float | None = None) -> Predictor:
-    """Load a registered predictor; at another scale than its target when given."""
+    """Load a registered predictor; at another scale than its target when given.
+
+    Raises InputError for what is not one, and for a scale at which it has no answer.
+    """
     try:
         loaded = mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
@@ -158,7 +161,7 @@ def load(uri: str, n_params: float | None = None, tokens: float | None = None) -
             "fit again"
         )
     target = metadata["target"]
-    return Predictor(
+    predictor = Predictor(
         uri,
         tuple(metadata["domains"]),
         tuple(metadata["val_domains"]),
@@ -169,3 +172,11 @@ def load(uri: str, n_params: float | None = None, tokens: float | None = None) -
         loaded,
         python,
     )
+    try:
+        predictor.table(predictor.fitted[:1])
+    except MlflowException as error:
+        raise InputError(
+            f"model {uri!r} has no answer at n_params {predictor.n_params:,.0f} and tokens "
+            f"{predictor.tokens:,.0f}: {error.message}"
+        ) from error
+    return predictor

@@ -46,9 +46,9 @@ def joint_law(*, power: float = 1.0, g: float = 0.0, terms: int = 1) -> JointLaw
     return replace(law, constant=floor + effect, floor=-effect)
 
 
-def mixtures(count: int, seed: int = 0) -> np.ndarray:
+def mixtures(count: int, seed: int = 0, domains: tuple[str, ...] = DOMAINS) -> np.ndarray:
     """Seeded Dirichlet mixtures, (count, M)."""
-    return np.random.default_rng(seed).dirichlet(np.ones(len(DOMAINS)), count)
+    return np.random.default_rng(seed).dirichlet(np.ones(len(domains)), count)
 
 
 def table(
@@ -59,11 +59,12 @@ def table(
     sizes: tuple[float, ...] = SIZES,
     tokens: tuple[float, ...] = TOKENS,
     seed: int = 0,
+    domains: tuple[str, ...] = DOMAINS,
 ) -> pd.DataFrame:
     """The tidy table of every mixture at every size, with noise of this standard deviation."""
     rng = np.random.default_rng(seed + 1)
     rows = []
-    for m, mixture in enumerate(mixtures(count, seed)):
+    for m, mixture in enumerate(mixtures(count, seed, domains)):
         for n in sizes:
             losses = law.predict(
                 np.tile(mixture, (len(tokens), 1)), np.full(len(tokens), n), np.array(tokens)
@@ -77,7 +78,7 @@ def table(
                         record.TOKENS: d,
                         "step": d / 1e5,
                         **{
-                            f"{record.MIXTURE}{d}": r for d, r in zip(DOMAINS, mixture, strict=True)
+                            f"{record.MIXTURE}{d}": r for d, r in zip(domains, mixture, strict=True)
                         },
                         **{
                             f"{record.VAL_LOSS}{v}": x

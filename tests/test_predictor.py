@@ -1,14 +1,8 @@
 """The registered predictor: contract of its artifact, input, output, aliases and errors."""
 
-import json
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,32 +119,6 @@ def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.Fitted) -
     fitted_mixture = synthetic.mixtures(12)[3]
     known = model.predict(pd.DataFrame([dict(zip(MIXTURE, fitted_mixture, strict=True))]))
     assert known["distance"].iloc[0] == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"mixture/web": 0.6}, "row 1, columns 'mixture/web' … 'mixture/papers': the proportions"),
-        ({"mixture/web": -0.5, "mixture/code": 1.3}, "row 1, column 'mixture/web': -0.5 must not"),
-        ({"mixture/web": float("nan")}, "row 1, column 'mixture/web': nan must be a finite number"),
-        ({"mixture/web": "half"}, "row 1, column 'mixture/web': nan must be a finite number"),
-        ({"mixture/web": 0.3, "mixture/books": 0.2}, "sum to 0.8; they must sum to 1 within 0.001"),
-        ({"n_params": -1.0}, "row 1, column 'n_params': -1.0 must be a positive number"),
-    ],
-)
-def test_a_bad_row_is_refused_by_row_column_and_rule(
-    row: dict[str, Any], message: str, fitted: fit.Fitted
-) -> None:
-    model = mlflow.pyfunc.load_model(fitted.registered.uri)
-    good = {**MIXTURE, **({"n_params": 1e6} if "n_params" in row else {})}
-    with pytest.raises(MlflowException, match=re.escape(message)):
-        model.predict(pd.DataFrame([good, {**good, **row}]))
-
-
-def test_a_missing_domain_is_named(fitted: fit.Fitted) -> None:
-    model = mlflow.pyfunc.load_model(fitted.registered.uri)
-    with pytest.raises(MlflowException, match=r"missing inputs \['mixture/code'\]"):
-        model.predict(pd.DataFrame([MIXTURE]).drop(columns="mixture/code"))
 
 
 def test_rounding_is_divided_out_and_whole_numbers_are_numbers(fitted: fit.Fitted) -> None:
@@ -371,53 +339,6 @@ def test_a_wrong_choice_of_the_law_is_refused(choice: dict[str, str], message: s
         fit.law_options(**{**empty, **choice})
     assert fit.law_options(**{**empty, "terms": "2"}).methods == ("joint",)
     assert fit.law_options(**{**empty, "tie": "curve"}).methods == ("nested",)
-
-
-def test_mlflow_serves_it_and_answers_bad_rows_with_4xx(fitted: fit.Fitted) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "models", "serve", "-m", fitted.registered.uri]
-        + ["--env-manager", "local", "--port", str(port)],
-        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-    def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/{path}",
-            json.dumps(body).encode() if body else None,
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    try:
-        for _ in range(120):
-            try:
-                if ask("ping")[0] == 200:
-                    break
-            except OSError:
-                time.sleep(0.5)
-        status, text = ask("invocations", {"dataframe_records": [MIXTURE]})
-        assert status == 200
-        assert "objective_high" in json.loads(text)["predictions"][0]
-        status, text = ask("invocations", {"dataframe_records": [{**MIXTURE, "mixture/web": 0.1}]})
-        assert status == 400
-        assert "the proportions sum to 0.6" in text
-        short = {k: v for k, v in MIXTURE.items() if k != "mixture/code"}
-        status, text = ask("invocations", {"dataframe_records": [short]})
-        assert status == 400
-        assert "mixture/code" in text
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
 
 
 def test_runs_that_are_not_comparable_are_not_fitted_together(store: str) -> None:

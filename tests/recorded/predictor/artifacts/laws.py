@@ -1,0 +1,402 @@
+"""The laws: what a mixture, a model size and a number of tokens make of each validation loss.
+
+A law is a frozen object with `predict`; nothing here fits, reads or plots. A registered predictor
+carries a copy of this file, so it imports numpy and nothing else.
+
+Notation: r mixture (n, M) · L loss (n, V) in nats per token · N non-embedding parameters ·
+D tokens · n = N/N0 and d = D/D0, relative to the largest in the data · φ(r) the features of a
+mixture. Source of the first two: Ye et al., "Data Mixing Laws", arXiv 2403.16952.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+BIMIX_EPSILON = 1e-3
+LEAST = 1e-14  # proportion at which a slope that is infinite at 0 is taken
+
+
+def features(mixtures: Array, power: float) -> Array:
+    """φ(r) = r^power, (n, M); power 0 is log(r + ε) with ε a quarter of the uniform proportion.
+
+    The paper has power 1; powers below tell small proportions apart.
+    """
+    return mixtures**power if power > 0 else np.log(mixtures + 0.25 / mixtures.shape[1])
+
+
+@dataclass(frozen=True)
+class MixingLaw:
+    """What a mixture does at one size and length: L_i(r) = c_i + Σ_k exp(b_ik + t_ik·φ(r)).
+
+    φ is concave and each loss is convex in φ(r), which lets a search prove its optimum.
+    """
+
+    power: float
+    floor: Array  # c, (V,)
+    log_scale: Array  # b, (V, K)
+    slope: Array  # t, (V, K, M)
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        return self.floor + self._terms(mixtures).sum(axis=2)
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        return self.feature_jacobian(mixtures) * self.feature_slopes(mixtures)[:, None]
+
+    def feature_jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dφ_j, (n, V, M)."""
+        return np.einsum("nvk,vkm->nvm", self._terms(mixtures), self.slope)
+
+    def features(self, mixtures: Array) -> Array:
+        """φ(r), (n, M)."""
+        return features(mixtures, self.power)
+
+    def feature_slopes(self, mixtures: Array) -> Array:
+        """dφ/dr, (n, M); where it is infinite at 0, that at a proportion of 1e-14."""
+        if self.power == 0:
+            return 1 / (mixtures + 0.25 / mixtures.shape[1])
+        return self.power * np.maximum(mixtures, LEAST) ** (self.power - 1)
+
+    def _terms(self, mixtures: Array) -> Array:
+        """The exponentials, (n, V, K)."""
+        exponents = np.einsum("nm,vkm->nvk", self.features(mixtures), self.slope)
+        return np.exp(self.log_scale + exponents)
+
+
+@dataclass(frozen=True)
+class JointLaw:
+    """One law for all sizes, lengths and mixtures.
+
+    L_i(N, D, r) = c_i + m_i(r) · n^-h d^-g + A_i n^-α + B_i d^-β
+    m_i(r) = f_i + Σ_k exp(b_ik + t_ik·φ(r))      one k: the paper's mixing law
+
+    g = h = 0: the mixture's effect does not shrink with scale. Where it does, m_i has mean 0
+    over the fitted mixtures, so that c, A and B hold the mean loss and m what a mixture adds.
+    Exponents are one number for all domains or one a domain.
+    """
+
+    power: float
+    n0: float
+    d0: float
+    alpha: Array  # (V,)
+    beta: Array  # (V,)
+    g: Array  # (V,)
+    h: Array  # (V,)
+    constant: Array  # c, (V,)
+    floor: Array  # f, (V,)
+    log_scale: Array  # b, (V, K)
+    slope: Array  # t, (V, K, M)
+    size: Array  # A, (V,)
+    step: Array  # B, (V,)
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        n = np.asarray(n_params, float)[:, None] / self.n0
+        d = np.asarray(tokens, float)[:, None] / self.d0
+        mixing = self.floor + np.exp(self._exponents(mixtures)).sum(axis=2)
+        shrink = n**-self.h * d**-self.g
+        return (
+            self.constant + mixing * shrink + self.size * n**-self.alpha + self.step * d**-self.beta
+        )
+
+    def mixing(self, n_params: float, tokens: float) -> MixingLaw:
+        """The mixing law at one scale."""
+        n, d = n_params / self.n0, tokens / self.d0
+        shrink = n**-self.h * d**-self.g
+        scale = self.size * n**-self.alpha + self.step * d**-self.beta
+        return MixingLaw(
+            self.power,
+            self.constant + self.floor * shrink + scale,
+            self.log_scale + np.log(shrink)[:, None],
+            self.slope,
+        )
+
+    def interactions(self, mixture: Array) -> Array:
+        """t, (V, M): with several exponentials their mean at a mixture (M,), weighted by size."""
+        weight = np.exp(self._exponents(mixture[None])[0])
+        return np.einsum("vk,vkm->vm", weight, self.slope) / weight.sum(axis=1, keepdims=True)
+
+    def _exponents(self, mixtures: Array) -> Array:
+        phi = features(mixtures, self.power)
+        return self.log_scale + np.einsum("nm,vkm->nvk", phi, self.slope)
+
+
+@dataclass(frozen=True)
+class NestedLaw:
+    """The paper's pipeline: a step law a run, a size law a mixture, a mixing law on top.
+
+    1. L(D) = E + B d^-β      per run and domain
+    2. L(N) = E + A n^-α      on step 1 at D, per mixture and domain
+    3. L_i(r) = c_i + k_i exp(t_i·φ(r))     on step 2 at N
+
+    t and the exponents are those found at the target; at another N or D the linear coefficients
+    E, A, c and k are solved again by least squares.
+    """
+
+    power: float
+    n0: float
+    d0: float
+    alpha: Array  # (m, V)
+    beta: Array  # (R, V)
+    slope: Array  # t, (V, M)
+    mixtures: Array  # the fitted ones, (m, M)
+    mixture_of: Array  # index into mixtures of each fitted run, (R,)
+    n_params: Array  # of each fitted run, (R,)
+    step_floor: Array  # E of step 1, (R, V)
+    step_scale: Array  # B of step 1, (R, V)
+    counts: Array  # how often each mixture counts in step 3, (m,): 1, or as a bootstrap drew it
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        scales = np.stack([np.asarray(n_params, float), np.asarray(tokens, float)], axis=1)
+        losses = np.empty((len(mixtures), len(self.slope)))
+        for n, d in np.unique(scales, axis=0):
+            rows = (scales[:, 0] == n) & (scales[:, 1] == d)
+            losses[rows] = self._predict_at(mixtures[rows], n, d)
+        return losses
+
+    def of_fitted_mixtures(self, n_params: float, tokens: float) -> Array:
+        """Steps 1 and 2: losses of the fitted mixtures at one scale, (m, V)."""
+        at_d = self.step_floor + self.step_scale * (tokens / self.d0) ** -self.beta
+        x = (self.n_params / self.n0)[:, None] ** -self.alpha[self.mixture_of]
+        floor, scale = lines(x, at_d, self.mixture_of)
+        return floor + scale * (n_params / self.n0) ** -self.alpha
+
+    def interactions(self, mixture: Array) -> Array:  # noqa: ARG002 - as in JointLaw
+        """t, (V, M)."""
+        return self.slope
+
+    def mixing(self, n_params: float, tokens: float) -> MixingLaw:
+        """The mixing law at one scale."""
+        fitted = self.of_fitted_mixtures(n_params, tokens)
+        basis = np.exp(features(self.mixtures, self.power) @ self.slope.T)
+        counts = np.broadcast_to(self.counts[:, None], basis.shape)
+        c, k = lines(basis, fitted, np.zeros(len(fitted), int), counts)
+        with np.errstate(divide="ignore"):  # k = 0 is a constant loss
+            return MixingLaw(self.power, c[0], np.log(k[0])[:, None], self.slope[:, None])
+
+    def _predict_at(self, mixtures: Array, n_params: float, tokens: float) -> Array:
+        return self.mixing(n_params, tokens).predict(mixtures)
+
+
+@dataclass(frozen=True)
+class AdditiveLaw:
+    """L_i = E_i + 1 / Σ_j C_ij r_j^γ_ij + A_i n^-α_i + B_i d^-β_i
+
+    and with A_i = (Σ_j a_ij r_j)^κ_i, B_i = (Σ_j b_ij r_j)^λ_i the joint form of the same source:
+    Shukor et al., "Scaling Laws for Optimal Data Mixtures", arXiv 2507.09404. A κ or λ of 1 and
+    equal a or b over j is the additive form.
+    """
+
+    n0: float
+    d0: float
+    floor: Array  # E, (V,)
+    weight: Array  # C, (V, M)
+    power: Array  # γ, (V, M)
+    size: Array  # a, (V, M)
+    size_power: Array  # κ, (V,)
+    alpha: Array  # (V,)
+    step: Array  # b, (V, M)
+    step_power: Array  # λ, (V,)
+    beta: Array  # (V,)
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        n = np.asarray(n_params, float)[:, None] / self.n0
+        d = np.asarray(tokens, float)[:, None] / self.d0
+        grown = np.einsum("vm,nvm->nv", self.weight, mixtures[:, None] ** self.power)
+        size = (mixtures @ self.size.T) ** self.size_power
+        step = (mixtures @ self.step.T) ** self.step_power
+        return self.floor + 1 / grown + size * n**-self.alpha + step * d**-self.beta
+
+
+@dataclass(frozen=True)
+class PowerSumLaw:
+    """L_i = b_i + Σ_j W_ij r_j^a_i + A_i n^-α_i + B_i d^-β_i
+
+    The sum of powers that an automated search over formulas arrived at (SLDBench, domain-mixture
+    task), with scale terms.
+    """
+
+    n0: float
+    d0: float
+    floor: Array  # b, (V,)
+    weight: Array  # W, (V, M)
+    power: Array  # a, (V,)
+    size: Array  # A, (V,)
+    alpha: Array  # (V,)
+    step: Array  # B, (V,)
+    beta: Array  # (V,)
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        n = np.asarray(n_params, float)[:, None] / self.n0
+        d = np.asarray(tokens, float)[:, None] / self.d0
+        powers = mixtures[:, None] ** self.power[:, None]
+        mixing = self.floor + np.einsum("vm,nvm->nv", self.weight, powers)
+        return mixing + self.size * n**-self.alpha + self.step * d**-self.beta
+
+
+@dataclass(frozen=True)
+class BiMixLaw:
+    """L_i = (r_i + ε)^-p_i (C_i + B_i d^-β_i + A_i n^-α_i), r_i the domain's own proportion.
+
+    Ge et al., "BiMix", arXiv 2405.14908; ε (a thousandth) keeps a domain that was left out
+    finite, and the size term is added to it here.
+    """
+
+    n0: float
+    d0: float
+    own: Array  # which training domain each validation domain is, (V,)
+    power: Array  # p, (V,)
+    floor: Array  # C, (V,)
+    size: Array  # A, (V,)
+    alpha: Array  # (V,)
+    step: Array  # B, (V,)
+    beta: Array  # (V,)
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        n = np.asarray(n_params, float)[:, None] / self.n0
+        d = np.asarray(tokens, float)[:, None] / self.d0
+        scale = self.floor + self.step * d**-self.beta + self.size * n**-self.alpha
+        return (mixtures[:, self.own.astype(int)] + BIMIX_EPSILON) ** -self.power * scale
+
+
+@dataclass(frozen=True)
+class ScheduleLaw:
+    """What the mixtures of a schedule's phases make of the losses.
+
+    L_i at the end of phase k = ρ_ki · L_i at its start + m_ki(r_k)
+    m_ki(r) = f_ki + exp(b_ki + t_ki·φ(r))
+
+    so that the loss changes by m_ki(r) − (1 − ρ_ki) L_i. ρ is how much of a phase's start is still
+    there at its end; the first phase begins with fresh weights, ρ = 0.
+    """
+
+    power: float
+    tokens: Array  # at the end of each phase, (K,)
+    kept: Array  # ρ, (K, V)
+    floor: Array  # f, (K, V)
+    log_scale: Array  # b, (K, V, 1)
+    slope: Array  # t, (K, V, 1, M)
+
+    def predict(self, schedules: Array) -> Array:
+        """Losses at the end of each phase, (n, K, V), of schedules (n, K, M)."""
+        losses = np.zeros((len(schedules), *self.floor.shape))
+        before = losses[:, 0]
+        for k in range(len(self.tokens)):
+            losses[:, k] = before = self.kept[k] * before + self.phase(k).predict(schedules[:, k])
+        return losses
+
+    def phase(self, k: int) -> MixingLaw:
+        """m of one phase, from 0."""
+        return MixingLaw(self.power, self.floor[k], self.log_scale[k], self.slope[k])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How far a weighted sum of the losses Σ w_i L_i may be off, at 90 %.
+
+    variance = spread of the bootstrap's laws + wᵀ(residual + extrapolation · distance²)w, where
+    distance is log(N/N0) + log(D/D0) as far as they lie beyond the data.
+    """
+
+    bootstrap: tuple["Law", ...]  # fitted to mixtures drawn with replacement
+    residual: Array  # covariance of the errors inside the data that the bootstrap does not show
+    extrapolation: Array  # second moments (V, V) of the errors a unit of log distance beyond them
+    quantile: float  # of the error, in standard deviations
+    n0: float
+    d0: float
+
+    def half_width(self, weights: Array, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Half the width of the interval for each row, (n,), in nats per token.
+
+        Weights are (V,), or (V, k) for k sums: the result is then (n, k).
+        """
+        drawn = [law.predict(mixtures, n_params, tokens) @ weights for law in self.bootstrap]
+        spread = np.var(drawn, axis=0)
+        beyond = self.distance(n_params, tokens).reshape(-1, *[1] * (spread.ndim - 1))
+        return self.quantile * np.sqrt(spread + self.common(weights, beyond))
+
+    def common(self, weights: Array, distance: Array | float) -> Array:
+        """The variance that all mixtures at a distance beyond the data share."""
+        residual = np.maximum(0.0, _quadratic(self.residual, weights))
+        return residual + _quadratic(self.extrapolation, weights) * distance**2
+
+    def distance(self, n_params: Array, tokens: Array) -> Array:
+        """How far a scale lies beyond the data, in units of log."""
+        beyond = np.maximum(0, np.log(n_params / self.n0))
+        return np.asarray(beyond + np.maximum(0, np.log(tokens / self.d0)))
+
+
+def _quadratic(matrix: Array, weights: Array) -> Array:
+    """wᵀAw of each column of weights, (V,) or (V, k)."""
+    return np.asarray((weights * (matrix @ weights)).sum(axis=0))
+
+
+def lines(x: Array, y: Array, group: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """Least-squares intercept and slope of each group, the slopes at least 0.
+
+    x, y and weights are (n, …), group is (n,); both results are (groups, …). A group whose x are
+    all equal has no slope of its own: it takes the mean of the others'.
+    """
+    w = np.ones_like(x) if weights is None else weights
+    total = np.maximum(_sums(w, group), 1e-300)
+    x_mean, y_mean = _sums(w * x, group) / total, _sums(w * y, group) / total
+    centred = x - x_mean[group]
+    spread = _sums(w * centred**2, group)
+    own = spread > 1e-12 * total * np.abs(x).max(axis=0) ** 2
+    slope = _sums(w * centred * (y - y_mean[group]), group) / np.where(own, spread, 1.0)
+    slope = np.where(own, np.maximum(0.0, slope), 0.0)
+    others = slope.sum(axis=0) / np.maximum(own.sum(axis=0), 1)
+    slope = np.where(own, slope, others)
+    return y_mean - slope * x_mean, slope
+
+
+def _sums(values: Array, group: Array) -> Array:
+    """Sums over the rows of each group, (groups, …)."""
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+    return np.add.reduceat(values[order], starts, axis=0)
+
+
+LAWS = {
+    "joint": JointLaw,
+    "nested": NestedLaw,
+    "additive": AdditiveLaw,
+    "power_sum": PowerSumLaw,
+    "bimix": BiMixLaw,
+    "schedule": ScheduleLaw,
+}
+Law = JointLaw | NestedLaw | AdditiveLaw | PowerSumLaw | BiMixLaw
+
+
+def to_json(law: Law | ScheduleLaw | Interval) -> dict[str, Any]:
+    """A law, or an interval with its laws, as JSON values, its kind under `law`."""
+    names = {cls: name for name, cls in LAWS.items()}
+    values = {field.name: _plain(getattr(law, field.name)) for field in dataclasses.fields(law)}
+    return {"law": names.get(type(law), "interval"), **values}
+
+
+def from_json(raw: dict[str, Any]) -> Any:
+    """The inverse of `to_json`."""
+    values = {key: _rich(value) for key, value in raw.items() if key != "law"}
+    return LAWS.get(raw["law"], Interval)(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return {"laws": [to_json(law) for law in value]}
+    return value.tolist() if isinstance(value, np.ndarray) else float(value)
+
+
+def _rich(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(from_json(law) for law in value["laws"])
+    return np.asarray(value) if isinstance(value, list) else value

@@ -1,0 +1,121 @@
+"""The registered predictor: an MLflow pyfunc model of a fitted law.
+
+This file is what MLflow saves and runs ("model from code"): it imports nothing of the project.
+Beside it in the artifact lie copies of `laws.py`, the laws' code, and `rows.py`, which checks the
+input, and `predictor.json`, the parameters; so each version runs its own code, holds no pickle and
+loads without torch.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
+VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
+SAME = 1e-3  # relative, of a scale that all runs have
+
+
+class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Mixtures → validation losses at the target, or at another n_params and tokens.
+
+    A search that wants more than the table of `predict` takes the model with MLflow's
+    `unwrap_python_model()`: `spec`, what was fitted; `law`; `interval`, with the laws of its
+    bootstrap; `scales`, the law of each proxy size by its runs alone.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Read the law and its code from the artifact."""
+        path = Path(context.artifacts["predictor"])
+        self.spec: dict[str, Any] = json.loads(path.read_text())
+        code = _load_module(Path(context.artifacts["laws"]))
+        self._rows = _load_module(Path(context.artifacts["rows"]))
+        self.law = code.from_json(self.spec["law"])
+        self.interval = code.from_json(self.spec["interval"])
+        self.scales = [
+            (scale["n_params"], scale["tokens"], code.from_json(scale["law"]))
+            for scale in self.spec["scales"]
+        ]
+
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002 - the interface is MLflow's
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Per row: val_loss/<domain>… in nats per token, objective (Σ w_i L_i) with its 90 %
+        interval objective_low, objective_high, and distance: the least share of tokens that
+        separates the mixture from a fitted one (0: it was trained). With the parameter
+        `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>….
+
+        Raises MlflowException that names row, column and rule for a mixture that is none.
+        """
+        mixtures = self._rows.mixtures(model_input, MIXTURE, self.spec["domains"])
+        n_params = self._scale(model_input, "n_params")
+        tokens = self._scale(model_input, "tokens")
+        losses = self.law.predict(mixtures, n_params, tokens)
+        weights = np.array(self.spec["weights"])
+        objective = losses @ weights
+        half_width = self.interval.half_width(weights, mixtures, n_params, tokens)
+        apart = np.abs(mixtures[:, None] - np.array(self.spec["mixtures"])).sum(axis=2) / 2
+        val_domains = self.spec["val_domains"]
+        columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
+        intervals: dict[str, np.ndarray] = {}
+        if (params or {}).get("domain_intervals"):
+            each = np.eye(len(val_domains))
+            off = self.interval.half_width(each, mixtures, n_params, tokens)
+            for name, ends in ((VAL_LOSS_LOW, losses - off), (VAL_LOSS_HIGH, losses + off)):
+                intervals |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
+        return pd.DataFrame(
+            {
+                **columns,
+                "objective": objective,
+                "objective_low": objective - half_width,
+                "objective_high": objective + half_width,
+                "distance": apart.min(axis=1),
+                **intervals,
+            },
+            index=model_input.index,
+        )
+
+    def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
+        """n_params or tokens of each row, (n,); the target's where the column is absent."""
+        if name not in rows:
+            return np.full(len(rows), float(self.spec["target"][name]))
+        values = self._rows.numbers(rows, [name])[:, 0]
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            i = int(np.argmax(bad))
+            self._rows.refuse(
+                f"row {rows.index[i]}, column {name!r}: {values[i]} must be a positive "
+                "number; leave the column out for the target"
+            )
+        only = self.spec["only"][name]
+        if only is not None and (off := np.abs(values / only - 1) > SAME).any():
+            i = int(np.argmax(off))
+            self._rows.refuse(
+                f"row {rows.index[i]}, column {name!r}: {values[i]:g}; every fitted run had "
+                f"{only:g}, so that no law says what another {name} does"
+            )
+        return values
+
+
+def _load_module(path: Path) -> ModuleType:
+    """Code in the artifact, under a name of its own."""
+    name = f"mixture_{path.stem}_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+mlflow.models.set_model(MixturePredictor())
