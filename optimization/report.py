@@ -105,8 +105,8 @@ def _freedom(freedom: Freedom) -> Iterator[str]:
     small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)
     listed, tail = (ranges, ranges[:0]) if small.sum() < 2 else (ranges[~small], ranges[small])
     names = layout.short(list(ranges["domain"]))
-    yield from layout.listing(
-        [f"{names[d]} {low:.3f}–{high:.3f}" for d, low, high in listed.itertuples(index=False)]
+    yield from layout.grid(
+        {names[d]: f"{low:.3f}–{high:.3f}" for d, low, high in listed.itertuples(index=False)}
     )
     if len(tail):
         yield (

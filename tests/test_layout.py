@@ -35,11 +35,11 @@ def test_more_domains_are_rows_and_the_long_tail_is_summed_up() -> None:
         "default",
         "uniform",
         "",
-        "domain                                      best  default  uniform",
-        "pile/github                                0.500    0.000    0.036",
-        "books: fiction and other long works        0.300    0.000    0.036",
-        "wiki                                       0.100    0.900    0.036",
-        "25 further domains, each at most 0.004     0.100    0.100    0.893",
+        "domain                                    best  default  uniform",
+        "pile/github                              0.500    0.000    0.036",
+        "books: fiction and other long works      0.300    0.000    0.036",
+        "wiki                                     0.100    0.900    0.036",
+        "25 further domains, each at most 0.004   0.100    0.100    0.893",
         "see x",
     ]
 
@@ -94,9 +94,16 @@ def test_a_long_name_is_cut_and_stays_unique() -> None:
 def test_a_list_names_the_first_and_counts_the_others() -> None:
     assert layout.some(["a", "b"], 1) == "a, b"
     assert layout.some(["a", "b", "c"], 1) == "a and 2 more"
-    lines = layout.listing([f"domain-{i} 0.1–0.2" for i in range(9)])
+    lines = layout.listing([f"domain-{i}: 0.1" for i in range(9)])
     assert max(map(len, lines)) <= layout.WIDTH
-    assert ", ".join(line.strip(" ,") for line in lines).count("domain-") == 9
+    assert " ".join(line.strip() for line in lines).count(": 0.1,") == 8
+    ranges = {"web": "0.1–0.2", "code": "0.0–0.1"}
+    assert layout.grid(ranges) == ["  web 0.1–0.2, code 0.0–0.1"]
+    many = layout.grid({**ranges, **{f"a longer name {i}": "0.0–0.1" for i in range(4)}})
+    assert (
+        many[0] == "  web             0.1–0.2   code            0.0–0.1   a longer name 0 0.0–0.1"
+    )
+    assert len(many) == 2
 
 
 def test_a_description_is_cut_between_lines_and_says_where_the_rest_is() -> None:

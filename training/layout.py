@@ -84,6 +84,18 @@ def listing(parts: Sequence[str], indent: str = "  ") -> list[str]:
     return lines
 
 
+def grid(values: Mapping[str, str], indent: str = "  ") -> list[str]:
+    """Values by name: in one line where they fit, else in aligned columns."""
+    line = indent + ", ".join(f"{name} {value}" for name, value in values.items())
+    if cells(line) <= WIDTH:
+        return [line]
+    first, second = (max(map(cells, texts)) for texts in (values, values.values()))
+    parts = [f"{padded(name, first)} {padded(value, second)}" for name, value in values.items()]
+    columns = max(1, (WIDTH - len(indent) + 3) // (first + second + 4))
+    rows = (parts[i : i + columns] for i in range(0, len(parts), columns))
+    return [(indent + "   ".join(row)).rstrip() for row in rows]
+
+
 def mixtures(
     shares: Mixtures,
     beside: Mapping[str, str] | None = None,
