@@ -20,6 +20,7 @@ OURS = re.compile(
     r"""
     | (domain|news|code|math)\s.*                         # prepare's table
     | (starting\ workers|run\ \d+\ of|waiting\ for).*     # the progress line of the workers
+    | compiling\ DeepSpeed's\ kernel.*
     | (reading\ for\ a\ tokenizer|tokenising|importing)\ ?.*
     | [{}] | \ "\w+":\ [\d.]+,?                           # losses of `train`
     | import:\ 36\ runs.* | \ \ 144\ evaluations.* | \ \ fit\ them:.*
