@@ -67,7 +67,7 @@ def test_only_our_lines_are_printed_and_runs_are_named(
         "import runs.csv",
         "fit mine",
         "fit mine",
-        "optimize mixture-predictor v1",
+        "optimize mixture-predictor v2",
     ]
 
 
