@@ -4,7 +4,7 @@ import numpy as np
 
 from fitting.methods import Target
 from fitting.table import Observations
-from training import record
+from training import layout, record
 from training.errors import InputError
 
 Array = np.ndarray
@@ -47,11 +47,19 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
     found = []
     domains = len(o.domains)
     constant = constant_domains(o)
-    for name in constant:
-        share = o.mixtures[0, o.domains.index(name)]
+    shares = {d: float(o.mixtures[0, o.domains.index(d)]) for d in constant}
+    if len(constant) == 1:
         found.append(
-            f"domain {name!r} has the proportion {share:.3g} in every mixture: what it does cannot "
-            "be told from what all mixtures share"
+            f"domain {constant[0]!r} has the proportion {shares[constant[0]]:.3g} in every "
+            "mixture: what it does cannot be told from what all mixtures share"
+        )
+    elif constant:
+        names = layout.short(constant)
+        ordered = sorted(constant, key=lambda d: -shares[d])
+        named = layout.some([f"{names[d]} {shares[d]:.3g}" for d in ordered])
+        found.append(
+            f"{len(constant)} domains have the same proportion in every mixture ({named}): what "
+            "they do cannot be told from what all mixtures share"
         )
     rank = int(np.linalg.matrix_rank(o.mixtures - o.mixtures.mean(axis=0), tol=1e-6))
     free = domains - len(constant) - 1

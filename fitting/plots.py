@@ -15,6 +15,7 @@ from fitting.choose import Choice
 from fitting.laws import JointLaw, Law, NestedLaw
 from fitting.optimum import Optimum
 from fitting.table import Observations
+from training import layout
 
 Array = np.ndarray
 COLUMNS = 4
@@ -162,8 +163,8 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
     figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
     limit = np.nanmax(np.abs(slope)) or 1.0
     image = axis.imshow(slope, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    axis.set_xticks(range(len(o.domains)), o.domains, rotation=45, ha="right")
-    axis.set_yticks(range(len(o.val_domains)), o.val_domains)
+    axis.set_xticks(range(len(o.domains)), _labels(o.domains), rotation=45, ha="right")
+    axis.set_yticks(range(len(o.val_domains)), _labels(o.val_domains))
     for (i, j), value in np.ndenumerate(slope):
         if np.isfinite(value):
             dark = abs(value) > 0.6 * limit
@@ -236,7 +237,7 @@ def optima(domains: Sequence[str], found: Sequence[Optimum]) -> Figure:
         target = i == len(found) - 1
         label = f"{best.n_params:,.0f} parameters" + (" (target, the law)" if target else "")
         axis.bar(x - 0.4 + (i + 0.5) * width, best.mixture, width, color=colour, label=label)
-    axis.set_xticks(x, domains, rotation=30, ha="right")
+    axis.set_xticks(x, _labels(domains), rotation=30, ha="right")
     axis.set_ylabel("proportion")
     axis.set_title("The best mixture by each size's runs alone, and at the target")
     axis.legend(fontsize="small")
@@ -265,3 +266,9 @@ def _grid(panels: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
 
 def _colours(count: int) -> list[tuple[float, ...]]:
     return [plt.get_cmap("viridis")(x) for x in np.linspace(0, 0.9, count)]
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names at an axis, of which long ones would leave the figure no room."""
+    cut = layout.short(names)
+    return [cut[name] for name in names]

@@ -9,16 +9,16 @@ from fitting.registry import Registered
 
 
 def report(found: Fit, registered: Registered, notes: Sequence[str]) -> list[str]:
-    """What a fit found and registered; notes tell what was left out."""
-    notes = [*notes, *filter(None, [found.transient]), *found.unidentified]
+    """What a fit found, what makes it doubtful first; notes tell what was left out."""
+    notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
         f"fit: {len(found.observations.runs)} runs; {found.choice.best}",
-        *(f"  {sign.line}" for sign in found.signs),
-        *_other_laws(found),
+        *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
+        *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "
         f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
-        *(f"  note: {note}" for note in notes),
-        *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
+        *(f"  {sign.line}" for sign in found.signs),
+        *_other_laws(found),
         f"  registered {registered.uri} as {registered.alias}"
         + (f": {registered.reason}" if registered.reason else ""),
     ]
@@ -26,7 +26,7 @@ def report(found: Fit, registered: Registered, notes: Sequence[str]) -> list[str
 
 def _other_laws(found: Fit) -> list[str]:
     """How the other laws did, where they were tried."""
-    table = found.choice.laws.dropna(subset="held_out_mae")
+    table = found.choice.laws.dropna(subset="held_out_mae").sort_values("held_out_mae")
     if len(table) == 1:
         return []
     errors = ", ".join(
@@ -37,10 +37,13 @@ def _other_laws(found: Fit) -> list[str]:
     )
     expected = ", ".join(
         f"{law} {error:.4f}"
-        for law, error in table[["law", "expected_error"]].dropna().itertuples(index=False)
+        for law, error in table[["law", "expected_error"]]
+        .dropna()
+        .sort_values("expected_error")
+        .itertuples(index=False)
     )
     return [
-        f"  laws, error on left-out mixtures / of extrapolation: {errors}",
+        f"  laws, error on held-out mixtures / of extrapolation: {errors}",
         f"  expected error at the target: {expected}; {found.choice.best.method} is the simplest "
         "within one standard error of the least of those to choose from",
     ]

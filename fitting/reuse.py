@@ -11,7 +11,7 @@ import pandas as pd
 
 from fitting import history
 from fitting.history import Histories, Purpose
-from training import record
+from training import layout, record
 from training.errors import InputError
 
 Splits = Mapping[str, Mapping[str, float]]  # old domain → new domain → its share of the old one
@@ -148,7 +148,7 @@ def told(table: pd.DataFrame, reused: Collection[str], splits: Splits) -> list[s
     lacked = [c.removeprefix(record.MIXTURE) for c in shares.columns[absent]]
     runs = table["run"]
     line = f"{runs[old].nunique()} of {runs.nunique()} runs are reused" + (
-        f"; none of those was trained on {', '.join(lacked)}" if lacked else ""
+        f"; none of those was trained on {layout.some(lacked)}" if lacked else ""
     )
     return [line, *notes]
 

@@ -35,11 +35,11 @@ def law_fits(scores: Scores) -> Signature:
     return Signature(
         "mixing_error_against_mean",
         relative,
-        f"left-out mixtures: mean |error| of the objective {scores.objective_mae:.4f}, predicting "
+        f"held-out mixtures: mean |error| of the objective {scores.objective_mae:.4f}, predicting "
         f"the mean {scores.mean_prediction_mae:.4f}, spread {scores.objective_spread:.4f}; "
         f"between mixtures of one scale {relative:.2f} of the mean's; Spearman "
         f"{scores.spearman:.2f}, R² {scores.r2:.2f}",
-        "the law tells left-out mixtures apart little better than their mean does; train more "
+        "the law predicts held-out mixtures little better than their mean does; train more "
         "mixtures before you trust a mixture found with it"
         if poor
         else "",

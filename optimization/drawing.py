@@ -15,6 +15,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from training import layout
+
 Array = np.ndarray
 Values = Mapping[str, float]  # by domain
 
@@ -49,7 +51,8 @@ def height(rows: int, each: float) -> float:
 
 def domain_rows(axis: Axes, domains: Sequence[str]) -> None:
     """One row a domain, the first on top; every second row has a light background."""
-    axis.set_yticks(range(len(domains)), domains)
+    names = layout.short(domains)
+    axis.set_yticks(range(len(domains)), [names[domain] for domain in domains])
     axis.set_ylim(len(domains) - 0.5, -0.5)
     for i in range(0, len(domains), 2):
         axis.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0, linewidth=0)

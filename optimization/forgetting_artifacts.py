@@ -4,14 +4,18 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import mlflow
+import numpy as np
 import pandas as pd
 
 from optimization import forgetting_plots as plots
 from optimization.forgetting import Forgetting
-from training import record
+from training import layout, record
+
+Array = np.ndarray
 
 FITTED, CHECK = "fitted", "check"
 AT_END = 1e-4  # of the trained range, proportion
+NAME = 23  # cells of a check run's name
 KEPT = 1e-6  # nats per token, by which a loss that is just kept may miss its level
 
 
@@ -43,13 +47,15 @@ def log(given: Answer) -> None:
             "new_loss": one.new and one.new[0],
             "bound": one.bound,
         }
-        rows.append({"tolerance": one.tolerance, **values})
+        shares = {} if one.mixture is None else named(found, one.mixture)
+        rows.append(
+            {"tolerance": one.tolerance, **values, **record.with_prefix(record.MIXTURE, shares)}
+        )
         prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
         metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
     mixture = found.answers[0].mixture
     if mixture is not None:
-        shares = dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
-        mlflow.log_params(record.with_prefix(record.MIXTURE, shares))
+        mlflow.log_params(record.with_prefix(record.MIXTURE, named(found, mixture)))
     if len(given.checks):
         metrics |= {
             f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
@@ -64,8 +70,9 @@ def log(given: Answer) -> None:
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
         plt.close(figure)
-    text = "\n".join(report(given))
-    mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
+    lines = report(given)
+    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
 
 
 def report(given: Answer) -> list[str]:
@@ -73,12 +80,15 @@ def report(given: Answer) -> list[str]:
     lines = _answers(given.found)
     if not len(given.checks):
         return lines
+    names = layout.short(list(given.checks["run"].unique()), NAME)
     lines.append(
-        f"{'check run':<24}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}{'predicted':>11}"
+        f"{'check run':<{NAME + 1}}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}"
+        f"{'predicted':>11}"
     )
     for row in given.checks.to_dict("records"):
         lines.append(
-            f"{row['run'][:23]:<24}{row['share']:>8.4f}{row['original']:>10.4f}"
+            layout.padded(names[row["run"]], NAME + 1)
+            + f"{row['share']:>8.4f}{row['original']:>10.4f}"
             f"{row['predicted_original']:>11.4f}{row['new']:>9.4f}{row['predicted_new']:>11.4f}"
         )
     return lines
@@ -116,12 +126,13 @@ def _answers(found: Forgetting) -> list[str]:
             f"the loss on the original data is kept down to the least proportion that was trained, "
             f"{low:g}: the critical one lies below; train less to find it"
         )
+    details = []
     for answer in found.answers:
         if answer.original is None or answer.share is None:
             continue
         room = found.before[0] + answer.tolerance - answer.original[0]
         if room > KEPT and answer.share > low + AT_END:
-            lines.append(
+            details.append(
                 f"at +{answer.tolerance:g}: less original data would be enough, but the loss on "
                 "the new data is least here"
             )
@@ -130,7 +141,28 @@ def _answers(found: Forgetting) -> list[str]:
                 f"at +{answer.tolerance:g}: by the upper end of the interval not even the most "
                 f"original data that was trained ({high:g}) is enough"
             )
-    return lines
+    return [*lines, *details, *_mixtures(found)]
+
+
+def _mixtures(found: Forgetting) -> list[str]:
+    """The mixture of each answer, where the share alone does not tell it."""
+    answers = {
+        f"+{one.tolerance:g}": named(found, one.mixture)
+        for one in found.answers
+        if one.mixture is not None
+    }
+    if found.one_dimensional or not answers:
+        return []
+    return layout.mixtures(
+        answers,
+        heads=("allowed loss", ""),
+        exact="mixtures by the allowed loss; exact proportions: critical.json of this run",
+    )
+
+
+def named(found: Forgetting, mixture: Array) -> dict[str, float]:
+    """A mixture's proportions by domain."""
+    return dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
 
 
 def _end(share: float | None) -> str:

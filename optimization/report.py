@@ -8,8 +8,7 @@ from optimization.answer import BEST, Answer
 from optimization.decision import Freedom, Steps
 from optimization.objective import WORST
 from optimization.search import Found, Front
-
-NAMED = 6  # domains that a line names
+from training import layout
 
 
 def report(answer: Answer) -> list[str]:
@@ -27,19 +26,20 @@ def report(answer: Answer) -> list[str]:
     return lines
 
 
-def _table(answer: Answer) -> Iterator[str]:
-    domains = answer.predictor.domains
-    width = max(8, *(len(d) + 2 for d in domains))
-    yield f"{'mixture':<14}" + "".join(f"{d:>{width}}" for d in domains) + "   predicted loss"
+def _table(answer: Answer) -> list[str]:
+    beside = {}
     for name, mixture in answer.mixtures.items():
         p = answer.predictions[name]
         allowed = answer.allowed.inside(np.array([list(mixture.values())]))[0]
-        yield (
-            f"{name:<14}"
-            + "".join(f"{mixture[d]:>{width}.3f}" for d in domains)
-            + f"   {p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]"
-            + ("" if allowed else "   breaks a constraint")
+        beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]" + (
+            "" if allowed else "   breaks a constraint"
         )
+    return layout.mixtures(
+        answer.mixtures,
+        beside,
+        heads=("mixture", "predicted loss"),
+        exact="exact proportions: compared.json of the optimize run",
+    )
 
 
 def _gain(answer: Answer) -> Iterator[str]:
@@ -93,15 +93,23 @@ def _front(found: Front) -> Iterator[str]:
 
 def _freedom(freedom: Freedom) -> Iterator[str]:
     yield (
-        f"mixtures within {freedom.tolerance:.4f} nats/token cannot be told from it; among them, "
-        "proportions range over"
-    )
-    ranges = freedom.ranges.sort_values("highest", ascending=False)
-    parts = [f"{d} {low:.3f}–{high:.3f}" for d, low, high in ranges.itertuples(index=False)]
-    for i in range(0, len(parts), NAMED):
-        yield "  " + ", ".join(parts[i : i + NAMED])
-    yield (
         f"by another draw of the fitted mixtures another one would be better by "
         f"{freedom.regrets.mean():.4f} on average, {np.quantile(freedom.regrets, 0.9):.4f} in one "
         "of ten"
     )
+    yield (
+        f"near-optimal set, within {freedom.tolerance:.4f} nats/token of the best, which cannot be "
+        "told from it: proportions range over"
+    )
+    ranges = freedom.ranges.sort_values("highest", ascending=False)
+    small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)
+    listed, tail = (ranges, ranges[:0]) if small.sum() < 2 else (ranges[~small], ranges[small])
+    names = layout.short(list(ranges["domain"]))
+    yield from layout.grid(
+        {names[d]: f"{low:.3f}–{high:.3f}" for d, low, high in listed.itertuples(index=False)}
+    )
+    if len(tail):
+        yield (
+            f"  and {len(tail)} further domains, each at most {tail['highest'].max():.3f} there "
+            "(near_optimal.json)"
+        )

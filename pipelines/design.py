@@ -28,7 +28,7 @@ from pipelines.optimize import champion
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from pipelines.sweep import planned_runs, proxy_runs, queue
-from training import record
+from training import layout, record
 from training.corpus import Corpus
 from training.errors import InputError
 from training.ledger import Ledger
@@ -129,35 +129,38 @@ def _longer(
 
 
 def report(found: Proposal) -> Iterator[str]:
-    """The mixtures as a table, their cost and their worth."""
-    domains = list(next(iter(found.mixtures.values())))
-    width = max(8, *(len(d) + 2 for d in domains))
-    yield (
-        f"{'mixture':<14}"
-        + "".join(f"{d:>{width}}" for d in domains)
-        + ("   predicted loss, distance" if found.predictor else "")
+    """The mixtures as a table, what makes their worth doubtful, their cost and their worth."""
+    predictor, choice = found.predictor, found.choice
+    beside = {}
+    if predictor:
+        for name, mixture in found.mixtures.items():
+            p = predictor.ask(mixture)
+            beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}], {p.distance:.2f}"
+    yield from layout.mixtures(
+        found.mixtures,
+        beside,
+        heads=("mixture", "predicted loss, distance" if predictor else ""),
+        decimals=4,
+        exact="exact proportions: proposals.json of this run",
     )
-    for name, mixture in found.mixtures.items():
-        line = f"{name:<14}" + "".join(f"{mixture[d]:>{width}.4f}" for d in domains)
-        if found.predictor:
-            p = found.predictor.ask(mixture)
-            line += f"   {p.objective:.4f} [{p.low:.4f}, {p.high:.4f}], {p.distance:.2f}"
-        yield line
+    if predictor and choice:
+        fitted, domains = len(predictor.fitted), len(predictor.domains)
+        if fitted < FEW * domains:
+            yield (
+                f"WARNING: {fitted} fitted mixtures are few for {domains} domains: the laws of the "
+                "bootstrap differ too much, and what these are expected to gain is probably far "
+                "too high"
+            )
     yield (
         f"{len(found.runs)} runs: {found.flops:.3g} FLOPs, "
         f"{100 * found.flops / found.sweep_flops:.0f} % of what the study's own sweep takes"
     )
-    if found.choice is not None and found.predictor is not None:
-        worth, fitted = found.choice.worth, len(found.predictor.fitted)
+    if choice:
+        worth = choice.worth
         yield (
             f"expected to make the best mixture better by {worth.expected:.2g} nats/token (to know "
             f"the law exactly: {worth.most:.2g})"
         )
-        if fitted < FEW * len(domains):
-            yield (
-                f"  far too high, probably: {fitted} mixtures are few for {len(domains)} domains, "
-                "and the laws of the bootstrap differ too much"
-            )
     if found.longer is not None:
         yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} nats/token"
 
@@ -207,7 +210,7 @@ def _predictor(plan: Study, model: str) -> Predictor | None:
     found = predictors.load(champion(plan.model))
     if set(found.domains) == set(plan.domains):
         return found
-    print(f"design: {found.uri} has other domains than the study; it is not asked")
+    print(f"design: {found.uri} has other domains than the study; it is not used")
     return None
 
 

@@ -3,28 +3,34 @@
 import argparse
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines import parameters
+from pipelines import parameters, titles
 from training import launcher, record, tracking
 from training.devices import Machines, cores, visible_gpus
 from training.errors import DivergedError, InputError
+from training.quiet import quiet
 from training.signals import interrupt_on_signals
 
 
 @contextmanager
-def stage(name: str) -> Iterator[mlflow.ActiveRun]:
-    """A run of this stage: the one `mlflow run` started, or a child of the stage around it."""
+def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.ActiveRun]:
+    """A run of this stage: the one `mlflow run` started, or a child of the stage around it.
+
+    With parameters it is called after them, unless the user gave it a name.
+    """
     inside = mlflow.active_run() is not None
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
     with tracking.open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(record.STAGE, name)
+        if given is not None and (not joins or titles.generated(active.info.run_name)):
+            title = titles.title(name, given, active.info.experiment_id)
+            mlflow.set_tag(record.RUN_NAME, title)
         yield active
 
 
@@ -33,13 +39,11 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
 
     `body` takes the parsed parameters as keywords and runs inside the stage's MLflow run.
     """
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet()
     given = vars(parser.parse_args())
     interrupt_on_signals()
     try:
-        with stage(name):
+        with stage(name, given):
             body(**given)
     except (InputError, DivergedError) as error:
         sys.exit(f"{name}: {error}")

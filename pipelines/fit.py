@@ -18,12 +18,12 @@ from fitting.reuse import Reuse
 from fitting.table import Observations
 from pipelines import entry, parameters
 from pipelines import study_file as studies
-from training import record
+from training import layout, record
 from training.errors import InputError
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
-NAMED = 5  # runs left out that the summary names
+NAMED = 5  # reasons to leave runs out that the summary names
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fit(
     given = weights or reuse.weights(purpose, pulled)
     table, given, ignored = reuse.common_losses(pulled.table, given, pulled.reused)
     table, notes = _usable(table, checkpoints)
-    notes = [*reuse.told(table, pulled.reused, old.splits), *_left_out(pulled), *ignored, *notes]
+    notes = [*_left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
     observations = Observations.from_tidy(table)
     given = given or dict.fromkeys(observations.val_domains, 1.0)
     w = np.array(record.checked_weights(given, observations.val_domains))
@@ -93,9 +93,10 @@ def fit(
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
-    summary = "\n".join(report(found, registered, notes))
-    mlflow.set_tag("mlflow.note.content", f"```\n{summary}\n```"[: record.TAG_LIMIT])
-    print(summary)
+    lines = report(found, registered, notes)
+    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
+    print("\n".join(lines))
     return Fitted(found, registered)
 
 
@@ -125,22 +126,27 @@ def register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Regis
 
 def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
     """The evaluations within the steps that have every loss, and what was left out."""
-    notes = []
+    counts: dict[str, int] = {}  # by note
     before = table[record.TOKENS] == 0
     if before.any():
-        notes.append(f"{before.sum()} evaluations before training left out: no law describes them")
+        note = f"{before.sum()} evaluations before training left out: no law describes them"
+        counts[note] = before.sum()
         table = table[~before]
     low, high = checkpoints.min_step, checkpoints.max_step
     inside = (table["step"] >= (low or 0)) & (table["step"] <= (high or np.inf))
     if not inside.all():
-        notes.append(f"{(~inside).sum()} evaluations outside steps {low or 0} to {high} left out")
+        note = f"{(~inside).sum()} evaluations outside steps {low or 0} to {high} left out"
+        counts[note] = (~inside).sum()
     table = table[inside]
     gaps = table.filter(like=record.VAL_LOSS).isna()
     if gaps.any(axis=None):
-        named = ", ".join(c.removeprefix(record.VAL_LOSS) for c in gaps if gaps[c].any())
+        named = layout.some([c.removeprefix(record.VAL_LOSS) for c in gaps if gaps[c].any()])
         missing = gaps.any(axis=1)
-        notes.append(f"{missing.sum()} evaluations left out: they have no loss of {named}")
+        counts[f"{missing.sum()} evaluations left out: they have no loss of {named}"] = (
+            missing.sum()
+        )
         table = table[~missing]
+    notes = sorted(counts, key=lambda note: -counts[note])
     if table.empty:
         raise InputError("; ".join(notes) + ": none is left to fit")
     return table.reset_index(drop=True), notes
@@ -161,8 +167,12 @@ def _bounds(
 def _left_out(pulled: Histories) -> list[str]:
     if not pulled.left_out:
         return []
-    named = "; ".join(f"{name}: {why}" for name, why in list(pulled.left_out.items())[:NAMED])
-    more = " …" if len(pulled.left_out) > NAMED else ""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in pulled.left_out.items():
+        by_reason.setdefault(why, []).append(name)
+    reasons = sorted(by_reason, key=lambda why: -len(by_reason[why]))
+    named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
+    more = " …" if len(reasons) > NAMED else ""
     return [f"{len(pulled.left_out)} runs left out ({named}{more})"]
 
 

@@ -1,5 +1,7 @@
 """`main`: the whole loop on one study, from text to a verified mixture."""
 
+from collections.abc import Mapping
+
 import mlflow
 import numpy as np
 
@@ -14,9 +16,10 @@ from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.sweep import sweep
 from pipelines.verify import Proof
-from training import record
+from training import layout, record
 
 RULE = "─" * 78
+LINES = 3  # of a mixture that is written out
 
 
 def main(study: str, workers: str, ranks: str) -> None:
@@ -40,23 +43,19 @@ def main(study: str, workers: str, ranks: str) -> None:
             weights=plan.weights(),
         )
     predictor = predictors.load(fitted.registered.uri)
-    with entry.stage(record.OPTIMIZE):
+    with entry.stage(record.OPTIMIZE) as searching:
         answer = optimize(predictor, problem.of_study(plan, predictor, corpus))
     with entry.stage(record.VERIFY):
         proof = verify.verify(plan, corpus, predictor, answer.mixtures, processes)
     experiment = mlflow.get_experiment(active.info.experiment_id)
     mlflow.log_params(record.with_prefix(record.MIXTURE, answer.best))
-    print(summary(fitted, answer, proof, experiment.name))
+    print(summary(fitted, answer, proof, experiment.name, searching.info.run_id))
 
 
-def summary(fitted: Fitted, answer: Answer, proof: Proof, experiment: str) -> str:
-    """The closing summary: what was found, how sure it is, and where to look."""
+def summary(fitted: Fitted, answer: Answer, proof: Proof, experiment: str, run_id: str) -> str:
+    """The closing summary: what was found, how sure it is, and where to look; run_id is that of the
+    search."""
     scores = fitted.fit.choice.scores
-    best = answer.best
-    shares = simplex.rounded(np.array(list(best.values())), 2)
-    columns = ", ".join(
-        f'"{record.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)
-    )
     return "\n".join(
         [
             RULE,
@@ -71,10 +70,27 @@ def summary(fitted: Fitted, answer: Answer, proof: Proof, experiment: str) -> st
             f"{fitted.registered.name!r} version {fitted.registered.version})",
             "ask it about a mixture of your own, in Python:",
             f'  model = mlflow.pyfunc.load_model("{fitted.registered.uri}")',
-            f"  model.predict(pd.DataFrame([{{{columns}}}]))",
+            *_question(answer.best, run_id),
             RULE,
         ]
     )
+
+
+def _question(best: Mapping[str, float], run_id: str) -> list[str]:
+    """A question about the best mixture in Python, read from its run where it is too long."""
+    shares = simplex.rounded(np.array(list(best.values())), 2)
+    columns = [f'"{record.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)]
+    columns[0] = "model.predict(pd.DataFrame([{" + columns[0]
+    columns[-1] += "}]))"
+    first, *others = layout.listing(columns)
+    lines = [first, *(f"  {line}" for line in others)]
+    if len(lines) <= LINES and max(map(layout.cells, lines)) <= layout.WIDTH:
+        return lines
+    return [
+        f'  params = mlflow.get_run("{run_id}").data.params  # of the optimize run',
+        f"  row = {{k: float(v) for k, v in params.items() if k.startswith({record.MIXTURE!r})}}",
+        "  model.predict(pd.DataFrame([row]))",
+    ]
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ from optimization.model import Predictor
 from optimization.report import report
 from pipelines import entry, parameters, problem
 from pipelines import study_file as studies
-from training import record
+from training import layout, record
 
 
 def optimize(predictor: Predictor, wanted: Problem, *, children: bool = False) -> Answer:
     """Answer a problem and log the answer to the active run."""
     found = answer.solve(predictor, wanted)
     artifacts.log(found, children=children)
-    text = "\n".join(report(found))
-    mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
+    lines = report(found)
+    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
     return found
 
 

@@ -10,7 +10,7 @@ from pipelines import budget as budgets
 from pipelines import parameters
 from pipelines.budget import Basis, Budget, Row, all_hours
 from pipelines.study import Study
-from training import record
+from training import layout, record
 from training.errors import InputError
 from training.settings import Run
 
@@ -71,7 +71,7 @@ def _notes(study: Study, basis: Basis, budget: Budget) -> list[str]:
         lines.append(f"already trained: {done} runs; {left} are left{rest}")
     how = "" if basis.prepared else " (estimated from max_mb)"
     if budget.repeated is None or budget.token_bytes is None:
-        why = f"unknown: no max_mb of {', '.join(basis.unknown)}"
+        why = f"unknown: no max_mb of {layout.some(basis.unknown)}"
         lines.append(f"repetition: {why}")
         tokens = why
     else:

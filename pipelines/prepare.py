@@ -6,8 +6,10 @@ from pipelines import entry
 from pipelines import study_file as studies
 from pipelines.study import Study
 from training import corpus as corpora
-from training import record
+from training import layout, record
 from training.corpus import Corpus
+
+NAME = 24  # cells of a domain's name
 
 
 def prepare(plan: Study) -> Corpus:
@@ -20,10 +22,15 @@ def prepare(plan: Study) -> Corpus:
         plan.workspace,
     )
     default = plan.default(corpus)
-    print(f"{'domain':<16}{'train tokens':>14}{'held out':>12}{'bytes/token':>13}{'default':>9}")
+    names = layout.short(list(corpus.domains), NAME)
+    width = max(16, *(layout.cells(name) + 1 for name in names.values()))
+    print(
+        f"{'domain':<{width}}{'train tokens':>14}{'held out':>12}{'bytes/token':>13}{'default':>9}"
+    )
     for name, files in corpus.domains.items():
         print(
-            f"{name:<16}{files.train_tokens:>14,}{files.validation_tokens:>12,}"
+            layout.padded(names[name], width)
+            + f"{files.train_tokens:>14,}{files.validation_tokens:>12,}"
             f"{files.bytes_per_token:>13.2f}{default[name]:>9.3f}"
             + (f"   {files.skipped:,} rows left out" if files.skipped else "")
         )

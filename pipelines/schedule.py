@@ -17,7 +17,7 @@ from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.sections import Phases
 from pipelines.study import Study
-from training import record, tracking
+from training import layout, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
@@ -139,8 +139,8 @@ def main(study: str, model: str, workers: str, ranks: str) -> None:
     proof = schedule_proof.prove(plan, corpus, asked, found, machines)
     schedule_proof.log(found, proof)
     measured = schedule_proof.report(found, proof)
-    text = "\n".join([*lines, *measured])
-    mlflow.set_tag("mlflow.note.content", f"```\n{text}\n```"[: record.TAG_LIMIT])
+    mlflow.set_tag(record.NOTE, layout.description([*lines, *measured]))
+    mlflow.log_text("\n".join([*lines, *measured]), layout.REPORT)
     active = mlflow.active_run()
     assert active is not None
     print("\n".join(measured))
@@ -156,7 +156,7 @@ def _scores(fitted: ScheduleFit) -> str:
         f"phase {row.phase} {row.rmse:.4f} (predicting the mean: {row.mean_rmse:.4f})"
         for row in fitted.scores.iloc[:-1].itertuples()
     )
-    return f"error on left-out mixtures, nats/token: {each}; of whole schedules {chain.rmse:.4f}"
+    return f"error on held-out mixtures, nats/token: {each}; of whole schedules {chain.rmse:.4f}"
 
 
 if __name__ == "__main__":

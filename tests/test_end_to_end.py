@@ -67,6 +67,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
     targets = runs_of("target")
     assert {r.data.tags[record.PARENT] for r in targets} == {stages["verify"].info.run_id}
     assert all(r.info.status == "FINISHED" for r in [main, sweep, *proxies, *targets])
+    assert (main.info.run_name, sweep.info.run_name) == ("main study", "sweep")
 
     # the contract of a proxy run
     for run in proxies:
@@ -113,6 +114,8 @@ def test_mlflow_run_leaves_a_verified_mixture(
     text = done.stdout
     for words in ("best", "default", "predicted", "measured", "cross-validated error", "mlflow ui"):
         assert words in text
+    for words in ("Created version", "Successfully", "built successfully", "INFO mlflow.pyfunc"):
+        assert words not in done.stdout + done.stderr
     lines = re.findall(r"^  (model.*)$", text, re.M)
     scope: dict[str, Any] = {"mlflow": mlflow, "pd": pd}
     exec(lines[0], scope)

@@ -22,7 +22,11 @@ from training.settings import (
 )
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
-LIGHT = {"training.record", "training.errors"}  # what training shares with the others
+LIGHT = {
+    "training.record",
+    "training.errors",
+    "training.layout",
+}  # what training shares with the others
 
 
 def module_name(path: Path) -> str:

@@ -234,9 +234,8 @@ def test_where_the_phases_are_alike_the_report_says_that_nothing_is_gained() -> 
     answer = plan(predictor(found.law, found.replicates))
     assert answer.gain() > 0  # by the luck of the noise
     assert not answer.told_apart
-    assert (
-        report(answer)[-1] == "so that the schedule cannot be told from the best constant mixture"
-    )
+    doubt = "the schedule cannot be told from the best constant mixture: chosen on other draws"
+    assert any(line.startswith(doubt) for line in report(answer))
 
 
 # the registered predictor ------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from training.devices import check_compiler, use_device
 from training.errors import InputError
+from training.quiet import quiet as silence
 
 ROOT = Path(__file__).parent.parent
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # PyTorch's variable: where it builds
@@ -165,6 +166,7 @@ def _build(parent: int) -> None:
         os.killpg(0, signal.SIGTERM)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    silence()
     use_device(0, 1)
     builder = _builder()
     with _alone() as folder:

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import distributed
 
 from training import checkpoint, kernels
 from training import model as models
+from training import quiet as quieting
 from training.checkpoint import Checkpoint
 from training.corpus import Corpus
 from training.devices import free_port
@@ -61,10 +61,10 @@ def evaluation_steps(training: Training) -> list[int]:
 
 
 def quiet() -> None:
-    """Leave the terminal to the progress display: libraries report errors only."""
+    """Leave the terminal to the progress display: training libraries report errors only."""
+    quieting.quiet()
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 

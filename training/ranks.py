@@ -18,6 +18,7 @@ from typing import Any
 from training.errors import DivergedError, InputError
 from training.events import Alive, Event, Job
 from training.launcher import Mailbox
+from training.quiet import quiet
 from training.signals import end
 
 PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
@@ -53,6 +54,7 @@ def main(note: str) -> None:
 
         threading.Thread(target=_watch, args=(put,), daemon=True).start()
         sys.exit(worker.main(job, index, put))
+    quiet()
     interrupt_on_signals()
     try:
         use_device(index, job.machines.threads)

@@ -21,6 +21,8 @@ CHECK = "check"  # "true": a run that checks predictions; fits never read it
 IMPORTED_FROM = "imported_from"  # the file that an imported run came from
 STUDY = "study"
 PARENT = "mlflow.parentRunId"
+RUN_NAME = "mlflow.runName"
+NOTE = "mlflow.note.content"  # a run's description
 HISTORY = "history/"
 
 # stages

@@ -36,6 +36,7 @@ from training.events import (
     Waiting,
 )
 from training.ledger import Ledger
+from training.quiet import quiet
 from training.settings import Run
 from training.signals import ignore_signals, interrupt_on_signals
 
@@ -54,6 +55,7 @@ def main(job: Job, index: int, tell: Tell) -> int:
     Every end but the parent's own is told as an event. `tell` raises KeyboardInterrupt when the
     parent is gone.
     """
+    quiet()
     interrupt_on_signals()
     try:
         tell(Starting(index, "importing libraries"))

@@ -1,0 +1,80 @@
+"""Leave the terminal to our own lines: libraries report warnings and errors, not their work."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+LOGGERS = ("mlflow", "alembic", "datasets", "transformers", "DeepSpeed", "deepspeed")
+
+# logger → how a warning begins that tells a user nothing; its others are shown
+WARNINGS = {
+    "torch.utils.cpp_extension": "No CUDA runtime is found",
+    "mlflow.utils.git_utils": "Failed to import Git",
+    "matplotlib.font_manager": "Matplotlib is building the font cache",
+}
+
+# module → the function by which it prints what it has done, and how that begins
+PRINTED = {
+    "mlflow.tracking._model_registry.fluent": (
+        "eprint",
+        ("Successfully registered model", "Registered model", "Created version"),
+    ),
+    "deepspeed.comm.torch": ("print", ("DeepSpeed deepspeed.ops.",)),
+}
+
+ENVIRONMENT = {  # read by the libraries when they are imported, here and in child processes
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def quiet() -> None:
+    """Silence what libraries say of ordinary work; again after more of them are imported.
+
+    `MLFLOW_LOGGING_LEVEL` has MLflow say what it is set to.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in LOGGERS:
+        if name != "mlflow" or "MLFLOW_LOGGING_LEVEL" not in os.environ:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    for name, start in WARNINGS.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _Unless) for known in logger.filters):
+            logger.addFilter(_Unless((start,)))
+    for name, (function, starts) in PRINTED.items():
+        if module := sys.modules.get(name):
+            say = getattr(module, function, print)
+            if not isinstance(say, _Say):
+                setattr(module, function, _Say(say, _Unless(starts)))
+
+
+class _Unless(logging.Filter):
+    """All but the lines with one of these beginnings."""
+
+    def __init__(self, starts: tuple[str, ...]) -> None:
+        super().__init__()
+        self.starts = starts
+
+    def shows(self, text: str) -> bool:
+        return not text.startswith(self.starts)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.shows(record.getMessage())
+
+
+class _Say:
+    """A library's `print` that shows what a filter shows."""
+
+    def __init__(self, say: Callable[..., None], filter: _Unless) -> None:
+        self.say, self.filter = say, filter
+
+    def __call__(self, *texts: Any, **options: Any) -> None:
+        if self.filter.shows(" ".join(map(str, texts))):
+            self.say(*texts, **options)
