@@ -6,13 +6,15 @@ import numpy as np
 
 from fitting.fit import Fit
 from fitting.registry import Registered
+from training import record
 
 
-def report(found: Fit, registered: Registered, notes: Sequence[str]) -> list[str]:
-    """What a fit found and registered; notes tell what was left out."""
+def report(found: Fit, registered: Registered, unit: str, notes: Sequence[str]) -> list[str]:
+    """What a fit found and registered, in a unit of losses; notes tell what was left out."""
     notes = [*notes, *filter(None, [found.transient]), *found.unidentified]
     return [
-        f"fit: {len(found.observations.runs)} runs; {found.choice.best}",
+        f"fit: {len(found.observations.runs)} runs; {found.choice.best}; losses in "
+        f"{record.unit_text(unit)}",
         *(f"  {sign.line}" for sign in found.signs),
         *_other_laws(found),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "

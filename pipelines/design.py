@@ -185,7 +185,9 @@ def log(found: Proposal) -> None:
             ),
             (
                 "uncertainty",
-                design_plots.uncertainty(objective, deviation, choice.chosen, names),
+                design_plots.uncertainty(
+                    objective, deviation, choice.chosen, names, found.predictor.unit
+                ),
             ),
         ):
             mlflow.log_figure(figure, f"figures/{name}.png")

@@ -206,6 +206,12 @@ def main(
     corpus = prepare(plan)
     n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
     predictor = predictors.load(model or champion(plan.model), n_params, tokens)
+    if predictor.unit != record.NATS:
+        raise InputError(
+            f"model: {predictor.uri} predicts {record.unit_text(predictor.unit)}, and the runs that "
+            f"are trained are measured in {record.unit_text(record.NATS)}: give a model of runs "
+            "that were trained here"
+        )
     wanted = problem.with_parameters(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
     )
