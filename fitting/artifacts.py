@@ -62,7 +62,9 @@ def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | N
     o, law = fit.observations, fit.law
     target = (fit.target.n_params, fit.target.tokens)
     return {
-        "predicted_against_observed": plots.predicted_against_observed(fit.choice, fit.weights, unit),
+        "predicted_against_observed": plots.predicted_against_observed(
+            fit.choice, fit.weights, unit
+        ),
         "loss_over_tokens": plots.step_curves(o, law, fit.weights, target, unit),
         "loss_over_size": plots.size_curves(o, law, fit.weights, target, unit),
         "loss_against_proportion": plots.loss_against_proportion(o, law, fit.weights, unit),

@@ -15,7 +15,6 @@ from training.errors import InputError
 RUN, STEP = "run", "step"
 SCALE = (record.N_PARAMS, record.TOKENS, STEP)
 IDS = (RUN, "run_id", "index", "name")  # columns that may name runs: read as text
-MOST = 2**53  # of a count: beyond, a metric does not hold every whole number
 RUN_NAME_LIMIT = 250  # characters, of MLflow's database
 SHOWN = 60  # characters of a name in an error
 MOST_DECIMALS = 6
@@ -125,7 +124,8 @@ def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
         values = counts[[column]]
         whole = (values >= least) & (values % 1 == 0)
         _refuse(table, ~whole, f"must be a whole number of at least {least}")
-        _refuse(table, values > MOST, f"must be at most {MOST:,}, the largest count a run can hold")
+        rule = f"must be less than {record.LARGEST:.2g}, the most that MLflow's stores hold"
+        _refuse(table, values >= float(record.LARGEST), rule)
     if {record.TOKENS, STEP} <= set(counts):
         early = (counts[record.TOKENS] == 0) & (counts[STEP] != 0)
         _refuse(

@@ -77,7 +77,8 @@ def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = record.NAT
     whole = [
         run
         for run in found
-        if run.info.status == "FINISHED" and run.data.tags.get(record.COMPLETE) == "true"
+        if run.info.status == "FINISHED"
+        and run.data.tags.get(record.COMPLETE) == "true"
         and run.data.params.get(record.UNIT, record.NATS) == unit
     ]
     if not whole:

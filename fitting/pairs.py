@@ -14,7 +14,9 @@ from training.errors import InputError
 
 NEAR_ONE = 0.05  # by which most rows of a file of mixtures may miss 1
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")  # of the tables in a folder
-FIGURE = r"[-+]?[$€£]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][-+]?\d+)?\s*[%$€£]?"  # a number, as any may write it
+FIGURE = (
+    r"[-+]?[$€£]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][-+]?\d+)?\s*[%$€£]?"  # a number, as any may write it
+)
 
 
 def pair(source: str, n_params: int | None, tokens: int | None, strip: Sequence[str]) -> Found:

@@ -23,9 +23,7 @@ LEGEND = 8  # entries
 PANELS = 24  # of a figure with one for each validation domain
 
 
-def predicted_against_observed(
-    result: Choice, weights: Array, unit: str = record.NATS
-) -> Figure:
+def predicted_against_observed(result: Choice, weights: Array, unit: str = record.NATS) -> Figure:
     """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
     held_out = result.held_out
     panels = [

@@ -34,14 +34,14 @@ def read(source: str, format: str, **options: str) -> Found:
     if format == "pair":
         return pairs.pair(
             source,
-            _count("n_params", n_params) if n_params else None,
-            _count("tokens", tokens) if tokens else None,
+            parameters.integer("n_params", n_params, least=1) if n_params else None,
+            parameters.integer("tokens", tokens, least=1) if tokens else None,
             parameters.names("strip", options["strip"]),
         )
     if format == "mixinglaws":
         sizes = parameters.pairs("n_params", n_params) if n_params else {}
         for size, count in sizes.items():
-            _count(f"n_params: {size}", str(count))
+            parameters.integer(f"n_params: {size}", str(count), least=1)
         return mixinglaws.logs(
             source, parameters.names("domains", options["domains"]), sizes, options["base"]
         )
@@ -120,12 +120,13 @@ def report(found: Found, new: int, experiment: str) -> list[str]:
     runs = found.runs
     evaluations = sum(len(run.history.steps) for run in runs)
     sizes = sorted({run.n_params for run in runs})
+    mixtures = len({tuple(run.mixture.values()) for run in runs})
     lines = [
         f"import: {new} runs written to experiment {experiment!r}, {len(runs) - new} were there "
         "already",
         f"  {evaluations:,} evaluations on {len(found.val_domains())} validation domains, in "
-        f"{record.unit_text(found.unit)}; {len({tuple(r.mixture.values()) for r in runs})} mixtures of "
-        f"{len(runs[0].mixture)} domains; parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
+        f"{record.unit_text(found.unit)}; {mixtures} mixtures of {len(runs[0].mixture)} domains; "
+        f"parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
     ]
     if checks := [run.name for run in runs if run.check]:
         lines.append(f"  check runs, which no fit reads: {', '.join(checks[:8])}")
@@ -146,14 +147,6 @@ def _experiment_id(name: str) -> str:
     if found.lifecycle_stage != "active":
         raise InputError(f"experiment: {name!r} is deleted; restore it or choose another name")
     return found.experiment_id
-
-
-def _count(name: str, text: str) -> int:
-    """A number of parameters or tokens that a run can hold."""
-    value = parameters.integer(name, text, least=1)
-    if value > foreign.MOST:
-        raise InputError(f"{name}: {text!r} is more than {foreign.MOST:,}, which a run can hold")
-    return value
 
 
 def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:

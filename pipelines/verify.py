@@ -208,9 +208,9 @@ def main(
     predictor = predictors.load(model or champion(plan.model), n_params, tokens)
     if predictor.unit != record.NATS:
         raise InputError(
-            f"model: {predictor.uri} predicts {record.unit_text(predictor.unit)}, and the runs that "
-            f"are trained are measured in {record.unit_text(record.NATS)}: give a model of runs "
-            "that were trained here"
+            f"model: {predictor.uri} predicts {record.unit_text(predictor.unit)}, and what is "
+            f"trained is measured in {record.unit_text(record.NATS)}; give a model of runs that "
+            "are measured in it too"
         )
     wanted = problem.with_parameters(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
