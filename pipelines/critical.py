@@ -222,7 +222,7 @@ def main(
 def _tolerance(text: str) -> float:
     value = parameters.number("tolerance", text)
     if value < 0:
-        raise InputError(f"tolerance: {text!r} must be >= 0, in nats per token")
+        raise InputError(f"tolerance: {text!r} must be >= 0, in the unit of the losses")
     return value
 
 

@@ -50,8 +50,8 @@ class Proposal:
     predictor: Predictor | None = None
     choice: Choice | None = None  # None without a predictor
     longer: float | None = None
-    """What the FLOPs would bring in a longer training of the target, nats per token; None where no
-    step law says."""
+    """What the FLOPs would bring in a longer training of the target, in the unit of the
+    losses; None where no step law says."""
 
 
 def proposed(
@@ -149,8 +149,9 @@ def report(found: Proposal) -> Iterator[str]:
     )
     if found.choice is not None and found.predictor is not None:
         worth, fitted = found.choice.worth, len(found.predictor.fitted)
+        unit = record.unit_text(found.predictor.unit)
         yield (
-            f"expected to make the best mixture better by {worth.expected:.2g} nats/token (to know "
+            f"expected to make the best mixture better by {worth.expected:.2g} {unit} (to know "
             f"the law exactly: {worth.most:.2g})"
         )
         if fitted < FEW * len(domains):
@@ -158,8 +159,9 @@ def report(found: Proposal) -> Iterator[str]:
                 f"  far too high, probably: {fitted} mixtures are few for {len(domains)} domains, "
                 "and the laws of the bootstrap differ too much"
             )
-    if found.longer is not None:
-        yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} nats/token"
+    if found.longer is not None and found.predictor is not None:
+        unit = record.unit_text(found.predictor.unit)
+        yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} {unit}"
 
 
 def log(found: Proposal) -> None:

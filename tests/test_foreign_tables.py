@@ -43,7 +43,7 @@ def spreadsheet(t: pd.DataFrame) -> str:
 def rare_types(t: pd.DataFrame) -> pd.DataFrame:
     """With categories, nullable integers and an index left by filtering."""
     return t.astype({"run": "category", "step": "Int64", "n_params": "UInt32"}).set_index(
-        pd.Index(range(1, 2 * len(t), 2))
+        pd.Index([i * i for i in range(len(t))])
     )
 
 
@@ -154,7 +154,9 @@ def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
     assert found.notes == (f"the files are joined by 'run_id'; left out: {columns}",)
     found = paired(*(text.replace("run,run_id", "a,b") for text in (MIXTURES, LOSSES)))
     assert "are joined by 'name'; left out: column 'a'" in found.notes[0]
-    with pytest.raises(InputError, match=r"v.csv, line 2, column 'note': 'good' must be a number"):
+    with pytest.raises(
+        InputError, match=r"v.csv, line 2, column 'val_loss/note': 'good' must be a number"
+    ):
         paired(MIXTURES, LOSSES + "a,1,9,r,5,2\n")  # most of `note` are numbers: not a text
     with pytest.raises(InputError, match=r"run, run_id, index or name, .* found 'run', 'name'"):
         paired(
@@ -270,7 +272,9 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     run_import(tmp_path / "out.csv", "tidy", experiment="copy")
     assert history.pull(entry.experiment_ids("copy")).unit == "bits_per_byte"
     run_import(write_csv(tmp_path / "nats.csv", laws_losses("nats")), "tidy", experiment="mine")
-    with pytest.raises(InputError, match=r"12 in bits_per_byte .*, 12 in nats_per_token") as mixed:
+    with pytest.raises(
+        InputError, match=r"12 in (\w+) .*, 12 in (?!\1)(bits_per_byte|nats_p)"
+    ) as mixed:
         history.pull(entry.experiment_ids("mine"))
     assert "choose with runs=\"params.unit = 'bits_per_byte'\"" in str(mixed.value)
     assert history.pull(entry.experiment_ids("mine"), "params.unit = 'bits_per_byte'")
@@ -285,8 +289,8 @@ def test_the_swarm_of_olmix_is_read_as_published() -> None:
     assert found.notes == (
         f"the files are joined by 'run'; left out: {INDEX}, column 'name', column 'index'",
     )
-    rows = pd.read_csv(DATA / "olmix/dclm_metrics.csv", float_precision="round_trip")
-    metrics = rows.set_index("run")[found.val_domains()]
+    rows = pd.read_csv(DATA / "olmix/dclm_metrics.csv", dtype=str)
+    metrics = rows.set_index("run")[found.val_domains()].map(float)
     for run in found.runs:
         assert list(run.history.losses[0]) == metrics.loc[run.name].tolist()
         assert sum(run.mixture.values()) == pytest.approx(1, abs=1e-12)
