@@ -159,10 +159,7 @@ def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
     ):
         paired(MIXTURES, LOSSES + "a,1,9,r,5,2\n")  # most of `note` are numbers: not a text
     with pytest.raises(InputError, match=r"run, run_id, index or name, .* found 'run', 'name'"):
-        paired(
-            MIXTURES.replace("run,run_id,index,name", "run,x,y,z"),
-            LOSSES.replace("run,run_id,index,name", "x,y,z,name"),
-        )
+        paired("run,web,code\na,0.5,0.5\n", "name,web\na,3\n")
 
 
 @cases
