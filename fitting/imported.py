@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fitting import history
 from fitting.foreign import ForeignRun
 from training import record
-from training.errors import InputError, first_line
+from training.errors import InputError
 
 THREADS = 4  # each holds two of the store's database connections, of which SQLAlchemy gives 15
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
@@ -167,7 +167,9 @@ def _give_up(run_id: str, error: BaseException) -> None:
     client = mlflow.MlflowClient()
     with suppress(MlflowException):
         interrupted = isinstance(error, KeyboardInterrupt)
-        client.set_tag(run_id, record.ERROR, "interrupted" if interrupted else first_line(error))
+        client.set_tag(
+            run_id, record.ERROR, "interrupted" if interrupted else str(error)[: record.TAG_LIMIT]
+        )
         client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
 
 

@@ -9,6 +9,6 @@ class DivergedError(RuntimeError):
     """A loss stopped being finite."""
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: Exception) -> str:
     """What a library's error says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
