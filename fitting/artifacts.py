@@ -21,6 +21,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
             **{f"law/{key}": value for key, value in vars(choice.best).items()},
             record.TARGET_N_PARAMS: fit.target.n_params,
             record.TARGET_TOKENS: fit.target.tokens,
+            record.UNIT: pulled.unit,
             **record.with_prefix(record.WEIGHT, weights),
         }
     )
@@ -51,23 +52,25 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     mlflow.log_table(_held_out(choice, pulled.names), "held_out_predictions.json")
     optima = [*fit.by_size, fit.best]
     mlflow.log_table(_optima(fit.observations.domains, optima), "optimum_by_size.json")
-    for name, figure in _figures(fit, optima).items():
+    for name, figure in _figures(fit, optima, pulled.unit).items():
         if figure is not None:
             mlflow.log_figure(figure, f"figures/{name}.png")
             plt.close(figure)
 
 
-def _figures(fit: Fit, optima: list[Optimum]) -> dict[str, Figure | None]:
+def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | None]:
     o, law = fit.observations, fit.law
     target = (fit.target.n_params, fit.target.tokens)
     return {
-        "predicted_against_observed": plots.predicted_against_observed(fit.choice, fit.weights),
-        "loss_over_tokens": plots.step_curves(o, law, fit.weights, target),
-        "loss_over_size": plots.size_curves(o, law, fit.weights, target),
-        "loss_against_proportion": plots.loss_against_proportion(o, law, fit.weights),
+        "predicted_against_observed": plots.predicted_against_observed(
+            fit.choice, fit.weights, unit
+        ),
+        "loss_over_tokens": plots.step_curves(o, law, fit.weights, target, unit),
+        "loss_over_size": plots.size_curves(o, law, fit.weights, target, unit),
+        "loss_against_proportion": plots.loss_against_proportion(o, law, fit.weights, unit),
         "interactions": plots.interactions(law, o, limits.constant_domains(o)),
         "cross_validation": plots.cross_validation(fit.choice),
-        "laws": plots.laws_compared(fit.choice),
+        "laws": plots.laws_compared(fit.choice, unit),
         "optimum_by_size": plots.optima(o.domains, optima),
     }
 

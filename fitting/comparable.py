@@ -37,6 +37,22 @@ def refuse_several_studies(runs: Sequence[Run], experiment_ids: Sequence[str]) -
         )
 
 
+def one_unit(runs: Sequence[Run]) -> str:
+    """The unit of the losses of all runs; InputError where they do not share one."""
+    named: dict[str, list[str]] = {}
+    for run in runs:
+        unit = run.data.params.get(record.UNIT, record.NATS)
+        named.setdefault(unit, []).append(run.info.run_name)
+    if len(named) > 1:
+        counts = ", ".join(f"{len(names)} in {u} ({names[0]}, …)" for u, names in named.items())
+        other = next(unit for unit in named if unit != record.NATS)
+        raise InputError(
+            f"the losses of these runs have several units, {counts}, and cannot be fitted "
+            f"together; choose with runs=\"params.{record.UNIT} = '{other}'\" or by experiment"
+        )
+    return next(iter(named))
+
+
 def refuse_other_training(new: Sequence[Run], old: Sequence[Run]) -> None:
     """Raise InputError for an old run that logs another training or validation than the new ones.
 

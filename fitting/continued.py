@@ -9,7 +9,7 @@ import pandas as pd
 from training import record
 from training.errors import InputError
 
-SAME = 1e-6  # nats per token, between what two runs tell of their base
+SAME = 1e-6  # between what two runs tell of their base
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def base_losses(table: pd.DataFrame, names: Mapping[str, str]) -> dict[str, floa
         one, other = before["run"].iloc[0], before["run"].iloc[int(off.argmax())]
         raise InputError(
             f"runs {names[one]!r} and {names[other]!r} begin with losses that differ by "
-            f"{off.max():.4g} nats/token: they do not continue the same base; choose with runs=…"
+            f"{off.max():.4g}: they do not continue the same base; choose with runs=…"
         )
     return {c.removeprefix(record.VAL_LOSS): float(before[c].iloc[0]) for c in columns}
 

@@ -1,21 +1,22 @@
 """Tables of run histories in files → runs; every mistake is named by its file, row and column."""
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fitting import table_file
+from fitting.table_file import numbers
 from training import record
 from training.errors import InputError
 
 RUN, STEP = "run", "step"
 SCALE = (record.N_PARAMS, record.TOKENS, STEP)
-IDS = ("index", RUN)  # columns that name runs: read as text
-NAME = re.compile(r"[\w.\-: ]+(/[\w.\-: ]+)*")  # what MLflow takes
+IDS = (RUN, "run_id", "index", "name")  # columns that may name runs: read as text
+RUN_NAME_LIMIT = 250  # characters, of MLflow's database
+SHOWN = 60  # characters of a name in an error
 MOST_DECIMALS = 6
 MOST_ROUNDING = 0.05  # by which a sum of rounded proportions may miss 1
 EXACT = 1e-12  # a sum this near 1 stays as it is, so that a table survives export and import
@@ -31,6 +32,7 @@ class ForeignRun:
     history: record.History
     params: dict[str, str] = field(default_factory=dict)  # what else its source tells
     check: bool = False  # never fitted
+    unit: str = record.NATS  # of its losses
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Found:
 
     runs: tuple[ForeignRun, ...]
     notes: tuple[str, ...] = ()
+    unit: str = ""  # of the losses, where the source tells it
 
     def val_domains(self) -> list[str]:
         """The validation domains of all runs."""
@@ -48,10 +51,11 @@ class Found:
 def tidy(path: str) -> Found:
     """The runs of a CSV or Parquet file in the form that `export` writes.
 
-    Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…; an empty loss is
-    a missing one. Raises InputError.
+    Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit where the
+    losses are not in nats per token; an empty loss is a missing one. Raises InputError.
     """
-    table = read(path)
+    file = table_file.read(path, IDS)
+    table, unit = _without_unit(file.cells)
     shares, losses = named(table, record.MIXTURE), named(table, record.VAL_LOSS)
     form = f"run, n_params, tokens, step, {record.MIXTURE}<domain>…, {record.VAL_LOSS}<domain>…"
     if unknown := [c for c in table if c not in (RUN, *SCALE, *shares, *losses)]:
@@ -61,34 +65,21 @@ def tidy(path: str) -> Found:
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; a tidy table has {form}")
     table, notes = normalised(checked(table))
-    return Found(runs(table), notes)
+    left_out = [f"left out of {path}: {what}" for what in file.left_out]
+    return Found(runs(table), (*left_out, *notes), unit)
 
 
-def read(path: str) -> pd.DataFrame:
-    """The table in a CSV or Parquet file; its index names each row's place in the file."""
-    file = Path(path)
-    try:
-        if file.suffix == ".parquet":
-            table, word, first = pd.read_parquet(file), "row", 1
-            header = list(table)
-        else:
-            ids = dict.fromkeys(IDS, str)
-            table, word, first = pd.read_csv(file, dtype=ids, skip_blank_lines=False), "line", 2
-            header = pd.read_csv(file, header=None, nrows=1, dtype=str).loc[0].tolist()
-    except (OSError, ValueError) as error:  # what pandas raises for no or bad CSV is a ValueError
-        raise InputError(f"{file.absolute()} cannot be read as a table: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):
-        raise InputError(f"{path}: its rows have more fields than its header")
-    for i, name in enumerate(header):
-        if not isinstance(name, str):
-            raise InputError(f"{path}: column {i + 1} has no name; name or remove it")
-        if name in header[:i]:
-            raise InputError(f"{path}: column {name!r} is there twice")
-    table.index = [f"{path}, {word} {first + i}" for i in range(len(table))]
-    table = table.dropna(how="all")  # blank lines
-    if table.empty:
-        raise InputError(f"{path}: it has no rows")
-    return table
+def _without_unit(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The table without its column `unit`, and the one unit that is there; empty without it."""
+    if record.UNIT not in table:
+        return table, ""
+    column = table[[record.UNIT]]
+    _refuse(table, column.isna(), "must name the unit of the losses")
+    unit = str(column.iloc[0, 0])
+    if fault := record.unit_fault(unit):
+        raise InputError(f"{table.index[0]}, column {record.UNIT!r}: {fault}")
+    _refuse(table, column != unit, f"is not {unit}: a table has losses of one unit")
+    return table.drop(columns=record.UNIT), unit
 
 
 def named(table: pd.DataFrame, prefix: str) -> list[str]:
@@ -98,32 +89,55 @@ def named(table: pd.DataFrame, prefix: str) -> list[str]:
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
     """The table with numbers in all columns but `run`; InputError names the first bad cell."""
-    for column in (c for c in table if not NAME.fullmatch(c)):
-        raise InputError(
-            f"{table.index[0].rsplit(',', 1)[0]}: column {column!r}: MLflow takes letters, digits, "
-            "spaces and _ - . : / in the name of a domain; rename it"
-        )
+    _refuse_names(table)
+    found = table.drop(columns=RUN).apply(numbers)
+    rule = "must be a number, such as 0.25 or 1e6: a decimal point, no thousands separator, no %"
+    _refuse(table, found.isna() & table[list(found)].notna(), rule)
+    _refuse_counts(table, found[[c for c in SCALE if c in found]])
+    shares = found[named(found, record.MIXTURE)]
+    rule = "must be a proportion from 0 to 1; write 0 for a domain that is not used"
+    _refuse(table, ~((shares >= 0) & (shares <= 1)), rule)
+    losses = found[named(found, record.VAL_LOSS)]
+    rule = "must be a loss >= 0 and finite; leave it empty where there is none"
+    _refuse(table, (losses < 0) | np.isinf(losses), rule)
+    return pd.concat([table[[RUN]].astype(str), found], axis=1)
+
+
+def _refuse_names(table: pd.DataFrame) -> None:
+    """Raise InputError for names of domains and of runs that MLflow cannot hold."""
+    for column in table:
+        domain = column.removeprefix(record.MIXTURE).removeprefix(record.VAL_LOSS)
+        if fault := record.name_fault(domain):
+            path = table.index[0].rsplit(", ", 1)[0]
+            raise InputError(f"{path}: column {shown(column)}: {fault}; rename it")
     _refuse(table, table[[RUN]].isna(), "must name the run")
-    numbers = table.drop(columns=RUN).apply(pd.to_numeric, errors="coerce").astype(float)
-    _refuse(table, numbers.isna() & table[list(numbers)].notna(), "must be a number")
-    for column, least in ((record.N_PARAMS, 1), (record.TOKENS, 0), (STEP, 0)):
-        counts = numbers[[c for c in [column] if c in numbers]]
-        whole = (counts >= least) & (counts % 1 == 0)
+    names = table[RUN].astype(str)
+    held = (names.str.len() <= RUN_NAME_LIMIT) & ~names.str.contains(r"[\x00-\x1f\x7f]")
+    rule = f"must name the run in 1 to {RUN_NAME_LIMIT} characters without tabs and line breaks"
+    _refuse(table, ~(held & (names.str.strip() != "")).to_frame(RUN), rule)
+
+
+def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
+    """Raise InputError for a bad number of parameters, tokens or steps."""
+    for column in counts:
+        least = 1 if column == record.N_PARAMS else 0
+        values = counts[[column]]
+        whole = (values >= least) & (values % 1 == 0)
         _refuse(table, ~whole, f"must be a whole number of at least {least}")
-    if {record.TOKENS, STEP} <= set(numbers):
-        early = (numbers[record.TOKENS] == 0) & (numbers[STEP] != 0)
+        rule = f"must be less than {record.LARGEST:.2g}, the most that MLflow's stores hold"
+        _refuse(table, values >= float(record.LARGEST), rule)
+    if {record.TOKENS, STEP} <= set(counts):
+        early = (counts[record.TOKENS] == 0) & (counts[STEP] != 0)
         _refuse(
             table,
             early.to_frame(record.TOKENS),
             "must be more than 0 after step 0, which is before training",
         )
-    shares = numbers[named(numbers, record.MIXTURE)]
-    rule = "must be a proportion from 0 to 1; write 0 for a domain that is not used"
-    _refuse(table, ~((shares >= 0) & (shares <= 1)), rule)
-    losses = numbers[named(numbers, record.VAL_LOSS)]
-    rule = "must be a loss >= 0 in nats per token; leave it empty where there is none"
-    _refuse(table, (losses < 0) | np.isinf(losses), rule)
-    return pd.concat([table[[RUN]].astype(str), numbers], axis=1)
+
+
+def shown(name: str) -> str:
+    """A text of the user's for an error, cut where it is long."""
+    return repr(name if len(name) <= SHOWN else name[:SHOWN] + "…")
 
 
 def normalised(
@@ -210,6 +224,7 @@ def _refuse(table: pd.DataFrame, bad: pd.DataFrame, rule: str) -> None:
         return
     column = bad.columns[columns[0]]
     value: Any = table[column].iloc[rows[0]]
-    shown = "an empty cell" if pd.isna(value) else repr(value) if isinstance(value, str) else value
+    number = pd.notna(pd.to_numeric(pd.Series([value]), errors="coerce")[0])
+    text = "an empty cell" if pd.isna(value) else value if number else shown(str(value))
     more = f" ({len(rows) - 1} more such cells)" if len(rows) > 1 else ""
-    raise InputError(f"{table.index[rows[0]]}, column {column!r}: {shown} {rule}{more}")
+    raise InputError(f"{table.index[rows[0]]}, column {shown(column)}: {text} {rule}{more}")

@@ -33,6 +33,7 @@ class Histories:
     names: dict[str, str]  # run id → name; several runs of one name are told apart by their ids
     reused: frozenset[str]  # ids of the runs that `reuse` selected
     domains: tuple[str, ...]  # training domains of the others
+    unit: str  # of the losses
 
 
 def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Histories:
@@ -56,6 +57,7 @@ def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Hist
     if reuse:
         _refuse_none(theirs, experiment_ids, reuse, left_out)
     comparable.refuse_several_studies(ours, experiment_ids)
+    unit = comparable.one_unit([*ours, *theirs])
     comparable.refuse_other_training(ours, theirs)
     return Histories(
         table=_table(usable),
@@ -64,17 +66,20 @@ def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Hist
         names=names,
         reused=reused,
         domains=tuple(_union(_mixture(run) for run in ours)),
+        unit=unit,
     )
 
 
-def checks(experiment_ids: Sequence[str], runs: str = "") -> pd.DataFrame:
+def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = record.NATS) -> pd.DataFrame:
     """The tidy table of the complete check runs, which no fit reads, `run` their names; empty where
-    there are none."""
+    there are none whose losses have this unit."""
     found = search(experiment_ids, f"{_proxies(runs)} and tags.{record.CHECK} = 'true'")
     whole = [
         run
         for run in found
-        if run.info.status == "FINISHED" and run.data.tags.get(record.COMPLETE) == "true"
+        if run.info.status == "FINISHED"
+        and run.data.tags.get(record.COMPLETE) == "true"
+        and run.data.params.get(record.UNIT, record.NATS) == unit
     ]
     if not whole:
         return pd.DataFrame()

@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 
 import mlflow
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from fitting import history
@@ -37,7 +39,7 @@ def missing(
     """The runs that the experiment does not hold yet.
 
     Raises InputError when it holds other content under a run's name, or runs of this source that
-    were imported with other weights.
+    were imported with another unit or other weights.
     """
     names = {run.name for run in runs}
     query = f"tags.{record.IMPORTED_FROM} != '' and tags.{record.COMPLETE} = 'true'"
@@ -45,6 +47,13 @@ def missing(
     there = {run.info.run_name: run for run in finished if run.info.run_name in names}
     content = {name: run.data.tags[record.FINGERPRINT] for name, run in there.items()}
     known = [run for run in runs if run.name in there]
+    units = {run.name: there[run.name].data.params.get(record.UNIT, record.NATS) for run in known}
+    if other := [run for run in known if run.unit != units[run.name]]:
+        raise InputError(
+            f"unit: {len(other)} of these runs are in the experiment already, imported in "
+            f"{units[other[0].name]}, not {other[0].unit}; delete them there or import into "
+            "another experiment"
+        )
     if changed := [run.name for run in known if fingerprint(run) != content[run.name]]:
         raise InputError(
             f"source: the experiment holds other content of {len(changed)} of these runs "
@@ -64,8 +73,8 @@ def missing(
 def write(runs: Sequence[ForeignRun], parent: Parent) -> None:
     """Write the runs below their parent, showing the progress.
 
-    What an interrupted import left of them is closed first; one that is interrupted leaves no run
-    FINISHED that is not whole.
+    What an import that was killed left of them is closed first. One that fails or is interrupted
+    leaves no run FINISHED that is not whole, and none RUNNING.
     """
     _close_abandoned({fingerprint(run) for run in runs}, parent.experiment_id)
     bar = tqdm(
@@ -101,6 +110,7 @@ def fingerprint(run: ForeignRun) -> str:
         },
         "params": run.params,
         record.CHECK: run.check,
+        **({record.UNIT: run.unit} if run.unit != record.NATS else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -132,6 +142,7 @@ def _write(run: ForeignRun, to: Parent) -> None:
         **record.with_prefix(record.MIXTURE, run.mixture),
         record.N_PARAMS: run.n_params,
         **({record.TOKENS_PER_STEP: per_step} if (per_step := _tokens_per_step(h)) else {}),
+        record.UNIT: run.unit,
         **run.params,
     }
     now = int(time.time() * 1000)
@@ -143,8 +154,23 @@ def _write(run: ForeignRun, to: Parent) -> None:
     ]
     metrics += [Metric(record.TOKENS, t, now, s) for s, t in zip(h.steps, h.tokens, strict=True)]
     run_id = client.create_run(to.experiment_id, tags=tags, run_name=run.name).info.run_id
-    client.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
-    client.set_terminated(run_id)
+    try:
+        client.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
+        client.set_terminated(run_id)
+    except BaseException as error:
+        _give_up(run_id, error)
+        raise
+
+
+def _give_up(run_id: str, error: BaseException) -> None:
+    """End a run that cannot be written, as far as the store still answers."""
+    client = mlflow.MlflowClient()
+    with suppress(MlflowException):
+        interrupted = isinstance(error, KeyboardInterrupt)
+        client.set_tag(
+            run_id, record.ERROR, "interrupted" if interrupted else str(error)[: record.TAG_LIMIT]
+        )
+        client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
 
 
 def _tokens_per_step(h: record.History) -> int | None:

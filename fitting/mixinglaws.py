@@ -58,7 +58,7 @@ class Observation:
     shares: tuple[float, ...]  # in the order of the checkpoint's name
     step: int
     val_domain: str
-    loss: float  # nats per token
+    loss: float
 
     @property
     def run(self) -> str:
@@ -81,6 +81,9 @@ def logs(
     (models before continued training) are left out and noted, but for those of `base`, which become
     every run's evaluation at step 0. Raises InputError.
     """
+    for name in domains:
+        if fault := record.name_fault(name):
+            raise InputError(f"domains: {foreign.shown(name)}: {fault}")
     observations: dict[tuple[str, int, str], Observation] = {}
     others: Counter[str] = Counter()
     before: dict[str, Before] = {}
@@ -177,6 +180,8 @@ def _val_domain(place: str, data: str) -> str:
     parts = [part for part in data.rsplit("/", 1)[-1].split(".")[:-1] if part != "valid"]
     if not parts:
         raise InputError(f"{place}: {data!r} names no validation domain")
+    if fault := record.name_fault(parts[-1]):
+        raise InputError(f"{place}: validation domain {foreign.shown(parts[-1])}: {fault}")
     return parts[-1]
 
 
@@ -186,7 +191,7 @@ def _loss(place: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{place}: loss {text!r} must be a number >= 0, in nats per token")
+        raise InputError(f"{place}: loss {text!r} must be a number >= 0")
     return value
 
 

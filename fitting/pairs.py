@@ -1,4 +1,4 @@
-"""Two CSV files, mixtures and losses, one row a run: the form that RegMix and Olmix publish."""
+"""Two tables, mixtures and losses, a row a run: the form that RegMix and Olmix publish."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,25 +6,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fitting import foreign
+from fitting import foreign, table_file
 from fitting.foreign import IDS, RUN, SCALE, STEP, Found
+from fitting.table_file import TableFile, numbers
 from training import record
 from training.errors import InputError
 
 NEAR_ONE = 0.05  # by which most rows of a file of mixtures may miss 1
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")  # of the tables in a folder
+FIGURE = (
+    r"[-+]?[$€£]?[\d.,'’\s]*\d[\d.,'’\s]*([eE][-+]?\d+)?\s*[%$€£]?"  # a number, as any may write it
+)
 
 
 def pair(source: str, n_params: int | None, tokens: int | None, strip: Sequence[str]) -> Found:
-    """The runs of two CSV files, joined by the values of the column `index` or `run`.
+    """The runs of two tables, joined by the values of a column that names them: `run`, `run_id`,
+    `index` or `name`, the first that does so in both.
 
     `source` names both files or their folder. `n_params` and `tokens` hold for all runs when the
     files have no such columns. The texts in `strip` are removed from the ends of column names.
-    Raises InputError.
+    Columns of texts are left out and noted. Raises InputError.
     """
-    mixtures_path, losses_path, mixtures, losses = _told_apart(_paths(source))
-    by = _joined_by(mixtures, losses, f"{mixtures_path} and {losses_path}")
-    mixtures = _renamed(mixtures, by, record.MIXTURE, strip, mixtures_path)
-    losses = _renamed(losses, by, record.VAL_LOSS, strip, losses_path)
+    mixtures_file, losses_file = _told_apart(_paths(source))
+    mixtures_path, losses_path = mixtures_file.path, losses_file.path
+    by = _joined_by(mixtures_file, losses_file)
+    mixtures, left_out = _renamed(mixtures_file, by, record.MIXTURE, strip)
+    losses, left_out_too = _renamed(losses_file, by, record.VAL_LOSS, strip)
     if shared := [c for c in SCALE if c in mixtures and c in losses]:
         raise InputError(f"{mixtures_path} and {losses_path} both have a column {shared[0]!r}")
     mixtures, notes = foreign.normalised(foreign.checked(mixtures))
@@ -37,8 +44,9 @@ def pair(source: str, n_params: int | None, tokens: int | None, strip: Sequence[
     if twice := [c for c, value in given.items() if c in table and c != STEP and value]:
         raise InputError(f"{twice[0]}: it is a column of the files already; give it once")
     unknown = [c for c, value in given.items() if c not in table and value is None]
-    for column in (c for c in SCALE if c not in table):
-        table[column] = given[column] or 1
+    table = table.assign(**{c: given[c] or 1 for c in SCALE if c not in table})
+    if others := list(dict.fromkeys((*left_out, *left_out_too))):
+        notes = (f"the files are joined by {by!r}; left out: {', '.join(others)}", *notes)
     if unknown:
         options = " ".join(f"-P {column}=…" for column in unknown)
         notes += (
@@ -52,28 +60,28 @@ def _paths(source: str) -> list[str]:
     """The two files that a comma-separated list or a folder holds."""
     folder = Path(source)
     if folder.is_dir():
-        paths = sorted(str(path) for path in folder.glob("*.csv"))
+        paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith(SUFFIXES))
     else:
         paths = [part.strip() for part in source.split(",")]
     if len(paths) != 2:
         raise InputError(
-            f"source: {source} is {len(paths)} CSV files; a pair is two, mixtures.csv,losses.csv, "
-            "or a folder that holds only these"
+            f"source: {source} is {len(paths)} tables; a pair is two, mixtures.csv,losses.csv, or "
+            f"a folder that holds only these ({', '.join(SUFFIXES)})"
         )
     return paths
 
 
-def _told_apart(paths: Sequence[str]) -> tuple[str, str, pd.DataFrame, pd.DataFrame]:
-    """Paths and tables of the mixtures and the losses, whichever comes first."""
-    tables = [foreign.read(path) for path in paths]
-    holds = [_holds_mixtures(table) for table in tables]
+def _told_apart(paths: Sequence[str]) -> tuple[TableFile, TableFile]:
+    """The tables of the mixtures and the losses, whichever comes first."""
+    files = [table_file.read(path, IDS) for path in paths]
+    holds = [_holds_mixtures(file.cells) for file in files]
     if sum(holds) != 1:
         raise InputError(
             f"source: the rows of {' and '.join(paths)} {'both' if all(holds) else 'do not'} sum "
-            "to 1, so that mixtures and losses cannot be told apart; proportions must sum to 1"
+            "to 1, so that mixtures and losses cannot be told apart; proportions must sum to 1, "
+            f"and beside them a table may have columns of texts, {', '.join((*IDS, *SCALE))}"
         )
-    m, v = (0, 1) if holds[0] else (1, 0)
-    return paths[m], paths[v], tables[m], tables[v]
+    return (files[0], files[1]) if holds[0] else (files[1], files[0])
 
 
 def _holds_mixtures(table: pd.DataFrame) -> bool:
@@ -81,37 +89,64 @@ def _holds_mixtures(table: pd.DataFrame) -> bool:
     for prefix in (record.MIXTURE, record.VAL_LOSS):
         if foreign.named(table, prefix):
             return prefix == record.MIXTURE
-    domains = table.drop(columns=[*IDS, *SCALE], errors="ignore")
-    values = domains.apply(pd.to_numeric, errors="coerce")
+    values = table.drop(columns=[*IDS, *SCALE], errors="ignore").apply(numbers)
     return bool(((values.sum(axis=1) - 1).abs() < NEAR_ONE).mean() >= 0.5)
 
 
-def _joined_by(mixtures: pd.DataFrame, losses: pd.DataFrame, files: str) -> str:
-    ids = [c for c in IDS if c in mixtures or c in losses]
-    if len(ids) != 1 or ids[0] not in mixtures or ids[0] not in losses:
+def _joined_by(mixtures: TableFile, losses: TableFile) -> str:
+    """The column that names the runs: the first one by which every row finds its other half."""
+    both = [c for c in IDS if c in mixtures.cells and c in losses.cells]
+    if not both:
+        ids = ", ".join(repr(c) for c in IDS if c in mixtures.cells or c in losses.cells)
         raise InputError(
-            f"{files}: both need the same one column 'index' or 'run' that tells which row of one "
-            f"belongs to which of the other; found {', '.join(ids) or 'none'}"
+            f"{mixtures.path} and {losses.path}: both need the same column, {', '.join(IDS[:-1])} "
+            f"or {IDS[-1]}, that tells which row of one belongs to which of the other; found "
+            f"{ids or 'none'}"
         )
-    return ids[0]
+    for column in both:
+        names = [_names(file.cells[column]) for file in (mixtures, losses)]
+        if names[0].is_unique and set(names[0]) == set(names[1]) and names[0].notna().all():
+            return column
+    return both[0]
+
+
+def _names(cells: pd.Series) -> pd.Series:
+    """Names of runs as texts; whole numbers without the decimals that a program gave them."""
+    texts = cells.where(cells.isna(), cells.astype(str)).astype(object)
+    whole = texts.dropna().str.fullmatch(r"-?\d+\.0+")
+    return texts.str.replace(r"\.0+$", "", regex=True) if len(whole) and whole.all() else texts
 
 
 def _renamed(
-    table: pd.DataFrame, by: str, prefix: str, strip: Sequence[str], path: str
-) -> pd.DataFrame:
-    """The table with the tidy names: run, n_params, tokens, step and prefix + domain."""
+    file: TableFile, by: str, prefix: str, strip: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table with the tidy names, run, n_params, tokens, step and prefix + domain; and what is
+    left out of it: other names of the runs, and texts."""
+    table = file.cells.assign(**{by: _names(file.cells[by])})
+    others = [c for c in table if c in IDS and c != by]
+    named = [c for c in table if c not in (*IDS, *SCALE)]
+    others += [c for c in named if not c.startswith(prefix) and _holds_texts(table[c])]
     names = {by: RUN}
-    for column in (c for c in table if c not in (by, *SCALE)):
+    for column in (c for c in named if c not in others):
         domain = column.removeprefix(prefix)
         for text in strip:
             domain = domain.removeprefix(text).removesuffix(text)
         if not domain or prefix + domain in names.values():
             raise InputError(
-                f"strip: it leaves {domain!r} of column {column!r} of {path}, which "
+                f"strip: it leaves {domain!r} of column {column!r} of {file.path}, which "
                 + ("another column is called already" if domain else "is no name")
             )
         names[column] = prefix + domain
-    return table.rename(columns=names)
+    left_out = [*file.left_out, *(f"column {foreign.shown(c)}" for c in others)]
+    return table.drop(columns=others).rename(columns=names), left_out
+
+
+def _holds_texts(cells: pd.Series) -> bool:
+    """Whether at most half of the cells are numbers, in whatever way these are written."""
+    if pd.api.types.is_numeric_dtype(cells):
+        return False
+    texts = cells.dropna().astype(str)
+    return bool(len(texts) and texts.str.fullmatch(FIGURE).mean() <= 0.5)
 
 
 def _refuse_unmatched(

@@ -15,7 +15,7 @@ from fitting.choose import Choice
 from fitting.laws import JointLaw, Law, NestedLaw
 from fitting.optimum import Optimum
 from fitting.table import Observations
-from training import layout
+from training import layout, record
 
 Array = np.ndarray
 COLUMNS = 4
@@ -23,7 +23,7 @@ LEGEND = 8  # entries
 PANELS = 24  # of a figure with one for each validation domain
 
 
-def predicted_against_observed(result: Choice, weights: Array) -> Figure:
+def predicted_against_observed(result: Choice, weights: Array, unit: str = record.NATS) -> Figure:
     """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
     held_out = result.held_out
     panels = [
@@ -43,7 +43,7 @@ def predicted_against_observed(result: Choice, weights: Array) -> Figure:
         ends = [min(observed.min(), predicted.min()), max(observed.max(), predicted.max())]
         axis.plot(ends, ends, color="grey", linewidth=0.8)
         axis.set_title(f"{name}: mean |error| {np.abs(observed - predicted).mean():.3f}")
-        axis.set_xlabel("observed loss (nats/token)")
+        axis.set_xlabel(f"observed loss ({record.unit_text(unit)})")
         axis.set_ylabel("predicted, mixture left out")
     axes[0].legend(fontsize="small")
     figure.suptitle("Predicted against observed validation loss, each mixture left out in turn")
@@ -51,7 +51,11 @@ def predicted_against_observed(result: Choice, weights: Array) -> Figure:
 
 
 def step_curves(
-    observations: Observations, law: Law, weights: Array, target: tuple[float, float]
+    observations: Observations,
+    law: Law,
+    weights: Array,
+    target: tuple[float, float],
+    unit: str = record.NATS,
 ) -> Figure | None:
     """Objective over tokens for each size, observed and fitted, drawn on to the target.
 
@@ -74,14 +78,18 @@ def step_curves(
     axis.axvline(o.tokens.max(), color="grey", linestyle=":", label="longest proxy run")
     axis.set_xscale("log")
     axis.set_xlabel("tokens")
-    axis.set_ylabel("objective: weighted validation loss (nats/token)")
+    axis.set_ylabel(f"objective: weighted validation loss ({record.unit_text(unit)})")
     axis.set_title("Loss over tokens: runs (dots) and the law's mean over the mixtures (lines)")
     axis.legend(fontsize="small")
     return figure
 
 
 def size_curves(
-    observations: Observations, law: Law, weights: Array, target: tuple[float, float]
+    observations: Observations,
+    law: Law,
+    weights: Array,
+    target: tuple[float, float],
+    unit: str = record.NATS,
 ) -> Figure | None:
     """Objective at the end of the runs over model size, and the law on to the target.
 
@@ -106,7 +114,7 @@ def size_curves(
     axis.set_xticks(ticks, [EngFormatter(places=0, sep="")(x) for x in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("non-embedding parameters")
-    axis.set_ylabel("objective: weighted validation loss (nats/token)")
+    axis.set_ylabel(f"objective: weighted validation loss ({record.unit_text(unit)})")
     axis.set_title("Loss over size: runs' ends (dots) and the law's mean over the mixtures (lines)")
     axis.legend(fontsize="small")
     return figure
@@ -118,7 +126,9 @@ def _mean_over_mixtures(law: Law, o: Observations, n_params: Array, tokens: Arra
     return np.mean(each, axis=0)
 
 
-def loss_against_proportion(observations: Observations, law: Law, weights: Array) -> Figure | None:
+def loss_against_proportion(
+    observations: Observations, law: Law, weights: Array, unit: str = record.NATS
+) -> Figure | None:
     """Losses and the law over the first domain's proportion, at the largest size and length.
 
     None unless there are two training domains.
@@ -141,7 +151,7 @@ def loss_against_proportion(observations: Observations, law: Law, weights: Array
         axis.scatter(first, losses, s=18, label="runs")
         axis.set_title(name)
         axis.set_xlabel(f"proportion of {o.domains[0]}")
-        axis.set_ylabel("validation loss (nats/token)")
+        axis.set_ylabel(f"validation loss ({record.unit_text(unit)})")
     axes[0].legend(fontsize="small")
     figure.suptitle(
         f"Mixtures of {' and '.join(o.domains)}: {size:,.0f} parameters after {tokens:,.0f} tokens"
@@ -206,7 +216,7 @@ def cross_validation(choice: Choice) -> Figure:
     return figure
 
 
-def laws_compared(choice: Choice) -> Figure:
+def laws_compared(choice: Choice, unit: str = record.NATS) -> Figure:
     """Error of each law on left-out mixtures and of extrapolation."""
     table = choice.laws.dropna(subset="held_out_rmse").iloc[::-1]
     figure, axis = plt.subplots(figsize=(8, 1.5 + 0.6 * len(table)), layout="constrained")
@@ -221,7 +231,7 @@ def laws_compared(choice: Choice) -> Figure:
             axis.bar_label(bars, fmt="%.4f", fontsize="small", padding=3)
     marks = ["★ " if chosen else "" for chosen in table["chosen"]]
     axis.set_yticks(y, [m + law for m, law in zip(marks, table["law"], strict=True)])
-    axis.set_xlabel("rms error of the objective (nats/token)")
+    axis.set_xlabel(f"rms error of the objective ({record.unit_text(unit)})")
     axis.set_xlim(right=1.15 * float(table[list(kinds)].max(axis=None)))
     axis.set_title("Laws compared (★: chosen)")
     axis.legend(fontsize="small")

@@ -45,6 +45,8 @@ def register(
     `spec` is what `predictor.json` holds, `metadata` what users of the model may want to know.
     """
     purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
+    if spec[record.UNIT] != record.NATS:
+        purpose.append(spec[record.UNIT])
     inputs = [record.MIXTURE + domain for domain in spec["domains"]]
     outputs = [
         *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
@@ -134,8 +136,8 @@ def _why_not_champion(
         return ""
     if champion.tags.get(FITTED_FOR) != fitted_for:
         return (
-            f"champion is version {champion.version}, fitted for another target, other domains "
-            "or other weights"
+            f"champion is version {champion.version}, fitted for another target, other domains, "
+            "other weights or another unit"
         )
     theirs = float(champion.tags[CV_ERROR])
     if cv_error > theirs:

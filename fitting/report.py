@@ -6,13 +6,15 @@ import numpy as np
 
 from fitting.fit import Fit
 from fitting.registry import Registered
+from training import record
 
 
-def report(found: Fit, registered: Registered, notes: Sequence[str]) -> list[str]:
-    """What a fit found, what makes it doubtful first; notes tell what was left out."""
+def report(found: Fit, registered: Registered, unit: str, notes: Sequence[str]) -> list[str]:
+    """What a fit found in a unit of losses, what makes it doubtful first; notes tell what was left out."""
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
-        f"fit: {len(found.observations.runs)} runs; {found.choice.best}",
+        f"fit: {len(found.observations.runs)} runs; {found.choice.best}; losses in "
+        f"{record.unit_text(unit)}",
         *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
         *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "

@@ -225,7 +225,7 @@ def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:
     if len(set(objectives)) < len(objectives):
         raise InputError(f"objective: {','.join(objectives)} names one twice")
     if problem.pull is not None and not 0 <= problem.pull < np.inf:
-        raise InputError(f"pull: {problem.pull:g}; it must be >= 0 nats/token, or auto")
+        raise InputError(f"pull: {problem.pull:g}; it must be >= 0, or auto")
     if problem.pull != 0 and several:
         raise InputError(
             "pull: it belongs to one objective; with several, name deviation among them and leave "

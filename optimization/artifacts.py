@@ -27,6 +27,7 @@ def log(answer: Answer, *, children: bool = False) -> None:
             "model_uri": predictor.uri,
             record.TARGET_N_PARAMS: predictor.n_params,
             record.TARGET_TOKENS: predictor.tokens,
+            record.UNIT: predictor.unit,
             "minimised": ",".join(problem.objectives),
             "pull_strength": answer.pull,
             "compared_with": answer.compared,
@@ -113,25 +114,26 @@ def _figures(answer: Answer) -> dict[str, Figure]:
         for name, p in answer.predictions.items()
     }
     domains, found = answer.predictor.domains, answer.search
-    trials = _by_domain(found.trials)
-    figures = {"best_mixture": plots.mixtures(answer.mixtures, losses, intervals)}
+    trials, unit = _by_domain(found.trials), answer.predictor.unit
+    figures = {"best_mixture": plots.mixtures(answer.mixtures, losses, intervals, unit)}
     if isinstance(found, Front):
         names = list(found.objectives)
         chosen = found.trials.iloc[found.chosen][names]
-        figures["pareto"] = plots.pareto(found.trials, names, {BEST: dict(chosen)})
+        figures["pareto"] = plots.pareto(found.trials, names, {BEST: dict(chosen)}, unit)
         trials["objective"] = found.trials[names[0]]
     else:
-        figures["trials"] = plots.trials(found.trials)
-    figures["parallel_coordinates"] = plots.parallel_coordinates(trials, domains, answer.best)
+        figures["trials"] = plots.trials(found.trials, unit)
+    figures["parallel_coordinates"] = plots.parallel_coordinates(trials, domains, answer.best, unit)
     if len(domains) == 3:
         figures["map"] = ternary_plot.ternary(
             lambda mixtures: _allowed_loss(answer, mixtures),
             domains,
             {name: list(mixture.values()) for name, mixture in answer.mixtures.items()},
             answer.predictor.fitted,
+            unit,
         )
     if answer.path is not None:
-        figures["pull"] = landscape_plots.pull_path(answer.path, answer.pull)
+        figures["pull"] = landscape_plots.pull_path(answer.path, answer.pull, unit)
     if answer.freedom is not None:
         figures |= _freedom_figures(answer, answer.freedom)
     return figures
@@ -144,9 +146,11 @@ def _freedom_figures(answer: Answer, freedom: Freedom) -> dict[str, Figure]:
     figures = {
         "near_optimal": landscape_plots.near_optimal(freedom.ranges, answer.mixtures),
         "loss_against_proportions": landscape_plots.loss_against_proportions(
-            curves, best, freedom.tolerance
+            curves, best, freedom.tolerance, predictor.unit
         ),
-        "sensitivity": landscape_plots.sensitivity(freedom.optima, freedom.by_weight, best),
+        "sensitivity": landscape_plots.sensitivity(
+            freedom.optima, freedom.by_weight, best, predictor.unit
+        ),
     }
     if len(freedom.by_scale) > 1:
         figures["optimum_by_scale"] = landscape_plots.optima_by_scale(

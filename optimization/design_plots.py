@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from optimization import drawing
 from optimization.drawing import Array, Values
 from optimization.plots import SQUARES
+from training import record
 
 COLOURS = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C0 is the best mixture's
 COLUMNS = 4  # of the legend
@@ -53,9 +54,13 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
 
 
 def uncertainty(
-    objective: Array, deviation: Array, chosen: Sequence[int], names: Sequence[str]
+    objective: Array,
+    deviation: Array,
+    chosen: Sequence[int],
+    names: Sequence[str],
+    unit: str = record.NATS,
 ) -> Figure:
-    """The candidates' predicted objective against its standard deviation, both (n,), nats/token.
+    """The candidates' predicted objective against its standard deviation, both (n,), in a unit.
 
     `chosen` are indices of the proposed candidates, `names` what they are called.
     """
@@ -71,8 +76,8 @@ def uncertainty(
     for index, (name, colour, marker) in zip(chosen, _styles(names), strict=True):
         x, y = objective[index], deviation[index]
         handles.append(_mark(axis, x, y, colour, marker, name, 55))
-    axis.set_xlabel("predicted objective (nats/token)")
-    axis.set_ylabel("standard deviation of the prediction (nats/token)")
+    axis.set_xlabel(f"predicted objective ({record.unit_text(unit)})")
+    axis.set_ylabel(f"standard deviation of the prediction ({record.unit_text(unit)})")
     axis.set_title("Where the law is uncertain, and what is proposed")
     axis.grid(color="0.92")
     axis.set_axisbelow(True)

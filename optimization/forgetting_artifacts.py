@@ -26,7 +26,7 @@ class Answer:
     found: Forgetting
     measured: pd.DataFrame
     """A row a run: run, kind (fitted, check), share, original, new, predicted_original and
-    predicted_new, losses in nats per token."""
+    predicted_new: losses in the predictor's unit."""
 
     @property
     def checks(self) -> pd.DataFrame:
@@ -97,9 +97,10 @@ def report(given: Answer) -> list[str]:
 def _answers(found: Forgetting) -> list[str]:
     """The critical proportions, and what they rest on."""
     low, high = found.trained
+    unit = record.unit_text(found.predictor.unit)
     lines = [
         f"the base: loss on the original data {found.before[0]:.4f}, on the new data "
-        f"{found.before[1]:.4f} nats/token",
+        f"{found.before[1]:.4f} {unit}",
         f"{'allowed loss':<14}{'original share':>15}{'90 %':>18}{'original loss':>15}"
         f"{'new loss':>10}",
     ]
@@ -119,7 +120,7 @@ def _answers(found: Forgetting) -> list[str]:
     if first.share is None:
         lines.append(
             f"no mixture with {low:g} to {high:g} of original data, as trained, keeps the loss on "
-            f"it: at best it rises by {least:.4f} nats/token"
+            f"it: at best it rises by {least:.4f} {unit}"
         )
     elif first.share <= low + AT_END:
         lines.append(

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optimization.forgetting import Forgetting
+from training import record
 
 Array = np.ndarray
 MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "black")}  # kind → marker, colour
@@ -21,7 +22,7 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
     measured: a row a run, kind (fitted, check), share, original, new.
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    curve = found.curve.sort_values("share")
+    curve, unit = found.curve.sort_values("share"), record.unit_text(found.predictor.unit)
     for axis, side, before in zip(axes, ("original", "new"), found.before, strict=True):
         axis.plot(curve["share"], curve[side], color="C0", label="law")
         axis.fill_between(
@@ -30,14 +31,14 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
         )  # fmt: skip
         _measured(axis, measured, "share", side)
         axis.set_xlabel("proportion of original data")
-        axis.set_ylabel(f"loss on the {side} data (nats/token)")
+        axis.set_ylabel(f"loss on the {side} data ({unit})")
         axis.set_title(f"{side.capitalize()} data")
         if side == "original":
             axis.axhline(before, color="0.3", linestyle="--", linewidth=1, label="the base")
     for i, answer in enumerate(found.answers):
         if answer.share is None or answer.original is None or answer.new is None:
             continue
-        colour, label = f"C{i + 1}", f"critical, +{answer.tolerance:g} nats/token"
+        colour, label = f"C{i + 1}", f"critical, +{answer.tolerance:g} {unit}"
         low, high = found.trained
         ends = (answer.share_low or low, high if answer.share_high is None else answer.share_high)
         for axis, value in zip(axes, (answer.original[0], answer.new[0]), strict=True):
@@ -55,6 +56,7 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
 def learnt_against_forgotten(found: Forgetting, measured: pd.DataFrame) -> Figure:
     """The loss on the new data against what is forgotten of the original; `measured` as above."""
     figure, axis = plt.subplots(figsize=(7, 4.8), layout="constrained")
+    unit = record.unit_text(found.predictor.unit)
     forgotten = found.curve["original"] - found.before[0]
     name = "line between the sides" if found.one_dimensional else "frontier"
     axis.plot(forgotten, found.curve["new"], color="C0", label=name)
@@ -68,8 +70,8 @@ def learnt_against_forgotten(found: Forgetting, measured: pd.DataFrame) -> Figur
                 label=f"+{answer.tolerance:g}: {answer.share:.3f} original",
             )  # fmt: skip
     axis.axvline(0, color="0.3", linestyle="--", linewidth=1, label="as before")
-    axis.set_xlabel("forgotten: original loss less the base's (nats/token)")
-    axis.set_ylabel("loss on the new data (nats/token)")
+    axis.set_xlabel(f"forgotten: original loss less the base's ({unit})")
+    axis.set_ylabel(f"loss on the new data ({unit})")
     axis.set_title("What is learnt for what is forgotten")
     axis.legend(frameon=False)
     return figure

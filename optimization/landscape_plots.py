@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from optimization import drawing
 from optimization.drawing import Array, Values
+from training import record
 
 PANELS = (
     (2, 2, 4.8),
@@ -25,12 +26,15 @@ FACTORS = {0.5: "weight halved", 2.0: "weight doubled"}
 
 
 def loss_against_proportions(
-    curves: Mapping[str, pd.DataFrame], best: Values, tolerance: float | None = None
+    curves: Mapping[str, pd.DataFrame],
+    best: Values,
+    tolerance: float | None = None,
+    unit: str = record.NATS,
 ) -> Figure:
     """The objective as each domain's proportion moves and the others keep their ratios.
 
     A curve has `proportion` (rising), `objective`, `low` and `high`; `tolerance` is how far above
-    the best objective (nats/token) a mixture of the near-optimal set may lie. A curve that rises
+    the best objective a mixture of the near-optimal set may lie. A curve that rises
     far above the others leaves its panel.
     """
     domains = [d for d in drawing.largest_first(best) if d in curves]
@@ -44,9 +48,9 @@ def loss_against_proportions(
         handles = _curve(axis, curves[domain], best[domain], optima[-1])
         axis.set_title(domain, fontsize="medium")
         axis.set_xlabel("proportion" if i + columns >= len(domains) else "")
-        axis.set_ylabel("" if i % columns else "objective (nats/token)")
+        axis.set_ylabel("" if i % columns else f"objective ({record.unit_text(unit)})")
     if tolerance is not None:
-        label = f"near-optimal: up to {tolerance:.3g} nats/token above the best"
+        label = f"near-optimal: up to {tolerance:.3g} {record.unit_text(unit)} above the best"
         for axis, optimum in zip(axes, optima, strict=True):
             line = axis.axhline(optimum + tolerance, color="0.3", linestyle=":", label=label)
         handles.append(line)
@@ -97,12 +101,14 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
     return figure
 
 
-def sensitivity(replicates: Array, weights_table: pd.DataFrame, best: Values) -> Figure:
+def sensitivity(
+    replicates: Array, weights_table: pd.DataFrame, best: Values, unit: str = record.NATS
+) -> Figure:
     """How the optimum moves with the runs that were fitted, and with the weights.
 
     `replicates` (B, M) are the optima of the bootstrap's laws, columns in the order of `best`.
     `weights_table` has `domain`, `factor` (of its weight), `moved` (the share of tokens by which
-    the optimum moves) and `cost` (nats/token that keeping the best mixture then costs); without
+    the optimum moves) and `cost` (loss that keeping the best mixture then costs); without
     rows it has no panel.
     """
     rows = max(len(best), weights_table["domain"].nunique())
@@ -112,12 +118,12 @@ def sensitivity(replicates: Array, weights_table: pd.DataFrame, best: Values) ->
     left, *others = axes.flat
     handles = _replicates(left, replicates, best)
     for right in others:
-        handles += _weights(right, weights_table)
+        handles += _weights(right, weights_table, unit)
     drawing.legend(figure, handles)
     return figure
 
 
-def _weights(axis: Axes, table: pd.DataFrame) -> list[BarContainer]:
+def _weights(axis: Axes, table: pd.DataFrame, unit: str) -> list[BarContainer]:
     """A bar a factor for each validation domain, the costs beside the bars."""
     domains = list(table.groupby("domain")["moved"].max().sort_values().index[::-1])
     factors = sorted(table["factor"].unique())
@@ -132,7 +138,7 @@ def _weights(axis: Axes, table: pd.DataFrame) -> list[BarContainer]:
     axis.margins(x=0.12)
     axis.set_xlabel(
         "share of tokens by which the best mixture moves\n"
-        "(numbers: its cost by the given weights, nats/token)"
+        f"(numbers: its cost by the given weights, {record.unit_text(unit)})"
     )
     axis.set_title("When a validation domain's weight is changed")
     return handles
@@ -157,11 +163,11 @@ def _replicates(axis: Axes, replicates: Array, best: Values) -> list[Artist | Ba
     return [*drawing.marks(axis, {"best": ([best[d] for d in domains], y)}, "best mixture")]
 
 
-def pull_path(path: pd.DataFrame, chosen: float) -> Figure:
+def pull_path(path: pd.DataFrame, chosen: float, unit: str = record.NATS) -> Figure:
     """Gain over the reference mixture against the deviation from it, as the pull weakens.
 
-    `path` has a row a strength: `strength`, `divergence` (nats), `objective` and `gain`
-    (nats/token). `chosen` is one of the strengths: the slope there, since the best mixture has the
+    `path` has a row a strength: `strength`, `divergence` (nats), `objective` and `gain`.
+    `chosen` is one of the strengths: the slope there, since the best mixture has the
     least objective + strength · divergence.
     """
     rows = path.sort_values("divergence")
@@ -185,7 +191,7 @@ def pull_path(path: pd.DataFrame, chosen: float) -> Figure:
         textcoords="offset points", color="C0", fontweight="bold",
     )  # fmt: skip
     axis.set_xlabel("deviation from the reference: KL divergence (nats)")
-    axis.set_ylabel("gain over the reference (nats/token)")
+    axis.set_ylabel(f"gain over the reference ({record.unit_text(unit)})")
     axis.set_title("What leaving the reference mixture gains, along the strengths of the pull")
     axis.grid(color="0.9")
     axis.margins(x=0.06, y=0.18)

@@ -90,6 +90,7 @@ class Predictor:
     metadata: dict[str, Any]
     loaded: Any  # mlflow.pyfunc.PyFuncModel
     python: Any  # the artifact's own MixturePredictor
+    unit: str = record.NATS  # of the losses
 
     def at(self, n_params: float, tokens: float) -> Self:
         """The same predictor, asked at another scale."""
@@ -171,6 +172,7 @@ def load(uri: str, n_params: float | None = None, tokens: float | None = None) -
         metadata,
         loaded,
         python,
+        python.spec.get(record.UNIT, record.NATS),
     )
     try:
         predictor.table(predictor.fitted[:1])

@@ -16,8 +16,8 @@ from matplotlib.patheffects import Normal, Stroke
 
 from optimization import drawing
 from optimization.drawing import Array, Values
+from training import record
 
-OBJECTIVE = "objective (nats/token)"
 KINDS = {"known": ("C4", "D", 30), "search": ("0.55", "o", 12), "polish": ("C0", "^", 22)}
 OTHER_KIND = ("C5", "s", 20)
 COLOURED = 0.75  # the share of trials with a colour in the parallel coordinates
@@ -29,6 +29,7 @@ def mixtures(
     compared: Mapping[str, Values],
     losses: Mapping[str, Values],
     intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+    unit: str = record.NATS,
 ) -> Figure:
     """Proportions of the compared mixtures, and their predicted losses with 90 % intervals.
 
@@ -52,13 +53,13 @@ def mixtures(
         ends = np.array([intervals[name][d] for d in val_domains])
         right.hlines(y, *ends.T, color=colour, linewidth=1.5, alpha=0.6)
         right.scatter([losses[name][d] for d in val_domains], y, s=16, color=colour, zorder=3)
-    right.set_xlabel("predicted validation loss (nats/token)")
+    right.set_xlabel(f"predicted validation loss ({record.unit_text(unit)})")
     right.set_title("Predicted losses with their 90 % intervals")
     drawing.legend(figure, handles)
     return figure
 
 
-def trials(table: pd.DataFrame) -> Figure:
+def trials(table: pd.DataFrame, unit: str = record.NATS) -> Figure:
     """The objective of every trial by its kind, and the best so far.
 
     The scale is the square root of the distance from the best, to show the last improvements too.
@@ -76,7 +77,7 @@ def trials(table: pd.DataFrame) -> Figure:
     if highest > lowest:
         _root_scale(axis, lowest, highest)
     axis.set_xlabel("trial")
-    axis.set_ylabel(f"predicted {OBJECTIVE}, √ scale from the best")
+    axis.set_ylabel(f"predicted objective ({record.unit_text(unit)}), √ scale from the best")
     axis.set_title(f"Search over the mixture: the best of {len(table)} trials is {lowest:.4f}")
     axis.grid(color="0.9")
     axis.set_axisbelow(True)
@@ -103,7 +104,9 @@ def _root_scale(axis: Axes, lowest: float, highest: float) -> None:
     axis.set_ylim(lowest - 0.002 * span, highest + 0.06 * span)
 
 
-def parallel_coordinates(table: pd.DataFrame, domains: Sequence[str], best: Values) -> Figure:
+def parallel_coordinates(
+    table: pd.DataFrame, domains: Sequence[str], best: Values, unit: str = record.NATS
+) -> Figure:
     """A line a trial over the domains' proportions, coloured by its objective; the best is bold.
 
     The worst quarter of the trials, and those without an objective, are grey. With many domains
@@ -122,7 +125,8 @@ def parallel_coordinates(table: pd.DataFrame, domains: Sequence[str], best: Valu
         x, [best[d] for d in ordered], "o-", color="C0", linewidth=2.5, markersize=5,
         path_effects=[Stroke(linewidth=5, foreground="white"), Normal()], label="best mixture",
     )  # fmt: skip
-    grey = Line2D([], [], color="0.75", label=f"worst quarter (above {limit:.4f} nats/token)")
+    shown = record.unit_text(unit)
+    grey = Line2D([], [], color="0.75", label=f"worst quarter (above {limit:.4f} {shown})")
     highest = max(proportions.max(), *best.values())
     if many:
         axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
@@ -133,7 +137,7 @@ def parallel_coordinates(table: pd.DataFrame, domains: Sequence[str], best: Valu
     axis.grid(color="0.85")
     axis.set_ylabel("proportion of the training tokens" + (" (√ scale)" if many else ""))
     axis.set_title("The mixture of every trial, a line each, coloured by its predicted objective")
-    figure.colorbar(scale, ax=axis, label=OBJECTIVE, pad=0.01)
+    figure.colorbar(scale, ax=axis, label=f"objective ({shown})", pad=0.01)
     drawing.legend(figure, [line, grey])
     return figure
 
@@ -150,7 +154,7 @@ def pareto(
     front: pd.DataFrame,
     objectives: Sequence[str],
     chosen: Mapping[str, Values],
-    unit: str = "nats/token",
+    unit: str = record.NATS,
 ) -> Figure:
     """Trials and the Pareto front between objectives, a panel for each pair of them.
 
@@ -170,9 +174,9 @@ def pareto(
         x, y = objectives[column], objectives[row + 1]
         handles = _pair(axis, front, x, y, chosen, line=count == 1)
         if row == count - 1:
-            axis.set_xlabel(f"{x} ({unit})")
+            axis.set_xlabel(f"{x} ({record.unit_text(unit)})")
         if column == 0:
-            axis.set_ylabel(f"{y} ({unit})")
+            axis.set_ylabel(f"{y} ({record.unit_text(unit)})")
     figure.suptitle("What one objective costs in another: trials and their Pareto front")
     drawing.legend(figure, handles)
     return figure

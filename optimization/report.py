@@ -8,21 +8,22 @@ from optimization.answer import BEST, Answer
 from optimization.decision import Freedom, Steps
 from optimization.objective import WORST
 from optimization.search import Found, Front
-from training import layout
+from training import layout, record
 
 
 def report(answer: Answer) -> list[str]:
     """The compared mixtures as a table, and what is known of the best one."""
-    lines = [*_table(answer), "", *_gain(answer)]
+    unit = record.unit_text(answer.predictor.unit)
+    lines = [*_table(answer), "", *_gain(answer, unit)]
     found = answer.search
-    lines += _proof(answer, found) if isinstance(found, Found) else _front(found)
+    lines += _proof(answer, found, unit) if isinstance(found, Found) else _front(found)
     if answer.pull:
         lines.append(
             f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
-            f"{answer.pull:.3g} nats/token"
+            f"{answer.pull:.3g} {unit}"
         )
     if answer.freedom is not None:
-        lines += _freedom(answer.freedom)
+        lines += _freedom(answer.freedom, unit)
     return lines
 
 
@@ -42,10 +43,10 @@ def _table(answer: Answer) -> list[str]:
     )
 
 
-def _gain(answer: Answer) -> Iterator[str]:
+def _gain(answer: Answer, unit: str) -> Iterator[str]:
     low, high = np.quantile(answer.gains, [0.05, 0.95])
     yield (
-        f"predicted gain over the {answer.compared} mixture: {answer.gain:.4f} nats/token, "
+        f"predicted gain over the {answer.compared} mixture: {answer.gain:.4f} {unit}, "
         f"{low:.4f} to {high:.4f} by the bootstrap of the law"
     )
     if answer.steps is not None:
@@ -66,7 +67,7 @@ def _steps(steps: Steps, compared: str) -> Iterator[str]:
         yield f"the {compared} mixture needs {100 * (steps.more - 1):.0f} % more steps for its loss"
 
 
-def _proof(answer: Answer, found: Found) -> Iterator[str]:
+def _proof(answer: Answer, found: Found, unit: str) -> Iterator[str]:
     kind = "excess of the worst domain" if WORST in answer.problem.objectives else "loss"
     tried = (
         f"{found.agreeing} of {found.starts} polished starts of {len(found.trials)} trials end "
@@ -77,7 +78,7 @@ def _proof(answer: Answer, found: Found) -> Iterator[str]:
     else:
         yield (
             f"no allowed mixture is better by more than {max(0.0, found.value - found.bound):.1e} "
-            f"nats/token, certified by the law's convexity in φ(r); {tried}"
+            f"{unit}, certified by the law's convexity in φ(r); {tried}"
         )
 
 
@@ -91,14 +92,14 @@ def _front(found: Front) -> Iterator[str]:
         yield f"  {name}: {front[name].min():.4f} to {front[name].max():.4f} on the front"
 
 
-def _freedom(freedom: Freedom) -> Iterator[str]:
+def _freedom(freedom: Freedom, unit: str) -> Iterator[str]:
     yield (
         f"by another draw of the fitted mixtures another one would be better by "
         f"{freedom.regrets.mean():.4f} on average, {np.quantile(freedom.regrets, 0.9):.4f} in one "
         "of ten"
     )
     yield (
-        f"near-optimal set, within {freedom.tolerance:.4f} nats/token of the best, which cannot be "
+        f"near-optimal set, within {freedom.tolerance:.4f} {unit} of the best, which cannot be "
         "told from it: proportions range over"
     )
     ranges = freedom.ranges.sort_values("highest", ascending=False)

@@ -12,6 +12,7 @@ from matplotlib.tri import Triangulation, TriContourSet
 
 from optimization import drawing
 from optimization.drawing import Array
+from training import record
 
 STEPS = 150  # of the map, on each side of the triangle
 LEVELS = 16
@@ -27,6 +28,7 @@ def ternary(
     domains: Sequence[str],
     points: Mapping[str, Sequence[float]],
     fitted: Array | None = None,
+    unit: str = record.NATS,
 ) -> Figure:
     """The objective over the mixtures of three domains, a contour map on their triangle.
 
@@ -49,8 +51,9 @@ def ternary(
     figure.suptitle("The predicted objective over the mixtures of three domains")
     if image is not None:
         figure.colorbar(
-            image, ax=axis, label="objective (nats/token)", shrink=0.75, format="%.4f", pad=0.02
-        )
+            image, ax=axis, label=f"objective ({record.unit_text(unit)})", shrink=0.75,
+            format="%.4f", pad=0.02,
+        )  # fmt: skip
     drawing.legend(figure, handles, columns=4)
     return figure
 

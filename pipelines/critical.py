@@ -92,7 +92,7 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
         "original_weights": original.weights,
         "new_weights": new.weights,
     }
-    registered = register(fitted, asked.model, told)
+    registered = register(fitted, asked.model, told, pulled.unit)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     found = forgetting.solve(predictors.load(registered.uri), asked.tolerances)
     return Solved(found, sides, table, pulled.names)
@@ -119,7 +119,7 @@ def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
     """The answer from runs that an experiment holds."""
     experiments = entry.experiment_ids(names)
     pulled = history.pull(experiments, runs)
-    checks = history.checks(experiments, runs)
+    checks = history.checks(experiments, runs, pulled.unit)
     solved = critical(pulled, asked)
     if len(checks):
         scale = [record.TOKENS, record.N_PARAMS]
@@ -222,7 +222,7 @@ def main(
 def _tolerance(text: str) -> float:
     value = parameters.number("tolerance", text)
     if value < 0:
-        raise InputError(f"tolerance: {text!r} must be >= 0, in nats per token")
+        raise InputError(f"tolerance: {text!r} must be >= 0, in the unit of the losses")
     return value
 
 

@@ -50,8 +50,8 @@ class Proposal:
     predictor: Predictor | None = None
     choice: Choice | None = None  # None without a predictor
     longer: float | None = None
-    """What the FLOPs would bring in a longer training of the target, nats per token; None where no
-    step law says."""
+    """What the FLOPs would bring in a longer training of the target, in the unit of the
+    losses; None where no step law says."""
 
 
 def proposed(
@@ -155,14 +155,15 @@ def report(found: Proposal) -> Iterator[str]:
         f"{len(found.runs)} runs: {found.flops:.3g} FLOPs, "
         f"{100 * found.flops / found.sweep_flops:.0f} % of what the study's own sweep takes"
     )
+    unit = record.unit_text(predictor.unit) if predictor else ""
     if choice:
         worth = choice.worth
         yield (
-            f"expected to make the best mixture better by {worth.expected:.2g} nats/token (to know "
+            f"expected to make the best mixture better by {worth.expected:.2g} {unit} (to know "
             f"the law exactly: {worth.most:.2g})"
         )
     if found.longer is not None:
-        yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} nats/token"
+        yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} {unit}"
 
 
 def log(found: Proposal) -> None:
@@ -188,7 +189,9 @@ def log(found: Proposal) -> None:
             ),
             (
                 "uncertainty",
-                design_plots.uncertainty(objective, deviation, choice.chosen, names),
+                design_plots.uncertainty(
+                    objective, deviation, choice.chosen, names, found.predictor.unit
+                ),
             ),
         ):
             mlflow.log_figure(figure, f"figures/{name}.png")

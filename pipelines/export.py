@@ -22,6 +22,8 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
     pulled = history.pull(experiment_ids, runs)
     table = pulled.table.assign(run=pulled.table["run"].map(pulled.names))
     table[record.N_PARAMS] = table[record.N_PARAMS].astype(int)
+    if pulled.unit != record.NATS:
+        table.insert(1, record.UNIT, pulled.unit)
     write = table.to_csv if path.suffix == ".csv" else table.to_parquet
     write(path, index=False)
     count = table["run"].nunique()

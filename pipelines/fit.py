@@ -88,25 +88,31 @@ def fit(
     artifacts.log(found, pulled, weighed)
     bounds = {"lowest": lowest, "highest": highest}
     registered = register(
-        found, model, {**bounds, "weights": weighed, "default_mixture": purpose.default_mixture}
+        found,
+        model,
+        {**bounds, "weights": weighed, "default_mixture": purpose.default_mixture},
+        pulled.unit,
     )
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
-    lines = report(found, registered, notes)
+    lines = report(found, registered, pulled.unit, notes)
     mlflow.set_tag(record.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
     return Fitted(found, registered)
 
 
-def register(found: Fit, model: str, told: dict[str, dict[str, float]]) -> Registered:
+def register(
+    found: Fit, model: str, told: dict[str, dict[str, float]], unit: str = record.NATS
+) -> Registered:
     """Register a fit's predictor; its metadata tells what is told besides."""
     o = found.observations
     shared = {
         "domains": list(o.domains),
         "val_domains": list(o.val_domains),
         "target": asdict(found.target),
+        record.UNIT: unit,
     }
     spec = {
         **shared,

@@ -1,6 +1,7 @@
 """`import`: run histories in files → complete proxy runs in MLflow, ready to be fitted."""
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pipelines import entry, parameters
 from training import record, tracking
 from training.errors import InputError
 
+EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
 FORMATS = {  # and the parameters that each one knows
     "tidy": (),
     "pair": ("n_params", "tokens", "strip"),
@@ -38,6 +40,8 @@ def read(source: str, format: str, **options: str) -> Found:
         )
     if format == "mixinglaws":
         sizes = parameters.pairs("n_params", n_params) if n_params else {}
+        for size, count in sizes.items():
+            parameters.integer(f"n_params: {size}", str(count), least=1)
         return mixinglaws.logs(
             source, parameters.names("domains", options["domains"]), sizes, options["base"]
         )
@@ -53,6 +57,16 @@ def checks_marked(found: Found, names: Sequence[str]) -> Found:
     return replace(found, runs=tuple(runs))
 
 
+def measured_in(found: Found, unit: str) -> Found:
+    """The runs with the unit of their losses: that given, or the files', or nats per token."""
+    if unit and (fault := record.unit_fault(unit)):
+        raise InputError(f"unit: {fault}")
+    if unit and found.unit and unit != found.unit:
+        raise InputError(f"unit: {unit}, but the table's column {record.UNIT!r} says {found.unit}")
+    unit = unit or found.unit or record.NATS
+    return replace(found, runs=tuple(replace(run, unit=unit) for run in found.runs), unit=unit)
+
+
 def import_runs(
     found: Found, source: str, format: str, experiment: str = "", weights: str = ""
 ) -> None:
@@ -62,17 +76,19 @@ def import_runs(
     assert active is not None
     here = active.info.experiment_id
     there = _experiment_id(experiment) if experiment else here
-    new = imported.missing(found.runs, there, weight)
+    new = imported.missing(found.runs, there, weight) if there else list(found.runs)
     for note in found.notes:
         print(f"import: {note}", flush=True)
     params = {
         "import/source": source,
         "import/format": format,
+        record.UNIT: found.unit,
         **record.with_prefix(record.WEIGHT, weight),
     }
     if there == here:
         _write(new, active, params, found.notes)
     elif new:
+        there = there or mlflow.create_experiment(experiment)
         with tracking.open_run(experiment_id=there, run_name=record.IMPORT, nested=True) as parent:
             mlflow.set_tag(record.STAGE, record.IMPORT)
             _write(new, parent, params, found.notes)
@@ -80,7 +96,7 @@ def import_runs(
     mlflow.log_metrics(
         {"runs_imported": len(new), "runs_already_there": len(found.runs) - len(new)}
     )
-    print("\n".join(report(found.runs, len(new), mlflow.get_experiment(there).name)))
+    print("\n".join(report(found, len(new), mlflow.get_experiment(there).name)))
 
 
 def _write(
@@ -99,16 +115,18 @@ def _write(
         imported.write(new, imported.Parent(info.experiment_id, info.run_id, source))
 
 
-def report(runs: Sequence[ForeignRun], new: int, experiment: str) -> list[str]:
+def report(found: Found, new: int, experiment: str) -> list[str]:
     """What was imported, in a few lines."""
+    runs = found.runs
     evaluations = sum(len(run.history.steps) for run in runs)
     sizes = sorted({run.n_params for run in runs})
+    mixtures = len({tuple(run.mixture.values()) for run in runs})
     lines = [
         f"import: {new} runs written to experiment {experiment!r}, {len(runs) - new} were there "
         "already",
-        f"  {evaluations:,} evaluations on {len({d for r in runs for d in r.history.domains})} "
-        f"validation domains; {len({tuple(r.mixture.values()) for r in runs})} mixtures of "
-        f"{len(runs[0].mixture)} domains; parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
+        f"  {evaluations:,} evaluations on {len(found.val_domains())} validation domains, in "
+        f"{record.unit_text(found.unit)}; {mixtures} mixtures of {len(runs[0].mixture)} domains; "
+        f"parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
     ]
     if checks := [run.name for run in runs if run.check]:
         lines.append(f"  check runs, which no fit reads: {', '.join(checks[:8])}")
@@ -116,10 +134,16 @@ def report(runs: Sequence[ForeignRun], new: int, experiment: str) -> list[str]:
 
 
 def _experiment_id(name: str) -> str:
-    """The id of an experiment, which is created if it is not there."""
+    """The id of an experiment, empty if it is not there; InputError for what cannot be one."""
+    held = len(name) <= EXPERIMENT_LIMIT and not re.search(r"[\x00-\x1f\x7f]", name)
+    if not held or not name.strip():
+        raise InputError(
+            f"experiment: {foreign.shown(name)} is not the name of an experiment, which has 1 to "
+            f"{EXPERIMENT_LIMIT} characters without tabs and line breaks"
+        )
     found = mlflow.get_experiment_by_name(name)
     if found is None:
-        return mlflow.create_experiment(name)
+        return ""
     if found.lifecycle_stage != "active":
         raise InputError(f"experiment: {name!r} is deleted; restore it or choose another name")
     return found.experiment_id
@@ -147,15 +171,15 @@ def main(
     strip: str,
     check: str,
     base: str,
+    unit: str = "",
 ) -> None:
     if not source:
         raise InputError("source: give the files to import")
     found = read(
         source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip, base=base
     )
-    import_runs(
-        checks_marked(found, parameters.names("check", check)), source, format, experiment, weights
-    )
+    found = measured_in(checks_marked(found, parameters.names("check", check)), unit)
+    import_runs(found, source, format, experiment, weights)
 
 
 if __name__ == "__main__":
@@ -174,5 +198,6 @@ if __name__ == "__main__":
             strip="",
             check="",
             base="",
+            unit="",
         ),
     )

@@ -203,9 +203,15 @@ def main(
 ) -> None:
     plan = studies.load(study)
     processes = entry.machines(workers, ranks, hostfile)
-    corpus = prepare(plan)
     n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
     predictor = predictors.load(model or champion(plan.model), n_params, tokens)
+    if predictor.unit != record.NATS:
+        raise InputError(
+            f"model: {predictor.uri} predicts {record.unit_text(predictor.unit)}, and what is "
+            f"trained is measured in {record.unit_text(record.NATS)}; give a model of runs that "
+            "are measured in it too"
+        )
+    corpus = prepare(plan)
     wanted = problem.with_parameters(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
     )

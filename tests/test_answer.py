@@ -209,7 +209,7 @@ def test_several_objectives_and_children_on_request(predictor: Predictor) -> Non
         ({"epochs": "4"}, "epochs: nothing tells how many tokens there are"),
         ({"available": "web=1e9", "epochs": "0"}, "epochs: 0; it must be more than 0"),
         ({"weights": "code=1"}, "weights: no weight for news, papers, books"),
-        ({"pull": "-1"}, "pull: -1; it must be >= 0 nats/token, or auto"),
+        ({"pull": "-1"}, "pull: -1; it must be >= 0, or auto"),
         ({"pull": "1", "objective": "code,news"}, "pull: it belongs to one objective"),
         ({"pull": "strong"}, "pull: 'strong' is not a number"),
         ({"reference": "web=0.5,code=0.4"}, "the proportions sum to 0.9"),

@@ -242,7 +242,7 @@ def test_what_a_table_tells_of_both_sides() -> None:
         (lambda: continued.base_losses(TABLE[1:], NAMES), "run 'run-a' has no evaluation at step"),
         (
             lambda: continued.base_losses(TABLE.assign(**{"val_loss/new": range(6)}), NAMES),
-            "'run-a' and 'run-b' begin with losses that differ by 3 nats",
+            "'run-a' and 'run-b' begin with losses that differ by 3: they",
         ),
         (lambda: continued.at_tokens(TABLE, 20), "tokens: not every run was evaluated at 20; all"),
         (

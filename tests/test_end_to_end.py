@@ -270,7 +270,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
         ("optimize", ["--model", "models:/none@champion"], "model 'models:/none@champion' cannot"),
         ("critical", [], "study 'miniature' has no section `critical`, which says what is"),
         ("critical", ["--experiment", "Default"], "experiment: give a study, which is trained, or"),
-        ("critical", ["--tolerance", "-1"], "tolerance: '-1' must be >= 0, in nats per token"),
+        ("critical", ["--tolerance", "-1"], "tolerance: '-1' must be >= 0, in the unit of the"),
         ("critical", ["--original", "news"], "original: it goes with experiment; a study says it"),
         ("schedule", [], "study 'miniature' has no section `phases`, which says how a schedule"),
         ("train", ["--size", "tiny", "--schedule", "half"], "schedule: 'half' is neither a JSON"),

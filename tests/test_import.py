@@ -1,10 +1,13 @@
 """Import and export: each format, each mistake, twice, interrupted, and there and back."""
 
 import re
+import signal
+import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -15,7 +18,7 @@ from mlflow.entities import Run
 from fitting import foreign, history, imported, mixinglaws, pairs
 from pipelines import entry, export, imports
 from tests.benchmarks import stores
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_entry
 from training import record
 from training.errors import InputError
 
@@ -180,35 +183,70 @@ def test_importing_twice_adds_nothing_and_other_content_is_refused(
         run_import(write_csv(tmp_path / "runs.csv", rows), "tidy", weights=weights)
 
 
-def test_an_interrupted_import_goes_on(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def statuses() -> Counter[str]:
+    """How many proxy runs of the store have each status."""
+    return Counter(run.info.status for run in history.search(["0"], "tags.stage = 'proxy'"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) -> None:
     assert store
-    source = write_csv(tmp_path / "runs.csv", table(6))
-    log_batch = mlflow.MlflowClient.log_batch
-
-    def interrupted(self: mlflow.MlflowClient, *args: Any, **options: Any) -> None:
-        if len(proxies()) >= 4:
-            raise KeyboardInterrupt
-        log_batch(self, *args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "log_batch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_import(source, "tidy")
-    states = Counter(run.info.status for run in proxies().values())
-    assert states.keys() == {"FINISHED", "RUNNING"}
-    assert states["FINISHED"] == 3
+    source = write_csv(tmp_path / "runs.csv", table(200))
+    with entry.stage("first"):  # makes the store's tables
+        pass
+    command = [sys.executable, "-m", "pipelines.imports", "--source", source, "--format", "tidy"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as begun:
+        while statuses()["FINISHED"] < 3:
+            assert begun.poll() is None
+        begun.send_signal(number)
+        told = begun.communicate()[1]
+    states = statuses()
+    assert 3 <= states["FINISHED"] < 200
+    if number == signal.SIGINT:
+        assert "import: interrupted; start it again to go on where it was" in told
+        assert states.keys() <= {"FINISHED", "KILLED"}
+        (left,) = history.search(["0"], "tags.stage = 'import'")
+        assert (begun.returncode, left.info.status) == (1, "KILLED")
+    else:  # nothing can end a run then but the next import
+        client = mlflow.MlflowClient()
+        client.update_run(proxies()["00"].info.run_id, status="RUNNING")
+        states = statuses()
     again = run_import(source, "tidy")
-    assert again.data.metrics == {"runs_imported": 3, "runs_already_there": 3}
-    everything = history.search(["0"], "tags.stage = 'proxy'")
-    after = Counter(run.info.status for run in everything)
-    assert after == {"FINISHED": 6, "KILLED": states["RUNNING"]}
+    assert again.data.metrics["runs_already_there"] == states["FINISHED"]
+    after = statuses()
+    assert after["FINISHED"] == 200
+    assert after["KILLED"] == after.total() - 200 == states["RUNNING"] + states["KILLED"]
     pulled = history.pull(["0"])
-    assert pulled.table["run"].nunique() == 6
-    assert list(pulled.left_out.values()) == ["status KILLED"] * states["RUNNING"]
+    assert pulled.table["run"].nunique() == 200
+    assert set(pulled.left_out.values()) <= {"status KILLED"}
     for label in pulled.left_out:  # other runs have their names
-        assert re.fullmatch(r"0\d-[0-9a-f]{8}", label)
+        assert re.fullmatch(r"0\d+-[0-9a-f]{8}", label)
+
+
+def test_where_the_store_refuses_a_run_none_stays_running(store: str, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "runs.csv", table(6))
+    with entry.stage("first"):
+        pass
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON metrics WHEN NEW.key LIKE 'val_loss/%' AND "
+            "(SELECT count(*) FROM tags WHERE key = 'stage' AND value = 'proxy') > 3 "
+            "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+    failed = run_entry("imports", "--source", source, "--format", "tidy")
+    assert failed.returncode == 1
+    assert "the disk is full" in failed.stderr
+    states = statuses()
+    assert states["FINISHED"] == 3
+    assert states["FAILED"] == states.total() - 3 > 0
+    (left,) = history.search(["0"], "tags.stage = 'import'")
+    assert left.info.status == "FAILED"
+    for run in history.search(["0"], "tags.stage = 'proxy' and attributes.status = 'FAILED'"):
+        assert "the disk is full" in run.data.tags["error"]
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TRIGGER full")
+    assert run_import(source, "tidy").data.metrics["runs_imported"] == 3
+    assert statuses() == {"FINISHED": 6, "FAILED": states["FAILED"]}
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
@@ -266,7 +304,7 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (spoil("val_loss/web", 1, -1), "line 3, column 'val_loss/web': -1.0 must be a loss >= 0"),
+        (spoil("val_loss/web", 1, -1), "line 3, column 'val_loss/web': -1 must be a loss >= 0"),
         (spoil("val_loss/web", 1, "inf"), "line 3, column 'val_loss/web': inf must be a loss >= 0"),
         (spoil("val_loss/web", 1, "x"), "line 3, column 'val_loss/web': 'x' must be a number"),
         (spoil("tokens", 0, 0), "line 2, column 'tokens': 0 must be more than 0 after step 0"),
@@ -279,7 +317,10 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
         (spoil("n_params", 3, 9e6), "line 5, column 'n_params': 9000000.0 is not what the first"),
         (lambda t: t.drop(columns="step"), "no column 'step'; a tidy table has run, n_params,"),
         (lambda t: t.rename(columns={"mixture/web": "web"}), "unknown column 'web'; a tidy"),
-        (lambda t: t.rename(columns={"val_loss/web": "val_loss/c++"}), "'val_loss/c++': MLflow"),
+        (
+            lambda t: t.rename(columns={"val_loss/web": "val_loss/c++"}),
+            "'val_loss/c++': it contains '+'",
+        ),
         (lambda t: t.rename(columns={"val_loss/web": "val_loss/c.d"}), "'val_loss/c.d' is there"),
         (lambda t: t.head(0), "it has no rows"),
     ],
@@ -302,7 +343,11 @@ LOSSES = "index,val_loss/web,val_loss/code\nb,2,3\na,4,5\n"
     [
         (MIXTURES + "b,1,0\n", LOSSES, "m.csv, line 4: run 'b' is there twice"),
         (MIXTURES, LOSSES + "c,1,1\n", "1 runs are in {v} but not in {m}: c; remove or complete"),
-        (MIXTURES, LOSSES.replace("index", "id"), "both need the same one column 'index' or 'run'"),
+        (
+            MIXTURES,
+            LOSSES.replace("index", "id"),
+            "both need the same column, run, run_id, index or name",
+        ),
         (MIXTURES.replace("0.75", "0.5"), LOSSES, "m.csv, line 3: the proportions of run 'b' sum"),
         (MIXTURES.replace("code", "x_web"), LOSSES, "strip: it leaves 'web' of column 'x_web'"),
         (

@@ -44,6 +44,7 @@ N_PARAMS = "n_params"  # non-embedding parameters
 TOKENS_PER_STEP = "tokens_per_step"
 SEED = "seed"
 SIZE = "size"
+UNIT = "unit"  # of the losses of an imported run, a fit and a predictor; else NATS
 MIXTURE_ID = "mixture_id"  # what the source of an imported run calls its mixture
 TARGET_N_PARAMS = "target/n_params"
 TARGET_TOKENS = "target/tokens"
@@ -65,6 +66,8 @@ TOKENS_PER_SECOND = "tokens_per_second"
 TRAINED_TOKENS = "trained_tokens/"  # drawn from each domain
 PLANNED_TOKENS = "planned_tokens/"  # what the mixture or schedule has of it by then
 EPOCHS = "epochs/"  # how often they went through the text that the run may see
+
+NATS = "nats_per_token"  # the unit of the losses that training writes
 
 MIXTURE_TOLERANCE = 1e-3
 LARGEST = 2**63 - 1  # integer that MLflow's stores hold
@@ -209,6 +212,21 @@ def name_fault(name: str) -> str | None:
     if {"", ".", ".."} & set(name.split("/")):
         return "it, or a part of it between slashes, is empty, '.' or '..'"
     return None
+
+
+def unit_fault(unit: str) -> str | None:
+    """What is wrong with the name of a unit, or None."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", unit):
+        return None
+    return (
+        f"{unit!r} is not the name of a unit: up to 40 letters, digits, _ and -, such as "
+        f"{NATS} or bits_per_byte"
+    )
+
+
+def unit_text(unit: str) -> str:
+    """A unit as texts and axes have it: `bits_per_byte` is bits/byte."""
+    return unit.replace("_per_", "/").replace("_", " ")
 
 
 def refuse_unknown(names: Iterable[str], known: Sequence[str], where: str) -> None:
