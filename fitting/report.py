@@ -10,7 +10,8 @@ from training import record
 
 
 def report(found: Fit, registered: Registered, unit: str, notes: Sequence[str]) -> list[str]:
-    """What a fit found in a unit of losses, what makes it doubtful first; notes tell what was left out."""
+    """What a fit found, what makes it doubtful first; notes tell what was left out, `unit` that of
+    the losses."""
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
         f"fit: {len(found.observations.runs)} runs; {found.choice.best}; losses in "

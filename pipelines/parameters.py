@@ -143,7 +143,7 @@ def json_value(name: str, text: str) -> Any:
         raise InputError(f"{name}: {text}: not JSON: nested too deeply") from None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name}: {text!r} is neither a value nor a JSON file that can be read: {error}"
+            f"{name}: {text!r} is neither JSON nor a file that can be read: {error}"
         ) from error
 
 

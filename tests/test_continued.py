@@ -160,7 +160,7 @@ def test_a_schedule_that_is_none(schedule: list[Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", r"schedule: '{}' is neither a JSON list nor a file"),
+        ("{}", r"schedule: {}: must hold a JSON list"),
         ("[1", "not JSON"),
         ("[]", "must hold a JSON list"),
         ('[{"tokens": 0}]', "mixture: Field required"),

@@ -273,7 +273,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
         ("critical", ["--tolerance", "-1"], "tolerance: '-1' must be >= 0, in the unit of the"),
         ("critical", ["--original", "news"], "original: it goes with experiment; a study says it"),
         ("schedule", [], "study 'miniature' has no section `phases`, which says how a schedule"),
-        ("train", ["--size", "tiny", "--schedule", "half"], "schedule: 'half' is neither a JSON"),
+        ("train", ["--size", "tiny", "--schedule", "half"], "schedule: 'half' is neither JSON"),
         ("design", ["--count", "0"], "count: '0' is not an integer from 1"),
         ("design", ["--way", "wide"], "way: 'wide'; it is spread, halved, sobol, dirichlet"),
     ],

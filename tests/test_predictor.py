@@ -328,7 +328,7 @@ def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
             "power: no law of method bimix takes all of them: bimix",
         ),
         ({"power": "big"}, "power: 'big' is not a number"),
-        ({"shrinking": "perhaps"}, "shrinking: 'perhaps'; it is true or false"),
+        ({"shrinking": "perhaps"}, "shrinking: 'perhaps' is neither true nor false"),
         ({"terms": "0"}, "terms: '0' is not an integer from 1"),
     ],
 )
