@@ -16,6 +16,8 @@ import mlflow
 import pytest
 import yaml
 
+from tests import postgres
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -47,6 +49,13 @@ def store(tmp_path: Path) -> Iterator[str]:
     """A store of the test's own."""
     with empty_store(tmp_path) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL that asks for a password."""
+    with postgres.server() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ LIGHT = {
     "training.record",
     "training.errors",
     "training.layout",
+    "training.secrets",
 }  # what training shares with the others
 
 
@@ -99,6 +100,7 @@ def test_every_dependency_is_pinned_and_mlflow_is_one_version() -> None:
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"mlflow==([\d.]+)", readme))
     assert named == {pins["mlflow"]}
+    assert f"psycopg[binary]=={pins['psycopg[binary]']}" in readme
 
 
 def test_the_project_file_has_its_entry_points() -> None:

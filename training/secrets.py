@@ -1,0 +1,140 @@
+"""Passwords and tokens, and the one place that masks them.
+
+Whatever leaves a process goes through `masked`: what it prints, the messages of its errors, and
+the texts it writes to MLflow. Two things are masked: what the shape of a URL shows to be a
+password, and the values of secrets that are known, wherever they occur.
+"""
+
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
+
+MASK = "***"
+SHORTEST = 4  # characters of a secret; masking shorter ones would garble every text
+WORD = 8  # characters up to which a secret is masked only where it stands alone
+
+VARIABLES = (  # of the environment, whose values are secrets
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "DATABRICKS_TOKEN",
+    "DATABRICKS_CLIENT_SECRET",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "PGPASSWORD",
+    "MYSQL_PWD",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_CLIENT_SECRET",
+)
+URL_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # whose passwords are secrets
+
+_WEB = ("http", "https", "ftp", "ftps")
+_USER = re.compile(  # a number and a slash after the colon are a port and a path
+    r"""(?P<scheme>[A-Za-z][\w+.-]*)://(?P<user>[^\s"'<>/?\#:@]*)"""
+    r"""(?::(?P<password>(?!\d+[/?\#])[^\s"'<>@]*(?:@[^\s"'<>@?]*)*))?@"""
+)
+_KEYS = r"password|passwd|pwd|sslpassword"
+_TOKENS = r"token|access_token|auth_token|api_key|apikey|secret|client_secret|sig|signature"
+_PARAMETER = re.compile(
+    rf"""(?i)(?P<key>(?<![\w-])(?:pg)?(?:{_KEYS})=|[?&](?:{_TOKENS})=)"""
+    r"""(?:'[^']*'|"[^"]*"|[^\s&;,"'<>\#]+)"""
+)
+
+_remembered: set[str] = set()
+
+
+def masked(text: str) -> str:
+    """The text without passwords and tokens."""
+    for pattern in _patterns(frozenset(_known())):
+        text = pattern.sub(MASK, text)
+    text = _USER.sub(_without_password, text)
+    return _PARAMETER.sub(rf"\g<key>{MASK}", text)
+
+
+def remember(url: str | None) -> None:
+    """Mask the passwords of this URL wherever they occur from now on."""
+    _remembered.update(_passwords(url or ""))
+
+
+def guard() -> None:
+    """Mask whatever this process prints from now on."""
+    for stream in (sys.stdout, sys.stderr):
+        if not hasattr(stream.write, "unmasked"):
+            stream.write = _Masking(stream.write)  # type: ignore[method-assign]
+
+
+class _Masking:
+    """A stream's `write` that masks; all else of the stream stays as it is."""
+
+    def __init__(self, unmasked: Any) -> None:
+        self.unmasked = unmasked
+
+    def __call__(self, text: str) -> int:
+        self.unmasked(masked(text))
+        return len(text)
+
+
+def _known() -> Iterator[str]:
+    """The secrets of the environment and those that are remembered."""
+    yield from _remembered
+    yield from filter(None, map(os.environ.get, VARIABLES))
+    for url in filter(None, map(os.environ.get, URL_VARIABLES)):
+        yield from _passwords(url)
+
+
+def _passwords(url: str) -> Iterator[str]:
+    """The secrets in a URL: its password, by each way to read it, and those of its query."""
+    scheme, _, rest = url.partition("://")
+    if not rest:
+        return
+    front, _, query = rest.partition("?")
+    for end in {front.find("@"), front.rfind("@")} - {-1}:
+        user, _, password = front[:end].partition(":")
+        if "/" not in user:
+            token = scheme in _WEB and password in ("", "x-oauth-basic")
+            yield user if token else password
+    for key, value in parse_qsl(query):
+        if re.fullmatch(f"{_KEYS}|{_TOKENS}", key, re.IGNORECASE):
+            yield value
+
+
+@functools.lru_cache(maxsize=16)
+def _patterns(known: frozenset[str]) -> list[re.Pattern[str]]:
+    """What matches each way to write each secret, the longest first."""
+    ways = {
+        way
+        for secret in known
+        for plain in (secret, unquote(secret), unquote_plus(secret))
+        for way in (
+            plain,
+            quote(plain, safe=""),
+            quote(plain),
+            quote_plus(plain),
+            json.dumps(plain)[1:-1],
+            repr(plain)[1:-1],
+        )
+        if len(plain) >= SHORTEST
+    }
+    return [_pattern(way) for way in sorted(ways, key=len, reverse=True)]
+
+
+def _pattern(secret: str) -> re.Pattern[str]:
+    if len(secret) > WORD and not secret.isalpha():
+        return re.compile(re.escape(secret))
+    before, after = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2}))", r"(?!\w)"
+    return re.compile(before + re.escape(secret) + after)
+
+
+def _without_password(url: re.Match[str]) -> str:
+    """`scheme://user:***@`; of web addresses, where the user may be a token, `scheme://***@`."""
+    scheme, user, password = url["scheme"], url["user"], url["password"]
+    if scheme.lower().rpartition("+")[2] in _WEB:
+        return f"{scheme}://{MASK}@"
+    return f"{scheme}://{user}@" if password is None else f"{scheme}://{user}:{MASK}@"
