@@ -14,6 +14,7 @@ from optimization.answer import BEST, Answer
 from optimization.decision import Freedom
 from optimization.search import Found, Front
 from training import record
+from training.secrets import masked
 
 Array = np.ndarray
 
@@ -24,7 +25,7 @@ def log(answer: Answer, *, children: bool = False) -> None:
     mlflow.log_params(
         {
             **record.with_prefix(record.MIXTURE, answer.best),
-            "model_uri": predictor.uri,
+            "model_uri": masked(predictor.uri),
             record.TARGET_N_PARAMS: predictor.n_params,
             record.TARGET_TOKENS: predictor.tokens,
             record.UNIT: predictor.unit,

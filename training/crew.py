@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 from tqdm import tqdm
 
-from training import kernels, worker
+from training import kernels, secrets, worker
 from training.corpus import Corpus
 from training.devices import Machines, visible_gpus
 from training.errors import InputError
@@ -74,6 +74,7 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Ma
 
 def _work(job: Job, index: int, events: Any) -> None:
     """A worker of one process, a child of this one."""
+    secrets.guard()
     end_with_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,6 +1,6 @@
 """What a worker is told, and what it tells its parent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.devices import Machines
@@ -11,7 +11,7 @@ from training.settings import Engine, Run
 class Queue:
     """A named queue of runs in a ledger, and the MLflow run that their runs are children of."""
 
-    ledger_url: str
+    ledger_url: str = field(repr=False)
     name: str
     experiment_id: str
     parent_run_id: str
@@ -33,7 +33,7 @@ class Job:
     """What a worker needs to know."""
 
     work: Queue | Alone
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
     corpus: Path
     machines: Machines
 

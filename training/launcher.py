@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +19,15 @@ from typing import Any
 from training.devices import Machines, free_port, visible_gpus
 from training.errors import InputError
 from training.events import Job
+from training.secrets import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 0.1
 
 
 class Mailbox(BaseManager):
-    """The parent's queue of events, reached over a socket by processes that are not its own."""
+    """The parent's queue of events, and the job, reached over a socket by processes that are not
+    its own."""
 
 
 class Launched:
@@ -47,17 +50,20 @@ class Launched:
         here = self._job.machines.hostfile is None
         host, key = "127.0.0.1" if here else socket.gethostname(), secrets.token_bytes()
         Mailbox.register("events", callable=lambda: self._events, exposed=["put"])
+        work = {"job": self._job, "environment": _private()}
+        Mailbox.register("work", callable=lambda: work, exposed=["get"])
         server = Mailbox((host if here else "", 0), key).get_server()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = int(server.address[1])  # type: ignore[index]
         self._note.touch(mode=0o600)  # it holds the key
-        self._note.write_bytes(pickle.dumps((self._job, self._index, (host, port), key)))
+        place = (self._job.machines, self._job.corpus, self._index)
+        self._note.write_bytes(pickle.dumps((*place, (host, port), key)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
             + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
             + ["--module", "training.ranks", str(self._note)],
             cwd=ROOT,
-            env=environment(),
+            env=environment(shown=not here),
             stdout=sys.stderr,
             start_new_session=True,  # so that `terminate` reaches every process
         )
@@ -95,23 +101,39 @@ class Launched:
 
 
 def slots(hostfile: Path) -> int:
-    """Processes that a hostfile offers: the sum of its lines `host slots=n`."""
+    """Processes that a hostfile offers."""
+    return sum(_hosts(hostfile).values())
+
+
+def refuse_unreachable(hostfile: Path) -> None:
+    """Raise InputError where the launcher cannot start processes on a hostfile's hosts."""
+    if len(_hosts(hostfile)) > 1 and not shutil.which("pdsh"):
+        raise InputError(
+            "hostfile: pdsh is not on the PATH; it starts the processes of other machines: install "
+            "it (Debian, Ubuntu: apt-get install pdsh)"
+        )
+
+
+def _hosts(hostfile: Path) -> dict[str, int]:
+    """Host → processes, of a hostfile's lines `host slots=n`."""
     try:
         lines = hostfile.read_text().splitlines()
     except OSError as error:
         raise InputError(f"hostfile: {hostfile} cannot be read: {error}") from error
-    total = 0
+    hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if text := line.partition("#")[0].strip():
-            found = re.fullmatch(r"\S+\s+slots=(\d+)", text)
+            found = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
             if found is None:
                 raise InputError(
                     f"hostfile: {hostfile}, line {number}: {text!r} is no 'host slots=n'"
                 )
-            total += int(found[1])
-    if not total:
+            if found[1] in hosts:
+                raise InputError(f"hostfile: {hostfile}, line {number}: {found[1]} is named twice")
+            hosts[found[1]] = int(found[2])
+    if not sum(hosts.values()):
         raise InputError(f"hostfile: {hostfile} names no host")
-    return total
+    return hosts
 
 
 def _places(machines: Machines, index: int) -> list[str]:
@@ -124,8 +146,18 @@ def _places(machines: Machines, index: int) -> list[str]:
     return ["--num_gpus", str(ranks)]  # the launcher's word for processes on a CPU too
 
 
-def environment() -> dict[str, str]:
-    """This process's, with what the launcher itself looks at."""
+def _private() -> dict[str, str]:
+    """The variables that only the first process needs: where MLflow is, and who may write there."""
+    names = {name for name in os.environ if name.startswith("MLFLOW")}
+    return {name: os.environ[name] for name in {*names, *VARIABLES} & {*os.environ}}
+
+
+def environment(*, shown: bool = False) -> dict[str, str]:
+    """This process's, with what the launcher itself looks at.
+
+    `shown`: on the command lines of other machines, where the launcher writes those of MLflow.
+    """
     path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
     accelerator = {} if visible_gpus() else {"DS_ACCELERATOR": "cpu"}
-    return {**os.environ, **accelerator, "PATH": path}
+    kept = {n: value for n, value in os.environ.items() if not (shown and n.startswith("MLFLOW"))}
+    return {**kept, **accelerator, "PATH": path}

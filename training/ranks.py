@@ -15,8 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from training import secrets
 from training.errors import DivergedError, InputError
-from training.events import Alive, Event, Job
+from training.events import Alive, Event
 from training.launcher import Mailbox
 from training.quiet import quiet
 from training.signals import end
@@ -39,11 +40,15 @@ def main(note: str) -> None:
     from training.devices import use_device
     from training.signals import interrupt_on_signals
 
-    job, index, address, key = pickle.loads(Path(note).read_bytes())
+    secrets.guard()
+    machines, manifest, index, address, key = pickle.loads(Path(note).read_bytes())
     if os.environ["RANK"] == "0":
         Mailbox.register("events", exposed=["put"])
+        Mailbox.register("work", exposed=["get"])
         mailbox = Mailbox(address, authkey=key)
         mailbox.connect()
+        work = mailbox.work()  # type: ignore[attr-defined]
+        os.environ.update(work.get("environment"))
         events = mailbox.events()  # type: ignore[attr-defined]
 
         def put(event: Event) -> None:
@@ -53,12 +58,12 @@ def main(note: str) -> None:
                 raise KeyboardInterrupt from None  # nobody is left to work for
 
         threading.Thread(target=_watch, args=(put,), daemon=True).start()
-        sys.exit(worker.main(job, index, put))
+        sys.exit(worker.main(work.get("job"), index, put))
     quiet()
     interrupt_on_signals()
     try:
-        use_device(index, job.machines.threads)
-        _follow(job)
+        use_device(index, machines.threads)
+        _follow(manifest)
     except (InputError, KeyboardInterrupt):
         sys.exit(1)  # the first process says why
 
@@ -73,13 +78,13 @@ def _watch(put: Callable[[Event], None]) -> None:
         end()
 
 
-def _follow(job: Job) -> None:
+def _follow(manifest: Path) -> None:
     """Train what the first process says until it says that there is no more."""
     from training import corpus, loop
 
     loop.quiet()
     loop.connect()
-    corpora = corpus.load(job.corpus)
+    corpora = corpus.load(manifest)
     while task := _hear():
         run, saved = task
         trainer = loop.Trainer(run, corpora, saved)

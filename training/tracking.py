@@ -18,6 +18,7 @@ from training import plots, record
 from training.corpus import Corpus, TokenFiles
 from training.record import Evaluation
 from training.sampling import MixtureSampler
+from training.secrets import masked
 from training.settings import Run
 
 PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
@@ -39,7 +40,7 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
             mlflow.end_run("KILLED")
             raise
         except Exception as error:
-            mlflow.set_tag(record.ERROR, str(error)[: record.TAG_LIMIT])
+            mlflow.set_tag(record.ERROR, masked(str(error))[: record.TAG_LIMIT])
             raise
 
 
@@ -240,7 +241,7 @@ class RunLog:
 
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Log any number of params, in as few batches as MLflow allows."""
-    entries = [Param(key, str(value)) for key, value in params.items()]
+    entries = [Param(key, masked(str(value))) for key, value in params.items()]
     for start in range(0, len(entries), PARAM_BATCH):
         batch = entries[start : start + PARAM_BATCH]
         mlflow.MlflowClient().log_batch(run_id, params=batch)

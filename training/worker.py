@@ -17,7 +17,7 @@ import mlflow
 import optuna
 from mlflow.exceptions import MlflowException
 
-from training import checkpoint, ranks, record, tracking
+from training import checkpoint, ranks, record, secrets, tracking
 from training import corpus as corpora
 from training.checkpoint import Checkpoint
 from training.corpus import Corpus
@@ -58,6 +58,7 @@ def main(job: Job, index: int, tell: Tell) -> int:
     quiet()
     interrupt_on_signals()
     try:
+        secrets.remember(job.tracking_uri)
         tell(Starting(index, "importing libraries"))
         use_device(index, job.machines.threads)
         mlflow.set_tracking_uri(job.tracking_uri)
@@ -71,7 +72,7 @@ def main(job: Job, index: int, tell: Tell) -> int:
         tell(Failed(InputError(f"MLflow: {error.message}; when it answers, start again to go on")))
         return 1
     except BaseException:
-        tell(Failed(RuntimeError(traceback.format_exc())))
+        tell(Failed(RuntimeError(secrets.masked(traceback.format_exc()))))
         return 1
     finally:
         ignore_signals()
