@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,11 +17,13 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from fitting import laws, predictor, rows, schedule_predictor
 from training import record
+from training.errors import InputError
 
 DEFAULT_NAME = "mixture-predictor"
 CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
+LONGEST_NAME = 256  # characters, as MLflow's SQL stores hold
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class Registered:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
+
+
+def refuse_bad_name(name: str, where: str) -> None:
+    """Raise InputError for a name that MLflow does not take, or that cannot stand in a URI."""
+    if bad := re.search(r"[/:?]|[^ -~\w]", name):
+        fault = f"contains {bad[0]!r}, which the name of a registered model cannot"
+    elif name != name.strip() or name in ("", ".", ".."):
+        fault = "is not a name: it is empty, '.', '..', or begins or ends with a space"
+    elif len(name) > LONGEST_NAME:
+        fault = f"has {len(name)} characters; a registered model's name has at most {LONGEST_NAME}"
+    else:
+        return
+    raise InputError(f"{where}: {name!r} {fault}")
 
 
 def register(

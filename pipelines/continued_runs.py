@@ -35,6 +35,15 @@ def find_base(plan: Study, corpus: Corpus, asked: Critical, machines: Machines) 
     return base, size.model_copy(update={"learning_rate": asked.learning_rate})
 
 
+def refuse_missing_base(asked: Critical) -> None:
+    """Raise InputError for a base that is not there; its tokenizer is compared with the corpus's
+    later."""
+    if asked.base is not None:
+        from training import base as bases  # slow: torch
+
+        bases.refuse_missing(asked.base)
+
+
 def _train_base(plan: Study, corpus: Corpus, asked: Critical, machines: Machines) -> str:
     """Train the base below the active run; its run id."""
     assert asked.size is not None

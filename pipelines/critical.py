@@ -1,13 +1,13 @@
 """`critical`: how much of its original data keeps what a base model knew as it learns new data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import artifacts, continued, fit, history
+from fitting import artifacts, continued, fit, history, registry
 from fitting.choose import Options
 from fitting.continued import Side
 from fitting.history import Histories
@@ -17,13 +17,13 @@ from optimization import forgetting, forgetting_artifacts
 from optimization import model as predictors
 from optimization.forgetting import Forgetting
 from optimization.forgetting_artifacts import CHECK, FITTED, Answer, report
-from pipelines import continued_runs, entry, parameters
+from pipelines import continued_runs, entry, parameters, preflight
 from pipelines import study_file as studies
 from pipelines.fit import register
 from pipelines.phase_runs import last_losses
 from pipelines.prepare import prepare
 from pipelines.sections import Critical
-from pipelines.study import Study
+from pipelines.study import CONTINUED, Study
 from pipelines.sweep import train_missing
 from training import record
 from training.devices import Machines
@@ -132,12 +132,14 @@ def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
 
 def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -> Answer:
     """Train the base, if need be, and what it becomes on each mixture; then train the answer."""
+    mixtures = continued_runs.mixtures(plan, section)
+    _refuse_late(plan, section, asked, mixtures, machines)
     corpus = prepare(plan)
     base = continued_runs.find_base(plan, corpus, section, machines)
     seed = plan.sweep.seed
     tried = [
         continued_runs.run(plan, corpus, section, base, name, mixture, seed)
-        for name, mixture in continued_runs.mixtures(plan, section).items()
+        for name, mixture in mixtures.items()
     ]
     train_missing(plan, corpus, tried, machines, record.CRITICAL)
     active = mlflow.active_run()
@@ -171,6 +173,24 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
     return answered(solved, pd.DataFrame(rows))
 
 
+def _refuse_late(
+    plan: Study,
+    section: Critical,
+    asked: Asked,
+    mixtures: Mapping[str, Mapping[str, float]],
+    machines: Machines,
+) -> None:
+    """Raise InputError, before anything is trained, for what would be refused after it."""
+    sizes = [section.size] if section.size else []
+    preflight.training(plan, machines, [*sizes, plan.target.size])
+    plan.refuse_length(section.steps)
+    plan.refuse_length(section.base_steps or plan.training.steps)
+    planned = pd.DataFrame([record.with_prefix(record.MIXTURE, m) for m in mixtures.values()])
+    planned = planned.assign(**dict.fromkeys((record.VAL_LOSS + d for d in plan.domains), 0.0))
+    continued.sides(planned, asked.original, asked.new_validation, asked.weights)
+    continued_runs.refuse_missing_base(section)
+
+
 def main(
     study: str,
     experiment: str,
@@ -186,6 +206,7 @@ def main(
 ) -> None:
     if study and experiment:
         raise InputError("experiment: give a study, which is trained, or an experiment, not both")
+    registry.refuse_bad_name(model or DEFAULT_MODEL, "model")
     asked = Asked(
         original=parameters.names("original", original),
         new_validation=parameters.names("new_validation", new_validation),
@@ -212,7 +233,7 @@ def main(
             original=list(section.original),
             weights=asked.weights or plan.weights(),
             tolerances=asked.tolerances or section.tolerances,
-            model=model or f"{plan.model}-continued",
+            model=model or plan.model + CONTINUED,
         )
         given = of_study(plan, section, asked, entry.machines(workers, ranks))
     forgetting_artifacts.log(given)

@@ -22,7 +22,7 @@ from optimization import model as predictors
 from optimization.candidates import Choice
 from optimization.feasible import feasible
 from optimization.model import Predictor
-from pipelines import entry, parameters, problem
+from pipelines import entry, parameters, preflight, problem
 from pipelines import study_file as studies
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
@@ -32,6 +32,7 @@ from training import layout, record
 from training.corpus import Corpus
 from training.errors import InputError
 from training.ledger import Ledger
+from training.secrets import masked
 from training.settings import Run
 
 Array = np.ndarray
@@ -174,7 +175,7 @@ def log(found: Proposal) -> None:
     metrics = {"flops": float(found.flops), "sweep_flops": float(found.sweep_flops)}
     if found.predictor is not None and found.choice is not None:
         choice = found.choice
-        mlflow.log_param("model_uri", found.predictor.uri)
+        mlflow.log_param("model_uri", masked(found.predictor.uri))
         metrics |= {"expected_gain": choice.worth.expected, "most_gain": choice.worth.most}
         objective, deviation = choice.ensemble.objective, choice.ensemble.deviation
         table["objective"] = objective[choice.chosen]
@@ -224,8 +225,12 @@ def main(study: str, model: str, count: str, way: str, enqueue: str) -> None:
     if way and model:
         raise InputError("way: a model chooses the mixtures itself; leave out way or model")
     put = parameters.boolean("enqueue", enqueue)
-    corpus = prepare(plan)
+    preflight.preparing(plan)
+    preflight.ledger(plan)
     predictor = None if way else _predictor(plan, model)
+    if predictor is not None:
+        problem.refuse_other_domains(plan, predictor)
+    corpus = prepare(plan)
     found = proposed(plan, corpus, wanted, predictor, way or plan.sweep.design)
     log(found)
     print("\n".join(report(found)))

@@ -10,10 +10,10 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines import parameters, titles
-from training import launcher, record, tracking
+from pipelines import parameters, preflight, titles
+from training import launcher, record, secrets, stores, tracking
 from training.devices import Machines, cores, visible_gpus
-from training.errors import DivergedError, InputError
+from training.errors import DivergedError, InputError, first_line
 from training.quiet import quiet
 from training.signals import interrupt_on_signals
 
@@ -29,8 +29,11 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
     with tracking.open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(record.STAGE, name)
         if given is not None and (not joins or titles.generated(active.info.run_name)):
-            title = titles.title(name, given, active.info.experiment_id)
+            title = secrets.masked(titles.title(name, given, active.info.experiment_id))
             mlflow.set_tag(record.RUN_NAME, title)
+        for key, value in active.data.tags.items():  # a repository's address, say
+            if (safe := secrets.masked(value)) != value:
+                mlflow.set_tag(key, safe)
         yield active
 
 
@@ -39,18 +42,22 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
 
     `body` takes the parsed parameters as keywords and runs inside the stage's MLflow run.
     """
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(stores.CONNECT_SECONDS))
     quiet()
+    secrets.guard()
     given = vars(parser.parse_args())
     interrupt_on_signals()
     try:
+        preflight.tracking_store()
         with stage(name, given):
+            preflight.registry_and_artifacts()
             body(**given)
     except (InputError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; start it again to go on where it was")
     except MlflowException as error:
-        sys.exit(f"{name}: MLflow: {error.message}")
+        sys.exit(f"{name}: MLflow: {first_line(error)}")
 
 
 def arguments(description: str | None, **defaults: str) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 
 from fitting import history
-from pipelines import entry
+from pipelines import entry, preflight
 from training import record
 from training.errors import InputError
 
@@ -17,8 +17,7 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
     path = Path(output).absolute()
     if path.suffix not in FORMATS:
         raise InputError(f"output: {output!r} must end in {' or '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"output: there is no folder {path.parent}")
+    preflight.output(path)
     pulled = history.pull(experiment_ids, runs)
     table = pulled.table.assign(run=pulled.table["run"].map(pulled.names))
     table[record.N_PARAMS] = table[record.N_PARAMS].astype(int)

@@ -214,6 +214,7 @@ def main(
         plan = studies.load(study)
         model = model or plan.model
         runs = runs or f"tags.{record.STUDY} LIKE '{plan.name}-%'"
+    registry.refuse_bad_name(model or registry.DEFAULT_NAME, "model")
     fit(
         entry.experiment_ids(experiment),
         runs,

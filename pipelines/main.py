@@ -9,12 +9,12 @@ from optimization import model as predictors
 from optimization import simplex
 from optimization.answer import Answer
 from optimization.report import report
-from pipelines import entry, problem, verify
+from pipelines import entry, preflight, problem, verify
 from pipelines import study_file as studies
 from pipelines.fit import Fitted, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
-from pipelines.sweep import sweep
+from pipelines.sweep import refuse_design, sweep
 from pipelines.verify import Proof
 from training import layout, record
 
@@ -25,6 +25,8 @@ LINES = 3  # of a mixture that is written out
 def main(study: str, workers: str, ranks: str) -> None:
     plan = studies.load(study)
     processes = entry.machines(workers, ranks)
+    preflight.training(plan, processes, [*plan.sweep.sizes, plan.target.size])
+    refuse_design(plan)
     active = mlflow.active_run()
     assert active is not None
     with entry.stage(record.PREPARE):

@@ -23,10 +23,15 @@ Mixture = dict[str, float]
 SCRATCH = "scratch"  # the trunk of phase 1
 
 
-def mixtures(plan: Study, corpus: Corpus, asked: Phases) -> dict[str, Mixture]:
-    """Label → mixture of those that are tried."""
+def refuse_listed(plan: Study) -> None:
+    """Raise InputError where the study lists its mixtures."""
     if plan.listed_mixtures():
         raise InputError("sweep.mixtures: a schedule designs its own; give their number instead")
+
+
+def mixtures(plan: Study, corpus: Corpus, asked: Phases) -> dict[str, Mixture]:
+    """Label → mixture of those that are tried."""
+    refuse_listed(plan)
     return designed(plan, asked.mixtures, plan.default(corpus))
 
 

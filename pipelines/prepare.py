@@ -2,7 +2,7 @@
 
 import mlflow
 
-from pipelines import entry
+from pipelines import entry, preflight
 from pipelines import study_file as studies
 from pipelines.study import Study
 from training import corpus as corpora
@@ -39,6 +39,7 @@ def prepare(plan: Study) -> Corpus:
 
 def main(study: str) -> None:
     plan = studies.load(study)
+    preflight.preparing(plan)
     corpus = prepare(plan)
     mlflow.log_params(
         {

@@ -22,17 +22,22 @@ def of_predictor(predictor: Predictor) -> Problem:
     return Problem(constraints=Constraints(bounds=bounds))
 
 
+def refuse_other_domains(plan: Study, predictor: Predictor) -> None:
+    """Raise InputError for a predictor of other domains than the study's."""
+    if set(plan.domains) != set(predictor.domains):
+        raise InputError(
+            f"study {plan.name!r} has the domains {', '.join(plan.domains)}; the predictor "
+            f"{predictor.uri} has {', '.join(predictor.domains)}"
+        )
+
+
 def of_study(plan: Study, predictor: Predictor, corpus: Corpus | None = None) -> Problem:
     """The search that a study asks for; tokens that are available by its corpus, prepared or found.
 
     A domain whose proportion never varied in the predictor's runs keeps it. Raises InputError for
     a predictor of other domains, and for epochs of text that is not prepared.
     """
-    if set(plan.domains) != set(predictor.domains):
-        raise InputError(
-            f"study {plan.name!r} has the domains {', '.join(plan.domains)}; the predictor "
-            f"{predictor.uri} has {', '.join(predictor.domains)}"
-        )
+    refuse_other_domains(plan, predictor)
     asked, swept = plan.search, of_predictor(predictor).constraints.bounds
     own = {d: limits for d, limits in plan.bounds.items() if swept[d][0] < swept[d][1]}
     constraints = replace(

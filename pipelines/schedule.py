@@ -12,11 +12,12 @@ from optimization import schedule as search
 from optimization import schedule_plots as plots
 from optimization.schedule import CONSTANT, Plan, SchedulePredictor
 from optimization.schedule_report import report
-from pipelines import entry, phase_runs, schedule_proof, schedules
+from pipelines import entry, phase_runs, preflight, schedule_proof, schedules
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.sections import Phases
-from pipelines.study import Study
+from pipelines.study import SCHEDULED, Study
+from pipelines.sweep import refuse_design
 from training import layout, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
@@ -124,10 +125,15 @@ def main(study: str, model: str, workers: str, ranks: str) -> None:
             "`-P study=quickstart` has one"
         )
     machines = entry.machines(workers, ranks)
+    name = model or plan.model + SCHEDULED
+    registry.refuse_bad_name(name, "model")
+    preflight.training(plan, machines, [asked.size])
+    phase_runs.refuse_listed(plan)
+    refuse_design(plan, asked.mixtures)
     corpus = prepare(plan)
     fitted = fit(plan, corpus, asked, machines)
     n_params = plan.size(asked.size).n_params
-    registered = register(fitted, model or f"{plan.model}-schedule", n_params)
+    registered = register(fitted, name, n_params)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     predictor = search.load(registered.uri)
     known = {"default": np.array([*plan.default(corpus).values()])}

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
+from fitting import registry
 from optimization.constraints import Constraints
 from optimization.feasible import Feasible, feasible
 from optimization.objective import DEVIATION, LOSS, WORST
 from pipelines import repetition, schedules
 from pipelines.sections import Critical, Phases, Search, Sweep, Target
-from training import record
+from training import record, secrets
 from training.corpus import Corpus
 from training.errors import InputError
 from training.settings import (
@@ -34,6 +35,7 @@ from training.settings import (
     Validation,
 )
 
+CONTINUED, SCHEDULED = "-continued", "-schedule"  # what names of derived predictors end in
 DECIMALS = 6  # to which mixtures that agree are the same
 
 
@@ -68,12 +70,20 @@ class Study(Section):
     """Name of the registered predictor."""
     workspace: Path = Path("workspace")
     """Folder for tokens and the ledger; a relative one lies in the project's folder."""
-    ledger: str | None = None
-    """SQLAlchemy URL of the sweep's ledger; by default SQLite in the workspace."""
+    ledger: str | None = Field(default=None, repr=False)
+    """SQLAlchemy URL of the sweep's ledger; by default SQLite in the workspace. A password in it is
+    masked in all that is written."""
+
+    @field_serializer("ledger")
+    def _without_password(self, ledger: str | None) -> str | None:
+        return ledger and secrets.masked(ledger)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
+        secrets.remember(self.ledger)
         known = list(self.domains)
+        for name in (self.model, *self.derived_models()):
+            registry.refuse_bad_name(name, "model")
         record.refuse_unknown(self.validation.weights or {}, known, "validation.weights")
         if isinstance(self.default_mixture, dict):
             record.checked_mixture(self.default_mixture, known, "default_mixture")
@@ -96,6 +106,8 @@ class Study(Section):
         for place, steps in (("training", self.training.steps), ("target", self.target.steps)):
             if steps * self.training.tokens_per_step > record.LARGEST:
                 raise ValueError(f"{place}.steps: more than {record.LARGEST:.2g} tokens")
+        if len(set(self.sweep.sizes)) < len(self.sweep.sizes):
+            raise ValueError("sweep.sizes: a size is named twice")
         trained = {self.size(name) for name in self.sweep.sizes}
         if len(trained) == 1 and self.size(self.target.size) not in trained:
             raise ValueError(
@@ -119,6 +131,12 @@ class Study(Section):
             if asked.size is not None:
                 self.size(asked.size, "critical.size")
         return self
+
+    def refuse_length(self, steps: int, later: Sequence[Phase] = ()) -> None:
+        """Raise InputError for fewer steps than the learning rate decays over, and than the later
+        phases of a schedule have."""
+        self._check_decay(steps, "steps")
+        schedules.refuse_beyond(later, steps * self.training.tokens_per_step)
 
     def _check_decay(self, steps: int, place: str) -> None:
         if steps <= self.training.decay_steps:
@@ -152,6 +170,11 @@ class Study(Section):
                     f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
                     f"deviation, {', '.join(known)}"
                 )
+
+    def derived_models(self) -> list[str]:
+        """Names under which `critical` and `schedule` register their predictors."""
+        suffixes = (self.critical and CONTINUED, self.phases and SCHEDULED)
+        return [f"{self.model}{suffix}" for suffix in suffixes if suffix]
 
     def size(self, name: str, place: str = "size") -> Size:
         """A size by its name; the study's own come before the ladder's."""
@@ -194,9 +217,13 @@ class Study(Section):
 
     def default(self, corpus: Corpus) -> dict[str, float]:
         """The default mixture."""
+        return self.given_default() or corpus.proportional_mixture()
+
+    def given_default(self) -> dict[str, float] | None:
+        """The default mixture where the study gives it; None where it follows from the text."""
         if isinstance(self.default_mixture, dict):
             return record.checked_mixture(self.default_mixture, list(self.domains))
-        return corpus.proportional_mixture()
+        return None
 
     def target_tokens(self) -> int:
         return self.target.steps * self.training.tokens_per_step
@@ -236,8 +263,7 @@ class Study(Section):
         InputError for fewer steps than the learning rate decays over, and than the schedule has.
         """
         steps = steps or self.training.steps
-        self._check_decay(steps, "steps")
-        schedules.refuse_beyond(later, steps * self.training.tokens_per_step)
+        self.refuse_length(steps, later)
         first = min(self.training.first_evaluation, steps)
         matched = self.repetition.match_target
         return Run(

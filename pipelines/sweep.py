@@ -1,10 +1,12 @@
 """`sweep`: design the mixtures and train every proxy run that is not finished yet."""
 
+import json
+
 import mlflow
 import numpy as np
 
 from optimization import design
-from pipelines import budget, entry
+from pipelines import budget, entry, preflight
 from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
@@ -15,16 +17,12 @@ from training.devices import Machines
 from training.errors import InputError
 from training.events import Queue
 from training.ledger import Ledger
+from training.secrets import masked
 from training.settings import Run
 
 
 def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
-    """The planned proxies, the largest first: every mixture at every size.
-
-    Raises InputError for a size that is named twice.
-    """
-    if len(set(plan.sweep.sizes)) < len(plan.sweep.sizes):
-        raise InputError("sweep.sizes: a size is named twice")
+    """The planned proxies, the largest first: every mixture at every size."""
     if isinstance(plan.sweep.mixtures, int):
         named = designed(plan, plan.sweep.mixtures, plan.default(corpus))
     else:
@@ -34,6 +32,20 @@ def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
         for size in sorted(plan.sweep.sizes, key=lambda s: -plan.size(s).n_params)
         for label, mixture in named.items()
     ]
+
+
+def refuse_design(plan: Study, count: int | None = None) -> None:
+    """Raise InputError where the study's design has not so many mixtures, by default its sweep's.
+
+    To be called before the text is prepared, from which a proportional default mixture follows.
+    """
+    if count is None and plan.listed_mixtures():
+        return
+    wanted = plan.sweep.mixtures if count is None else count
+    assert isinstance(wanted, int)
+    default = plan.given_default()
+    if default is not None or plan.sweep.design != design.DIRICHLET:  # which draws around it
+        designed(plan, wanted, default or dict.fromkeys(plan.domains, 1 / len(plan.domains)))
 
 
 def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -128,7 +140,8 @@ def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
             **record.with_prefix(record.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
         },
     )
-    mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
+    text = json.dumps(plan.model_dump(mode="json"), indent=2)
+    mlflow.log_text(masked(text), "study.json")
     train_missing(plan, corpus, planned_runs(plan, corpus), machines, record.SWEEP)
 
 
@@ -140,6 +153,8 @@ def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> No
         runs = proxy_runs(chosen, known.corpus)
         plans.show(chosen, known, runs, processes.workers, throughput, targets=True)
     else:
+        preflight.training(chosen, processes, chosen.sweep.sizes)
+        refuse_design(chosen)
         sweep(chosen, prepare(chosen), processes)
 
 

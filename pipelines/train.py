@@ -4,7 +4,7 @@ import json
 
 import mlflow
 
-from pipelines import budget, entry, parameters, schedules
+from pipelines import budget, entry, parameters, preflight, schedules
 from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
@@ -63,6 +63,9 @@ def main(
     count = parameters.integer("steps", steps, least=1) if steps else chosen.training.steps
     chosen_seed = parameters.integer("seed", seed)
     save = parameters.boolean("save_model", save_model) or chosen.engine.save_models
+    chosen.refuse_length(count, given[1:])
+    if not plans.wanted(plan, throughput):
+        preflight.training(chosen, machines, [size], queued=False)
     known = budget.basis(chosen) if plans.wanted(plan, throughput) else None
     corpus = known.corpus if known else prepare(chosen)
     first, *later = given or [Phase(mixture=chosen.default(corpus))]

@@ -11,7 +11,7 @@ from optimization import model as predictors
 from optimization import proof_plots as plots
 from optimization.answer import BEST, DEFAULT, Mixture
 from optimization.model import Predictor
-from pipelines import entry, parameters, problem
+from pipelines import entry, parameters, preflight, problem
 from pipelines import study_file as studies
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
@@ -203,6 +203,7 @@ def main(
 ) -> None:
     plan = studies.load(study)
     processes = entry.machines(workers, ranks, hostfile)
+    preflight.training(plan, processes, [plan.target.size])
     n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
     predictor = predictors.load(model or champion(plan.model), n_params, tokens)
     if predictor.unit != record.NATS:
@@ -211,14 +212,23 @@ def main(
             f"trained is measured in {record.unit_text(record.NATS)}; give a model of runs that "
             "are measured in it too"
         )
+    problem.refuse_other_domains(plan, predictor)
+    if set(predictor.val_domains) != set(plan.domains):
+        raise InputError(
+            f"model {predictor.uri} predicts {', '.join(predictor.val_domains)}; a target is "
+            f"measured on the study's domains, {', '.join(plan.domains)}"
+        )
+    given = parameters.mixture(mixture, predictor.domains) if mixture else None
+    if trials:
+        parameters.integer("trials", trials, least=1)
     corpus = prepare(plan)
     wanted = problem.with_parameters(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
     )
     with entry.stage(record.OPTIMIZE):
         mixtures = {**optimize(predictor, wanted).mixtures, DEFAULT: plan.default(corpus)}
-    if mixture:
-        mixtures[BEST] = parameters.mixture(mixture, predictor.domains)
+    if given:
+        mixtures[BEST] = given
     print("\n".join(report(verify(plan, corpus, predictor, mixtures, processes))))
 
 

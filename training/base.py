@@ -38,15 +38,33 @@ def find(given: str, corpus: Corpus, sequence_length: int, workspace: Path) -> t
     return Base(source=source, digest=_digest(source, what, config)), Size(config=source)
 
 
+def refuse_missing(given: str) -> None:
+    """Raise InputError for a base that is not there or no causal language model; reads no
+    weights."""
+    what = f"critical.base: {given!r}"
+    if given.startswith(MLFLOW_SCHEMES):
+        try:
+            there = mlflow.artifacts.list_artifacts(artifact_uri=given)
+        except (MlflowException, OSError) as error:
+            raise InputError(f"{what} cannot be downloaded: {first_line(error)}") from error
+        if not there:
+            raise InputError(f"{what} cannot be downloaded: there is nothing")
+    else:
+        models.load_config(_local(given, what), what)
+
+
+def _local(given: str, what: str) -> str:
+    """An absolute folder, or the hub id itself."""
+    folder = Path(given).expanduser()
+    if given.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise InputError(f"{what} is no folder; a base is a folder, a hub id or runs:/<id>/model")
+    return str(folder.absolute()) if folder.exists() else given
+
+
 def _downloaded(given: str, what: str, workspace: Path) -> str:
     """A folder with the base's files, or the hub id itself."""
     if not given.startswith(MLFLOW_SCHEMES):
-        folder = Path(given).expanduser()
-        if given.startswith(("/", ".", "~")) and not folder.is_dir():
-            raise InputError(
-                f"{what} is no folder; a base is a folder, a hub id or runs:/<id>/model"
-            )
-        return str(folder.absolute()) if folder.exists() else given
+        return _local(given, what)
     folder = workspace / "bases" / hashlib.sha256(given.encode()).hexdigest()[:16]
     if not (folder / "config.json").exists():
         try:

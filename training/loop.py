@@ -29,7 +29,7 @@ from training import quiet as quieting
 from training.checkpoint import Checkpoint
 from training.corpus import Corpus
 from training.devices import free_port
-from training.errors import DivergedError, InputError
+from training.errors import DivergedError
 from training.evaluation import Validation, window_losses
 from training.record import Evaluation
 from training.sampling import MixtureSampler
@@ -80,7 +80,7 @@ class Trainer:
         self.run = run
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
         training = run.training
-        self._micro = _micro_batch(run, self.ranks)
+        self._micro = run.engine.micro_batch(training, self.ranks)
         module = models.build(
             run.size, corpus.vocab_size, training.sequence_length, run.seed, run.base
         )
@@ -250,23 +250,6 @@ def connect() -> None:
                 rank=0,
                 world_size=1,
             )
-
-
-def _micro_batch(run: Run, ranks: int) -> int:
-    """Sequences that a process computes at once."""
-    share, rest = divmod(run.training.batch_size, ranks)
-    if rest:
-        raise InputError(
-            f"training.batch_size: {run.training.batch_size} sequences cannot be shared evenly by "
-            f"{ranks} processes; change it, or ranks"
-        )
-    micro = run.engine.micro_batch_size or share
-    if share % micro:
-        raise InputError(
-            f"engine.micro_batch_size: {micro} does not divide the {share} sequences that each of "
-            f"{ranks} processes has of a batch ({run.training.batch_size})"
-        )
-    return micro
 
 
 def _engine(module: Any, run: Run, learning_rate: float, micro: int, ranks: int) -> Any:

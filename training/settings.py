@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from training import record
+from training.errors import InputError
 
 
 class Section(BaseModel):
@@ -209,6 +210,25 @@ class Engine(Section):
     is made less often."""
     save_models: bool = False
     """Log every trained model as the artifact `model` of its run, a Transformers checkpoint."""
+
+    def micro_batch(self, training: Training, ranks: int) -> int:
+        """Sequences that each of `ranks` processes computes at once.
+
+        Raises InputError for a batch that cannot be shared out over them.
+        """
+        share, rest = divmod(training.batch_size, ranks)
+        if rest:
+            raise InputError(
+                f"training.batch_size: {training.batch_size} sequences cannot be shared evenly by "
+                f"{ranks} processes; change it, or ranks"
+            )
+        micro = self.micro_batch_size or share
+        if share % micro:
+            raise InputError(
+                f"engine.micro_batch_size: {micro} does not divide the {share} sequences that each "
+                f"of {ranks} processes has of a batch ({training.batch_size})"
+            )
+        return micro
 
 
 class Repetition(Section):
