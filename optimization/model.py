@@ -143,10 +143,13 @@ class Predictor:
         return Numeric(law, self.n_params, self.tokens)
 
 
-def load(uri: str, n_params: float | None = None, tokens: float | None = None) -> Predictor:
+def load(
+    uri: str, n_params: float | None = None, tokens: float | None = None, unit: str | None = None
+) -> Predictor:
     """Load a registered predictor; at another scale than its target when given.
 
-    Raises InputError for what is not one, and for a scale at which it has no answer.
+    Raises InputError for what is not one, for one whose losses are not in `unit`, where it is
+    given, and for a scale at which it has no answer.
     """
     try:
         loaded = mlflow.pyfunc.load_model(uri)
@@ -174,6 +177,12 @@ def load(uri: str, n_params: float | None = None, tokens: float | None = None) -
         python,
         python.spec.get(record.UNIT, record.NATS),
     )
+    if unit not in (None, predictor.unit):
+        raise InputError(
+            f"model {uri!r} predicts {record.unit_text(predictor.unit)}, and what is trained is "
+            f"measured in {record.unit_text(unit)}; give a model of runs that are measured in it "
+            "too"
+        )
     try:
         predictor.table(predictor.fitted[:1])
     except MlflowException as error:

@@ -205,13 +205,7 @@ def main(
     processes = entry.machines(workers, ranks, hostfile)
     preflight.training(plan, processes, [plan.target.size])
     n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
-    predictor = predictors.load(model or champion(plan.model), n_params, tokens)
-    if predictor.unit != record.NATS:
-        raise InputError(
-            f"model: {predictor.uri} predicts {record.unit_text(predictor.unit)}, and what is "
-            f"trained is measured in {record.unit_text(record.NATS)}; give a model of runs that "
-            "are measured in it too"
-        )
+    predictor = predictors.load(model or champion(plan.model), n_params, tokens, record.NATS)
     problem.refuse_other_domains(plan, predictor)
     if set(predictor.val_domains) != set(plan.domains):
         raise InputError(
