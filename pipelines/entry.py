@@ -28,6 +28,8 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
     with tracking.open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(record.STAGE, name)
+        if given is not None:
+            preflight.registry_and_artifacts()  # a title may ask the registry
         if given is not None and (not joins or titles.generated(active.info.run_name)):
             title = secrets.masked(titles.title(name, given, active.info.experiment_id))
             mlflow.set_tag(record.RUN_NAME, title)
@@ -50,7 +52,6 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     try:
         preflight.tracking_store()
         with stage(name, given):
-            preflight.registry_and_artifacts()
             body(**given)
     except (InputError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
