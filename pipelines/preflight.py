@@ -13,7 +13,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipelines.study import Study
-from training import launcher, stores
+from training import kernels, launcher, stores
 from training.devices import Machines, check_compiler, visible_gpus
 from training.errors import InputError, first_line
 
@@ -47,14 +47,15 @@ def training(plan: Study, machines: Machines, sizes: Sequence[str], *, queued: b
     """Models of these sizes can be trained here; `queued`: those that the ledger shares out."""
     preparing(plan)
     plan.engine.micro_batch(plan.training, machines.ranks)
-    if not visible_gpus():
-        check_compiler()
     if machines.hostfile is not None:
         launcher.refuse_unreachable(machines.hostfile)
     for name in dict.fromkeys(sizes):
         _config(plan, name)
     if queued:
         ledger(plan)
+    if not visible_gpus():
+        check_compiler()
+        kernels.build()
 
 
 def ledger(plan: Study) -> None:
