@@ -2,6 +2,8 @@
 
 from training.secrets import masked
 
+AUTOFLUSH = "(raised as a result of Query-invoked autoflush"
+
 
 class InputError(ValueError):
     """What the user gave is wrong; the message names the place, the rule and what to do.
@@ -18,5 +20,6 @@ class DivergedError(RuntimeError):
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What a library's error says, in one line: the first, but for SQLAlchemy's preface."""
+    lines = [line for line in str(error).splitlines() if AUTOFLUSH not in line]
+    return (lines or [type(error).__name__])[0]
