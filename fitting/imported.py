@@ -19,6 +19,7 @@ from fitting import history
 from fitting.foreign import ForeignRun
 from training import record
 from training.errors import InputError
+from training.secrets import masked
 
 THREADS = 4  # each holds two of the store's database connections, of which SQLAlchemy gives 15
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
@@ -132,7 +133,7 @@ def _write(run: ForeignRun, to: Parent) -> None:
     tags = {
         record.STAGE: record.PROXY,
         record.PARENT: to.run_id,
-        record.IMPORTED_FROM: to.source[: record.TAG_LIMIT],
+        record.IMPORTED_FROM: masked(to.source)[: record.TAG_LIMIT],
         record.FINGERPRINT: fingerprint(run),
         **({record.CHECK: "true"} if run.check else {}),
         **record.history_tags(h),
@@ -167,9 +168,8 @@ def _give_up(run_id: str, error: BaseException) -> None:
     client = mlflow.MlflowClient()
     with suppress(MlflowException):
         interrupted = isinstance(error, KeyboardInterrupt)
-        client.set_tag(
-            run_id, record.ERROR, "interrupted" if interrupted else str(error)[: record.TAG_LIMIT]
-        )
+        reason = "interrupted" if interrupted else masked(str(error))[: record.TAG_LIMIT]
+        client.set_tag(run_id, record.ERROR, reason)
         client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
 
 

@@ -142,11 +142,11 @@ def _renamed(
 
 
 def _holds_texts(cells: pd.Series) -> bool:
-    """Whether at most half of the cells are numbers, in whatever way these are written."""
+    """Whether no cell is a number, in whatever way it is written."""
     if pd.api.types.is_numeric_dtype(cells):
         return False
     texts = cells.dropna().astype(str)
-    return bool(len(texts) and texts.str.fullmatch(FIGURE).mean() <= 0.5)
+    return bool(len(texts) and not texts.str.fullmatch(FIGURE).any())
 
 
 def _refuse_unmatched(

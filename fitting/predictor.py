@@ -50,9 +50,9 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model_input: pd.DataFrame,  # or what a route of MLflow makes of JSON: records, columns
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Per row: val_loss/<domain>… in nats per token, objective (Σ w_i L_i) with its 90 %
-        interval objective_low, objective_high, and distance: the least share of tokens that
-        separates the mixture from a fitted one (0: it was trained). With the parameter
+        """Per row: val_loss/<domain>… in the unit of the fitted losses, objective (Σ w_i L_i) with
+        its 90 % interval objective_low, objective_high, and distance: the least share of tokens
+        that separates the mixture from a fitted one (0: it was trained). With the parameter
         `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>….
 
         Raises MlflowException that names row, column, value and rule for input that is wrong.

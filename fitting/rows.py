@@ -20,7 +20,13 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 TOLERANCE = 1e-3  # of the sum of the proportions
 PROPORTION = "a proportion is a number from 0 to 1"
-RUN, STEP, TOKENS, VAL_LOSS = "run", "step", "tokens", "val_loss/"  # of an exported table
+RUN, STEP, TOKENS, UNIT, VAL_LOSS = (
+    "run",
+    "step",
+    "tokens",
+    "unit",
+    "val_loss/",
+)  # of an exported table
 SAVED_INDEX = "Unnamed: 0"  # what pandas calls the index that `to_csv` wrote without a name
 SHOWN = 60  # characters of a value in an error
 LISTED = 12  # columns in an error
@@ -30,14 +36,14 @@ NEAR = 0.85  # how alike a name must be to be suggested
 def table(given: Any, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """The rows to predict, with every required column and no column that is not an input.
 
-    Columns of an exported table that are not inputs may stay: run, val_loss/…, and step where
-    tokens says the same.
+    Columns of an exported table that are not inputs may stay: run, unit, val_loss/…, and step
+    where tokens says the same.
     """
     inputs = f"the input columns are {_listed(required)}"
     if optional:
         inputs += f" and, optionally, {_listed(optional)}"
     rows = _frame(given, inputs)
-    known = {*required, *optional, RUN} | ({STEP} if TOKENS in rows else set())
+    known = {*required, *optional, RUN, UNIT} | ({STEP} if TOKENS in rows else set())
     for j, column in enumerate(rows.columns):
         saved_index = j == 0 and column == SAVED_INDEX
         if column not in known and not saved_index and not str(column).startswith(VAL_LOSS):

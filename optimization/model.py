@@ -179,9 +179,8 @@ def load(
     )
     if unit not in (None, predictor.unit):
         raise InputError(
-            f"model {uri!r} predicts {record.unit_text(predictor.unit)}, and what is trained is "
-            f"measured in {record.unit_text(unit)}; give a model of runs that are measured in it "
-            "too"
+            f"model {uri!r} predicts {record.unit_text(predictor.unit)}, but training measures "
+            f"{record.unit_text(unit)}; use a model fitted to losses in {record.unit_text(unit)}"
         )
     try:
         predictor.table(predictor.fitted[:1])

@@ -99,8 +99,8 @@ def _freedom(freedom: Freedom, unit: str) -> Iterator[str]:
         "of ten"
     )
     yield (
-        f"near-optimal set, within {freedom.tolerance:.4f} {unit} of the best, which cannot be "
-        "told from it: proportions range over"
+        f"near-optimal set (within {freedom.tolerance:.4f} {unit} of the best, too close to tell "
+        "apart): proportions range over"
     )
     ranges = freedom.ranges.sort_values("highest", ascending=False)
     small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)

@@ -6,16 +6,25 @@ It takes the signals before that loads its libraries, so that Ctrl-C is one line
 import runpy
 import sys
 
-from training.signals import interrupt_on_signals
+from training.signals import INTERRUPTED, interrupt_on_signals
+
+COMMANDS = (
+    *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "design"),
+    *("verify", "critical", "schedule"),
+)
+MODULES = {"import": "imports"}  # of commands whose name Python keeps for itself
 
 
 def main() -> None:
     interrupt_on_signals()
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        sys.exit(f"usage: python -m pipelines NAME …; NAME is one of {', '.join(COMMANDS)}")
     name = sys.argv.pop(1)
     try:
-        runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)
+        module = f"pipelines.{MODULES.get(name, name)}"
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; start it again to go on where it was")
+        sys.exit(f"{name}: {INTERRUPTED}")
 
 
 if __name__ == "__main__":

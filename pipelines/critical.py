@@ -25,7 +25,7 @@ from pipelines.prepare import prepare
 from pipelines.sections import Critical
 from pipelines.study import CONTINUED, Study
 from pipelines.sweep import train_missing
-from training import record
+from training import kernels, record
 from training.devices import Machines
 from training.errors import InputError
 from training.settings import Run
@@ -189,6 +189,7 @@ def _refuse_late(
     planned = planned.assign(**dict.fromkeys((record.VAL_LOSS + d for d in plan.domains), 0.0))
     continued.sides(planned, asked.original, asked.new_validation, asked.weights)
     continued_runs.refuse_missing_base(section)
+    kernels.build_for(machines)
 
 
 def main(

@@ -15,7 +15,7 @@ from training import launcher, record, secrets, stores, tracking
 from training.devices import Machines, cores, visible_gpus
 from training.errors import DivergedError, InputError, first_line
 from training.quiet import quiet
-from training.signals import interrupt_on_signals
+from training.signals import INTERRUPTED, interrupt_on_signals
 
 
 @contextmanager
@@ -48,17 +48,18 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     quiet()
     secrets.guard()
     given = vars(parser.parse_args())
+    command = titles.COMMANDS.get(name, name)
     interrupt_on_signals()
     try:
         preflight.tracking_store()
         with stage(name, given):
             body(**given)
     except (InputError, DivergedError) as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{command}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; start it again to go on where it was")
+        sys.exit(f"{command}: {INTERRUPTED}")
     except MlflowException as error:
-        sys.exit(f"{name}: MLflow: {first_line(error)}")
+        sys.exit(f"{command}: MLflow: {first_line(error)}")
 
 
 def arguments(description: str | None, **defaults: str) -> argparse.ArgumentParser:

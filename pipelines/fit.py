@@ -106,7 +106,7 @@ def fit(
 def register(
     found: Fit, model: str, told: dict[str, dict[str, float]], unit: str = record.NATS
 ) -> Registered:
-    """Register a fit's predictor; its metadata tells what is told besides."""
+    """Register a fit's predictor; `told` is added to its metadata."""
     o = found.observations
     shared = {
         "domains": list(o.domains),

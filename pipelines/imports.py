@@ -13,6 +13,7 @@ from fitting.foreign import ForeignRun, Found
 from pipelines import entry, parameters
 from training import record, tracking
 from training.errors import InputError
+from training.secrets import masked
 
 EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
 FORMATS = {  # and the parameters that each one knows
@@ -109,7 +110,7 @@ def _write(
     info = parent.info
     tracking.log_params(info.run_id, params)
     if notes:
-        mlflow.set_tag("mlflow.note.content", "\n\n".join(notes)[: record.TAG_LIMIT])
+        mlflow.set_tag(record.NOTE, masked("\n\n".join(notes))[: record.TAG_LIMIT])
     if new:
         source = str(params["import/source"])
         imported.write(new, imported.Parent(info.experiment_id, info.run_id, source))

@@ -16,7 +16,7 @@ from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.sweep import refuse_design, sweep
 from pipelines.verify import Proof
-from training import layout, record
+from training import kernels, layout, record
 
 RULE = "─" * 78
 LINES = 3  # of a mixture that is written out
@@ -27,6 +27,7 @@ def main(study: str, workers: str, ranks: str) -> None:
     processes = entry.machines(workers, ranks)
     preflight.training(plan, processes, [*plan.sweep.sizes, plan.target.size])
     refuse_design(plan)
+    kernels.build_for(processes)
     active = mlflow.active_run()
     assert active is not None
     with entry.stage(record.PREPARE):

@@ -4,8 +4,7 @@ Each function raises InputError in one line. What concerns one command alone sta
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,11 +12,10 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipelines.study import Study
-from training import kernels, launcher, stores
-from training.devices import Machines, check_compiler, visible_gpus
+from training import launcher, stores
+from training.devices import Machines
 from training.errors import InputError, first_line
 
-SERVER_SECONDS = 10  # for a tracking server to answer
 DATABASES = ("postgresql", "postgres", "mysql", "mssql", "sqlite")
 
 
@@ -53,9 +51,6 @@ def training(plan: Study, machines: Machines, sizes: Sequence[str], *, queued: b
         _config(plan, name)
     if queued:
         ledger(plan)
-    if not visible_gpus():
-        check_compiler()
-        kernels.build()
 
 
 def ledger(plan: Study) -> None:
@@ -93,29 +88,11 @@ def _store(uri: str, what: str, table: str) -> None:
         stores.refuse_unwritable(Path(unquote(urlsplit(uri).path)), what)
     elif scheme in ("http", "https"):
         try:
-            with _impatient():
+            with stores.impatient():
                 client = mlflow.MlflowClient(uri, uri)
                 if table == "experiments":
                     client.search_experiments(max_results=1)
                 else:
                     client.search_registered_models(max_results=1)
         except MlflowException as error:
-            raise InputError(f"{what} {uri!r} does not answer: {first_line(error)}") from error
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow asks a server once, and waits for seconds."""
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SERVER_SECONDS),
-    }
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
+            raise InputError(f"{what} {uri!r} cannot be used: {first_line(error)}") from error

@@ -18,7 +18,7 @@ from pipelines.prepare import prepare
 from pipelines.sections import Phases
 from pipelines.study import SCHEDULED, Study
 from pipelines.sweep import refuse_design
-from training import layout, record, tracking
+from training import kernels, layout, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
@@ -130,6 +130,7 @@ def main(study: str, model: str, workers: str, ranks: str) -> None:
     preflight.training(plan, machines, [asked.size])
     phase_runs.refuse_listed(plan)
     refuse_design(plan, asked.mixtures)
+    kernels.build_for(machines)
     corpus = prepare(plan)
     fitted = fit(plan, corpus, asked, machines)
     n_params = plan.size(asked.size).n_params

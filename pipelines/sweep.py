@@ -1,7 +1,5 @@
 """`sweep`: design the mixtures and train every proxy run that is not finished yet."""
 
-import json
-
 import mlflow
 import numpy as np
 
@@ -11,13 +9,12 @@ from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
-from training import crew, record, tracking
+from training import crew, kernels, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
 from training.events import Queue
 from training.ledger import Ledger
-from training.secrets import masked
 from training.settings import Run
 
 
@@ -140,8 +137,7 @@ def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
             **record.with_prefix(record.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
         },
     )
-    text = json.dumps(plan.model_dump(mode="json"), indent=2)
-    mlflow.log_text(masked(text), "study.json")
+    mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
     train_missing(plan, corpus, planned_runs(plan, corpus), machines, record.SWEEP)
 
 
@@ -155,6 +151,7 @@ def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> No
     else:
         preflight.training(chosen, processes, chosen.sweep.sizes)
         refuse_design(chosen)
+        kernels.build_for(processes)
         sweep(chosen, prepare(chosen), processes)
 
 

@@ -11,12 +11,12 @@ from fitting.registry import CHAMPION, DEFAULT_NAME
 from training import record
 
 LONGEST = 100  # characters
-NAMES = {record.PROXY: "train"}  # stages whose entry point has another name
+COMMANDS = {record.PROXY: "train"}  # of stages that are called otherwise
 
 
 def title(stage: str, parameters: Mapping[str, str], experiment_id: str) -> str:
     """The name of a run of this stage with these parameters, as far as they say."""
-    name = f"{NAMES.get(stage, stage)} {_subject(stage, parameters, experiment_id)}"
+    name = f"{COMMANDS.get(stage, stage)} {_subject(stage, parameters, experiment_id)}"
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 

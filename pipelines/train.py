@@ -9,7 +9,7 @@ from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
-from training import crew, record, tracking
+from training import crew, kernels, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
@@ -66,6 +66,7 @@ def main(
     chosen.refuse_length(count, given[1:])
     if not plans.wanted(plan, throughput):
         preflight.training(chosen, machines, [size], queued=False)
+        kernels.build_for(machines)
     known = budget.basis(chosen) if plans.wanted(plan, throughput) else None
     corpus = known.corpus if known else prepare(chosen)
     first, *later = given or [Phase(mixture=chosen.default(corpus))]

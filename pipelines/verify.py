@@ -17,7 +17,7 @@ from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from pipelines.sweep import train_missing
-from training import record
+from training import kernels, record
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
@@ -215,6 +215,7 @@ def main(
     given = parameters.mixture(mixture, predictor.domains) if mixture else None
     if trials:
         parameters.integer("trials", trials, least=1)
+    kernels.build_for(processes)
     corpus = prepare(plan)
     wanted = problem.with_parameters(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials

@@ -1,7 +1,6 @@
 """YAML as a study is written in it: what YAML would read silently otherwise is an error here."""
 
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,25 @@ OLD = re.compile(r"[-+]?0[0-9_]+|.*:.*|yes|no|on|off", re.IGNORECASE)
 class _Loader(yaml.SafeLoader):
     """Refuses keys that are given twice or are not text, and values in old notations."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what `<<` names into a mapping, which is checked as it stands in the file."""
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            self._check_keys(node)
+        super().flatten_mapping(node)
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise InputError(f"line {line}: a key is a list or a mapping; write a text")
             if key.tag != "tag:yaml.org,2002:str":
                 raise InputError(
                     f"line {line}: YAML reads the key {key.value!r} as {_read_as(key)}; put it in "
@@ -33,7 +45,6 @@ class _Loader(yaml.SafeLoader):
                     "already; remove one"
                 )
             lines[key.value] = line
-        return super().construct_mapping(node, deep)
 
     def construct_value(self, node: yaml.ScalarNode) -> Any:
         if OLD.fullmatch(str(node.value)):
@@ -57,6 +68,8 @@ def load(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"{path}: not YAML: {text}") from error
+    except RecursionError:
+        raise InputError(f"{path}: not YAML: nested too deeply") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 

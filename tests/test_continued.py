@@ -228,7 +228,7 @@ def test_a_base_that_is_none_is_one_clear_error(
             load(given, length)
 
     good = saved_model(tmp_path / "good", prepared)
-    refused(tmp_path / "nowhere", r"critical.base: '.*nowhere' is no folder; a base")
+    refused(tmp_path / "nowhere", r"critical.base: '.*nowhere' is not a folder; a base")
     refused("runs:/0123456789abcdef0123456789abcdef/model", "critical.base: .* cannot be downl")
     refused(good, "max_position_embeddings 32, less than training.sequence_length", 64)
     for config in (

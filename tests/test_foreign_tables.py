@@ -174,7 +174,7 @@ def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
 def test_published_layouts_are_imported_as_they_are(store: str, folder: str, left_out: str) -> None:
     assert store
     source = str(CASES / "03-olmix-pair" / folder)
-    done = run_entry("imports", "--format", "pair", "--source", source, "--experiment", "olmix")
+    done = run_entry("import", "--format", "pair", "--source", source, "--experiment", "olmix")
     assert done.returncode == 0, done.stderr
     assert f"import: the files are joined by 'run'; {left_out}\n" in done.stdout
     runs = proxies("olmix")
@@ -196,7 +196,7 @@ def test_published_layouts_are_imported_as_they_are(store: str, folder: str, lef
 def test_of_a_refused_import_nothing_is_left(store: str, case: str, message: str) -> None:
     assert store
     source = str(CASES / case)
-    refused = run_entry("imports", "--format", "tidy", "--source", source, "--experiment", "new")
+    refused = run_entry("import", "--format", "tidy", "--source", source, "--experiment", "new")
     assert refused.returncode == 1
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("import: ")]
     assert source in line
@@ -276,7 +276,7 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     assert "choose with runs=\"params.unit = 'bits_per_byte'\"" in str(mixed.value)
     assert history.pull(entry.experiment_ids("mine"), "params.unit = 'bits_per_byte'")
     checked = run_entry("verify", "--model", "models:/bits@champion")
-    assert "predicts bits/byte, and what is trained is measured in nats/token" in checked.stderr
+    assert "predicts bits/byte, but training measures nats/token" in checked.stderr
 
 
 @published

@@ -233,7 +233,7 @@ def test_where_the_store_refuses_a_run_none_stays_running(store: str, tmp_path: 
             "(SELECT count(*) FROM tags WHERE key = 'stage' AND value = 'proxy') > 3 "
             "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
         )
-    failed = run_entry("imports", "--source", source, "--format", "tidy")
+    failed = run_entry("import", "--source", source, "--format", "tidy")
     assert failed.returncode == 1
     assert "the disk is full" in failed.stderr
     states = statuses()

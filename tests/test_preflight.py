@@ -84,7 +84,7 @@ NO_CONFIG = {"sizes": {n: {"config": f"/no/{n}.json"} for n in ("tiny", "small")
             "new_validation: unknown domain 'maths'",
         ),
         (critical, CRITICAL, {"critical": {**SIDES, "base": GONE}}, "cannot be downloaded"),
-        (critical, CRITICAL, {"critical": {**SIDES, "base": "/no"}}, "'/no' is no folder"),
+        (critical, CRITICAL, {"critical": {**SIDES, "base": "/no"}}, "'/no' is not a folder"),
     ],
 )
 def test_a_refused_command_leaves_nothing_but_its_failed_run(
@@ -181,7 +181,7 @@ def test_a_refused_command_is_one_line(
 @pytest.mark.parametrize(
     ("variable", "uri", "message"),
     [
-        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:1", "does not answer: "),
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:1", "cannot be used: "),
         ("MLFLOW_TRACKING_URI", "sqlite:////proc/no/m.db", "/proc cannot be written: No such"),
         ("MLFLOW_REGISTRY_URI", "sqlite:////dev/null/m.db", "/dev/null is not a folder"),
     ],

@@ -54,7 +54,7 @@ def test_only_our_lines_are_printed_and_runs_are_named(
     synthetic.table(synthetic.joint_law(), noise=0.002).to_csv(runs, index=False)
     lines = [
         *said("train", "--study", study, "--size", "tiny", "--save-model", "true"),
-        *said("imports", "--source", str(runs), "--format", "tidy", "--experiment", "mine"),
+        *said("import", "--source", str(runs), "--format", "tidy", "--experiment", "mine"),
         *said("fit", "--experiment", "mine", "--compare", "false"),
         *said("fit", "--experiment", "mine", "--compare", "false", "--power", "1"),
         *said("optimize", "--trials", "20"),

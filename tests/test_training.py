@@ -451,7 +451,7 @@ def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_p
     assert not list(corpus.manifest.parent.glob("job-*"))
 
     hosts.write_text("one slots=1\ntwo\n")
-    with pytest.raises(InputError, match=r"hosts, line 2: 'two' is no 'host slots=n'"):
+    with pytest.raises(InputError, match=r"hosts, line 2: 'two' is not 'host slots=n'"):
         launcher.slots(hosts)
 
 

@@ -57,7 +57,9 @@ def _local(given: str, what: str) -> str:
     """An absolute folder, or the hub id itself."""
     folder = Path(given).expanduser()
     if given.startswith(("/", ".", "~")) and not folder.is_dir():
-        raise InputError(f"{what} is no folder; a base is a folder, a hub id or runs:/<id>/model")
+        raise InputError(
+            f"{what} is not a folder; a base is a folder, a hub id or runs:/<id>/model"
+        )
     return str(folder.absolute()) if folder.exists() else given
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from training import kernels, secrets, worker
 from training.corpus import Corpus
-from training.devices import Machines, visible_gpus
+from training.devices import Machines
 from training.errors import InputError
 from training.events import (
     Alive,
@@ -47,8 +47,7 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Ma
     """
     if isinstance(work, Queue):
         Ledger(work.ledger_url, work.name).plan(runs)
-    if not visible_gpus() and machines.hostfile is None:
-        kernels.build()
+    kernels.build_for(machines)
     job = Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
     indices = range(min(machines.workers, len(runs)))
     if machines.ranks == 1 and machines.hostfile is None:
@@ -125,8 +124,8 @@ def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minut
             late = [i for i in starting if crew[i].is_alive()]
             if late and now - began > start_minutes * 60:
                 raise InputError(
-                    f"{crew[late[0]].name} is not up after the {start_minutes:g} minutes that "
-                    f"engine.start_minutes allows; it is {starting[late[0]]}"
+                    f"{crew[late[0]].name} was not ready within {start_minutes:g} minutes "
+                    f"(engine.start_minutes); it was still {starting[late[0]]}"
                 )
             try:
                 event = events.get(timeout=0 if ended else POLL_SECONDS)
@@ -134,7 +133,7 @@ def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minut
                 if ended:
                     break
                 if not starting and now - heard > QUIET_SECONDS:
-                    bar.set_postfix_str(f"no news for {now - heard:.0f} s", refresh=False)
+                    bar.set_postfix_str(f"no update for {now - heard:.0f} s", refresh=False)
                 bar.update(0)
                 continue
             if not isinstance(event, Alive):

@@ -1,8 +1,8 @@
 """DeepSpeed's kernel for CPUs: compiled once on a machine, in a folder of the project's own.
 
-PyTorch guards its builds by a lock file that outlives a process that is killed, and then waits for
-it for ever. Here a lock that dies with its holder lets one process build or load at a time, so that
-a lock file of PyTorch's that is there then is stale and is removed.
+PyTorch guards a build with a lock file that survives a killed process, and then waits for it
+forever. Here a lock that dies with its holder admits one process at a time, so any PyTorch lock
+file found while holding it is stale and is removed.
 """
 
 import hashlib
@@ -23,18 +23,26 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from training.devices import check_compiler, use_device
+from training.devices import Machines, check_compiler, use_device, visible_gpus
 from training.errors import InputError
-from training.quiet import quiet as silence
+from training.quiet import quiet
 
 ROOT = Path(__file__).parent.parent
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # PyTorch's variable: where it builds
 BUILT, LOG = "built", "build.log"
+REFUSED = 2  # exit code of the process that compiles: it says why itself
 SCRATCH = "building-"  # a compiler whose parent was killed may go on writing to its own
 NOTICE_SECONDS = 2  # of waiting before the terminal says so
 LIMIT_SECONDS = 600  # for another process to build
 POLL_SECONDS = 0.2
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the line that shows the wait, on a terminal and in a log
+
+
+def build_for(machines: Machines) -> None:
+    """Compile the kernel where these machines are this one, and without GPUs."""
+    if machines.hostfile is None and not visible_gpus():
+        check_compiler()
+        build()
 
 
 def build() -> None:
@@ -45,7 +53,6 @@ def build() -> None:
     folder = _folder()
     if (folder / BUILT).exists():
         return
-    check_compiler()
     process = subprocess.Popen(
         [sys.executable, "-m", "training.kernels", str(os.getpid())],
         cwd=ROOT,
@@ -53,7 +60,7 @@ def build() -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    told = "compiling DeepSpeed's kernel for this CPU, once on this machine: {elapsed}"
+    told = "compiling DeepSpeed's CPU kernel (once per machine): {elapsed}"
     every = REFRESH_SECONDS if sys.stderr.isatty() else LOG_SECONDS
     try:
         with tqdm(bar_format=told, mininterval=every, miniters=0) as bar:
@@ -64,9 +71,11 @@ def build() -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)  # ninja ends its compilers by it
         process.wait()
+    if process.returncode == REFUSED:
+        raise InputError("DeepSpeed's CPU kernel was not compiled; the reason stands above")
     if process.returncode:
         log = folder / LOG
-        raise InputError(f"DeepSpeed's kernel does not compile: {_reason(log)}; {log} has it all")
+        raise InputError(f"DeepSpeed's CPU kernel failed to compile: {_reason(log)}; see {log}")
 
 
 def load() -> None:
@@ -75,7 +84,7 @@ def load() -> None:
     if builder is None:
         return
     build()
-    with _alone(quiet=True) as folder:  # a worker's parent tells what it waits for
+    with _alone(silently=True) as folder:  # a worker's parent tells what it waits for
         _load(builder, folder)
 
 
@@ -94,15 +103,15 @@ def _load(builder: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _alone(*, quiet: bool = False) -> Iterator[Path]:
+def _alone(*, silently: bool = False) -> Iterator[Path]:
     """The folder of the kernel, to this process alone; the terminal is told of a wait."""
     folder = _folder()
     lock = FileLock(folder / "building.lock")
     try:
         lock.acquire(timeout=NOTICE_SECONDS)
     except Timeout:
-        if not quiet:
-            print(f"waiting for another process that compiles in {folder}", file=sys.stderr)
+        if not silently:
+            print(f"waiting for another process to compile the kernel in {folder}", file=sys.stderr)
         try:
             lock.acquire(timeout=LIMIT_SECONDS)
         except Timeout:
@@ -117,13 +126,16 @@ def _alone(*, quiet: bool = False) -> Iterator[Path]:
 
 
 def _folder() -> Path:
-    """For kernels of these versions and this kind of CPU; it exists.
+    """For kernels of this environment, compiler and kind of CPU; it exists.
 
     Raises InputError where it cannot be written.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     root = os.environ.get(EXTENSIONS) or os.path.join(cache, "mixture", "kernels")
-    built_for = [version("torch"), version("deepspeed"), sys.implementation.cache_tag, _cpu()]
+    built_for = [
+        *(version("torch"), version("deepspeed"), sys.implementation.cache_tag, sys.prefix),
+        *(*platform.libc_ver(), os.environ.get("CXX", ""), _cpu()),
+    ]
     key = hashlib.sha256("\n".join(built_for).encode()).hexdigest()[:12]
     path = Path(root).expanduser().absolute()
     folder = path if path.name == key else path / key  # inherited from the parent, or not
@@ -166,7 +178,7 @@ def _build(parent: int) -> None:
         os.killpg(0, signal.SIGTERM)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    silence()
+    quiet()
     use_device(0, 1)
     builder = _builder()
     with _alone() as folder:
@@ -188,4 +200,8 @@ def _build(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _build(int(sys.argv[1]))
+    try:
+        _build(int(sys.argv[1]))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)

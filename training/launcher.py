@@ -126,7 +126,7 @@ def _hosts(hostfile: Path) -> dict[str, int]:
             found = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
             if found is None:
                 raise InputError(
-                    f"hostfile: {hostfile}, line {number}: {text!r} is no 'host slots=n'"
+                    f"hostfile: {hostfile}, line {number}: {text!r} is not 'host slots=n'"
                 )
             if found[1] in hosts:
                 raise InputError(f"hostfile: {hostfile}, line {number}: {found[1]} is named twice")

@@ -4,9 +4,7 @@ The same code runs in one process or in several that DeepSpeed's launcher starte
 its rows of every batch, and what is yielded is reduced over all of them.
 """
 
-import contextlib
 import functools
-import io
 import logging
 import math
 import os
@@ -238,18 +236,17 @@ def connect() -> None:
         return
     if not torch.cuda.is_available():
         kernels.load()
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded its kernel
-        if "RANK" in os.environ:
-            deepspeed.init_distributed(verbose=False)
-        else:
-            os.environ.setdefault("LOCAL_RANK", "0")
-            deepspeed.init_distributed(
-                auto_mpi_discovery=False,
-                verbose=False,
-                init_method=f"tcp://127.0.0.1:{free_port()}",
-                rank=0,
-                world_size=1,
-            )
+    if "RANK" in os.environ:
+        deepspeed.init_distributed(verbose=False)
+    else:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        deepspeed.init_distributed(
+            auto_mpi_discovery=False,
+            verbose=False,
+            init_method=f"tcp://127.0.0.1:{free_port()}",
+            rank=0,
+            world_size=1,
+        )
 
 
 def _engine(module: Any, run: Run, learning_rate: float, micro: int, ranks: int) -> Any:

@@ -34,7 +34,7 @@ ENVIRONMENT = {  # read by the libraries when they are imported, here and in chi
 
 
 def quiet() -> None:
-    """Silence what libraries say of ordinary work; again after more of them are imported.
+    """Silence library messages about routine work; call it again after importing more libraries.
 
     `MLFLOW_LOGGING_LEVEL` has MLflow say what it is set to.
     """

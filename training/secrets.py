@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 MASK = "***"
-SHORTEST = 4  # characters of a secret; masking shorter ones would garble every text
+SHORTEST = 4  # characters of a secret; masking shorter ones, or numbers, would garble every text
 WORD = 8  # characters up to which a secret is masked only where it stands alone
 
 VARIABLES = (  # of the environment, whose values are secrets
@@ -95,8 +95,8 @@ def _passwords(url: str) -> Iterator[str]:
     if not rest:
         return
     front, _, query = rest.partition("?")
-    for end in {front.find("@"), front.rfind("@")} - {-1}:
-        user, _, password = front[:end].partition(":")
+    for end in {front.find("@"), front.rfind("@"), rest.find("@"), rest.rfind("@")} - {-1}:
+        user, _, password = rest[:end].partition(":")
         if "/" not in user:
             token = scheme in _WEB and password in ("", "x-oauth-basic")
             yield user if token else password
@@ -120,7 +120,7 @@ def _patterns(known: frozenset[str]) -> list[re.Pattern[str]]:
             json.dumps(plain)[1:-1],
             repr(plain)[1:-1],
         )
-        if len(plain) >= SHORTEST
+        if len(plain) >= SHORTEST and not plain.isdigit()
     }
     return [_pattern(way) for way in sorted(ways, key=len, reverse=True)]
 

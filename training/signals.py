@@ -11,6 +11,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINAL = (signal.SIGINT, signal.SIGHUP)  # what a terminal sends to a command and its children
+INTERRUPTED = "interrupted; start it again to go on where it was"
 END_SECONDS = 30  # for a worker to close its MLflow run
 
 

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
@@ -11,6 +13,7 @@ from training import secrets
 from training.errors import InputError, first_line
 
 CONNECT_SECONDS = 10  # for a database server to answer
+SERVER_SECONDS = 10  # for a tracking server to answer a request
 LOCK_SECONDS = 60  # to wait for another process's lock on an SQLite file
 DRIVERS = {  # of SQLAlchemy's plain URLs, and how to install them
     "psycopg": '"psycopg[binary]"',
@@ -65,7 +68,7 @@ def _reason(url: str, error: Exception) -> str:
         error = error.__cause__  # Optuna's own is of many lines
     if url.startswith(("postgres://", "postgres+")):
         return "write postgresql:// for postgres://"
-    if url.partition("?")[0].count("@") > 1:
+    if url.partition("://")[2].split("/")[0].count("@") > 1:
         return "its password contains an @; write %40 for it"
     if isinstance(error, ModuleNotFoundError) and error.name in DRIVERS:
         install = DRIVERS[error.name]
@@ -108,3 +111,21 @@ def _refuse_closed(engine: sqlalchemy.Engine, table: str) -> None:
         if backend == "postgresql" and empty:
             connection.exec_driver_sql("CREATE TABLE mixture_preflight (id integer)")
         connection.rollback()
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow asks a server a few times, each for seconds, and not for minutes."""
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SERVER_SECONDS),
+    }
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            if value is not None:
+                os.environ[key] = value

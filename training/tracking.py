@@ -14,7 +14,7 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from training import plots, record
+from training import plots, record, stores
 from training.corpus import Corpus, TokenFiles
 from training.record import Evaluation
 from training.sampling import MixtureSampler
@@ -36,8 +36,9 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
         try:
             yield active
         except KeyboardInterrupt:
-            mlflow.set_tag(record.ERROR, "interrupted")
-            mlflow.end_run("KILLED")
+            with stores.impatient():
+                mlflow.set_tag(record.ERROR, "interrupted")
+                mlflow.end_run("KILLED")
             raise
         except Exception as error:
             mlflow.set_tag(record.ERROR, masked(str(error))[: record.TAG_LIMIT])
@@ -241,7 +242,10 @@ class RunLog:
 
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Log any number of params, in as few batches as MLflow allows."""
-    entries = [Param(key, masked(str(value))) for key, value in params.items()]
+    entries = [
+        Param(key, masked(value) if isinstance(value, str) else str(value))
+        for key, value in params.items()
+    ]
     for start in range(0, len(entries), PARAM_BATCH):
         batch = entries[start : start + PARAM_BATCH]
         mlflow.MlflowClient().log_batch(run_id, params=batch)

@@ -22,7 +22,7 @@ from training import corpus as corpora
 from training.checkpoint import Checkpoint
 from training.corpus import Corpus
 from training.devices import use_device
-from training.errors import DivergedError, InputError
+from training.errors import DivergedError, InputError, first_line
 from training.events import (
     Alone,
     Event,
@@ -69,7 +69,11 @@ def main(job: Job, index: int, tell: Tell) -> int:
         tell(Failed(error))
         return 1
     except MlflowException as error:
-        tell(Failed(InputError(f"MLflow: {error.message}; when it answers, start again to go on")))
+        tell(
+            Failed(
+                InputError(f"MLflow: {first_line(error)}; when it answers, start again to go on")
+            )
+        )
         return 1
     except BaseException:
         tell(Failed(RuntimeError(secrets.masked(traceback.format_exc()))))
