@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import parameters, study_file
+from pipelines import parameters, study_file, yaml_file
+from tests.conftest import run_entry
 from training.errors import InputError
 from training.record import name_fault
 
@@ -152,6 +153,29 @@ def test_yaml_is_read_as_it_is_written_or_refused(
         study_file.load(path)
     assert str(raised.value).startswith(path)
     assert "\n" not in str(raised.value)
+
+
+def test_merged_keys_are_no_repetition_and_deep_nesting_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("base: &B {x: 1}\nd: {a: &A {<<: *B, x: 3}}\nc: {<<: *A, y: 2}\n")
+    assert yaml_file.load(path)["c"] == {"x": 3, "y": 2}
+    path.write_text("base: &B {x: 1, x: 2}\nc: {<<: *B}\n")
+    with pytest.raises(InputError, match="line 1: the key 'x' is given in line 1 already"):
+        yaml_file.load(path)
+    path.write_text("? [a]\n: 1\n")
+    with pytest.raises(InputError, match="line 1: a key is a list or a mapping"):
+        yaml_file.load(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not YAML"):
+        yaml_file.load(path)
+
+
+@pytest.mark.parametrize("command", [[], ["imports"], ["nothing", "--study", "x"]])
+def test_an_unknown_command_is_one_line(command: list[str]) -> None:
+    done = run_entry(*(command or [""]))
+    assert done.returncode == 1
+    assert done.stderr.startswith("usage: python -m pipelines NAME …; NAME is one of main, ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_study_takes_every_name_that_import_takes(

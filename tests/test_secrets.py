@@ -20,6 +20,7 @@ from pipelines import study_file
 from tests.conftest import ROOT, run_entry
 from tests.postgres import PASSWORD, Server
 from training import stores as stores_of_training
+from training import tracking
 from training.errors import InputError
 from training.secrets import masked, remember
 
@@ -180,6 +181,18 @@ def test_known_secrets_are_masked_wherever_they_stand(monkeypatch: pytest.Monkey
     assert masked('x ge"heim ü, ge%22heim%20%C3%BC, ge\\"heim \\u00fc y') == "x ***, ***, *** y"
     assert masked("s/ecret-one s%2Fecret-one abc") == "*** *** abc"
     assert masked("postgresql of user postgres") == "postgresql of user ***"
+    remember("postgresql://u:7?Secret99@h/d")  # not encoded as it should be
+    assert "Secret99" not in masked("ledger 'postgresql://u:7?Secret99@h/d' cannot be opened")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_password_of_digits_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "4096")
+    params = {"tokens_per_step": 4096, "mixture/web": 0.4096, "url": "x://u:4096@h"}
+    with mlflow.start_run() as run:
+        tracking.log_params(run.info.run_id, params)
+    logged = mlflow.get_run(run.info.run_id).data.params
+    assert logged == {"tokens_per_step": "4096", "mixture/web": "0.4096", "url": "x://u:***@h"}
 
 
 def test_a_study_is_written_without_its_ledgers_password(
