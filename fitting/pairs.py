@@ -12,6 +12,7 @@ from fitting.table_file import TableFile, numbers
 from training import record
 from training.errors import InputError
 
+FEW = 0.2  # of the cells of a column of texts that may look like numbers
 NEAR_ONE = 0.05  # by which most rows of a file of mixtures may miss 1
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")  # of the tables in a folder
 FIGURE = (
@@ -142,11 +143,11 @@ def _renamed(
 
 
 def _holds_texts(cells: pd.Series) -> bool:
-    """Whether no cell is a number, in whatever way it is written."""
+    """Whether few cells are numbers, in whatever way they are written: some ids look like one."""
     if pd.api.types.is_numeric_dtype(cells):
         return False
     texts = cells.dropna().astype(str)
-    return bool(len(texts) and not texts.str.fullmatch(FIGURE).any())
+    return bool(len(texts) and texts.str.fullmatch(FIGURE).mean() < FEW)
 
 
 def _refuse_unmatched(

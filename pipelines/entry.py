@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -47,8 +48,8 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(stores.CONNECT_SECONDS))
     quiet()
     secrets.guard()
-    given = vars(parser.parse_args())
     command = titles.COMMANDS.get(name, name)
+    given = vars(parser.parse_args(_joined(sys.argv[1:])))
     interrupt_on_signals()
     try:
         preflight.tracking_store()
@@ -62,9 +63,27 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
         sys.exit(f"{command}: MLflow: {first_line(error)}")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"{self.prog}: {message}")
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--key value` as `--key=value`, so that a value may begin with a dash."""
+    found: list[str] = []
+    for text in arguments:
+        if found and found[-1].startswith("--") and "=" not in found[-1]:
+            found[-1] += f"={text}"
+        else:
+            found.append(text)
+    return found
+
+
 def arguments(description: str | None, **defaults: str) -> argparse.ArgumentParser:
     """A parser of string parameters, name → default, as `mlproject` hands them over."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = _Parser(description=description, allow_abbrev=False)
     for key, default in defaults.items():
         parser.add_argument(f"--{key.replace('_', '-')}", default=default)
     return parser

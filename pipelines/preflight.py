@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.study import Study
 from training import launcher, stores
-from training.devices import Machines
+from training.devices import Machines, check_compiler, visible_gpus
 from training.errors import InputError, first_line
 
 DATABASES = ("postgresql", "postgres", "mysql", "mssql", "sqlite")
@@ -44,6 +44,8 @@ def preparing(plan: Study) -> None:
 def training(plan: Study, machines: Machines, sizes: Sequence[str], *, queued: bool = True) -> None:
     """Models of these sizes can be trained here; `queued`: those that the ledger shares out."""
     preparing(plan)
+    if machines.hostfile is None and not visible_gpus():
+        check_compiler()
     plan.engine.micro_batch(plan.training, machines.ranks)
     if machines.hostfile is not None:
         launcher.refuse_unreachable(machines.hostfile)
@@ -81,7 +83,10 @@ def _config(plan: Study, name: str) -> None:
 
 
 def _store(uri: str, what: str, table: str) -> None:
-    scheme = urlsplit(uri).scheme
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise InputError(f"{what} {uri!r} is not a URL: {error}") from error
     if scheme.partition("+")[0] in DATABASES:
         stores.refuse_unanswering(uri, what, table)
     elif scheme == "file" or (not scheme and uri != "databricks"):

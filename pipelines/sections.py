@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from training.settings import DomainName, Name, Section
+from training.settings import DomainName, Name, Section, Seed
 
 COUNT, LISTED = "#count", "#listed"  # the two kinds of `sweep.mixtures`, in pydantic's locations
 
@@ -32,7 +32,7 @@ class Sweep(Section):
     concentration: float = Field(default=10.0, gt=0)
     """How close to the default mixture `dirichlet` draws; 1 around uniform is uniform."""
     sizes: list[Name] = Field(min_length=1)
-    seed: int = 0
+    seed: Seed = 0
     """Of the design and of every proxy run."""
 
 
@@ -41,14 +41,14 @@ class Target(Section):
 
     size: Name
     steps: int = Field(gt=0)
-    seeds: list[int] = Field(default=[0, 1], min_length=1)
+    seeds: list[Seed] = Field(default=[0, 1], min_length=1)
 
 
 class Search(Section):
     """The search over the mixture against the registered predictor."""
 
     trials: int = Field(default=300, gt=0)
-    seed: int = 0
+    seed: Seed = 0
     objective: str = "loss"
     """`loss`, weighted as the validation; `worst`, the worst domain's excess over the reference;
     or several of loss, deviation and domains, separated by commas."""
@@ -97,7 +97,7 @@ class Critical(Section):
     """How many mixtures are tried in which all these domains move freely."""
     tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
     """By how much the loss on the original data may rise, nats per token."""
-    seeds: list[int] = Field(default=[1, 2])
+    seeds: list[Seed] = Field(default=[1, 2])
     """With which the answer is trained; none: it is not."""
 
     @model_validator(mode="after")
@@ -124,5 +124,5 @@ class Phases(Section):
     end of each."""
     decay: float = Field(default=0.2, ge=0, le=1)
     """Share of the last phase over which the learning rate falls to zero."""
-    seeds: list[int] = Field(default=[1, 2, 3, 4], min_length=2)
+    seeds: list[Seed] = Field(default=[1, 2, 3, 4], min_length=2)
     """With which the best schedule and the best constant mixture are trained."""

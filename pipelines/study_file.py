@@ -31,12 +31,11 @@ def load(name: str) -> Study:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
     try:
-        study = Study.model_validate(raw)
+        return _resolve(Study.model_validate(raw), path.parent)
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {_explain(error.errors())}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return _resolve(study, path.parent)
 
 
 def _find(name: str) -> Path:
@@ -59,7 +58,7 @@ def _resolve(study: Study, folder: Path) -> Study:
     or, of a base, a URI."""
 
     def absolute(pattern: str) -> str:
-        return str(folder / Path(pattern).expanduser())
+        return str(folder / _expanded(pattern))
 
     sizes = dict(study.sizes)
     for name, size in sizes.items():
@@ -75,9 +74,16 @@ def _resolve(study: Study, folder: Path) -> Study:
     critical = study.critical
     if critical and critical.base and Path(absolute(critical.base)).exists():
         critical = critical.model_copy(update={"base": absolute(critical.base)})
-    workspace = (ROOT / study.workspace.expanduser()).absolute()
+    workspace = (ROOT / _expanded(str(study.workspace))).absolute()
     found = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
     return study.model_copy(update=found)
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _explain(errors: Sequence[Any]) -> str:

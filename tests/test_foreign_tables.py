@@ -139,7 +139,7 @@ def test_other_encodings_and_types_are_refused(tmp_path: Path) -> None:
 
 
 MIXTURES = "run,run_id,index,name,web,code\na,1,0,p,0.5,0.5\na,2,1,q,0.25,0.75\n"
-LOSSES = "run,run_id,index,name,web,note\na,2.0,0,q,3,good\na,1.0,2,p,4,19\n"
+LOSSES = "run,run_id,index,name,web,note\na,2.0,0,q,3,good\na,1.0,2,p,4,bad\n"
 
 
 def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"v.csv, line 2, column 'val_loss/note': 'good' must be a number"
     ):
-        paired(MIXTURES, LOSSES + "a,1,9,r,5,2\n")  # most of `note` are numbers: not a text
+        paired(MIXTURES, LOSSES + "a,1,9,r,5,2\n")  # a third of `note` are numbers: not a text
     with pytest.raises(InputError, match=r"run, run_id, index or name, .* found 'run', 'name'"):
         paired("run,web,code\na,0.5,0.5\n", "name,web\na,3\n")
 

@@ -189,7 +189,8 @@ class Trainer:
         """One optimizer step; adds each domain's losses to the sums of this report."""
         device = self.engine.device
         # dropout, where a config has it, depends on no earlier step
-        self._generator.manual_seed((self.run.seed * 2**31 + step) * self.ranks + self.rank)
+        seed = (self.run.seed * 2**31 + step) * self.ranks + self.rank
+        self._generator.manual_seed(seed % 2**63)
         sums = self._sums[step % REPORT_EVERY]
         for rows, ids in zip(
             torch.split(windows, self._micro), torch.split(domains, self._micro), strict=True

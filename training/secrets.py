@@ -5,7 +5,9 @@ the texts it writes to MLflow. Two things are masked: what the shape of a URL sh
 password, and the values of secrets that are known, wherever they occur.
 """
 
+import base64
 import functools
+import io
 import json
 import os
 import re
@@ -64,8 +66,10 @@ def remember(url: str | None) -> None:
 
 
 def guard() -> None:
-    """Mask whatever this process prints from now on."""
+    """Mask whatever this process prints from now on; what its encoding lacks is escaped."""
     for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in an encoding without φ, say
         if not hasattr(stream.write, "unmasked"):
             stream.write = _Masking(stream.write)  # type: ignore[method-assign]
 
@@ -91,15 +95,15 @@ def _known() -> Iterator[str]:
 
 def _passwords(url: str) -> Iterator[str]:
     """The secrets in a URL: its password, by each way to read it, and those of its query."""
-    scheme, _, rest = url.partition("://")
-    if not rest:
-        return
+    scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
     front, _, query = rest.partition("?")
     for end in {front.find("@"), front.rfind("@"), rest.find("@"), rest.rfind("@")} - {-1}:
         user, _, password = rest[:end].partition(":")
         if "/" not in user:
             token = scheme in _WEB and password in ("", "x-oauth-basic")
             yield user if token else password
+            pair = f"{unquote(user)}:{unquote(password)}"
+            yield base64.b64encode(pair.encode()).decode()  # as HTTP sends it
     for key, value in parse_qsl(query):
         if re.fullmatch(f"{_KEYS}|{_TOKENS}", key, re.IGNORECASE):
             yield value

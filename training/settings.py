@@ -26,6 +26,7 @@ def _checked_name(name: str) -> str:
     return name
 
 
+Seed = Annotated[int, Field(ge=0, le=record.LARGEST)]
 DomainName = Annotated[str, AfterValidator(_checked_name)]
 
 
