@@ -67,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose error is one line."""
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(f"{self.prog}: {message}")
+        sys.exit(f"{Path(self.prog).stem}: {message}")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

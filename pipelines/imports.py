@@ -1,12 +1,19 @@
 """`import`: run histories in files → complete proxy runs in MLflow, ready to be fitted."""
 
+import hashlib
 import math
+import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
+from filelock import FileLock, Timeout
 
 from fitting import foreign, imported, mixinglaws, pairs
 from fitting.foreign import ForeignRun, Found
@@ -16,6 +23,7 @@ from training.errors import InputError
 from training.secrets import masked
 
 EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
+NOTICE_SECONDS = 2  # of waiting before the terminal says so
 FORMATS = {  # and the parameters that each one knows
     "tidy": (),
     "pair": ("n_params", "tokens", "strip"),
@@ -100,6 +108,23 @@ def import_runs(
     print("\n".join(report(found, len(new), mlflow.get_experiment(there).name)))
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """One import into a store at a time on this machine: each sees what the others have written."""
+    store = hashlib.sha256(mlflow.get_tracking_uri().encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir(), f"mixture-import-{os.getuid()}-{store}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=NOTICE_SECONDS)
+    except Timeout:
+        print("waiting for another import into this store", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _write(
     new: Sequence[ForeignRun],
     parent: mlflow.ActiveRun,
@@ -180,7 +205,8 @@ def main(
         source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip, base=base
     )
     found = measured_in(checks_marked(found, parameters.names("check", check)), unit)
-    import_runs(found, source, format, experiment, weights)
+    with alone():
+        import_runs(found, source, format, experiment, weights)
 
 
 if __name__ == "__main__":

@@ -495,3 +495,15 @@ def test_histories_are_the_same_from_every_store_and_from_tags_or_metrics(kind: 
         again = history.pull([experiment]).table
         assert again["run"].tolist() == pulled.table["run"].tolist()
         assert again[list(losses)].to_numpy() == pytest.approx(losses.to_numpy(), abs=1e-8)
+
+
+def test_of_two_imports_at_once_the_second_finds_what_the_first_wrote(
+    store: str, tmp_path: Path
+) -> None:
+    source = write_csv(tmp_path / "runs.csv", table(40))
+    assert store
+    assert not statuses()
+    command = [sys.executable, "-m", "pipelines", "import", "--source", source, "--format", "tidy"]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(300) for process in both] == [0, 0]
+    assert statuses() == {"FINISHED": 40}

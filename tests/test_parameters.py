@@ -185,3 +185,19 @@ def test_a_study_takes_every_name_that_import_takes(
     miniature["domains"] = {names[d]: source for d, source in miniature["domains"].items()}
     miniature["default_mixture"] = {names[d]: s for d, s in miniature["default_mixture"].items()}
     assert list(study_file.load(write_study(miniature)).domains) == list(names.values())
+
+
+def test_values_that_begin_with_a_dash_and_a_terminal_without_unicode(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    miniature["domains"] = {f"-ö{d}": source for d, source in miniature["domains"].items()}
+    miniature["default_mixture"] = "proportional"
+    study = write_study(miniature)
+    done = run_entry("prepare", "--study", study, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "-\\xf6news" in done.stdout
+    wrong = "-önews=0.5,-öcode=0.4"
+    done = run_entry("train", "--study", study, "--size", "tiny", "--mixture", wrong)
+    assert done.returncode == 1
+    assert done.stderr.startswith("train: mixture: the proportions sum to 0.9; they must sum to 1")
