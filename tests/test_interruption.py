@@ -19,7 +19,9 @@ from training.signals import INTERRUPTED
 
 Write = Callable[[dict[str, Any]], str]
 PATIENCE = 300  # seconds, for a busy machine
-PROGRESS = re.compile(r"tokenis|compiling|starting workers|run \d+ of|\d+%")  # of its own lines
+PROGRESS = re.compile(
+    r"repetition|tokenis|compiling|starting workers|run \d+ of|\d+%"
+)  # of its own lines
 
 
 @pytest.fixture
