@@ -262,7 +262,11 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
         ("train", ["--size", "huge"], "size: no size 'huge'; there are tiny, small, 0.1M"),
         ("train", ["--size", "tiny", "--mixture", "news=0.5,cod=0.5"], "unknown domain 'cod'"),
         ("train", ["--size", "tiny", "--mixture", "news=0.5,code=0.4"], "sum to 0.9; they must"),
-        ("train", ["--size", "tiny", "--mixture", "half"], "nor a JSON file that can be read"),
+        (
+            "train",
+            ["--size", "tiny", "--mixture", "half"],
+            "neither JSON nor a file that can be read",
+        ),
         ("train", ["--size", "tiny", "--steps", "ten"], "steps: 'ten' is not a number"),
         ("sweep", ["--workers", "0"], "workers: '0' is not an integer from 1"),
         ("fit", ["--experiment", "nothing"], "experiment: no experiment 'nothing'; there are: D"),
