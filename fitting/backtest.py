@@ -39,6 +39,8 @@ class Backtest:
     moved: float  # rms change of the objective at the target, over the fitted mixtures
     error_moments: Array  # second moments of the domains' errors, (V, V)
     moved_moments: Array  # and of their changes at the target
+    error_varying: Array  # error_moments less those of the mean over the mixtures, (V, V)
+    moved_varying: Array  # the same of moved_moments
 
     def figures(self) -> dict[str, float]:
         """What a metric can hold."""
@@ -71,6 +73,11 @@ class Extrapolation:
         moves and the errors at the end of the data, in the same backtests; not where there are
         none."""
         return np.sum([b.error_moments + b.moved_moments for b in self._single], axis=0)
+
+    @property
+    def varying(self) -> Array:
+        """The part of `moments` in which mixtures differ, (V, V)."""
+        return np.sum([b.error_varying + b.moved_varying for b in self._single], axis=0)
 
     @property
     def blocks(self) -> int:
@@ -137,6 +144,8 @@ def backtest_with(
                 moved=_rms(moved @ weights),
                 error_moments=second_moments(error),
                 moved_moments=second_moments(moved),
+                error_varying=_covariance(error),
+                moved_varying=_covariance(moved),
             )
         )
     return Extrapolation(tuple(tests))
@@ -199,6 +208,11 @@ def first_settled(observations: Observations, weights: Array) -> float:
 def second_moments(values: Array) -> Array:
     """Mean outer product of the rows, (n, V) → (V, V)."""
     return values.T @ values / len(values)
+
+
+def _covariance(values: Array) -> Array:
+    """(n, V) → (V, V)."""
+    return second_moments(values - values.mean(axis=0))
 
 
 def _rms(values: Array) -> float:

@@ -34,10 +34,12 @@ def interval(
     drawn -= drawn.mean(axis=0)
     shown = np.einsum("bri,brj->ij", drawn, drawn) / (len(laws) * len(h.losses))
     n0, d0 = float(o.n_params.max()), float(o.tokens.max())
+    extrapolation, varying = _per_distance(result.extrapolation, target, n0, d0, weights)
     return Interval(
         bootstrap=laws,
         residual=second_moments(result.predictions - h.losses) - shown,
-        extrapolation=_per_distance(result.extrapolation, target, n0, d0, weights),
+        extrapolation=extrapolation,
+        varying=varying,
         quantile=float(student.ppf((1 + PROBABILITY) / 2, len(o.mixtures) - 1)),
         n0=n0,
         d0=d0,
@@ -56,19 +58,21 @@ def _draws(mixtures: int, rng: np.random.Generator) -> Array:
 
 def _per_distance(
     tested: Extrapolation, target: Target, n0: float, d0: float, weights: Array
-) -> Array:
-    """Errors of extrapolation a unit of log distance, as second moments (V, V); those of the
-    backtest with the largest rate where the target is inside.
+) -> tuple[Array, Array]:
+    """Errors of extrapolation a unit of log distance, as second moments (V, V), and the part of
+    them in which mixtures differ; those of the backtest with the largest rate where the target is
+    inside.
 
     0 where nothing could be left out: the law then has no term to extrapolate with.
     """
     distance = max(0.0, np.log(target.n_params / n0)) + max(0.0, np.log(target.tokens / d0))
     if not tested.backtests:
-        return np.zeros((len(weights), len(weights)))
+        none = np.zeros((len(weights), len(weights)))
+        return none, none
     if distance > 0:
-        return tested.moments / distance**2
-    rates = [
-        test.error_moments / np.log(test.n_params_factor * test.tokens_factor) ** 2
-        for test in tested.backtests
-    ]
-    return max(rates, key=lambda moments: float(weights @ moments @ weights))
+        return tested.moments / distance**2, tested.varying / distance**2
+    rates = []
+    for test in tested.backtests:
+        squared = np.log(test.n_params_factor * test.tokens_factor) ** 2
+        rates.append((test.error_moments / squared, test.error_varying / squared))
+    return max(rates, key=lambda rate: float(weights @ rate[0] @ weights))

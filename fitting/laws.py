@@ -310,6 +310,7 @@ class Interval:
     bootstrap: tuple["Law", ...]  # fitted to mixtures drawn with replacement
     residual: Array  # covariance of the errors inside the data that the bootstrap does not show
     extrapolation: Array  # second moments (V, V) of the errors a unit of log distance beyond them
+    varying: Array  # the part of these in which mixtures differ
     quantile: float  # of the error, in standard deviations
     n0: float
     d0: float
@@ -328,6 +329,12 @@ class Interval:
         """The variance that all mixtures at a distance beyond the data share."""
         residual = np.maximum(0.0, _quadratic(self.residual, weights))
         return residual + _quadratic(self.extrapolation, weights) * distance**2
+
+    def own(self, weights: Array, distance: Array | float) -> Array:
+        """The variance of one mixture's error that others at a distance do not share, beside the
+        spread of the bootstrap's laws; weights are (V,) or (V, k)."""
+        residual = np.maximum(0.0, _quadratic(self.residual, weights))
+        return residual + _quadratic(self.varying, weights) * distance**2
 
     def distance(self, n_params: Array, tokens: Array) -> Array:
         """How far a scale lies beyond the data, in units of log."""

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from optimization import decision, objective, search
+from optimization import decision, objective, projection, search
 from optimization.constraints import Constraints
 from optimization.decision import Freedom, Steps
+from optimization.differences import Differences
 from optimization.feasible import Feasible, feasible
 from optimization.model import Prediction, Predictor
 from optimization.objective import DEVIATION, LOSS, WORST, Objective
@@ -20,7 +21,7 @@ from training.errors import InputError
 Array = np.ndarray
 Mixture = dict[str, float]
 
-BEST, DEFAULT, REFERENCE, UNIFORM = "best", "default", "reference", "uniform"
+BEST, DEFAULT, REFERENCE = "best", "default", "reference"
 OBSERVED = "best observed"
 
 
@@ -51,7 +52,7 @@ class Answer:
     mixtures: dict[str, Mixture]  # `best` first
     predictions: dict[str, Prediction]
     compared: str  # which of them the gain is over
-    gains: Array  # over it, by each law of the bootstrap, nats per token, (B,)
+    differences: Differences  # of the weighted loss from the best mixture's
     steps: Steps | None  # the gain in steps; None where there is no step law
     search: Found | Front
     pull: float = 0.0  # the strength given or chosen
@@ -66,6 +67,18 @@ class Answer:
     def gain(self) -> float:
         """Of the weighted loss, nats per token."""
         return self.loss(self.compared) - self.loss(BEST)
+
+    @property
+    def gain_half_width(self) -> float:
+        """Half the 90 % interval of the gain."""
+        return float(self.differences.half_width(self._array(self.compared))[0])
+
+    def broken_rule(self, name: str) -> str:
+        """The rule that a compared mixture breaks, in words; empty when none."""
+        return self.allowed.broken_rule(self._array(name)[0], record.MIXTURE_TOLERANCE)
+
+    def _array(self, name: str) -> Array:
+        return np.array([[self.mixtures[name][d] for d in self.predictor.domains]])
 
     def loss(self, name: str) -> float:
         """The predicted loss of a compared mixture by the problem's weights."""
@@ -130,18 +143,19 @@ def solve(predictor: Predictor, problem: Problem) -> Answer:
     Raises InputError for constraints that no mixture satisfies together and for names that the
     predictor does not know.
     """
-    known, weights = _known(predictor, problem), predictor.weights
+    weights = predictor.weights
     if problem.weights:
         weights = np.array(record.checked_weights(problem.weights, predictor.val_domains))
+    allowed = feasible(problem.constraints, predictor.domains, predictor.tokens, predictor.fitted)
+    known = _known(predictor, problem, allowed)
+    compared = next((name for name in (REFERENCE, DEFAULT) if name in known), None)
     setting = _Setting(
         problem=problem,
         predictor=predictor,
         weights=weights,
-        allowed=feasible(
-            problem.constraints, predictor.domains, predictor.tokens, predictor.fitted
-        ),
+        allowed=allowed,
         known=known,
-        compared=next(name for name in (REFERENCE, DEFAULT, UNIFORM) if name in known),
+        compared=compared or next(name for name in known if name != OBSERVED),
     )
     _refuse_unreadable(problem, predictor)
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
@@ -171,7 +185,7 @@ def _single(setting: _Setting) -> Answer:
     pulled = free.pulled(strength)
     if strength:
         found = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
-    freedom = decision.freedom(pulled, allowed, found.mixture, setting.predictor, setting.weights)
+    freedom = decision.freedom(pulled, allowed, found.mixture, setting.predictor)
     return replace(_answer(setting, found), path=path, pull=strength, freedom=freedom)
 
 
@@ -180,8 +194,7 @@ def _answer(setting: _Setting, found: Found | Front) -> Answer:
     domains = predictor.domains
     arrays = {BEST: found.mixture, **setting.known}
     mixtures = {n: dict(zip(domains, r.tolist(), strict=True)) for n, r in arrays.items()}
-    pair = np.array([setting.reference, found.mixture])
-    drawn = np.array([surface.predict(pair) @ weights for surface in predictor.replicates])
+    plain = objective.weighted(predictor, weights)
     return Answer(
         problem=setting.problem,
         predictor=predictor,
@@ -190,26 +203,44 @@ def _answer(setting: _Setting, found: Found | Front) -> Answer:
         mixtures=mixtures,
         predictions={name: predictor.ask(mixture) for name, mixture in mixtures.items()},
         compared=setting.compared,
-        gains=drawn[:, 0] - drawn[:, 1],
+        differences=Differences.of(predictor, plain, found.mixture),
         steps=decision.in_steps(predictor, weights, found.mixture, setting.reference),
         search=found,
     )
 
 
-def _known(predictor: Predictor, problem: Problem) -> dict[str, Array]:
-    """The mixtures that the best one is compared with, by name."""
+def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[str, Array]:
+    """The mixtures that the best one is compared with, by name.
+
+    Raises InputError for a reference outside what the predictor's sweep was allowed.
+    """
     domains, metadata = predictor.domains, predictor.metadata
-    named = {
-        REFERENCE: problem.reference,
-        DEFAULT: metadata.get("default_mixture"),
-        UNIFORM: dict.fromkeys(domains, 1 / len(domains)),
-        OBSERVED: metadata.get("best_observed"),
-    }
-    return {
-        name: np.array(list(record.checked_mixture(mixture, domains, name).values()))
-        for name, mixture in named.items()
-        if mixture
-    }
+
+    def array(mixture: Mapping[str, float], name: str) -> Array:
+        return np.array([*record.checked_mixture(mixture, domains, name).values()])
+
+    known = {}
+    if problem.reference:
+        known[REFERENCE] = array(problem.reference, REFERENCE)
+        _refuse_outside(known[REFERENCE], predictor)
+    if default := metadata.get("default_mixture"):
+        known[DEFAULT] = array(default, DEFAULT)
+    name, even = projection.uniform(allowed)
+    known[name] = even
+    if observed := metadata.get("best_observed"):
+        known[OBSERVED] = array(observed, OBSERVED)
+    return known
+
+
+def _refuse_outside(reference: Array, predictor: Predictor) -> None:
+    lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
+    bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
+    rules = feasible(Constraints(bounds=bounds), predictor.domains, predictor.tokens)
+    if broken := rules.broken_rule(reference, record.MIXTURE_TOLERANCE):
+        raise InputError(
+            f"{REFERENCE}: it breaks a rule that the sweep kept: {broken}; nothing is known of "
+            "mixtures beyond it. Give another reference"
+        )
 
 
 def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:

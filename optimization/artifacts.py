@@ -48,8 +48,8 @@ def log(answer: Answer, *, children: bool = False) -> None:
 
 def _metrics(answer: Answer) -> dict[str, float]:
     metrics = {"gain": answer.gain}
-    low, high = np.quantile(answer.gains, [0.05, 0.95])
-    metrics |= {"gain_low": float(low), "gain_high": float(high)}
+    half = answer.gain_half_width
+    metrics |= {"gain_low": answer.gain - half, "gain_high": answer.gain + half}
     for name, p in answer.predictions.items():
         key = name.replace(" ", "_")
         metrics[f"objective/{key}"] = p.objective
@@ -64,7 +64,7 @@ def _metrics(answer: Answer) -> dict[str, float]:
         if found.bound is not None:
             metrics |= {"certified_bound": found.bound, "gap": found.value - found.bound}
     if freedom is not None:
-        metrics |= {"tolerance": freedom.tolerance, "regret": float(freedom.regrets.mean())}
+        metrics["regret"] = float(freedom.regrets.mean())
         for domain, lowest, highest in freedom.ranges.itertuples(index=False):
             metrics |= {f"lowest/{domain}": lowest, f"highest/{domain}": highest}
     return metrics
@@ -143,11 +143,11 @@ def _figures(answer: Answer) -> dict[str, Figure]:
 def _freedom_figures(answer: Answer, freedom: Freedom) -> dict[str, Figure]:
     predictor, best = answer.predictor, answer.best
     domains = list(predictor.domains)
-    curves = decision.curves(predictor, answer.weights, answer.allowed, np.array([*best.values()]))
+    curves = decision.curves(predictor, answer.weights, answer.allowed, answer.differences)
     figures = {
         "near_optimal": landscape_plots.near_optimal(freedom.ranges, answer.mixtures),
         "loss_against_proportions": landscape_plots.loss_against_proportions(
-            curves, best, freedom.tolerance, predictor.unit
+            curves, best, predictor.unit
         ),
         "sensitivity": landscape_plots.sensitivity(
             freedom.optima, freedom.by_weight, best, predictor.unit

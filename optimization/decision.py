@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from optimization.descent import descend, furthest
+from optimization.differences import Differences
 from optimization.feasible import Feasible, distances
 from optimization.model import Predictor
 from optimization.objective import Objective, divergence
@@ -33,8 +34,7 @@ class Steps:
 class Freedom:
     """What the best mixture decides and what it leaves free."""
 
-    tolerance: float  # nats per token, within which mixtures cannot be told from the best
-    ranges: pd.DataFrame  # domain, lowest, highest: proportions within the tolerance
+    ranges: pd.DataFrame  # domain, lowest, highest: proportions over the near-optimal set
     optima: Array  # the best mixture by each law of the bootstrap, (B, M)
     regrets: Array  # by how much it beats the best one there, nats per token, (B,)
     by_weight: pd.DataFrame  # domain, factor, moved, cost; empty but for the weighted loss
@@ -42,15 +42,14 @@ class Freedom:
 
 
 def freedom(
-    objective: Objective, feasible: Feasible, best: Array, predictor: Predictor, weights: Array
+    objective: Objective, feasible: Feasible, best: Array, predictor: Predictor
 ) -> Freedom:
-    """How free the best mixture of an objective is; weights (V,) are the weighted loss's."""
-    tolerance = margin(predictor, weights, best)
+    """How free the best mixture of an objective is."""
+    differences = Differences.of(predictor, objective, best)
     optima, regrets = by_replicate(objective, feasible, best, predictor)
     one_sum = len(objective.offsets) == 1
     return Freedom(
-        tolerance,
-        near_optimal(objective.pulled(0.0), feasible, best, tolerance),
+        near_optimal(differences, feasible),
         optima,
         regrets,
         by_weight(objective, feasible, best, predictor.val_domains if one_sum else ()),
@@ -58,25 +57,13 @@ def freedom(
     )
 
 
-def margin(predictor: Predictor, weights: Array, best: Array) -> float:
-    """Half the 90 % interval at the best mixture, less the part that all mixtures share beyond
-    the data: mixtures nearer than this cannot be told from it."""
-    interval = predictor.python.interval
-    beyond = interval.distance(predictor.n_params, predictor.tokens)
-    shared = interval.common(weights, beyond) - interval.common(weights, 0.0)
-    whole = (float(predictor.half_width(weights, best[None])[0]) / interval.quantile) ** 2
-    return float(interval.quantile * np.sqrt(max(0.0, whole - float(shared))))
-
-
-def near_optimal(
-    objective: Objective, feasible: Feasible, best: Array, tolerance: float
-) -> pd.DataFrame:
-    """domain, lowest, highest: its proportions over the mixtures within `tolerance` of the best."""
-    level = float(objective(best[None])[0]) + tolerance
+def near_optimal(differences: Differences, feasible: Feasible) -> pd.DataFrame:
+    """domain, lowest, highest: its proportions over the mixtures that cannot be told from the base
+    of the differences."""
     rows = []
     for j, domain in enumerate(feasible.domains):
-        unit = np.eye(len(best))[j]
-        ends = [furthest(objective, feasible, best, sign * unit, level)[j] for sign in (-1, 1)]
+        unit = np.eye(len(feasible.domains))[j]
+        ends = [furthest(differences, feasible, sign * unit)[j] for sign in (-1, 1)]
         rows.append({"domain": domain, "lowest": ends[0], "highest": ends[1]})
     return pd.DataFrame(rows)
 
@@ -172,11 +159,12 @@ def in_steps(predictor: Predictor, weights: Array, best: Array, other: Array) ->
 
 
 def curves(
-    predictor: Predictor, weights: Array, feasible: Feasible, best: Array
+    predictor: Predictor, weights: Array, feasible: Feasible, differences: Differences
 ) -> dict[str, pd.DataFrame]:
-    """Domain → proportion, objective, low, high: the weighted loss and its interval as the
-    domain's proportion moves and the others keep their ratios, where that is allowed."""
-    found = {}
+    """Domain → proportion, objective, low, high, near: the weighted loss, its interval and whether
+    the mixture cannot be told from the differences' base, as the domain's proportion moves from it
+    and the others keep their ratios, where that is allowed."""
+    found, best = {}, differences.base
     v = feasible.variables(best[None])[0]
     for j, domain in enumerate(feasible.domains):
         own = int(np.argmax(feasible.spread[j]))  # its variable: a bundle moves as one
@@ -192,7 +180,8 @@ def curves(
         values = predictor.surface.predict(mixtures) @ weights
         off = predictor.half_width(weights, mixtures)
         ends = {"objective": values, "low": values - off, "high": values + off}
-        found[domain] = pd.DataFrame({"proportion": mixtures[:, j], **ends})
+        near = differences(mixtures) <= 0
+        found[domain] = pd.DataFrame({"proportion": mixtures[:, j], **ends, "near": near})
     return found
 
 

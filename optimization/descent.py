@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from optimization.differences import Differences
 from optimization.feasible import Ball, Feasible
 from optimization.model import Convex
 from optimization.objective import LEAST, Objective
@@ -18,6 +19,8 @@ TOLERANCE = 1e-13
 ITERATIONS = 300
 STEPS_BACK = 201
 LEVEL_TOLERANCE = 1e-9
+NUDGE = 1e-3  # share of the way to the furthest corner at which a search along it starts
+Limit = Objective | Differences
 
 
 def descend(objective: Objective, feasible: Feasible, start: Array) -> Array:
@@ -36,19 +39,21 @@ def descend(objective: Objective, feasible: Feasible, start: Array) -> Array:
     return best
 
 
-def furthest(
-    objective: Objective, feasible: Feasible, best: Array, direction: Array, level: float
-) -> Array:
-    """The mixture, (M,), furthest from `best` in a direction (M,) whose value is at most `level`.
+def furthest(differences: Differences, feasible: Feasible, direction: Array) -> Array:
+    """The mixture, (M,), furthest in a direction (M,) of those that cannot be told from the base of
+    the differences, an allowed mixture.
 
-    As far as the descent from `best` finds it, in a trust region within one ball.
+    As far as the descent from near the base finds it, in a trust region within one ball.
     """
+    base = differences.base
     if not feasible.free:
-        return best
-    problem = _Problem(objective, feasible, _ball(feasible, best), TEMPERATURES[-1])
-    end = replace(problem, direction=direction, limit=objective, level=level).solve(best)
-    kept = _back_inside(objective, level, best, end)
-    return kept if direction @ kept >= direction @ best else best
+        return base
+    ball = _ball(feasible, base)
+    problem = _Problem(differences.objective, feasible, ball, TEMPERATURES[-1], direction=direction)
+    start = base + NUDGE * (problem.solve(base) - base)  # at the base the limit has a kink
+    end = replace(problem, limit=differences, level=0.0).solve(start)
+    kept = _back_inside(differences, 0.0, base, end)
+    return kept if direction @ kept >= direction @ base else base
 
 
 def descend_within(
@@ -63,7 +68,7 @@ def descend_within(
     return end if objective(end[None])[0] < objective(start[None])[0] else start
 
 
-def _back_inside(limit: Objective, level: float, start: Array, end: Array) -> Array:
+def _back_inside(limit: Limit, level: float, start: Array, end: Array) -> Array:
     """The point nearest to the end, on the line from it to the start, that keeps the level, (M,);
     SLSQP may end a little beyond it."""
     shares = np.linspace(1, 0, STEPS_BACK)[:, None]
@@ -91,7 +96,7 @@ class _Problem:
     ball: Ball | None
     temperature: float
     direction: Array | None = None  # what to go far in, (M,), in the place of the objective
-    limit: Objective | None = None  # what must not pass the level
+    limit: Limit | None = None  # what must not pass the level
     level: float = np.inf
 
     @cached_property
@@ -133,9 +138,9 @@ class _Problem:
     def _variables(self, x: Array) -> Array:
         return np.maximum(x[: len(self.feasible.lower)], 0.0) ** (1 / self.power)
 
-    def _value(self, x: Array, objective: Objective | None = None) -> tuple[float, Array]:
+    def _value(self, x: Array, limit: Limit | None = None) -> tuple[float, Array]:
         mixture = self.feasible.spread @ self._variables(x)
-        value, slope = (objective or self.objective).smooth(mixture, self.temperature)
+        value, slope = (limit or self.objective).smooth(mixture, self.temperature)
         return value, self._slope(x, slope)
 
     def _distance(self, x: Array) -> tuple[float, Array]:
@@ -149,7 +154,7 @@ class _Problem:
         inner = np.maximum(v, LEAST) ** (1 - self.power) / self.power  # dv/ds
         return np.concatenate([inner * (self.feasible.spread.T @ slope), np.zeros(len(x) - len(v))])
 
-    def _within_level(self, limit: Objective) -> dict[str, Any]:
+    def _within_level(self, limit: Limit) -> dict[str, Any]:
         def room(x: Array) -> float:
             return self.level - self._value(x, limit)[0]
 

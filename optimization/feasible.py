@@ -137,6 +137,10 @@ class Feasible:
             bundle = self.spread[:, self.spread[off.argmax()] > 0].sum(axis=1)
             shares = zip(self.domains, bundle, strict=True)
             return "bundles: " + "+".join(f"{share:g} {d}" for d, share in shares if share > 0)
+        if self.trust is not None:
+            around = np.array([ball.around for ball in self.balls])
+            if distances(mixture[None], around).min() > self.trust + tolerance:
+                return f"trust_region: at most {self.trust:g} from a fitted mixture"
         return ""
 
     def _trusted(self, mixtures: Array) -> Array:

@@ -28,34 +28,28 @@ FACTORS = {0.5: "weight halved", 2.0: "weight doubled"}
 def loss_against_proportions(
     curves: Mapping[str, pd.DataFrame],
     best: Values,
-    tolerance: float | None = None,
     unit: str = record.NATS,
 ) -> Figure:
     """The objective as each domain's proportion moves and the others keep their ratios.
 
-    A curve has `proportion` (rising), `objective`, `low` and `high`; `tolerance` is how far above
-    the best objective a mixture of the near-optimal set may lie. A curve that rises
-    far above the others leaves its panel.
+    A curve has `proportion` (rising), `objective`, `low`, `high` and `near`: whether the mixture
+    cannot be told from the best one. A curve that rises far above the others leaves its panel.
     """
     domains = [d for d in drawing.largest_first(best) if d in curves]
     columns, side = next((c, s) for most, c, s in PANELS if len(domains) <= most)
     figure, axes = drawing.grid(len(domains), columns, (side, 0.9 * side), sharey=True)
-    optima, rises = [], []
+    optima, rises, near = [], [], []
     for i, (axis, domain) in enumerate(zip(axes, domains, strict=True)):
         x, y = curves[domain]["proportion"], curves[domain]["objective"]
         optima.append(float(np.interp(best[domain], x, y)))
         rises.append(float(y.max()) - optima[-1])
+        near.append(float(y[curves[domain]["near"]].max()) - optima[-1])
         handles = _curve(axis, curves[domain], best[domain], optima[-1])
         axis.set_title(domain, fontsize="medium")
         axis.set_xlabel("proportion" if i + columns >= len(domains) else "")
         axis.set_ylabel("" if i % columns else f"objective ({record.unit_text(unit)})")
-    if tolerance is not None:
-        label = f"near-optimal: up to {tolerance:.3g} {record.unit_text(unit)} above the best"
-        for axis, optimum in zip(axes, optima, strict=True):
-            line = axis.axhline(optimum + tolerance, color="0.3", linestyle=":", label=label)
-        handles.append(line)
     lowest = min(float(curve["low"].min()) for curve in curves.values())
-    span = max(1.3 * float(np.median(rises)), 3 * (tolerance or 0.0), 1e-6)
+    span = max(1.3 * float(np.median(rises)), 1.5 * np.nanmax(near), 1e-6)
     axes[0].set_ylim(max(lowest, optima[0] - span) - 0.1 * span, optima[0] + span)
     figure.suptitle("The objective as a domain's proportion moves and the others keep their ratios")
     drawing.legend(figure, handles)
@@ -69,12 +63,21 @@ def _curve(axis: Axes, curve: pd.DataFrame, proportion: float, optimum: float) -
         x, curve["low"], curve["high"], color="C0", alpha=0.2, linewidth=0, label="90 % interval"
     )
     (line,) = axis.plot(x, curve["objective"], color="C0", label="predicted objective")
+    (near,) = axis.plot(
+        x,
+        curve["objective"].where(curve["near"]),
+        color="C1",
+        linewidth=4,
+        alpha=0.6,
+        solid_capstyle="round",
+        label="cannot be told from the best",
+    )
     axis.grid(color="0.92")
-    return [line, band, *drawing.marks(axis, {"best": (proportion, optimum)}, "best mixture")]
+    return [line, near, band, *drawing.marks(axis, {"best": (proportion, optimum)}, "best mixture")]
 
 
 def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure:
-    """The range of each domain's proportion over the mixtures within the tolerance.
+    """The range of each domain's proportion over the near-optimal set.
 
     `ranges` has `domain`, `lowest` and `highest`; of `mixtures`, marked in it, the first is the
     best.
@@ -89,14 +92,14 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
     drawing.domain_rows(axis, domains)
     y = np.arange(len(domains))
     bars = axis.barh(
-        y, highest - lowest, 0.5, lowest, color="C0", alpha=0.3, label="range within the tolerance"
+        y, highest - lowest, 0.5, lowest, color="C0", alpha=0.3, label="range over the near-optimal set"
     )
     places = {name: ([m[d] for d in domains], y) for name, m in mixtures.items()}
     marks = drawing.marks(axis, places)
     right = 1.03 * max(highest.max(), *(max(x) for x, _ in places.values()))
     axis.set_xlim(-0.015 * right, right)
     axis.set_xlabel("proportion of the training tokens")
-    axis.set_title("Decided and free: each domain's range over all near-optimal mixtures")
+    axis.set_title("Near-optimal set: mixtures that cannot be told from the best one")
     drawing.legend(figure, [bars, *marks])
     return figure
 

@@ -29,11 +29,11 @@ def report(answer: Answer) -> list[str]:
 
 def _table(answer: Answer) -> list[str]:
     beside = {}
-    for name, mixture in answer.mixtures.items():
+    for name in answer.mixtures:
         p = answer.predictions[name]
-        allowed = answer.allowed.inside(np.array([list(mixture.values())]))[0]
+        broken = answer.broken_rule(name)
         beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]" + (
-            "" if allowed else "   breaks a constraint"
+            f"   breaks {broken}" if broken else ""
         )
     return layout.mixtures(
         answer.mixtures,
@@ -44,10 +44,10 @@ def _table(answer: Answer) -> list[str]:
 
 
 def _gain(answer: Answer, unit: str) -> Iterator[str]:
-    low, high = np.quantile(answer.gains, [0.05, 0.95])
+    low, high = answer.gain - answer.gain_half_width, answer.gain + answer.gain_half_width
     yield (
-        f"predicted gain over the {answer.compared} mixture: {answer.gain:.4f} {unit}, "
-        f"{low:.4f} to {high:.4f} by the bootstrap of the law"
+        f"predicted gain over the {answer.compared} mixture: {answer.gain:.4f} {unit} "
+        f"[{low:.4f}, {high:.4f}]"
     )
     if answer.steps is not None:
         yield from _steps(answer.steps, answer.compared)
@@ -99,8 +99,7 @@ def _freedom(freedom: Freedom, unit: str) -> Iterator[str]:
         "of ten"
     )
     yield (
-        f"near-optimal set (within {freedom.tolerance:.4f} {unit} of the best, too close to tell "
-        "apart): proportions range over"
+        "near-optimal set (mixtures that cannot be told from the best one): proportions range over"
     )
     ranges = freedom.ranges.sort_values("highest", ascending=False)
     small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)

@@ -1,6 +1,7 @@
 """`fit`: run histories → law → cross-validation → registered predictor."""
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -107,15 +108,20 @@ def register(
     found: Fit, model: str, told: dict[str, dict[str, float]], unit: str = record.NATS
 ) -> Registered:
     """Register a fit's predictor; `told` is added to its metadata."""
+    spec = spec_of(found, unit)
+    shared = {key: spec[key] for key in ("domains", "val_domains", "target", record.UNIT)}
+    metadata = {**shared, **told, "best_observed": found.best_observed()}
+    return registry.register(model, spec, metadata, found.choice.scores.objective_mae)
+
+
+def spec_of(found: Fit, unit: str = record.NATS) -> dict[str, Any]:
+    """What the artifact of a fit's predictor holds, as JSON values."""
     o = found.observations
-    shared = {
+    return {
         "domains": list(o.domains),
         "val_domains": list(o.val_domains),
         "target": asdict(found.target),
         record.UNIT: unit,
-    }
-    spec = {
-        **shared,
         "weights": found.weights.tolist(),
         "law": laws.to_json(found.law),
         "interval": laws.to_json(found.interval),
@@ -126,8 +132,6 @@ def register(
         "only": limits.only_scale(o),
         "mixtures": o.mixtures.tolist(),
     }
-    metadata = {**shared, **told, "best_observed": found.best_observed()}
-    return registry.register(model, spec, metadata, found.choice.scores.objective_mae)
 
 
 def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
