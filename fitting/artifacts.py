@@ -47,6 +47,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     numbers = pulled.table.drop(columns="run").astype(float)
     mlflow.log_input(mlflow.data.from_pandas(numbers, name="proxy-runs"), context="fitting")
     mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")
+    mlflow.log_table(_taken(fit, pulled), "runs_taken.json")
     mlflow.log_table(choice.candidates, "candidates.json")
     mlflow.log_table(choice.laws, "laws.json")
     mlflow.log_table(_held_out(choice, pulled.names), "held_out_predictions.json")
@@ -73,6 +74,13 @@ def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | N
         "laws": plots.laws_compared(fit.choice, unit),
         "optimum_by_size": plots.optima(o.domains, optima),
     }
+
+
+def _taken(fit: Fit, pulled: Histories) -> pd.DataFrame:
+    """Every run that was looked at: where it comes from, or why it was left out."""
+    taken = [(pulled.names[run], pulled.origins[run], "") for run in fit.observations.runs]
+    left_out = [(name, "", reason) for name, reason in pulled.left_out.items()]
+    return pd.DataFrame([*taken, *left_out], columns=["run", "taken", "left_out"])
 
 
 def _held_out(choice: Choice, names: dict[str, str]) -> pd.DataFrame:

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
-from fitting import comparable
+from fitting import comparable, origin
 from training import record
 from training.errors import InputError
 
 Read = tuple[Run, record.History]
 
+ASK = "unplanned=true takes those of train"
 THREADS = 16
 PAGE = 1000
 
@@ -29,18 +30,23 @@ class Histories:
 
     table: pd.DataFrame  # tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
     left_out: dict[str, str]  # run name → reason
-    parents: tuple[str, ...]  # ids of the sweep or import runs above those that are not reused
+    parents: tuple[str, ...]
+    """Ids of the runs that say what those that are not reused are for: the study's newest sweep,
+    else all sweep or import runs above them."""
     names: dict[str, str]  # run id → name; several runs of one name are told apart by their ids
     reused: frozenset[str]  # ids of the runs that `reuse` selected
     domains: tuple[str, ...]  # training domains of the others
     unit: str  # of the losses
+    origins: dict[str, str]  # run id → where it comes from (`fitting.origin`)
 
 
-def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Histories:
+def pull(
+    experiment_ids: Sequence[str], runs: str = "", reuse: str = "", *, unplanned: bool = True
+) -> Histories:
     """The histories of the complete proxy runs that an MLflow filter string selects, and of those
     of any study that a second one, `reuse`, selects.
 
-    Reads the compact copy in a run's tags, or else its metric histories. A domain that some run
+    Without `unplanned` runs, those that `train` added to a study are left out. Reads the compact copy in a run's tags, or else its metric histories. A domain that some run
     does not know has proportion 0 there, and its loss is NaN. Raises InputError when there is no
     such run, and for runs whose losses are not comparable.
     """
@@ -49,7 +55,11 @@ def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Hist
     found = search(experiment_ids, _proxies(runs))
     proxies = [*[run for run in found if run.info.run_id not in reused], *old]
     names = _names(proxies)
-    usable, reasons = _usable(proxies)
+    origins = origin.origins(proxies)
+    strays = {i for i, o in origins.items() if o == origin.UNPLANNED and i not in reused}
+    strays = set() if unplanned else strays
+    usable, faults = _usable([run for run in proxies if run.info.run_id not in strays])
+    reasons = {**dict.fromkeys(strays, origin.UNPLANNED), **faults}
     left_out = {names[run_id]: reason for run_id, reason in reasons.items()}
     ours = [run for run, _ in usable if run.info.run_id not in reused]
     theirs = [run for run, _ in usable if run.info.run_id in reused]
@@ -62,12 +72,27 @@ def pull(experiment_ids: Sequence[str], runs: str = "", reuse: str = "") -> Hist
     return Histories(
         table=_table(usable),
         left_out=left_out,
-        parents=tuple(sorted({run.data.tags.get(record.PARENT, "") for run in ours} - {""})),
+        parents=_parents(ours, experiment_ids),
         names=names,
         reused=reused,
         domains=tuple(_union(_mixture(run) for run in ours)),
         unit=unit,
+        origins=origins,
     )
+
+
+def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, ...]:
+    study = runs[0].data.tags.get(record.STUDY)
+    if study is not None:
+        sweeps = mlflow.MlflowClient().search_runs(
+            list(experiment_ids),
+            f"tags.{record.STAGE} = '{record.SWEEP}' and tags.{record.STUDY} = '{study}'",
+            order_by=["attributes.start_time DESC"],
+        )
+        told = (run.info.run_id for run in sweeps if record.TARGET_TOKENS in run.data.params)
+        if newest := next(told, None):
+            return (newest,)
+    return tuple(sorted({run.data.tags.get(record.PARENT, "") for run in runs} - {""}))
 
 
 def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = record.NATS) -> pd.DataFrame:
@@ -92,14 +117,24 @@ def _proxies(query: str) -> str:
 
 
 def _usable(proxies: Sequence[Run]) -> tuple[list[Read], dict[str, str]]:
-    """The complete runs with their histories; of the others, id → why they cannot be used."""
-    reasons = {run.info.run_id: _unfit(run) for run in proxies}
-    complete = [run for run in proxies if not reasons[run.info.run_id]]
+    """The complete runs with their histories; of the others, id → why they cannot be used.
+
+    An attempt at a run that is complete by now is neither.
+    """
+    faults = {run.info.run_id: _unfit(run) for run in proxies}
+    complete = [run for run in proxies if not faults[run.info.run_id]]
     read = list(zip(complete, _histories(complete), strict=True))
     empty = [run.info.run_id for run, history in read if not history.steps]
-    reasons |= dict.fromkeys(empty, "no validation losses")
+    faults |= dict.fromkeys(empty, "no validation losses")
     usable = [(run, history) for run, history in read if history.steps]
-    return usable, {run_id: reason for run_id, reason in reasons.items() if reason}
+    trained = {run.data.tags.get(record.FINGERPRINT) for run, _ in usable} - {None}
+    reasons = {
+        run.info.run_id: fault
+        for run in proxies
+        if (fault := faults[run.info.run_id])
+        and run.data.tags.get(record.FINGERPRINT) not in trained
+    }
+    return usable, reasons
 
 
 def _mixture(run: Run) -> dict[str, float]:
@@ -192,6 +227,7 @@ def _refuse_none(
             f"no complete proxy run in experiment {', '.join(experiment_ids)}"
             + (f" matches {query!r}" if query else "")
             + (f" (left out: {counted(left_out)})" if left_out else "")
+            + (f"; {ASK}" if origin.UNPLANNED in left_out.values() else "")
         )
 
 

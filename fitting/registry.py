@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -23,6 +24,7 @@ DEFAULT_NAME = "mixture-predictor"
 CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
+MOST_VERSIONS = 200  # the newest, that are looked through
 LONGEST_NAME = 256  # characters, as MLflow's SQL stores hold
 
 
@@ -60,9 +62,6 @@ def register(
 
     `spec` is what `predictor.json` holds, `metadata` what users of the model may want to know.
     """
-    purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
-    if spec[record.UNIT] != record.NATS:
-        purpose.append(spec[record.UNIT])
     inputs = [record.MIXTURE + domain for domain in spec["domains"]]
     outputs = [
         *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
@@ -73,7 +72,33 @@ def register(
         params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
     )
     metadata = {**metadata, OPTIONAL: [record.N_PARAMS, record.TOKENS]}
+    purpose = purpose_of(spec)
     return _register(name, predictor.__file__, spec, metadata, inputs, signature, purpose, cv_error)
+
+
+def purpose_of(spec: dict[str, Any]) -> list[Any]:
+    """What a predictor was fitted for; versions for the same purpose can be compared."""
+    purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
+    if spec[record.UNIT] != record.NATS:
+        purpose.append(spec[record.UNIT])
+    return purpose
+
+
+def newest(name: str, purpose: list[Any]) -> ModelVersion | None:
+    """The newest version of a predictor that was fitted for a purpose."""
+    client = mlflow.MlflowClient()
+    quote = '"' if "'" in name else "'"
+    query = f"name = {quote}{name}{quote}"
+    try:
+        versions = client.search_model_versions(query, max_results=MOST_VERSIONS)
+    except MlflowException:
+        return None
+    same = [v for v in versions if v.tags.get(FITTED_FOR) == _digest(purpose)]
+    return max(same, key=lambda v: int(v.version), default=None)
+
+
+def _digest(purpose: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(purpose).encode()).hexdigest()[:16]
 
 
 def register_schedule(name: str, spec: dict[str, Any], cv_error: float) -> Registered:
@@ -124,7 +149,7 @@ def _register(
             metadata={**metadata, INPUTS: inputs},
         )
     number = str(info.registered_model_version)
-    fitted_for = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()[:16]
+    fitted_for = _digest(purpose)
     client = mlflow.MlflowClient()
     client.update_model_version(name, number, _description(inputs, metadata.get(OPTIONAL, [])))
     client.set_model_version_tag(name, number, CV_ERROR, repr(cv_error))

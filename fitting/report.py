@@ -1,20 +1,26 @@
 """The summary of a fit, in a few lines."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from fitting.fit import Fit
+from fitting.history import Histories
 from fitting.registry import Registered
 from training import record
 
 
-def report(found: Fit, registered: Registered, unit: str, notes: Sequence[str]) -> list[str]:
-    """What a fit found, what makes it doubtful first; notes tell what was left out, `unit` that of
-    the losses."""
+def report(
+    found: Fit, registered: Registered, pulled: Histories, notes: Sequence[str]
+) -> list[str]:
+    """What a fit found, what makes it doubtful first; notes tell what was left out."""
+    unit, runs = pulled.unit, found.observations.runs
+    counts = Counter(pulled.origins[run] for run in runs)
+    taken = ", ".join(f"{n} {where}" for where, n in counts.most_common())
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
-        f"fit: {len(found.observations.runs)} runs; {found.choice.best}; losses in "
+        f"fit: {len(runs)} runs ({taken}); {found.choice.best}; losses in "
         f"{record.unit_text(unit)}",
         *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
         *(f"  note: {note}" for note in notes),

@@ -26,13 +26,15 @@ class Reuse:
     splits: Splits = field(default_factory=dict)
 
 
-def pull(experiment_ids: Sequence[str], runs: str, old: Reuse) -> Histories:
+def pull(
+    experiment_ids: Sequence[str], runs: str, old: Reuse, *, unplanned: bool = True
+) -> Histories:
     """The histories of the runs that a filter string selects and of the old ones, on the domains
     of the former.
 
     Raises InputError as `history.pull` and `split` do, and for an old domain that is unknown now.
     """
-    pulled = history.pull(experiment_ids, runs, old.runs)
+    pulled = history.pull(experiment_ids, runs, old.runs, unplanned=unplanned)
     table = split(pulled.table, old.splits, pulled.names)
     _refuse_unknown_domains(table, pulled)
     return replace(pulled, table=table)

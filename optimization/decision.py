@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
+from scipy.stats import qmc
 
 from optimization.descent import descend, furthest
 from optimization.differences import Differences
@@ -17,6 +18,8 @@ Array = np.ndarray
 
 STRENGTHS = np.logspace(1, -5, 25)  # of the pull, nats per token a nat of divergence
 FACTORS = (0.5, 2.0)  # by which each validation domain's weight is multiplied
+CLOUD = 512  # points of the allowed set, each moved towards the best by these shares of the way
+SHRUNK = (1.0, 0.5, 0.25, 0.1)
 KEPT = 0.9  # share of the gain that a chosen pull keeps
 POINTS = 41  # of a curve
 FEWEST, MOST = 1e-3, 1e3  # of the target's tokens, between which equal losses are looked for
@@ -60,10 +63,16 @@ def freedom(
 def near_optimal(differences: Differences, feasible: Feasible) -> pd.DataFrame:
     """domain, lowest, highest: its proportions over the mixtures that cannot be told from the base
     of the differences."""
+    cube = qmc.Sobol(feasible.free, seed=0).random(CLOUD) if feasible.free else np.empty((0, 0))
+    cloud = feasible.from_cube(cube)
+    towards = differences.base + np.multiply.outer(SHRUNK, cloud - differences.base)
+    cloud = towards.reshape(-1, len(differences.base))
+    cloud = cloud[feasible.inside(cloud)]
+    near = cloud[differences(cloud) <= 0]
     rows = []
     for j, domain in enumerate(feasible.domains):
         unit = np.eye(len(feasible.domains))[j]
-        ends = [furthest(differences, feasible, sign * unit)[j] for sign in (-1, 1)]
+        ends = [furthest(differences, feasible, near, sign * unit)[j] for sign in (-1, 1)]
         rows.append({"domain": domain, "lowest": ends[0], "highest": ends[1]})
     return pd.DataFrame(rows)
 

@@ -39,21 +39,29 @@ def descend(objective: Objective, feasible: Feasible, start: Array) -> Array:
     return best
 
 
-def furthest(differences: Differences, feasible: Feasible, direction: Array) -> Array:
+def furthest(
+    differences: Differences, feasible: Feasible, near: Array, direction: Array
+) -> Array:
     """The mixture, (M,), furthest in a direction (M,) of those that cannot be told from the base of
     the differences, an allowed mixture.
 
-    As far as the descent from near the base finds it, in a trust region within one ball.
+    As far as the descent finds it, from near the base, from the line to the furthest corner and
+    from the furthest of `near` (n, M), mixtures of the set; in a trust region within one ball.
     """
     base = differences.base
     if not feasible.free:
         return base
     ball = _ball(feasible, base)
     problem = _Problem(differences.objective, feasible, ball, TEMPERATURES[-1], direction=direction)
-    start = base + NUDGE * (problem.solve(base) - base)  # at the base the limit has a kink
-    end = replace(problem, limit=differences, level=0.0).solve(start)
-    kept = _back_inside(differences, 0.0, base, end)
-    return kept if direction @ kept >= direction @ base else base
+    corner = problem.solve(base)
+    limited = replace(problem, limit=differences, level=0.0)
+    starts = [
+        base + NUDGE * (corner - base),  # at the base the limit has a kink
+        _back_inside(differences, 0.0, base, corner),
+        *near[np.argsort(near @ direction)[-1:]],
+    ]
+    ends = [_back_inside(differences, 0.0, base, limited.solve(start)) for start in starts]
+    return max([base, *starts[1:], *ends], key=lambda mixture: float(direction @ mixture))
 
 
 def descend_within(

@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import artifacts, history, laws, limits, registry, reuse
+from fitting import artifacts, changes, history, laws, limits, origin, registry, reuse
 from fitting import fit as fits
 from fitting.choose import Options
 from fitting.fit import Fit
@@ -17,8 +17,12 @@ from fitting.registry import Registered
 from fitting.report import report
 from fitting.reuse import Reuse
 from fitting.table import Observations
+from optimization.constraints import Constraints
+from optimization.feasible import Feasible, feasible
 from pipelines import entry, parameters
 from pipelines import study_file as studies
+from pipelines.study import Study
+from training import corpus as corpora
 from training import layout, record
 from training.errors import InputError
 
@@ -54,16 +58,22 @@ def fit(
     *,
     implicit: bool = False,
     old: Reuse | None = None,
+    unplanned: bool = False,
+    allowed: Feasible | None = None,
 ) -> Fitted:
     """Fit the complete proxy runs of the experiments and register the predictor.
+
+    Runs of a study that no sweep planned are left out unless `unplanned` asks for them, and runs
+    whose mixtures break a rule always: one of `allowed`, or a bound of the study's newest sweep.
 
     Target and weights are, in this order: those given, those of the sweeps above the runs, the
     largest size and length in the data and equal weights. An implicit fit predicts the weighted
     loss alone, as a sum of exponentials that stand for latent domains. Old runs are fitted too.
     """
     old = old or Reuse()
-    pulled = reuse.pull(experiment_ids, runs, old)
+    pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned)
     purpose = history.purpose(pulled.parents)
+    pulled = _within_rules(pulled, allowed or _swept(pulled, purpose))
     checkpoints = checkpoints or Checkpoints()
     given = weights or reuse.weights(purpose, pulled)
     table, given, ignored = reuse.common_losses(pulled.table, given, pulled.reused)
@@ -87,6 +97,8 @@ def fit(
         keep_transients=checkpoints.min_step is not None,
     )
     artifacts.log(found, pulled, weighed)
+    earlier = registry.newest(model, registry.purpose_of(spec_of(found, pulled.unit)))
+    before = changes.before(earlier.version, earlier.run_id) if earlier else None
     bounds = {"lowest": lowest, "highest": highest}
     registered = register(
         found,
@@ -97,7 +109,10 @@ def fit(
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag("why_not_champion", registered.reason)
-    lines = report(found, registered, pulled.unit, notes)
+    lines = report(found, registered, pulled, notes)
+    if before:
+        law = {f"law/{key}": value for key, value in vars(found.choice.best).items()}
+        lines.append(f"  {changes.told(before, found, pulled, law)}")
     mlflow.set_tag(record.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
@@ -162,6 +177,39 @@ def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame
     return table.reset_index(drop=True), notes
 
 
+def _swept(pulled: Histories, purpose: Purpose) -> Feasible:
+    """What the sweeps above the runs allow."""
+    bounds = {
+        d: (purpose.lowest.get(d, 0.0), purpose.highest.get(d, 1.0))
+        for d in pulled.domains
+        if d in purpose.lowest
+    }
+    return feasible(Constraints(bounds=bounds), pulled.domains, 1.0)
+
+
+def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
+    """Without the runs, those that are reused aside, whose mixtures break a rule."""
+    first = pulled.table.drop_duplicates("run")
+    first = first[~first["run"].isin(pulled.reused)]
+    columns = [record.MIXTURE + d for d in allowed.domains]
+    mixtures = first.reindex(columns=columns, fill_value=0.0).to_numpy(float)
+    broken = {
+        run: rule
+        for run, mixture in zip(first["run"], mixtures, strict=True)
+        if (rule := allowed.broken_rule(mixture, record.MIXTURE_TOLERANCE))
+    }
+    if not broken:
+        return pulled
+    if len(broken) == len(first):
+        raise InputError(f"every run breaks a rule of the study: {next(iter(broken.values()))}")
+    reasons = {pulled.names[run]: f"breaks a rule, {rule}" for run, rule in broken.items()}
+    return replace(
+        pulled,
+        table=pulled.table[~pulled.table["run"].isin(broken)].reset_index(drop=True),
+        left_out={**pulled.left_out, **reasons},
+    )
+
+
 def _bounds(
     observations: Observations, purpose: Purpose
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -183,7 +231,8 @@ def _left_out(pulled: Histories) -> list[str]:
     reasons = sorted(by_reason, key=lambda why: -len(by_reason[why]))
     named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
     more = " …" if len(reasons) > NAMED else ""
-    return [f"{len(pulled.left_out)} runs left out ({named}{more})"]
+    ask = f"; {history.ASK}" if origin.UNPLANNED in by_reason else ""
+    return [f"{len(pulled.left_out)} runs left out ({named}{more}){ask}"]
 
 
 def _target(observations: Observations, purpose: Purpose, given: dict[str, float]) -> Target:
@@ -205,6 +254,7 @@ def main(
     aggregation: str,
     reuse: str,
     split: str,
+    unplanned: str,
     **law: str,
 ) -> None:
     target = {
@@ -214,10 +264,10 @@ def main(
     }
     if aggregation not in ("explicit", "implicit"):
         raise InputError(f"aggregation: {aggregation!r}; it is explicit or implicit")
-    if study:
-        plan = studies.load(study)
+    plan = studies.load(study) if study else None
+    if plan is not None:
         model = model or plan.model
-        runs = runs or f"tags.{record.STUDY} LIKE '{plan.name}-%'"
+        runs = runs or _runs_of(plan)
     registry.refuse_bad_name(model or registry.DEFAULT_NAME, "model")
     fit(
         entry.experiment_ids(experiment),
@@ -232,7 +282,18 @@ def main(
         ),
         implicit=aggregation == "implicit",
         old=Reuse(reuse, parameters.shares("split", split)),
+        unplanned=parameters.boolean("unplanned", unplanned),
+        allowed=plan.feasible() if plan else None,
     )
+
+
+def _runs_of(plan: Study) -> str:
+    """An MLflow filter string of a study's runs; of all of its name where its text is not
+    prepared."""
+    corpus = corpora.find(plan.domains, plan.tokenizer, plan.validation, plan.workspace)
+    if corpus is None:
+        return f"tags.{record.STUDY} LIKE '{plan.name}-%'"
+    return f"tags.{record.STUDY} = '{plan.tag(corpus)}'"
 
 
 def law_options(
@@ -313,5 +374,6 @@ if __name__ == "__main__":
             compare="true",
             reuse="",
             split="",
+            unplanned="false",
         ),
     )

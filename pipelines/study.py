@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, field_serializer, model_validator
 
 from fitting import registry
+from optimization import projection
 from optimization.constraints import Constraints
 from optimization.feasible import Feasible, feasible
 from optimization.objective import DEVIATION, LOSS, WORST
@@ -45,7 +46,8 @@ class Study(Section):
     name: Name
     domains: dict[DomainName, Domain] = Field(min_length=2)
     default_mixture: Literal["proportional"] | dict[DomainName, float] = "proportional"
-    """What the best mixture is compared with; proportional to the domains' training tokens."""
+    """What the best mixture is compared with; `proportional` to the domains' training tokens, or the
+    nearest to that which the bounds and bundles allow."""
     bounds: dict[DomainName, tuple[float, float]] = Field(default={})
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
     bundles: dict[DomainName, dict[DomainName, float]] = Field(default={})
@@ -120,6 +122,8 @@ class Study(Section):
                 f"target.steps {self.target.steps}; evaluate three or more times"
             )
         self._check_listed(self.feasible())
+        if given := self.given_default():
+            self.refuse_forbidden({"default_mixture": given})
         self._check_search()
         schedules.checked(self.schedule, known, self.training.tokens_per_step, "schedule")
         if self.phases is not None:
@@ -149,9 +153,7 @@ class Study(Section):
         seen: dict[tuple[float, ...], str] = {}
         for i, mixture in enumerate(self.listed_mixtures()):
             place = f"sweep.mixtures[{i}]"
-            broken = allowed.broken_rule(np.array([*mixture.values()]), record.MIXTURE_TOLERANCE)
-            if broken:
-                raise ValueError(f"{place}: it breaks a rule: {broken}")
+            _refuse_broken(place, mixture, allowed)
             key = tuple(round(share, DECIMALS) for share in mixture.values())
             if key in seen:
                 raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
@@ -163,7 +165,8 @@ class Study(Section):
         wanted = replace(rules, bounds={**rules.bounds, **asked.bounds})
         feasible(wanted, known, self.target_tokens())
         if asked.reference is not None:
-            record.checked_mixture(asked.reference, known, "search.reference")
+            reference = record.checked_mixture(asked.reference, known, "search.reference")
+            self.refuse_forbidden({"search.reference": reference})
         for name in asked.objective.split(","):
             if name.strip() not in (LOSS, WORST, DEVIATION, *known):
                 raise ValueError(
@@ -200,6 +203,18 @@ class Study(Section):
         """
         return feasible(self.constraints(), list(self.domains), self.target_tokens())
 
+    def refuse_forbidden(self, mixtures: Mapping[str, Mapping[str, float]]) -> None:
+        """Raise InputError for the first of the mixtures, by name, that breaks the study's bounds or
+        bundles."""
+        allowed = self.feasible()
+        for name, mixture in mixtures.items():
+            _refuse_broken(name, mixture, allowed)
+
+    def broken_rule(self, mixture: Mapping[str, float]) -> str:
+        """The bound or bundle that a mixture breaks, in words; empty when none."""
+        values = np.array([mixture[d] for d in self.domains])
+        return self.feasible().broken_rule(values, record.MIXTURE_TOLERANCE)
+
     def listed_mixtures(self) -> list[dict[str, float]]:
         """The mixtures that the study gives; none where they are to be designed."""
         if isinstance(self.sweep.mixtures, int):
@@ -217,7 +232,14 @@ class Study(Section):
 
     def default(self, corpus: Corpus) -> dict[str, float]:
         """The default mixture."""
-        return self.given_default() or corpus.proportional_mixture()
+        if given := self.given_default():
+            return given
+        proportional = corpus.proportional_mixture()
+        there = np.array([proportional[d] for d in self.domains])
+        nearest = projection.nearest(there, self.feasible())
+        if nearest is there:
+            return proportional
+        return dict(zip(self.domains, nearest.tolist(), strict=True))
 
     def given_default(self) -> dict[str, float] | None:
         """The default mixture where the study gives it; None where it follows from the text."""
@@ -290,3 +312,9 @@ class Study(Section):
         To be called before they are trained, with those that are not trained yet.
         """
         repetition.check(self.repetition, runs, corpus)
+
+
+def _refuse_broken(name: str, mixture: Mapping[str, float], allowed: Feasible) -> None:
+    values = np.array([mixture[d] for d in allowed.domains])
+    if broken := allowed.broken_rule(values, record.MIXTURE_TOLERANCE):
+        raise InputError(f"{name}: it breaks a rule: {broken}; change the mixture or the rule")

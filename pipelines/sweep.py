@@ -3,7 +3,7 @@
 import mlflow
 import numpy as np
 
-from optimization import design
+from optimization import design, projection
 from pipelines import budget, entry, preflight
 from pipelines import plan as plans
 from pipelines import study_file as studies
@@ -48,23 +48,28 @@ def refuse_design(plan: Study, count: int | None = None) -> None:
 def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
     """Label → mixture: the default one, the uniform one and those that cover what they leave.
 
-    Of these two a study with bundles has those that keep them.
+    Where bounds forbid the uniform mixture, the nearest allowed one takes its place. Of these two
+    a study with bundles has those that keep them.
     """
     names, allowed = list(plan.domains), plan.feasible()
-    uniform = dict.fromkeys(names, 1 / len(names))
-    given = {"default": default, "uniform": uniform}
+    even = np.full(len(names), 1 / len(names))
+    given = {"default": np.array([*default.values()]), projection.UNIFORM: even}
     if plan.bundles:
-        given = {n: m for n, m in given.items() if allowed.inside(np.array([[*m.values()]]))[0]}
+        given = {name: m for name, m in given.items() if allowed.inside(m[None])[0]}
     mixtures = design.designed(
         plan.sweep.design,
         count,
-        given=np.array([[*mixture.values()] for mixture in given.values()]).reshape(-1, len(names)),
+        given=np.array([*given.values()]).reshape(-1, len(names)),
         allowed=allowed,
         seed=plan.sweep.seed,
-        reference=np.array([*default.values()]),
+        reference=given.get("default", np.array([*default.values()])),
         concentration=plan.sweep.concentration,
     )
     labels = [*given, *(f"mix{i:02d}" for i in range(len(given), len(mixtures)))]
+    if projection.UNIFORM in labels:
+        place = labels.index(projection.UNIFORM)
+        label, mixtures[place] = projection.uniform(allowed)
+        labels[place] = label.replace(" ", "-")
     return {
         label: dict(zip(names, map(float, mixture), strict=True))
         for label, mixture in zip(labels, mixtures, strict=True)

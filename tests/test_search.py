@@ -8,10 +8,11 @@ import pytest
 from scipy.optimize import brentq
 
 from fitting.laws import MixingLaw
-from optimization import decision, search, simplex
+from optimization import decision, projection, search, simplex
 from optimization.certificate import prove
 from optimization.constraints import Constraints
 from optimization.descent import descend
+from optimization.differences import Differences
 from optimization.feasible import feasible
 from optimization.objective import Objective, divergence
 from training.errors import InputError
@@ -252,9 +253,61 @@ def test_the_answer_satisfies_whatever_is_asked_or_the_rules_are_named(seed: int
     assert objective(best[None])[0] <= values.min()
     assert bound is not None
     assert bound <= objective(best[None])[0] + 1e-7
-    ranges = decision.near_optimal(objective, allowed, best, 0.01)
+    ranges = decision.near_optimal(differences_of(objective, best), allowed)
     assert (ranges["lowest"] <= best + 1e-9).all()
     assert (ranges["highest"] >= best - 1e-9).all()
+
+
+def differences_of(objective: Objective, base: Array) -> Differences:
+    """From a base mixture, by laws whose slopes are a tenth steeper and flatter."""
+    law = objective.surface
+    assert isinstance(law, MixingLaw)
+    others = [replace(law, slope=factor * law.slope) for factor in (0.9, 1.1)]
+    return Differences(objective, base, others, residual=1e-4, reach=0.3, quantile=1.7)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_differences_have_their_slope_and_vanish_at_their_base(power: float) -> None:
+    law = own(power)
+    worst = Objective(law, np.eye(4), np.array([0.1, 0.2, 0.3, 0.4]))
+    base = np.array([0.4, 0.3, 0.2, 0.1])
+    for objective in (Objective(law, WEIGHTS[:, None], np.zeros(1)), worst):
+        found = differences_of(objective, base)
+        assert found.half_width(base[None])[0] == 0
+        for mixture in np.random.default_rng(0).dirichlet(np.ones(4), 5):
+            value, slope = found.smooth(mixture, 1e-6)
+            moved = mixture + 1e-6 * np.vstack([np.eye(4), -np.eye(4)])
+            ends = found(moved)
+            assert value == pytest.approx(found(mixture[None])[0], abs=1e-5)
+            assert slope == pytest.approx((ends[:4] - ends[4:]) / 2e-6, rel=1e-3, abs=1e-3)
+
+
+def test_what_is_near_optimal_is_what_cannot_be_told_from_the_best() -> None:
+    objective = Objective(own(), WEIGHTS[:, None], np.zeros(1))
+    allowed = feasible(Constraints(bounds={"a": (0.0, 0.5)}), DOMAINS, 1e9)
+    best = descend(objective, allowed, np.array([0.25, 0.25, 0.25, 0.25]))
+    found = differences_of(objective, best)
+    points = np.random.default_rng(0).dirichlet(np.ones(4), 200_000)
+    near = points[(found(points) <= 0) & allowed.inside(points)]
+    ranges = decision.near_optimal(found, allowed)
+    assert ranges["lowest"].to_numpy() == pytest.approx(near.min(axis=0), abs=0.02)
+    assert ranges["highest"].to_numpy() == pytest.approx(near.max(axis=0), abs=0.02)
+
+
+def test_what_is_forbidden_moves_to_the_nearest_that_is_allowed() -> None:
+    allowed = feasible(Constraints(bounds={"a": (0.0, 0.0)}), DOMAINS, 1e9)
+    assert projection.nearest(np.array([0.4, 0.3, 0.2, 0.1]), allowed) == pytest.approx(
+        [0, 1 / 2, 1 / 3, 1 / 6], abs=1e-4
+    )
+    name, even = projection.uniform(allowed)
+    assert name == "nearest to uniform"
+    assert even == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=1e-4)
+    assert allowed.inside(even[None])[0]
+    name, even = projection.uniform(feasible(Constraints(), DOMAINS, 1e9))
+    assert (name, even.tolist()) == ("uniform", [0.25] * 4)
+    bundled = Constraints(bundles={"ab": {"a": 0.5, "b": 0.5}}, bounds={"c": (0.4, 0.5)})
+    _, even = projection.uniform(feasible(bundled, DOMAINS, 1e9))
+    assert even == pytest.approx([0.2, 0.2, 0.4, 0.2], abs=1e-4)
 
 
 def _satisfies(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.managers import RemoteError
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def _watch(put: Callable[[Event], None]) -> None:
             put(Alive())
     except KeyboardInterrupt:
         end()
+    except RemoteError:
+        pass  # this process has ended its work and taken leave of the mailbox
 
 
 def _follow(manifest: Path) -> None:

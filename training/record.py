@@ -20,6 +20,8 @@ FINGERPRINT = "fingerprint"  # of what a run's losses depend on; of an imported 
 CHECK = "check"  # "true": a run that checks predictions; fits never read it
 IMPORTED_FROM = "imported_from"  # the file that an imported run came from
 STUDY = "study"
+PLANNED = "planned_by"  # id of the sweep that found this run trained already
+PROCESS = "process"  # which process writes this run: host, boot, id and start
 PARENT = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"  # a run's description
@@ -38,6 +40,7 @@ SCHEDULED = "scheduled"  # a model whose mixture changes while it trains; nor th
 
 # params
 MIXTURE = "mixture/"  # of all tokens of a run
+PROPOSAL = "next-"  # how the names of runs begin that `design` proposed
 PHASE = "phase/"  # <number from 1>/from_tokens and <number>/mixture/<domain> of a schedule
 BASE, BASE_DIGEST = "base", "base_digest"  # the model that a run continues
 N_PARAMS = "n_params"  # non-embedding parameters

@@ -1,0 +1,84 @@
+"""What a fit changed against the version that was registered before it for the same purpose."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from fitting import optimum
+from fitting.fit import Fit
+from fitting.history import Histories
+from training import layout, record
+
+RUNS, OPTIMA = "runs.csv", "optimum_by_size.json"
+MOVED = 0.005  # share of tokens below which a domain's change is not named
+
+
+@dataclass(frozen=True)
+class Before:
+    """An earlier version of the predictor, as its fit's run holds it."""
+
+    version: str
+    runs: frozenset[str]  # ids
+    law: dict[str, str]  # params `law/…`
+    error: float  # cross-validated, of the objective
+    best: dict[str, float]  # the mixture that its law calls best
+
+
+def before(version: str, run_id: str) -> Before | None:
+    """What the run that registered a version holds; None where it is gone or lacks it."""
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(run_id)
+        runs = pd.read_csv(io.StringIO(mlflow.artifacts.load_text(_uri(run_id, RUNS))))
+        optima = mlflow.artifacts.load_dict(_uri(run_id, OPTIMA))
+        table = pd.DataFrame(optima["data"], columns=optima["columns"])
+        return Before(
+            version=version,
+            runs=frozenset(runs["run"]),
+            law={k: v for k, v in run.data.params.items() if k.startswith("law/")},
+            error=run.data.metrics["cv/objective_mae"],
+            best=record.without_prefix(record.MIXTURE, dict(table.iloc[-1])),
+        )
+    except (MlflowException, OSError, KeyError, ValueError):
+        return None
+
+
+def told(old: Before, found: Fit, pulled: Histories, law: dict[str, Any]) -> str:
+    """What changed since, in one line: runs, law, error, best mixture."""
+    now = frozenset(found.observations.runs)
+    parts = []
+    for sign, ids in (("more", now - old.runs), ("fewer", old.runs - now)):
+        if ids:
+            names = sorted(pulled.names.get(run, run[:8]) for run in ids)
+            parts.append(f"{len(ids)} runs {sign} ({layout.some(names)})")
+    changed = [
+        f"{key.removeprefix('law/')} {value} (was {old.law.get(key, 'none')})"
+        for key, value in law.items()
+        if old.law.get(key) != str(value)
+    ]
+    if changed:
+        parts.append("law: " + ", ".join(changed))
+    error = found.choice.scores.objective_mae
+    parts.append(f"error on held-out mixtures {error:.4f} (was {old.error:.4f})")
+    parts.append(_moved(old.best, dict(zip(found.observations.domains, found.best.mixture, strict=True))))
+    same = "" if now != old.runs else "the same runs; "
+    return f"since version {old.version}: {same}{'; '.join(parts)}"
+
+
+def _moved(old: dict[str, float], new: dict[str, float]) -> str:
+    domains = [*new, *(d for d in old if d not in new)]
+    change = {d: new.get(d, 0.0) - old.get(d, 0.0) for d in domains}
+    zero = np.zeros(len(change))
+    moved = float(optimum.apart(np.array([*change.values()]), zero))
+    large = sorted((d for d in change if abs(change[d]) >= MOVED), key=lambda d: -abs(change[d]))
+    named = f" ({layout.some([f'{d} {change[d]:+.3f}' for d in large])})" if large else ""
+    return f"the best mixture moves by {moved:.3f} of the tokens{named}"
+
+
+def _uri(run_id: str, path: str) -> str:
+    return f"runs:/{run_id}/{path}"

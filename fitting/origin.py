@@ -1,0 +1,49 @@
+"""Where a proxy run comes from: whether a sweep planned it, or somebody trained it besides."""
+
+from collections.abc import Sequence
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from training import record
+
+PLANNED = "planned by sweep"
+PROPOSED = "proposed by design"
+CONTINUED = "planned by critical"
+IMPORTED = "imported"
+FOREIGN = "logged by other code"
+UNPLANNED = "trained by train, planned by no sweep"
+GONE = "gone"  # the stage of a parent that was deleted for good
+
+_BY_PARENT = {record.SWEEP: PLANNED, GONE: PLANNED, record.CRITICAL: CONTINUED}
+
+
+def origins(runs: Sequence[Run]) -> dict[str, str]:
+    """Run id → where it comes from.
+
+    A run of a study is planned where a sweep trained it, or found it trained and marked it.
+    """
+    parents = {run.data.tags[record.PARENT] for run in runs if record.PARENT in run.data.tags}
+    stages = {parent: _stage(parent) for parent in parents}
+    return {run.info.run_id: _origin(run, stages) for run in runs}
+
+
+def _origin(run: Run, stages: dict[str, str]) -> str:
+    tags = run.data.tags
+    if record.IMPORTED_FROM in tags:
+        return IMPORTED
+    if record.STUDY not in tags:
+        return FOREIGN
+    planned = _BY_PARENT.get(stages.get(tags.get(record.PARENT, ""), ""), UNPLANNED)
+    if planned == UNPLANNED and record.PLANNED in tags:
+        planned = PLANNED
+    proposed = (run.info.run_name or "").startswith(record.PROPOSAL)
+    return PROPOSED if planned == PLANNED and proposed else planned
+
+
+def _stage(run_id: str) -> str:
+    try:
+        return str(mlflow.get_run(run_id).data.tags.get(record.STAGE, ""))
+    except MlflowException:
+        return GONE
