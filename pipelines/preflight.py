@@ -89,6 +89,8 @@ def _store(uri: str, what: str, table: str) -> None:
         raise InputError(f"{what} {uri!r} is not a URL: {error}") from error
     if scheme.partition("+")[0] in DATABASES:
         stores.refuse_unanswering(uri, what, table)
+        if scheme == "sqlite":
+            stores.make_sqlite(uri)
     elif scheme == "file" or (not scheme and uri != "databricks"):
         stores.refuse_unwritable(Path(unquote(urlsplit(uri).path)), what)
     elif scheme in ("http", "https"):

@@ -4,13 +4,16 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import psutil
 import pytest
 
@@ -41,6 +44,8 @@ def started(*command: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Ctrl-C reaches it even where the tests run in a shell's background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -192,6 +197,40 @@ def test_a_worker_that_is_not_up_in_time_ends_the_sweep(
     last = done.stderr.rstrip().splitlines()[-1]
     assert "worker-0 was not ready within 0.001 minutes (engine.start_minutes)" in last
     assert "Traceback" not in done.stderr
+
+
+def tables(file: Path) -> int:
+    if not file.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        except sqlite3.OperationalError:  # locked
+            return 0
+
+
+@pytest.mark.parametrize("whose", ["ours", "mlflow's"])
+def test_a_kill_while_the_store_is_made_spoils_no_later_start(
+    store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path, whose: str
+) -> None:
+    assert store
+    prepare = ["prepare", "--study", write_study(miniature)]
+    if whose == "ours":
+        process = started(*prepare)
+        pattern = ".mlflow.db.*/mlflow.db"
+    else:
+        code = "import mlflow; mlflow.search_experiments()"
+        process = subprocess.Popen([sys.executable, "-c", code], text=True)
+        pattern = "mlflow.db"
+    wait_for(lambda: any(tables(file) > 30 for file in tmp_path.glob(pattern)), process)
+    process.kill()
+    process.communicate()
+    done = run_entry(*prepare)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ("it holds no runs, and is set aside" in done.stderr) == (whose == "mlflow's")
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    assert not list(tmp_path.glob(".mlflow.db.*"))
 
 
 def test_ctrl_c_while_libraries_load(

@@ -47,10 +47,13 @@ def main(note: str) -> None:
         Mailbox.register("events", exposed=["put"])
         Mailbox.register("work", exposed=["get"])
         mailbox = Mailbox(address, authkey=key)
-        mailbox.connect()
-        work = mailbox.work()  # type: ignore[attr-defined]
-        os.environ.update(work.get("environment"))
-        events = mailbox.events()  # type: ignore[attr-defined]
+        try:
+            mailbox.connect()
+            work = mailbox.work()  # type: ignore[attr-defined]
+            os.environ.update(work.get("environment"))
+            events = mailbox.events()  # type: ignore[attr-defined]
+        except (OSError, EOFError):
+            sys.exit(1)  # nobody is left to work for
 
         def put(event: Event) -> None:
             try:

@@ -1,11 +1,17 @@
 """Whether a folder can be written and a database answers, said in one line before they are used."""
 
 import os
+import shutil
+import sqlite3
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import mlflow
+import psutil
 import sqlalchemy
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
@@ -15,6 +21,9 @@ from training.errors import InputError, first_line
 CONNECT_SECONDS = 10  # for a database server to answer
 SERVER_SECONDS = 10  # for a tracking server to answer a request
 LOCK_SECONDS = 60  # to wait for another process's lock on an SQLite file
+STILL_SECONDS = 5  # without a new table before a store counts as left half made
+POLL_SECONDS = 0.2
+MAKING = ".making"  # what the names of folders end in whose store is not whole yet
 DRIVERS = {  # of SQLAlchemy's plain URLs, and how to install them
     "psycopg": '"psycopg[binary]"',
     "psycopg2": "psycopg2-binary",
@@ -55,6 +64,75 @@ def refuse_unanswering(url: str, what: str, table: str) -> None:
         raise
     except Exception as error:  # whatever a driver raises
         raise failure(url, what, error) from error
+
+
+def make_sqlite(url: str) -> None:
+    """Make MLflow's tables in an SQLite store that has none yet, all at once.
+
+    MLflow makes them one after another: a first start that is interrupted meanwhile would leave a
+    file that no later start can open. A file that was left so, and holds no experiment, is set
+    aside, which the terminal says.
+    """
+    database = sqlalchemy.make_url(url).database
+    if not database or database == ":memory:" or database.startswith("file:"):
+        return
+    path = Path(database).absolute()
+    if _half_made(path):
+        aside = path.with_name(f"{path.name}.half-made")
+        path.rename(aside)
+        print(
+            f"{path} was left half made by a start that was interrupted; it holds no runs, and is "
+            f"set aside as {aside.name}",
+            file=sys.stderr,
+        )
+    if _tables(path):
+        return
+    for left in path.parent.glob(f".{path.name}.*{MAKING}"):
+        if not psutil.pid_exists(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = path.with_name(f".{path.name}.{os.getpid()}{MAKING}")
+    folder.mkdir(exist_ok=True)
+    scratch = folder / path.name
+    try:
+        mlflow.MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
+        if not _tables(path):
+            path.unlink(missing_ok=True)
+            with suppress(FileExistsError):  # another process was faster
+                os.link(scratch, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _half_made(path: Path) -> bool:
+    """Whether an SQLite file has tables but not MLflow's first experiment, which is made last, and
+    nobody makes it now."""
+    before, since = None, time.monotonic()
+    while (now := _tables(path)) and not _has_experiment(path):
+        if now != before:
+            before, since = now, time.monotonic()
+        if time.monotonic() - since > STILL_SECONDS:
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
+
+
+def _tables(path: Path) -> list[str]:
+    """The tables and indexes of an SQLite file; none where it is not there."""
+    return [str(name) for (name,) in _read(path, "SELECT name FROM sqlite_master")]
+
+
+def _has_experiment(path: Path) -> bool:
+    return bool(_read(path, "SELECT 1 FROM experiments LIMIT 1"))
+
+
+def _read(path: Path, query: str) -> list[tuple[object, ...]]:
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError:  # no such table
+            return []
 
 
 def failure(url: str, what: str, error: Exception, how: str = "cannot be opened") -> InputError:
