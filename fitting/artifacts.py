@@ -5,7 +5,7 @@ import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fitting import limits, plots
+from fitting import limits, plots, registry
 from fitting.choose import Choice
 from fitting.fit import Fit
 from fitting.history import Histories
@@ -33,7 +33,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
                 for test in tests
                 for key, value in test.figures().items()
             },
-            **{f"sign/{sign.name}": sign.value for sign in fit.signs},
+            **{f"{registry.SIGN}{sign.name}": sign.value for sign in fit.signs},
             **{f"cpu_seconds/{stage}": value for stage, value in fit.cpu_seconds.items()},
             "half_width": fit.half_width(fit.target),
             "runs_used": len(fit.observations.runs),
@@ -41,7 +41,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
             "mixtures": len(fit.observations.mixtures),
         }
     )
-    mlflow.set_tags({f"sign/{sign.name}": sign.warning or "ok" for sign in fit.signs})
+    mlflow.set_tags({f"{registry.SIGN}{sign.name}": sign.warning or "ok" for sign in fit.signs})
     if fit.unidentified:
         mlflow.set_tag("not_identified", "; ".join(fit.unidentified)[: record.TAG_LIMIT])
     numbers = pulled.table.drop(columns="run").astype(float)

@@ -55,7 +55,7 @@ def told(old: Before, found: Fit, pulled: Histories, law: dict[str, Any]) -> str
     for sign, ids in (("more", now - old.runs), ("fewer", old.runs - now)):
         if ids:
             names = sorted(pulled.names.get(run, run[:8]) for run in ids)
-            parts.append(f"{len(ids)} runs {sign} ({layout.some(names)})")
+            parts.append(f"{len(ids)} {sign} run{'s' * (len(ids) > 1)} ({layout.some(names)})")
     changed = [
         f"{key.removeprefix('law/')} {value} (was {old.law.get(key, 'none')})"
         for key, value in law.items()
@@ -65,7 +65,9 @@ def told(old: Before, found: Fit, pulled: Histories, law: dict[str, Any]) -> str
         parts.append("law: " + ", ".join(changed))
     error = found.choice.scores.objective_mae
     parts.append(f"error on held-out mixtures {error:.4f} (was {old.error:.4f})")
-    parts.append(_moved(old.best, dict(zip(found.observations.domains, found.best.mixture, strict=True))))
+    parts.append(
+        _moved(old.best, dict(zip(found.observations.domains, found.best.mixture, strict=True)))
+    )
     same = "" if now != old.runs else "the same runs; "
     return f"since version {old.version}: {same}{'; '.join(parts)}"
 

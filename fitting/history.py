@@ -46,9 +46,10 @@ def pull(
     """The histories of the complete proxy runs that an MLflow filter string selects, and of those
     of any study that a second one, `reuse`, selects.
 
-    Without `unplanned` runs, those that `train` added to a study are left out. Reads the compact copy in a run's tags, or else its metric histories. A domain that some run
-    does not know has proportion 0 there, and its loss is NaN. Raises InputError when there is no
-    such run, and for runs whose losses are not comparable.
+    Without `unplanned` runs, those that `train` added to a study are left out. Reads the compact
+    copy in a run's tags, or else its metric histories. A domain that some run does not know has
+    proportion 0 there, and its loss is NaN. Raises InputError when there is no such run, and for
+    runs whose losses are not comparable.
     """
     old = search(experiment_ids, _proxies(reuse)) if reuse else []
     reused = frozenset(run.info.run_id for run in old)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from fitting import laws, predictor, rows, schedule_predictor
+from fitting.signatures import MISFIT
 from training import record
 from training.errors import InputError
 
@@ -24,6 +26,9 @@ DEFAULT_NAME = "mixture-predictor"
 CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
+WHY_NOT_CHAMPION = "why_not_champion"  # tag of a fit's run
+SIGN = "sign/"  # tags of a fit's run: `ok`, or what to beware of
+BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # the hardest first
 MOST_VERSIONS = 200  # the newest, that are looked through
 LONGEST_NAME = 256  # characters, as MLflow's SQL stores hold
 
@@ -40,6 +45,44 @@ class Registered:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What speaks for and against a version: its place in the registry and its fit's warnings."""
+
+    name: str
+    version: str
+    champion: str  # the version that is; empty where there is none
+    reason: str  # why this one is not
+    misfit: str  # that the law does not describe its runs; empty when it does
+    warnings: tuple[str, ...]  # the others; of the backtests the hardest alone
+
+
+def standing(uri: str) -> Standing:
+    """Of `models:/name/version` or `models:/name@alias`; nothing is known of other models."""
+    client, version = mlflow.MlflowClient(), None
+    with suppress(MlflowException):
+        if found := re.fullmatch(r"models:/(.+)@(.+)", uri):
+            version = client.get_model_version_by_alias(*found.groups())
+        elif found := re.fullmatch(r"models:/(.+)/(\d+)", uri):
+            version = client.get_model_version(*found.groups())
+    if version is None:
+        return Standing("", "", "", "", "", ())
+    tags: dict[str, str] = {}
+    champion = ""
+    with suppress(MlflowException):
+        tags = client.get_run(version.run_id).data.tags
+    with suppress(MlflowException):
+        champion = str(client.get_model_version_by_alias(version.name, CHAMPION).version)
+    signs = {k.removeprefix(SIGN): v for k, v in tags.items() if k.startswith(SIGN) and v != "ok"}
+    misfit = signs.pop(MISFIT, "")
+    backtests = [signs.pop(name) for name in BACKTESTS if name in signs]
+    reason = tags.get(WHY_NOT_CHAMPION, f"champion is version {champion}")
+    number = str(version.version)
+    return Standing(
+        version.name, number, champion, reason, misfit, (*signs.values(), *backtests[:1])
+    )
 
 
 def refuse_bad_name(name: str, where: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from fitting.fit import Fit
 from fitting.history import Histories
 from fitting.registry import Registered
-from training import record
+from training import layout, record
 
 
 def report(
@@ -20,8 +20,7 @@ def report(
     taken = ", ".join(f"{n} {where}" for where, n in counts.most_common())
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
-        f"fit: {len(runs)} runs ({taken}); {found.choice.best}; losses in "
-        f"{record.unit_text(unit)}",
+        f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.best}; losses in {record.unit_text(unit)}",
         *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
         *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "

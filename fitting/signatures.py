@@ -12,6 +12,7 @@ from fitting.validate import Scores
 
 Array = np.ndarray
 
+MISFIT = "mixing_error_against_mean"  # the sign that the law does not describe the runs
 POOR_FIT = 0.5  # error between left-out mixtures over that of predicting the mean
 
 
@@ -33,14 +34,15 @@ def law_fits(scores: Scores) -> Signature:
     relative = scores.mixing_rmse / max(scores.mean_prediction_rmse, 1e-300)
     poor = relative > POOR_FIT
     return Signature(
-        "mixing_error_against_mean",
+        MISFIT,
         relative,
         f"held-out mixtures: mean |error| of the objective {scores.objective_mae:.4f}, predicting "
         f"the mean {scores.mean_prediction_mae:.4f}, spread {scores.objective_spread:.4f}; "
         f"between mixtures of one scale {relative:.2f} of the mean's; Spearman "
         f"{scores.spearman:.2f}, R² {scores.r2:.2f}",
-        "the law predicts held-out mixtures little better than their mean does; train more "
-        "mixtures before you trust a mixture found with it"
+        "the law does not describe these runs: it predicts held-out mixtures little better than "
+        f"their mean does (mean |error| {scores.objective_mae:.4f}, predicting the mean "
+        f"{scores.mean_prediction_mae:.4f}); train more mixtures before you trust one found with it"
         if poor
         else "",
     )

@@ -44,9 +44,7 @@ class Freedom:
     by_scale: pd.DataFrame  # n_params, tokens, mixture/<domain>…; the target last
 
 
-def freedom(
-    objective: Objective, feasible: Feasible, best: Array, predictor: Predictor
-) -> Freedom:
+def freedom(objective: Objective, feasible: Feasible, best: Array, predictor: Predictor) -> Freedom:
     """How free the best mixture of an objective is."""
     differences = Differences.of(predictor, objective, best)
     optima, regrets = by_replicate(objective, feasible, best, predictor)

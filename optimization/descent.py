@@ -39,9 +39,7 @@ def descend(objective: Objective, feasible: Feasible, start: Array) -> Array:
     return best
 
 
-def furthest(
-    differences: Differences, feasible: Feasible, near: Array, direction: Array
-) -> Array:
+def furthest(differences: Differences, feasible: Feasible, near: Array, direction: Array) -> Array:
     """The mixture, (M,), furthest in a direction (M,) of those that cannot be told from the base of
     the differences, an allowed mixture.
 

@@ -92,7 +92,13 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
     drawing.domain_rows(axis, domains)
     y = np.arange(len(domains))
     bars = axis.barh(
-        y, highest - lowest, 0.5, lowest, color="C0", alpha=0.3, label="range over the near-optimal set"
+        y,
+        highest - lowest,
+        0.5,
+        lowest,
+        color="C0",
+        alpha=0.3,
+        label="range over the near-optimal set",
     )
     places = {name: ([m[d] for d in domains], y) for name, m in mixtures.items()}
     marks = drawing.marks(axis, places)

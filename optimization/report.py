@@ -23,7 +23,7 @@ def report(answer: Answer) -> list[str]:
             f"{answer.pull:.3g} {unit}"
         )
     if answer.freedom is not None:
-        lines += _freedom(answer.freedom, unit)
+        lines += _freedom(answer.freedom)
     return lines
 
 
@@ -92,7 +92,7 @@ def _front(found: Front) -> Iterator[str]:
         yield f"  {name}: {front[name].min():.4f} to {front[name].max():.4f} on the front"
 
 
-def _freedom(freedom: Freedom, unit: str) -> Iterator[str]:
+def _freedom(freedom: Freedom) -> Iterator[str]:
     yield (
         f"by another draw of the fitted mixtures another one would be better by "
         f"{freedom.regrets.mean():.4f} on average, {np.quantile(freedom.regrets, 0.9):.4f} in one "

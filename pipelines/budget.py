@@ -13,7 +13,7 @@ from pipelines import repetition
 from pipelines.repetition import Repeated
 from pipelines.study import Study
 from training import corpus as corpora
-from training import record, tracking
+from training import record, sources, tracking
 from training.corpus import Corpus, TokenFiles
 from training.settings import Domain, Run, Tokenizer
 
@@ -30,6 +30,7 @@ class Basis:
     corpus: Corpus  # an estimate without files where it is not prepared; vocab_size 0: unknown
     prepared: bool
     unknown: tuple[str, ...] = ()  # domains of which nothing tells how much text there is
+    notes: tuple[str, ...] = ()  # what a look at the sources left open
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,14 @@ class Budget:
 
 
 def basis(study: Study) -> Basis:
-    """The prepared corpus, or an estimate of it from `max_mb`."""
+    """The prepared corpus, or an estimate of it from `max_mb`.
+
+    Raises InputError for local sources in which a first look finds what `prepare` would refuse.
+    """
     found = corpora.find(study.domains, study.tokenizer, study.validation, study.workspace)
     if found:
         return Basis(found, prepared=True)
+    notes = tuple(sources.look(study.domains))
     vocab_size = _vocabulary(study.tokenizer) or 0
     domains = {
         name: _estimate(domain, vocab_size, study.validation.fraction)
@@ -96,7 +101,7 @@ def basis(study: Study) -> Basis:
     }
     unknown = tuple(name for name, domain in study.domains.items() if not domain.max_mb)
     estimate = Corpus(Path(), "", vocab_size, domains)
-    return Basis(estimate, prepared=False, unknown=unknown)
+    return Basis(estimate, prepared=False, unknown=unknown, notes=notes)
 
 
 def _estimate(domain: Domain, vocab_size: int, held_out: float) -> TokenFiles:

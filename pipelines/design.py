@@ -102,7 +102,10 @@ def _labelled(plan: Study, mixtures: Array) -> Mixtures:
     """Mixtures (n, M) by names that no other mixture of the study has."""
     named = [dict(zip(plan.domains, mixture.tolist(), strict=True)) for mixture in mixtures]
     digests = [hashlib.sha256(json.dumps(mixture).encode()).hexdigest() for mixture in named]
-    return {f"{record.PROPOSAL}{digest[:8]}": mixture for digest, mixture in zip(digests, named, strict=True)}
+    return {
+        f"{record.PROPOSAL}{digest[:8]}": mixture
+        for digest, mixture in zip(digests, named, strict=True)
+    }
 
 
 def _runs(plan: Study, corpus: Corpus, mixtures: Mixtures) -> list[Run]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines import parameters, preflight, titles
+from pipelines import parameters, preflight, processes, titles
 from training import launcher, record, secrets, stores, tracking
 from training.devices import Machines, cores, visible_gpus
 from training.errors import DivergedError, InputError, first_line
@@ -29,7 +29,9 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
     with tracking.open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(record.STAGE, name)
+        processes.mark(active.info.run_id)
         if given is not None:
+            processes.close_dead(active.info.experiment_id)
             preflight.registry_and_artifacts()  # a title may ask the registry
         if given is not None and (not joins or titles.generated(active.info.run_name)):
             title = secrets.masked(titles.title(name, given, active.info.experiment_id))

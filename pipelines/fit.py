@@ -108,7 +108,7 @@ def fit(
     )
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
-        mlflow.set_tag("why_not_champion", registered.reason)
+        mlflow.set_tag(registry.WHY_NOT_CHAMPION, registered.reason)
     lines = report(found, registered, pulled, notes)
     if before:
         law = {f"law/{key}": value for key, value in vars(found.choice.best).items()}
@@ -202,7 +202,7 @@ def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
         return pulled
     if len(broken) == len(first):
         raise InputError(f"every run breaks a rule of the study: {next(iter(broken.values()))}")
-    reasons = {pulled.names[run]: f"breaks a rule, {rule}" for run, rule in broken.items()}
+    reasons = {pulled.names[run]: f"breaks the rule '{rule}'" for run, rule in broken.items()}
     return replace(
         pulled,
         table=pulled.table[~pulled.table["run"].isin(broken)].reset_index(drop=True),
@@ -232,7 +232,7 @@ def _left_out(pulled: Histories) -> list[str]:
     named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
     more = " …" if len(reasons) > NAMED else ""
     ask = f"; {history.ASK}" if origin.UNPLANNED in by_reason else ""
-    return [f"{len(pulled.left_out)} runs left out ({named}{more}){ask}"]
+    return [f"{layout.count(len(pulled.left_out), 'run')} left out ({named}{more}){ask}"]
 
 
 def _target(observations: Observations, purpose: Purpose, given: dict[str, float]) -> Target:

@@ -1,82 +1,124 @@
 """`main`: the whole loop on one study, from text to a verified mixture."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import mlflow
 import numpy as np
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 
+from fitting import registry
+from fitting.registry import Standing
 from optimization import model as predictors
 from optimization import simplex
 from optimization.answer import Answer
 from optimization.report import report
-from pipelines import entry, preflight, problem, verify
+from pipelines import advice, budget, entry, preflight, problem, verdict, verify
+from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.fit import Fitted, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
-from pipelines.sweep import refuse_design, sweep
-from pipelines.verify import Proof
+from pipelines.sweep import proxy_runs, refuse_design, sweep
+from pipelines.verdict import Proof
 from training import kernels, layout, record
 
 RULE = "─" * 78
 LINES = 3  # of a mixture that is written out
+FIT_FIGURES = ("predicted_against_observed", "loss_against_proportion")
+SEARCH_FIGURES = ("best_mixture", "near_optimal")
+PROOF_FIGURES = ("measured_beside_predicted", "loss_curves")
 
 
-def main(study: str, workers: str, ranks: str) -> None:
-    plan = studies.load(study)
+def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:
+    chosen = studies.load(study)
     processes = entry.machines(workers, ranks)
-    preflight.training(plan, processes, [*plan.sweep.sizes, plan.target.size])
-    refuse_design(plan)
+    if plans.wanted(plan, throughput):
+        known = budget.basis(chosen)
+        runs = proxy_runs(chosen, known.corpus)
+        stages = plans.loop(chosen, known, runs)
+        plans.show(chosen, known, runs, processes.workers, throughput, targets=True, stages=stages)
+        return
+    preflight.training(chosen, processes, [*chosen.sweep.sizes, chosen.target.size])
+    refuse_design(chosen)
     kernels.build_for(processes)
     active = mlflow.active_run()
     assert active is not None
     with entry.stage(record.PREPARE):
-        corpus = prepare(plan)
+        corpus = prepare(chosen)
     with entry.stage(record.SWEEP):
-        sweep(plan, corpus, processes)
-    with entry.stage(record.FIT):
+        sweep(chosen, corpus, processes)
+    with entry.stage(record.FIT) as fitting:
         fitted = fit(
             [active.info.experiment_id],
-            f"tags.{record.STUDY} = '{plan.tag(corpus)}'",
-            plan.model,
+            f"tags.{record.STUDY} = '{chosen.tag(corpus)}'",
+            chosen.model,
             target={
-                "n_params": plan.size(plan.target.size).n_params,
-                "tokens": plan.target_tokens(),
+                "n_params": chosen.size(chosen.target.size).n_params,
+                "tokens": chosen.target_tokens(),
             },
-            weights=plan.weights(),
+            weights=chosen.weights(),
+            allowed=chosen.feasible(),
         )
     predictor = predictors.load(fitted.registered.uri)
     with entry.stage(record.OPTIMIZE) as searching:
-        answer = optimize(predictor, problem.of_study(plan, predictor, corpus))
-    with entry.stage(record.VERIFY):
-        proof = verify.verify(plan, corpus, predictor, answer.mixtures, processes)
-    experiment = mlflow.get_experiment(active.info.experiment_id)
+        answer = optimize(predictor, problem.of_study(chosen, predictor, corpus))
+    with entry.stage(record.VERIFY) as proving:
+        proof = verify.verify(chosen, corpus, predictor, verify.to_train(answer), processes)
+    standing = registry.standing(predictor.uri)
+    lines = summary(fitted, answer, proof, standing)
     mlflow.log_params(record.with_prefix(record.MIXTURE, answer.best))
-    print(summary(fitted, answer, proof, experiment.name, searching.info.run_id))
+    mlflow.log_metrics(verdict.metrics(proof))
+    mlflow.set_tags({"verdict": verdict.headline(proof, standing), "model_uri": predictor.uri})
+    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
+    _copy_figures([(fitting, FIT_FIGURES), (searching, SEARCH_FIGURES), (proving, PROOF_FIGURES)])
+    print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching), RULE]))
 
 
-def summary(fitted: Fitted, answer: Answer, proof: Proof, experiment: str, run_id: str) -> str:
-    """The closing summary: what was found, how sure it is, and where to look; run_id is that of the
-    search."""
+def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
+    """What was found: the verdict first, then the mixtures, the proof and how sure it is."""
     scores = fitted.fit.choice.scores
-    return "\n".join(
-        [
-            RULE,
-            *report(answer),
-            "",
-            *verify.report(proof),
-            "",
-            f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} nats/token "
-            f"(predicting the mean: {scores.mean_prediction_mae:.4f})",
-            "",
-            f"look at it:  mlflow ui   (experiment {experiment!r}, registered model "
-            f"{fitted.registered.name!r} version {fitted.registered.version})",
-            "ask it about a mixture of your own, in Python:",
-            f'  model = mlflow.pyfunc.load_model("{fitted.registered.uri}")',
-            *_question(answer.best, run_id),
-            RULE,
-        ]
+    return [
+        *verdict.verdict(proof, standing),
+        "",
+        *report(answer),
+        "",
+        *verdict.table(proof),
+        "",
+        f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} nats/token "
+        f"(predicting the mean: {scores.mean_prediction_mae:.4f})",
+    ]
+
+
+def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRun) -> Iterator[str]:
+    """Where to look, and how to ask the predictor."""
+    registered = fitted.registered
+    yield f"look at it:  {advice.look_at(active)}"
+    yield (
+        f"the predictor is version {registered.version} of the registered model "
+        f"{registered.name!r}, its {registered.alias}"
     )
+    yield "ask it about a mixture of your own, in Python:"
+    yield f'  model = mlflow.pyfunc.load_model("{registered.uri}")'
+    yield from _question(answer.best, searching.info.run_id)
+
+
+def _copy_figures(chosen: Sequence[tuple[MlflowRun, Sequence[str]]]) -> None:
+    """The figures of the stages that tell most, into the active run."""
+    with tempfile.TemporaryDirectory() as folder:
+        for run, names in chosen:
+            for name in names:
+                path = f"figures/{name}.png"
+                with suppress(MlflowException, OSError):  # two domains have no map, say
+                    mlflow.artifacts.download_artifacts(
+                        run_id=run.info.run_id, artifact_path=path, dst_path=folder
+                    )
+        if any(Path(folder).iterdir()):
+            mlflow.log_artifacts(folder)
 
 
 def _question(best: Mapping[str, float], run_id: str) -> list[str]:
@@ -100,5 +142,7 @@ if __name__ == "__main__":
     entry.main(
         record.MAIN,
         main,
-        entry.arguments(__doc__, study="quickstart", workers="auto", ranks="1"),
+        entry.arguments(
+            __doc__, study="quickstart", workers="auto", ranks="1", plan="false", throughput=""
+        ),
     )

@@ -26,8 +26,8 @@ def wanted(plan: str, throughput: str) -> bool:
     return parameters.boolean("plan", plan)
 
 
-def _report(study: Study, basis: Basis, budget: Budget) -> list[str]:
-    """The plan in words and a table."""
+def _report(study: Study, basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
+    """The plan in words and a table; `loop` are the stages, where it is of all of them."""
     lines = [
         f"plan of study {study.name!r}; nothing is trained",
         f"{'size':<9}{'parameters':>15}{'runs':>6}{'steps':>9}{'tokens a run':>14}{'tokens':>9}"
@@ -37,7 +37,9 @@ def _report(study: Study, basis: Basis, budget: Budget) -> list[str]:
     ]
     if budget.targets:
         lines.append(_line(budget.targets) + "   the targets of verify, at most")
-    return [*lines, "", *_notes(study, basis, budget)]
+    if loop and budget.targets:
+        lines.append(_total(budget.every_row(), "with the targets"))
+    return [*lines, "", *loop, *_notes(study, basis, budget)]
 
 
 def _line(row: Row) -> str:
@@ -47,16 +49,16 @@ def _line(row: Row) -> str:
     )
 
 
-def _total(rows: Sequence[Row]) -> str:
+def _total(rows: Sequence[Row], name: str = "total") -> str:
     return (
-        f"{'total':<24}{sum(row.runs for row in rows):>6}{'':>23}"
+        f"{name:<24}{sum(row.runs for row in rows):>6}{'':>23}"
         f"{_short(sum(row.tokens for row in rows)):>9}{sum(row.flops for row in rows):>10.2e}"
         f"{_hours(all_hours(rows)):>14}"
     )
 
 
 def _notes(study: Study, basis: Basis, budget: Budget) -> list[str]:
-    lines = []
+    lines = [*basis.notes]
     if not basis.corpus.vocab_size:
         lines.append(
             f"vocabulary: unknown ({study.tokenizer.name} cannot be fetched now): FLOPs and disk "
@@ -156,15 +158,38 @@ def _log(budget: Budget, lines: Sequence[str]) -> None:
     mlflow.log_text("\n".join(lines), "plan.txt")
 
 
+def loop(study: Study, basis: Basis, runs: Sequence[Run]) -> list[str]:
+    """What each stage of `main` would do."""
+    texts = "the text is tokenised already"
+    if not basis.prepared:
+        texts = f"tokenises {len(study.domains)} domains, whose columns and values were looked at"
+    return [
+        f"prepare   {texts}",
+        f"sweep     trains {len(runs)} proxies, as above",
+        f"fit       fits the law and registers it as {study.model!r}; trains nothing",
+        f"optimize  searches with {study.search.trials} trials; trains nothing",
+        "verify    trains the targets above, each on its mixture",
+        "",
+    ]
+
+
 def show(
-    study: Study, basis: Basis, runs: Sequence[Run], workers: int, throughput: str, *, targets: bool
+    study: Study,
+    basis: Basis,
+    runs: Sequence[Run],
+    workers: int,
+    throughput: str,
+    *,
+    targets: bool,
+    stages: Sequence[str] = (),
 ) -> Budget:
-    """Print and log what these runs would take; with the targets of `verify` beside them or not."""
+    """Print and log what these runs would take, with the targets of `verify` beside them or not;
+    `stages` say what else would be done."""
     speed = parameters.number("throughput", throughput) if throughput else None
     if speed is not None and not 0 < speed < math.inf:
         raise InputError(f"throughput: {throughput!r} must be positive, in FLOP/s of a worker")
     budget = budgets.make(study, basis, runs, workers, speed, targets=targets)
-    lines = _report(study, basis, budget)
+    lines = _report(study, basis, budget, stages)
     print("\n".join(lines))
     _log(budget, lines)
     return budget

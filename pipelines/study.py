@@ -46,8 +46,8 @@ class Study(Section):
     name: Name
     domains: dict[DomainName, Domain] = Field(min_length=2)
     default_mixture: Literal["proportional"] | dict[DomainName, float] = "proportional"
-    """What the best mixture is compared with; `proportional` to the domains' training tokens, or the
-    nearest to that which the bounds and bundles allow."""
+    """What the best mixture is compared with; `proportional` to the domains' training tokens, or
+    the nearest to that which the bounds and bundles allow."""
     bounds: dict[DomainName, tuple[float, float]] = Field(default={})
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
     bundles: dict[DomainName, dict[DomainName, float]] = Field(default={})
@@ -204,8 +204,8 @@ class Study(Section):
         return feasible(self.constraints(), list(self.domains), self.target_tokens())
 
     def refuse_forbidden(self, mixtures: Mapping[str, Mapping[str, float]]) -> None:
-        """Raise InputError for the first of the mixtures, by name, that breaks the study's bounds or
-        bundles."""
+        """Raise InputError for the first of the mixtures, by name, that breaks the study's bounds
+        or bundles."""
         allowed = self.feasible()
         for name, mixture in mixtures.items():
             _refuse_broken(name, mixture, allowed)

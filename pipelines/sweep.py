@@ -1,15 +1,18 @@
 """`sweep`: design the mixtures and train every proxy run that is not finished yet."""
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import mlflow
 import numpy as np
 
+from fitting import origin
 from optimization import design, projection
-from pipelines import budget, entry, preflight
+from pipelines import advice, budget, entry, preflight
 from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.study import Study
-from training import crew, kernels, record, tracking
+from training import crew, kernels, layout, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
@@ -96,8 +99,17 @@ def planned_runs(plan: Study, corpus: Corpus) -> list[Run]:
     runs = proxy_runs(plan, corpus)
     known = {tracking.fingerprint(run) for run in runs}
     there = queue(plan, corpus)
-    waiting = Ledger(there.ledger_url, there.name).open_runs()
-    return [*runs, *(run for run in waiting if tracking.fingerprint(run) not in known)]
+    ledger = Ledger(there.ledger_url, there.name)
+    waiting = [run for run in ledger.open_runs() if tracking.fingerprint(run) not in known]
+    broken = {run.name: rule for run in waiting if (rule := plan.broken_rule(run.mixture))}
+    if broken:
+        ledger.withdraw([run for run in waiting if run.name in broken])
+        rules = "; ".join(dict.fromkeys(broken.values()))
+        print(
+            f"{layout.count(len(broken), 'run')} that waited cannot be trained any more: the study "
+            f"now has the rule {rules}"
+        )
+    return [*runs, *(run for run in waiting if run.name not in broken)]
 
 
 def train_missing(
@@ -107,6 +119,8 @@ def train_missing(
     active = mlflow.active_run()
     assert active is not None
     experiment = active.info.experiment_id
+    if stage != record.CRITICAL:  # whose mixtures of two sides are the user's own
+        plan.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
     done = tracking.settled(experiment)
     missing = [run for run in runs if tracking.fingerprint(run) not in done]
     tracking.log_datasets(active.info.run_id, corpus)
@@ -123,6 +137,24 @@ def train_missing(
             )
     mlflow.log_metrics({"runs_planned": len(runs), "runs_trained": len(missing)})
     return {run.name: done[tracking.fingerprint(run)] for run in runs}
+
+
+def _mixtures_of(run: Run) -> Iterator[tuple[str, Mapping[str, float]]]:
+    yield run.name, run.mixture
+    for phase in run.later:
+        yield f"{run.name} from {phase.from_tokens:,} tokens", phase.mixture
+
+
+def _adopt(runs: Sequence[Run], experiment: str) -> None:
+    """Mark planned runs that were trained outside of a sweep, so that fits take them."""
+    active = mlflow.active_run()
+    assert active is not None
+    trained = tracking.settled_runs(experiment)
+    keys = [tracking.fingerprint(run) for run in runs]
+    there = [trained[key] for key in keys if key in trained]
+    for run_id, where in origin.origins(there).items():
+        if where == origin.UNPLANNED:
+            mlflow.MlflowClient().set_tag(run_id, record.PLANNED, active.info.run_id)
 
 
 def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
@@ -143,7 +175,9 @@ def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
         },
     )
     mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
-    train_missing(plan, corpus, planned_runs(plan, corpus), machines, record.SWEEP)
+    runs = planned_runs(plan, corpus)
+    _adopt(runs, active.info.experiment_id)
+    train_missing(plan, corpus, runs, machines, record.SWEEP)
 
 
 def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:
@@ -157,7 +191,32 @@ def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> No
         preflight.training(chosen, processes, chosen.sweep.sizes)
         refuse_design(chosen)
         kernels.build_for(processes)
-        sweep(chosen, prepare(chosen), processes)
+        corpus = prepare(chosen)
+        sweep(chosen, corpus, processes)
+        print("\n".join(_end(chosen, corpus, study)))
+
+
+def _end(plan: Study, corpus: Corpus, study: str) -> Iterator[str]:
+    """What was done and what to do next; `study` as the user named it."""
+    active = mlflow.active_run()
+    assert active is not None
+    experiment = active.info.experiment_id
+    metrics = mlflow.get_run(active.info.run_id).data.metrics
+    runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])
+    diverged = [
+        r
+        for r in tracking.settled_runs(experiment).values()
+        if record.DIVERGED in r.data.tags and r.data.tags.get(record.STUDY) == plan.tag(corpus)
+    ]
+    yield (
+        f"sweep: {runs} runs are trained, {trained} of them now; tags.{record.STUDY} = "
+        f"'{plan.tag(corpus)}'"
+    )
+    if diverged:
+        names = [str(run.info.run_name) for run in diverged]
+        yield f"  {len(diverged)} diverged, which no fit takes: {layout.some(names)}"
+    yield f"fit them next:  {advice.command(record.FIT, experiment, study=study)}"
+    yield f"look at them:   {advice.look_at(active)}"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,30 @@
 """`verify`: train the target on the default and the best mixture; measured beside predicted."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
+from fitting import registry
+from fitting.history import search
 from optimization import model as predictors
 from optimization import proof_plots as plots
-from optimization.answer import BEST, DEFAULT, Mixture
+from optimization.answer import BEST, DEFAULT, Answer, Mixture
+from optimization.differences import Differences
 from optimization.model import Predictor
-from pipelines import entry, parameters, preflight, problem
+from optimization.objective import weighted
+from pipelines import entry, parameters, preflight, problem, verdict
 from pipelines import study_file as studies
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.study import Study
 from pipelines.sweep import train_missing
-from training import kernels, record
+from pipelines.verdict import Earlier, Gain, Proof
+from training import kernels, layout, record
 from training.corpus import Corpus
 from training.devices import Machines
 from training.errors import InputError
@@ -25,18 +32,7 @@ from training.record import History
 from training.settings import Run
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What the trained targets say of the prediction."""
-
-    table: pd.DataFrame  # a row a target: mixture, seed, measured and predicted objective
-    gain: float  # default − best, mean over seeds, nats per token
-    seed_spread: float  # largest difference between two seeds of one mixture
-    steps: int
-    steps_to_default: float | None  # of the best mixture, to reach the default's final objective
-    error: float  # largest |predicted − measured| / measured over the mixtures
+PROBABILITY = 0.9
 
 
 def target_runs(plan: Study, corpus: Corpus, mixtures: dict[str, Mixture]) -> dict[str, Run]:
@@ -64,6 +60,7 @@ def verify(
     machines: Machines,
 ) -> Proof:
     """Train the targets and compare them with the predictions; `mixtures` has best and default."""
+    earlier = _earlier(plan, corpus)
     planned = target_runs(plan, corpus, mixtures)
     run_ids = train_missing(plan, corpus, list(planned.values()), machines, record.VERIFY)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
@@ -87,27 +84,95 @@ def verify(
             }
         )
     table = pd.DataFrame(rows)
-    proof = _proof(plan, table, histories, weights)
+    arrays = {n: np.array([mixtures[n][d] for d in predictor.domains]) for n in (BEST, DEFAULT)}
+    differences = Differences.of(predictor, weighted(predictor, predictor.weights), arrays[BEST])
+    one = arrays[DEFAULT][None]
+    predicted = Gain(float(differences.mean(one)[0]), float(differences.half_width(one)[0]))
+    proof = _proof(plan, table, histories, weights, predicted, earlier)
     _log(proof, histories, weights)
     return proof
 
 
+def to_train(answer: Answer) -> dict[str, Mixture]:
+    """The mixtures of an answer that are trained: of those beside best and default the ones that
+    satisfy what the search was asked for."""
+    return {
+        name: mixture
+        for name, mixture in answer.mixtures.items()
+        if name in (BEST, DEFAULT) or not answer.broken_rule(name)
+    }
+
+
 def _proof(
-    plan: Study, table: pd.DataFrame, histories: dict[str, History], weights: Array
+    plan: Study,
+    table: pd.DataFrame,
+    histories: dict[str, History],
+    weights: Array,
+    predicted_gain: Gain,
+    earlier: Sequence[Earlier],
 ) -> Proof:
     means = table.groupby("mixture")["measured"].mean()
     predicted = table.groupby("mixture")["predicted"].first()
     spread = table.groupby("mixture")["measured"].agg(np.ptp).max()
     first = plan.target.seeds[0]
     best, default = histories[f"{BEST}-{first}"], histories[f"{DEFAULT}-{first}"]
+    before = min(earlier, key=lambda one: one.objective, default=None)
     return Proof(
         table=table,
-        gain=float(means[DEFAULT] - means[BEST]),
+        gain=_measured_gain(table, predicted_gain),
+        predicted=predicted_gain,
         seed_spread=float(spread),
+        earlier=before if before and before.objective < means[BEST] else None,
         steps=plan.target.steps,
         steps_to_default=_steps_to(best, weights, float(_objective(default, weights)[-1])),
         error=float((np.abs(predicted - means) / means).max()),
     )
+
+
+def _measured_gain(table: pd.DataFrame, predicted: Gain) -> Gain:
+    """Default − best, mean over seeds; the noise of one run is that of the seeds of all mixtures.
+
+    With one seed a mixture nothing was measured of the noise: the half width is the predicted
+    gain's, which holds the noise of the proxies.
+    """
+    by_mixture = table.groupby("mixture")["measured"]
+    means, counts = by_mixture.mean(), by_mixture.count()
+    gain = float(means[DEFAULT] - means[BEST])
+    freedom = int((counts - 1).sum())
+    if not freedom:
+        return Gain(gain, predicted.half_width)
+    squares = ((table["measured"] - by_mixture.transform("mean")) ** 2).sum()
+    error = np.sqrt(squares / freedom * (1 / counts[BEST] + 1 / counts[DEFAULT]))
+    return Gain(gain, float(student.ppf((1 + PROBABILITY) / 2, freedom) * error))
+
+
+def _earlier(plan: Study, corpus: Corpus) -> list[Earlier]:
+    """The targets of the study that the experiment holds, as large and as long as its target."""
+    active = mlflow.active_run()
+    assert active is not None
+    query = (
+        f"attributes.status = 'FINISHED' and tags.{record.STAGE} = '{record.TARGET}' and "
+        f"tags.{record.STUDY} = '{plan.tag(corpus)}' and "
+        f"params.{record.N_PARAMS} = '{plan.size(plan.target.size).n_params}'"
+    )
+    weights = np.array([*plan.weights().values()])
+    found: dict[tuple[float, ...], list[tuple[Earlier, float]]] = {}
+    for run in search([active.info.experiment_id], query):
+        there = record.history_from_tags(run.data.tags)
+        if there is None or there.tokens[-1] != plan.target_tokens():
+            continue
+        mixture = record.without_prefix(record.MIXTURE, run.data.params)
+        if plan.broken_rule(mixture):
+            continue
+        order = [there.domains.index(d) for d in plan.domains]
+        loss = float(np.array(there.losses[-1])[order] @ weights)
+        one = Earlier(str(run.info.run_name), run.info.run_id, loss, mixture)
+        key = tuple(round(share, 6) for share in mixture.values())
+        found.setdefault(key, []).append((one, loss))
+    return [
+        replace(seeds[0][0], objective=float(np.mean([loss for _, loss in seeds])))
+        for seeds in found.values()
+    ]
 
 
 def _steps_to(history: History, weights: Array, objective: float) -> float | None:
@@ -136,36 +201,10 @@ def _history(run_id: str) -> History:
     return history
 
 
-def report(proof: Proof) -> list[str]:
-    """Measured beside predicted, and what it means in steps."""
-    lines = [f"{'target on':<14}{'predicted':>11}{'measured':>10}   seeds"]
-    best = proof.table.loc[proof.table["mixture"] == BEST, "measured"].mean()
-    for name, rows in proof.table.groupby("mixture", sort=False):
-        seeds, mean = ", ".join(f"{x:.4f}" for x in rows["measured"]), rows["measured"].mean()
-        tied = name != BEST and abs(mean - best) <= proof.seed_spread
-        lines.append(
-            f"{name:<14}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}"
-            + ("   (no further from best than two seeds)" if tied else "")
-        )
-    lines.append(
-        f"gain over the default: {proof.gain:.4f} nats/token (two seeds differ by up to "
-        f"{proof.seed_spread:.4f}); predictions within {100 * proof.error:.1f} % of measured"
-    )
-    if proof.steps_to_default is None:
-        lines.append("the best mixture did not reach the default's final loss")
-    else:
-        saved = 100 * (1 - proof.steps_to_default / proof.steps)
-        lines.append(
-            f"the best mixture reaches the default's final loss after "
-            f"{proof.steps_to_default:.0f} of {proof.steps} steps: {saved:.0f} % saved"
-        )
-    return lines
-
-
 def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
     table = proof.table
     metrics = {
-        "gain": proof.gain,
+        **verdict.metrics(proof),
         "seed_spread": proof.seed_spread,
         "largest_relative_error": proof.error,
     }
@@ -213,6 +252,8 @@ def main(
             f"measured on the study's domains, {', '.join(plan.domains)}"
         )
     given = parameters.mixture(mixture, predictor.domains) if mixture else None
+    if given:
+        plan.refuse_forbidden({"mixture": given})
     if trials:
         parameters.integer("trials", trials, least=1)
     kernels.build_for(processes)
@@ -221,10 +262,15 @@ def main(
         problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
     )
     with entry.stage(record.OPTIMIZE):
-        mixtures = {**optimize(predictor, wanted).mixtures, DEFAULT: plan.default(corpus)}
+        answer = optimize(predictor, wanted)
+    mixtures = {**to_train(answer), DEFAULT: plan.default(corpus)}
     if given:
         mixtures[BEST] = given
-    print("\n".join(report(verify(plan, corpus, predictor, mixtures, processes))))
+    proof = verify(plan, corpus, predictor, mixtures, processes)
+    lines = verdict.report(proof, registry.standing(predictor.uri))
+    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

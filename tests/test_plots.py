@@ -98,7 +98,15 @@ def search_figures(domains: list[str], val_domains: list[str]) -> dict[str, Figu
     )
     share = np.linspace(0, 0.8, 9)
     y = 2 + (share - 0.3) ** 2
-    curve = pd.DataFrame({"proportion": share, "objective": y, "low": y - 0.1, "high": y + 0.1, "near": y < y.min() + 0.1})
+    curve = pd.DataFrame(
+        {
+            "proportion": share,
+            "objective": y,
+            "low": y - 0.1,
+            "high": y + 0.1,
+            "near": y < y.min() + 0.1,
+        }
+    )
     moved = pd.DataFrame(
         [(d, f, 0.1 * rng.random(), 0.001) for d in val_domains for f in (0.5, 2.0)],
         columns=["domain", "factor", "moved", "cost"],
@@ -116,9 +124,7 @@ def search_figures(domains: list[str], val_domains: list[str]) -> dict[str, Figu
         "trials": search_plots.trials(trials),
         "parallel": search_plots.parallel_coordinates(trials, domains, best),
         "pareto": search_plots.pareto(objectives, list("pqrs"), {"best": dict.fromkeys("pqrs", 0)}),
-        "against": landscape_plots.loss_against_proportions(
-            dict.fromkeys(domains, curve), best
-        ),
+        "against": landscape_plots.loss_against_proportions(dict.fromkeys(domains, curve), best),
         "near": landscape_plots.near_optimal(ranges, known),
         "sensitivity": landscape_plots.sensitivity(points, moved, best),
         "pull": landscape_plots.pull_path(pd.DataFrame(path), strength[2]),

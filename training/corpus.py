@@ -112,6 +112,7 @@ def prepare(
     manifest = _manifest(texts, tokenizer, validation, workspace)
     if not _whole(manifest):
         with _locked(workspace):
+            sources.look(domains)  # before the first is tokenised
             folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
             loaded = tokenise.load_tokenizer(folder)
             keys = {

@@ -63,6 +63,11 @@ def _right(text: str, width: int) -> str:
     return " " * (width - cells(text)) + text
 
 
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first few of many names, and how many more there are."""
     cut = short(names)

@@ -91,6 +91,16 @@ class Ledger:
         }
         return [Run.model_validate(run) for run in found.values()]
 
+    def withdraw(self, runs: Iterable[Run]) -> None:
+        """Set aside runs that wait, so that no worker claims them."""
+        keys = {fingerprint(run) for run in runs}
+        with self._answering():
+            for trial in self._open_trials():
+                waits = trial.state == TrialState.WAITING
+                if waits and trial.user_attrs.get(FINGERPRINT) in keys:
+                    storage = self._study._storage  # `tell` refuses trials that wait
+                    storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+
     def work(self, train: Callable[[Run], float], waiting: Callable[[int], None]) -> None:
         """Claim and train runs until none is left; wait for those that others hold.
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,6 +21,8 @@ from training.formats import Row
 from training.settings import Domain
 
 PROBLEMS = 3  # rows left out that the warning names
+ONE_DOCUMENT = 1e-6  # MB that are enough to see that a domain has text
+LOOK_SECONDS = 10  # for each source, when one only looks
 VALUES = 20  # values of the domain column that an error names
 
 
@@ -174,6 +177,28 @@ class Reading:
                     f"found: {', '.join(sorted(self._found))}"
                 )
             raise InputError(f"{label([name])}: its source holds no text")
+
+
+def look(domains: Mapping[str, Domain]) -> list[str]:
+    """Read as much of every local source as gives each of its domains one document.
+
+    Raises InputError as a reading does: for a file or column that is missing, a value that is no
+    text, a domain without a row. What was not met in the first seconds of a long source is told.
+    """
+    notes = []
+    for group in groups(domains):
+        first = next(iter(group.values()))
+        if first.dataset and not Path(first.dataset).is_dir():
+            continue
+        taste = {n: d.model_copy(update={"max_mb": ONE_DOCUMENT}) for n, d in group.items()}
+        reading, end = Reading(taste), time.monotonic() + LOOK_SECONDS
+        for _ in reading:
+            if time.monotonic() > end:
+                got = reading.cursor().bytes
+                lacking = [name for name in group if not got[name]]
+                notes.append(f"{label(lacking)}: no row in the first {LOOK_SECONDS} s of reading")
+                break
+    return notes
 
 
 def documents(name: str, domain: Domain) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from training import plots, record, stores
@@ -61,8 +62,13 @@ def fingerprint(run: Run) -> str:
 
 def settled(experiment_id: str) -> dict[str, str]:
     """Fingerprint → run id of the runs that need not be trained again: complete or diverged."""
+    return {key: run.info.run_id for key, run in settled_runs(experiment_id).items()}
+
+
+def settled_runs(experiment_id: str) -> dict[str, MlflowRun]:
+    """Fingerprint → run of those; of several a complete one that a sweep trained."""
     client = mlflow.MlflowClient()
-    found: dict[str, str] = {}
+    found: dict[str, MlflowRun] = {}
     for state in ("FINISHED", "FAILED"):
         token = None
         while True:
@@ -73,12 +79,18 @@ def settled(experiment_id: str) -> dict[str, str]:
             )
             for run in page:
                 tags = run.data.tags
-                if tags.get(record.COMPLETE) == "true" or record.DIVERGED in tags:
-                    found[tags[record.FINGERPRINT]] = run.info.run_id
+                key = tags[record.FINGERPRINT]
+                ended = tags.get(record.COMPLETE) == "true" or record.DIVERGED in tags
+                if ended and (key not in found or _rank(run) > _rank(found[key])):
+                    found[key] = run
             token = page.token
             if not token:
                 break
     return found
+
+
+def _rank(run: MlflowRun) -> tuple[bool, bool]:
+    return record.COMPLETE in run.data.tags, record.PARENT in run.data.tags
 
 
 def unfinished(run_id: str, experiment_id: str) -> str | None:

@@ -61,7 +61,9 @@ class Truth:
         sums = rng.random() < 0.3
         return cls(
             powers=rng.uniform(0.3, 1.0, domains),
-            log_scale=np.empty((domains, 0)) if sums else np.log(rng.uniform(0.2, 1, (domains, terms))),
+            log_scale=np.empty((domains, 0))
+            if sums
+            else np.log(rng.uniform(0.2, 1, (domains, terms))),
             slope=0.4 * slope[:, :1] if sums else slope,
             floor=rng.uniform(1, 2.5, domains),
             size=rng.uniform(0.1, 0.4, domains),
@@ -97,8 +99,12 @@ def table(truth: Truth, mixtures: Array, noise: float, rng: np.random.Generator)
                         record.N_PARAMS: n,
                         record.TOKENS: d,
                         "step": d,
-                        **record.with_prefix(record.MIXTURE, dict(zip(names, mixture, strict=True))),
-                        **record.with_prefix(record.VAL_LOSS, dict(zip(names, losses, strict=True))),
+                        **record.with_prefix(
+                            record.MIXTURE, dict(zip(names, mixture, strict=True))
+                        ),
+                        **record.with_prefix(
+                            record.VAL_LOSS, dict(zip(names, losses, strict=True))
+                        ),
                     }
                 )
     return pd.DataFrame(rows)
@@ -204,7 +210,9 @@ def main(studies: int = 100, first: int = 0) -> pd.DataFrame:
     print(found.round(4).to_string())
     print(f"true best in the near-optimal set: {found['best_held'].mean():.2f}")
     print(f"true gain in its interval:         {found['gain_held'].mean():.2f}")
-    print(f"called better: {len(sure)}; of these better in truth: {sure['sure_and_true'].mean():.3f}")
+    print(
+        f"called better: {len(sure)}; of these better in truth: {sure['sure_and_true'].mean():.3f}"
+    )
     print(f"range of a proportion, mean:       {found['free'].mean():.3f}")
     return found
 

@@ -1,0 +1,186 @@
+"""What the trained targets prove, in words: whether the best mixture is better, and whether to
+believe it."""
+
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fitting.registry import Standing
+from optimization.answer import BEST, DEFAULT, Mixture
+from training import layout
+
+Lines = list[str]
+BETTER, WORSE, UNTOLD = "BETTER", "WORSE", "NOT TOLD APART"
+DOUBTED = "NOT TO BE BELIEVED"
+CLEAR = (
+    "Nothing speaks against it: the law fits, the backtests hold, and nothing was measured better."
+)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of objectives, nats per token, with its 90 % interval."""
+
+    value: float
+    half_width: float
+
+    def __str__(self) -> str:
+        low, high = self.value - self.half_width, self.value + self.half_width
+        return f"{self.value:.4f} [{low:.4f}, {high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A target of the study that an earlier command trained, as long as those of now."""
+
+    run_name: str
+    run_id: str
+    objective: float  # mean over its seeds
+    mixture: Mixture
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the trained targets say of the prediction."""
+
+    table: pd.DataFrame  # a row a target: mixture, seed, measured and predicted objective
+    gain: Gain  # of best over default, measured
+    predicted: Gain
+    seed_spread: float  # largest difference between two seeds of one mixture
+    earlier: Earlier | None  # measured before, and better than best is now
+    steps: int
+    steps_to_default: float | None  # of the best mixture, to reach the default's final objective
+    error: float  # largest |predicted − measured| / measured over the mixtures
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two gains are within the uncertainty of their difference."""
+        half_width = math.hypot(self.gain.half_width, self.predicted.half_width)
+        return abs(self.gain.value - self.predicted.value) <= half_width
+
+
+def headline(proof: Proof, standing: Standing) -> str:
+    """The verdict in a word or two."""
+    return DOUBTED if standing.misfit else _outcome(proof.gain)
+
+
+def verdict(proof: Proof, standing: Standing) -> Lines:
+    """Whether the best mixture is better than the default one, whether to believe it, and why not,
+    in lines that fit."""
+    measured = _measured(proof)
+    doubts = [line for doubt in _doubts(proof, standing) for line in _filled(doubt, "- ")]
+    if standing.misfit:
+        first = f"{DOUBTED}: {standing.misfit}."
+        more = ["What else speaks against it:", *doubts] if doubts else []
+        return [*_filled(first), *_filled(f"All the same, {measured}"), *more]
+    first = f"{_outcome(proof.gain)}: {measured}"
+    return [*_filled(first), *(["What speaks against it:", *doubts] if doubts else [CLEAR])]
+
+
+def metrics(proof: Proof) -> dict[str, float]:
+    """The measured and the predicted gain with their 90 % intervals, nats per token."""
+    found = {}
+    for name, gain in (("gain", proof.gain), ("predicted_gain", proof.predicted)):
+        found[name] = gain.value
+        found[f"{name}_low"] = gain.value - gain.half_width
+        found[f"{name}_high"] = gain.value + gain.half_width
+    return found
+
+
+def report(proof: Proof, standing: Standing) -> Lines:
+    """The verdict, measured beside predicted, and what it means in steps."""
+    return [*verdict(proof, standing), "", *table(proof)]
+
+
+def _outcome(gain: Gain) -> str:
+    if gain.value > gain.half_width:
+        return BETTER
+    return WORSE if gain.value < -gain.half_width else UNTOLD
+
+
+def _measured(proof: Proof) -> str:
+    seeds = int((proof.table["mixture"] == BEST).sum())
+    how = {
+        BETTER: "the best mixture has a lower loss than the default mixture",
+        WORSE: "the best mixture has a higher loss than the default mixture",
+        UNTOLD: "the best mixture may be better or worse than the default mixture",
+    }[_outcome(proof.gain)]
+    return (
+        f"{how}. Measured gain: {proof.gain} nats/token, with {seeds} seed{'s' * (seeds > 1)} "
+        f"each; predicted: {proof.predicted}."
+    )
+
+
+def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
+    """What speaks against the answer, what matters most for the decision first."""
+    means = proof.table.groupby("mixture", sort=False)["measured"].mean()
+    for name, mean in means.items():
+        if name not in (BEST, DEFAULT) and mean < means[BEST]:
+            tied = means[BEST] - mean <= proof.seed_spread
+            yield f"{name} came out {means[BEST] - mean:.4f} lower than best" + (
+                ", no further from it than two seeds from each other" if tied else ""
+            )
+    if proof.earlier is not None:
+        one = proof.earlier
+        yield (
+            f"a mixture that was measured before has a lower loss, {one.objective:.4f}: "
+            f"{one.run_name}, run {one.run_id}"
+        )
+    if not proof.agrees:
+        yield (
+            "the measured gain lies outside what was predicted: do not trust the size of predicted "
+            "differences"
+        )
+    if standing.champion and standing.champion != standing.version:
+        yield (
+            f"the predictor is version {standing.version} of {standing.name!r}, which is not "
+            f"champion: {standing.reason}"
+        )
+    yield from standing.warnings
+    if not (proof.table.groupby("mixture")["seed"].count() > 1).any():
+        yield (
+            "no mixture was trained with two seeds, so that nothing measured the noise; give "
+            "target.seeds several"
+        )
+
+
+def _filled(text: str, bullet: str = "") -> Lines:
+    """A sentence in lines that fit."""
+    return textwrap.wrap(
+        text,
+        layout.WIDTH,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def table(proof: Proof) -> Lines:
+    """Measured beside predicted, and what it means in steps."""
+    width = max(14, *(layout.cells(name) + 1 for name in proof.table["mixture"]))
+    lines = [f"{'target on':<{width}}{'predicted':>11}{'measured':>10}   seeds"]
+    best = proof.table.loc[proof.table["mixture"] == BEST, "measured"].mean()
+    for name, rows in proof.table.groupby("mixture", sort=False):
+        seeds, mean = ", ".join(f"{x:.4f}" for x in rows["measured"]), rows["measured"].mean()
+        tied = name != BEST and abs(mean - best) <= proof.seed_spread
+        lines.append(
+            f"{name:<{width}}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}"
+            + ("   (no further from best than two seeds)" if tied else "")
+        )
+    lines.append(
+        f"measured gain over the default: {proof.gain} nats/token (two seeds differ by up to "
+        f"{proof.seed_spread:.4f}); predictions within {100 * proof.error:.1f} % of measured"
+    )
+    if proof.steps_to_default is None:
+        lines.append("the best mixture did not reach the default's final loss")
+    else:
+        saved = 100 * (1 - proof.steps_to_default / proof.steps)
+        lines.append(
+            f"the best mixture reaches the default's final loss after "
+            f"{proof.steps_to_default:.0f} of {proof.steps} steps: {saved:.0f} % saved"
+        )
+    return lines
