@@ -20,7 +20,8 @@ def report(
     taken = ", ".join(f"{n} {where}" for where, n in counts.most_common())
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
-        f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.best}; losses in {record.unit_text(unit)}",
+        f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.best}; losses in "
+        f"{record.unit_text(unit)}",
         *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
         *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "

@@ -87,6 +87,10 @@ def main(
         plans.show(chosen, known, [run], machines.workers, throughput, targets=False)
         return
     chosen.check_repetition([run], corpus)
+    for mixture in (run.mixture, *(phase.mixture for phase in later)):
+        if broken := chosen.broken_rule(mixture):
+            print(f"the mixture breaks a rule of the study ({broken}): no fit will take this run")
+            break
     history = train(run, corpus, machines)
     print(json.dumps(dict(zip(history.domains, history.losses[-1], strict=True)), indent=1))
 

@@ -77,9 +77,14 @@ def texts() -> dict[str, list[str]]:
 @pytest.fixture
 def miniature(tmp_path: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
     """A study of seconds on local JSONL files, as the mapping a study file holds."""
+    return miniature_study(tmp_path, texts)
+
+
+def miniature_study(folder: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """The same in a folder."""
     for name, documents in texts.items():
         lines = (json.dumps({"text": document}) for document in documents)
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
     return {
         "name": "miniature",
         "domains": {name: {"files": f"{name}.jsonl"} for name in texts},
@@ -101,7 +106,7 @@ def miniature(tmp_path: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
         "sweep": {"mixtures": 4, "sizes": ["tiny", "small"]},
         "target": {"size": "small", "steps": 18, "seeds": [0, 1]},
         "search": {"trials": 60},
-        "workspace": str(tmp_path / "workspace"),
+        "workspace": str(folder / "workspace"),
     }
 
 
@@ -109,12 +114,14 @@ def miniature(tmp_path: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
 def write_study(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
     """Writes a study file and returns its path."""
 
-    def write(study: dict[str, Any]) -> str:
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump(study, sort_keys=False))
-        return str(path)
+    return lambda study: written(tmp_path, study)
 
-    return write
+
+def written(folder: Path, study: dict[str, Any]) -> str:
+    """The path of a study file in a folder."""
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return str(path)
 
 
 def run_entry(

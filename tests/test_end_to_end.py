@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,69 @@ def test_mlflow_run_leaves_a_verified_mixture(
     new = [run for run in runs_of("proxy") if run.info.run_name.startswith("next-")]
     assert sorted(run.data.params["size"] for run in new) == ["small", "tiny"]
     assert len(runs_of("proxy")) == 10
+
+
+def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    miniature |= {
+        "bounds": {"math": [0, 0], "code": [0.5, 0.8]},
+        "default_mixture": "proportional",
+    }
+    study = write_study(miniature)
+
+    def allowed(values: Mapping[str, Any], prefix: str) -> bool:
+        shares = [float(values[f"{prefix}{d}"]) for d in DOMAINS]
+        assert sum(shares) == pytest.approx(1, abs=1e-6)
+        by_name = dict(zip(DOMAINS, shares, strict=True))
+        return by_name["math"] == 0 and 0.5 - 1e-9 <= by_name["code"] <= 0.8 + 1e-9
+
+    done = run_entry("main", "--study", study)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "nearest to uniform" in done.stdout
+    assert not re.search(r"^uniform|\]   breaks ", done.stdout, re.M)
+    run = run_entry("design", "--study", study, "--count=1", "--enqueue=true")
+    assert run.returncode == 0, run.stderr[-3000:]
+    swept = run_entry("sweep", "--study", study)
+    assert swept.returncode == 0, swept.stderr[-3000:]
+    every = mlflow.search_runs(output_format="list")
+    held = [r.data.params for r in every if "mixture/code" in r.data.params]
+    assert len(held) > 8 + 6 + 2  # proxies, targets, main and optimize
+    assert all(allowed(params, "mixture/") for params in held)
+    defaults = [r.data.params for r in every if "default_mixture/code" in r.data.params]
+    assert defaults
+    assert all(allowed(params, "default_mixture/") for params in defaults)
+    (searched,) = runs_of("optimize")
+    compared = mlflow.artifacts.load_dict(f"runs:/{searched.info.run_id}/compared.json")
+    table = pd.DataFrame(compared["data"], columns=compared["columns"])
+    assert set(table["mixture"]) == {"best", "default", "nearest to uniform", "best observed"}
+    assert all(allowed(row, "mixture/") for row in table.to_dict("records"))
+
+    # how the sweep ends, and the fit that it names
+    (tag,) = {r.data.tags["study"] for r in runs_of("proxy")}
+    assert f"sweep: 10 runs are trained, 2 of them now; tags.study = '{tag}'" in swept.stdout
+    assert f"mlflow run . --env-manager uv -e fit -P study={study}" in swept.stdout
+    fitted = run_entry("fit", "--study", study, "--compare=false")
+    assert fitted.returncode == 0, fitted.stderr[-3000:]
+    assert "fit: 10 runs (8 planned by sweep, 2 proposed by design); " in fitted.stdout
+    assert "  since version 1: 2 more runs (next-" in fitted.stdout
+
+    # a run of one's own, which no sweep planned, changes no fit
+    own = run_entry(
+        "train", "--study", study, "--size=tiny", "--steps=6", "--mixture=math=0.5,code=0.5"
+    )
+    assert own.returncode == 0, own.stderr[-3000:]
+    assert "breaks a rule of the study (bounds: math at most 0): no fit will take" in own.stdout
+    own = run_entry("train", "--study", study, "--size=tiny", "--steps=6")
+    assert own.returncode == 0, own.stderr[-3000:]
+    again = run_entry("fit", "--study", study, "--compare=false")
+    assert "fit: 10 runs (8 planned by sweep, 2 proposed by design); " in again.stdout
+    assert "2 runs left out (trained by train, planned by no sweep: " in again.stdout
+    assert "  since version 2: the same runs; error on held-out mixtures " in again.stdout
+    asked = run_entry("fit", "--study", study, "--compare=false", "--unplanned=true")
+    assert "11 runs (8 planned by sweep, 2 proposed by design, 1 trained by train" in asked.stdout
+    assert "1 run left out (breaks the rule 'bounds: math at most 0': " in asked.stdout
 
 
 def test_ctrl_c_keeps_what_is_finished(

@@ -1,0 +1,195 @@
+"""What the closing summary says: each verdict, of a study whose runs are recorded."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import mlflow
+import numpy as np
+import pytest
+
+from fitting import registry
+from fitting.choose import Options
+from optimization import model as predictors
+from optimization.answer import BEST, Answer
+from optimization.model import Predictor
+from pipelines import entry, fit, optimize, problem, verdict, verify
+from pipelines import study_file as studies
+from pipelines.prepare import prepare
+from pipelines.study import Study
+from pipelines.sweep import proxy_runs, sweep
+from tests import conftest
+from training import loop, record, tracking
+from training.corpus import Corpus
+from training.devices import Machines
+from training.settings import Run
+
+ALONE = Machines(workers=1, ranks=1)
+Losses = Mapping[str, Sequence[float]]  # mixture → what each seed's loss is above the predicted one
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A study whose proxies are recorded, not trained, and what was found with them."""
+
+    plan: Study
+    corpus: Corpus
+    predictor: Predictor
+    answer: Answer
+
+
+def losses(run: Run, tokens: int) -> np.ndarray:
+    """A law that a fit can find, (V,)."""
+    shares = np.array([*run.mixture.values()])
+    scale = 0.1 * (run.size.n_params / 3e3) ** -0.3 + 0.3 * (tokens / 1e3) ** -0.4
+    return 1.5 + 0.9 * np.exp(-2 * np.sqrt(shares)) + scale
+
+
+def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
+    """What a worker leaves of a run, with these losses at a number of tokens."""
+    steps = loop.evaluation_steps(run.training)
+    tokens = tuple(step * run.training.tokens_per_step for step in steps)
+    series = tuple(tuple(values(t).tolist()) for t in tokens)
+    tags = {
+        record.STAGE: run.stage,
+        record.STUDY: run.study,
+        record.FINGERPRINT: tracking.fingerprint(run),
+        record.COMPLETE: "true",
+        **record.history_tags(record.History(tuple(run.mixture), tuple(steps), tokens, series)),
+    }
+    with mlflow.start_run(run_name=run.name, nested=True, tags=tags) as active:
+        mlflow.MlflowClient().delete_tag(active.info.run_id, record.PARENT)
+        mlflow.log_params(
+            {**record.with_prefix(record.MIXTURE, run.mixture), "n_params": run.size.n_params}
+        )
+
+
+def found(plan: Study, corpus: Corpus, noise: float) -> Recorded:
+    """Record the proxies in the current experiment, then sweep, fit and search as commands do."""
+    rng = np.random.default_rng(0)
+    with entry.stage(record.MAIN) as active:
+        for run in proxy_runs(plan, corpus):
+            off = noise * rng.standard_normal(len(plan.domains))
+            log_complete(run, lambda t, run=run, off=off: losses(run, t) + off)
+        with entry.stage(record.SWEEP):
+            sweep(plan, corpus, ALONE)
+        with entry.stage(record.FIT):
+            fitted = fit.fit(
+                [active.info.experiment_id],
+                f"tags.{record.STUDY} = '{plan.tag(corpus)}'",
+                plan.model,
+                Options(("joint",), compare=False),
+                allowed=plan.feasible(),
+            )
+        predictor = predictors.load(fitted.registered.uri)
+        with entry.stage(record.OPTIMIZE):
+            answer = optimize.optimize(predictor, problem.of_study(plan, predictor, corpus))
+    return Recorded(plan, corpus, predictor, answer)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[str]]) -> Iterator[str]:
+    """A store and the file of a study with ten mixtures at three sizes."""
+    folder = tmp_path_factory.mktemp("verdict")
+    with conftest.empty_store(folder):
+        given = conftest.miniature_study(folder, texts)
+        given["sizes"]["middle"] = {"hidden_size": 24, "layers": 1, "heads": 2}
+        given["sweep"] = {"mixtures": 10, "sizes": ["tiny", "middle", "small"]}
+        given["training"]["evaluations"] = 5
+        yield conftest.written(folder, given)
+
+
+@pytest.fixture(scope="module")
+def recorded(study: str) -> Recorded:
+    plan = studies.load(study)
+    with mlflow.start_run():
+        corpus = prepare(plan)
+    return found(plan, corpus, noise=0.001)
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One of the test's own, so that its targets are no other test's."""
+    mlflow.set_experiment(request.node.name)
+    yield
+    mlflow.set_experiment(experiment_id="0")
+
+
+def proven(study: Recorded, above: Losses) -> list[str]:
+    """What is said of targets whose losses lie so far above the predicted ones."""
+    plan, answer = study.plan, study.answer
+    mixtures = verify.to_train(answer)
+    with entry.stage(record.VERIFY):
+        for key, run in verify.target_runs(plan, study.corpus, mixtures).items():
+            name = key.rsplit("-", 1)[0]
+            off = above.get(name, (0.001, -0.001))[run.seed]
+            at_end = np.array([*answer.predictions[name].losses.values()]) + off
+            log_complete(run, lambda _, at_end=at_end: at_end)
+        proof = verify.verify(plan, study.corpus, study.predictor, mixtures, ALONE)
+    return verdict.report(proof, registry.standing(study.predictor.uri))
+
+
+def words(lines: Sequence[str]) -> str:
+    """The verdict, without the table below it."""
+    return " ".join(" ".join(lines[: list(lines).index("")]).split())
+
+
+@pytest.mark.usefixtures("experiment")
+def test_better_and_nothing_speaks_against_it(recorded: Recorded) -> None:
+    told = words(proven(recorded, {}))
+    assert told.startswith("BETTER: the best mixture has a lower loss than the default mixture.")
+    gain = recorded.answer.gain
+    assert f"Measured gain: {gain:.4f} [" in told
+    assert f"with 2 seeds each; predicted: {gain:.4f} [" in told
+    assert told.endswith(verdict.CLEAR)
+
+
+@pytest.mark.usefixtures("experiment")
+def test_not_told_apart(recorded: Recorded) -> None:
+    told = words(proven(recorded, {BEST: (0.2, -0.2)}))
+    assert told.startswith("NOT TOLD APART: the best mixture may be better or worse than the")
+
+
+@pytest.mark.usefixtures("experiment")
+def test_worse_and_why(recorded: Recorded) -> None:
+    lines = proven(recorded, {BEST: (0.5, 0.502), "uniform": (0.1, 0.1)})
+    told = words(lines)
+    assert told.startswith("WORSE: the best mixture has a higher loss than the default mixture.")
+    assert "- uniform came out 0." in told
+    assert "lower than best" in told
+    assert "- the measured gain lies outside what was predicted" in told
+    # the same study once more, and what it measured before was better
+    other = proven(recorded, {})
+    assert "measured before" not in words(other)  # found trained: the same targets
+    changed = Recorded(
+        recorded.plan,
+        recorded.corpus,
+        recorded.predictor,
+        optimize_within(recorded, {"news": (0.3, 0.4)}),
+    )
+    told = words(proven(changed, {BEST: (0.6, 0.602)}))
+    assert "- a mixture that was measured before has a lower loss" in told
+
+
+def optimize_within(study: Recorded, bounds: dict[str, tuple[float, float]]) -> Answer:
+    """The answer when the search is bound further."""
+    wanted = problem.of_study(study.plan, study.predictor, study.corpus)
+    rules = replace(wanted.constraints, bounds={**wanted.constraints.bounds, **bounds})
+    with entry.stage(record.OPTIMIZE):
+        return optimize.optimize(study.predictor, replace(wanted, constraints=rules))
+
+
+@pytest.mark.usefixtures("experiment")
+def test_not_champion(recorded: Recorded) -> None:
+    challenger = found(recorded.plan, recorded.corpus, noise=0.01)
+    told = words(proven(challenger, {}))
+    assert f"version {challenger.predictor.uri.rsplit('/', 1)[1]} of 'mixture-predictor'" in told
+    assert "which is not champion: champion is version 1, whose cross-validated error" in told
+
+
+@pytest.mark.usefixtures("experiment")
+def test_not_to_be_believed(recorded: Recorded) -> None:
+    misled = found(recorded.plan.model_copy(update={"model": "misled"}), recorded.corpus, noise=0.5)
+    told = words(proven(misled, {}))
+    assert told.startswith("NOT TO BE BELIEVED: the law does not describe these runs: it predicts")
+    assert "All the same, the best mixture" in told
+    assert verdict.CLEAR not in told
