@@ -87,8 +87,8 @@ def main(
         plans.show(chosen, known, [run], machines.workers, throughput, targets=False)
         return
     chosen.check_repetition([run], corpus)
-    for mixture in (run.mixture, *(phase.mixture for phase in later)):
-        if broken := chosen.broken_rule(mixture):
+    for phase in (first, *later):
+        if broken := chosen.broken_rule(phase.mixture):
             print(f"the mixture breaks a rule of the study ({broken}): no fit will take this run")
             break
     history = train(run, corpus, machines)

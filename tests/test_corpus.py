@@ -155,6 +155,7 @@ def test_domains_of_one_source_are_read_in_one_pass(
     made = prepare(
         {n: domains[n] for n in ("news", "code", "any")}, tmp_path / "w", tokenizer=named
     )
+    read = read[read.index(1, 1) :]  # after the look at the first rows
     assert read == list(range(1, len(read) + 1))
     assert len(read) < len(pairs)  # it ends when all have enough
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.tokenizer)

@@ -18,7 +18,7 @@ Write = Callable[[dict[str, Any]], str]
 Change = dict[str, Any]
 
 ONE = {"workers": "1", "ranks": "1"}
-SWEEP = {**ONE, "plan": "false", "throughput": ""}
+MAIN = SWEEP = {**ONE, "plan": "false", "throughput": ""}
 NOTHING = ("mixture", "schedule", "steps", "hostfile", "throughput")
 TRAIN = {
     **dict.fromkeys(NOTHING, ""),
@@ -46,24 +46,24 @@ NO_CONFIG = {"sizes": {n: {"config": f"/no/{n}.json"} for n in ("tiny", "small")
 @pytest.mark.parametrize(
     ("command", "parameters", "change", "message"),
     [
-        (main, ONE, {"model": "org/predictor"}, "model: 'org/predictor' contains '/'"),
+        (main, MAIN, {"model": "org/predictor"}, "model: 'org/predictor' contains '/'"),
         (sweep, SWEEP, {"model": "a:b"}, "model: 'a:b' contains ':'"),
-        (main, {**ONE, "ranks": "3"}, {}, "8 sequences cannot be shared evenly by 3 processes"),
+        (main, {**MAIN, "ranks": "3"}, {}, "8 sequences cannot be shared evenly by 3 processes"),
         (train, {**TRAIN, "ranks": "3"}, {}, "8 sequences cannot be shared evenly by 3 processes"),
-        (main, ONE, {"engine": {"micro_batch_size": 3}}, "micro_batch_size: 3 does not divide"),
-        (main, ONE, {"sweep": {"mixtures": 4, "sizes": ["tiny", "tiny"]}}, "a size is named twice"),
+        (main, MAIN, {"engine": {"micro_batch_size": 3}}, "micro_batch_size: 3 does not divide"),
+        (main, MAIN, {"sweep": {"mixtures": 4, "sizes": ["tiny", "tiny"]}}, "a size is named twice"),
         (
             main,
-            ONE,
+            MAIN,
             {"bounds": {"news": (0.6, 0.6), "code": (0.3, 0.3)}},
             "mixtures: the constraints leave a single one",
         ),
         (sweep, SWEEP, NO_CONFIG, "config '/no/tiny.json' cannot be loaded"),
-        (main, ONE, {"ledger": "sqlite:////dev/null/l.db"}, "ledger: /dev/null is not a folder"),
-        (main, ONE, {"ledger": "postgresql://u:p@127.0.0.1:1/d"}, "failed: Connection refused"),
+        (main, MAIN, {"ledger": "sqlite:////dev/null/l.db"}, "ledger: /dev/null is not a folder"),
+        (main, MAIN, {"ledger": "postgresql://u:p@127.0.0.1:1/d"}, "failed: Connection refused"),
         (design, DESIGN, {"ledger": "postgres://u:p@h/d"}, "write postgresql:// for postgres://"),
         (prepare, {}, {"workspace": "/dev/null/w"}, "workspace: /dev/null is not a folder"),
-        (main, ONE, {"workspace": "/proc/w"}, "workspace: /proc cannot be written"),
+        (main, MAIN, {"workspace": "/proc/w"}, "workspace: /proc cannot be written"),
         (train, {**TRAIN, "mixture": "nevs=1"}, {}, "mixture: unknown domain 'nevs'"),
         (train, {**TRAIN, "schedule": LATE}, {}, "a phase begins at 25,600 tokens, the run ends"),
         (train, {**TRAIN, "hostfile": "/no/hosts"}, {}, "hostfile: /no/hosts cannot be read"),
@@ -112,7 +112,7 @@ def test_a_refused_command_leaves_nothing_but_its_failed_run(
 @pytest.mark.parametrize(
     ("command", "parameters"),
     [
-        (main, ONE),
+        (main, MAIN),
         (sweep, SWEEP),
         (train, TRAIN),
         (verify, VERIFY),
