@@ -185,6 +185,9 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
     miniature["training"]["steps"] = 12
     done = run_entry("sweep", "--study", write_study(miniature), "--workers", "1", "--ranks", ranks)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert not mlflow.search_runs(
+        filter_string="attributes.status = 'RUNNING'", output_format="list"
+    )
 
 
 def test_a_worker_that_is_not_up_in_time_ends_the_sweep(
@@ -241,3 +244,25 @@ def test_ctrl_c_while_libraries_load(
     maps = Path(f"/proc/{process.pid}/maps")
     wait_for(lambda: "_ssl" in maps.read_text() or "_json" in maps.read_text(), process)
     interrupted(process)
+
+
+def test_an_interrupt_within_a_finaliser_is_not_lost() -> None:
+    """Python drops what a finaliser raises."""
+    code = """
+import os, signal, time, weakref
+from training.signals import interrupt_on_signals
+
+def last(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+interrupt_on_signals()
+held = set()
+watch = weakref.ref(held, last)
+try:
+    del held
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

@@ -1,5 +1,6 @@
 """`plan=true`: its numbers against ones worked out by hand, and that it trains nothing."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import huggingface_hub
 import mlflow
 import pytest
 
-from pipelines import budget, sweep, train
+from pipelines import budget, main, sweep, train
 from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
@@ -96,6 +97,43 @@ def test_a_plan_trains_and_prepares_nothing(
     assert "planned/worker_hours" not in run.data.metrics
     names = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert names == {"plan.json", "plan.txt"}
+
+
+@pytest.mark.usefixtures("store")
+def test_main_plans_the_whole_loop(
+    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mlflow.start_run() as active:
+        main.main(write_study(miniature), "2", "1", plan="true", throughput="1e6")
+    found = mlflow.get_run(active.info.run_id).data.metrics
+    targets = 6 * FLOPS["small"] * 18 * 8 * 32
+    assert found["planned/flops"] == PROXIES
+    assert found["planned/target_flops"] == targets
+    told = capsys.readouterr().out
+    assert f"with the targets {14:>13}" in told
+    stages = re.findall(r"^(prepare|sweep|fit|optimize|verify) +", told, re.M)
+    assert stages == ["prepare", "sweep", "fit", "optimize", "verify"]
+    assert not Path(miniature["workspace"]).exists()
+    assert not mlflow.search_registered_models()
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_column": "body"}, "no column 'body'"),
+        ({"domain_column": "source", "domain_value": "web"}, "no column 'source'"),
+        ({"files": "/no/such.jsonl"}, "no file matches"),
+    ],
+)
+def test_a_plan_looks_at_columns_before_anything_is_prepared(
+    change: dict[str, str], message: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    miniature["domains"]["code"] |= change
+    path = write_study(miniature)
+    with pytest.raises(InputError, match=re.escape(message)), mlflow.start_run():
+        main.main(path, "2", "1", plan="true", throughput="")
+    assert not Path(miniature["workspace"]).exists()
 
 
 @pytest.mark.usefixtures("store")

@@ -51,7 +51,12 @@ NO_CONFIG = {"sizes": {n: {"config": f"/no/{n}.json"} for n in ("tiny", "small")
         (main, {**MAIN, "ranks": "3"}, {}, "8 sequences cannot be shared evenly by 3 processes"),
         (train, {**TRAIN, "ranks": "3"}, {}, "8 sequences cannot be shared evenly by 3 processes"),
         (main, MAIN, {"engine": {"micro_batch_size": 3}}, "micro_batch_size: 3 does not divide"),
-        (main, MAIN, {"sweep": {"mixtures": 4, "sizes": ["tiny", "tiny"]}}, "a size is named twice"),
+        (
+            main,
+            MAIN,
+            {"sweep": {"mixtures": 4, "sizes": ["tiny", "tiny"]}},
+            "a size is named twice",
+        ),
         (
             main,
             MAIN,

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import brentq
 
@@ -15,6 +16,7 @@ from optimization.descent import descend
 from optimization.differences import Differences
 from optimization.feasible import feasible
 from optimization.objective import Objective, divergence
+from tests.benchmarks import verdicts
 from training.errors import InputError
 
 Array = np.ndarray
@@ -292,6 +294,16 @@ def test_what_is_near_optimal_is_what_cannot_be_told_from_the_best() -> None:
     ranges = decision.near_optimal(found, allowed)
     assert ranges["lowest"].to_numpy() == pytest.approx(near.min(axis=0), abs=0.02)
     assert ranges["highest"].to_numpy() == pytest.approx(near.max(axis=0), abs=0.02)
+
+
+def test_the_set_the_gain_and_the_verdict_hold_on_made_up_studies() -> None:
+    """Fitted and searched as `fit` and `optimize` do, against the truth that made them."""
+    found = pd.DataFrame([verdicts.judged(seed) for seed in range(1000, 1008)])
+    assert found["best_held"].sum() >= 7
+    assert found["gain_held"].sum() >= 7
+    assert found["sure"].sum() >= 4
+    assert found.loc[found["sure"], "sure_and_true"].all()
+    assert found["free"].mean() < 0.6  # not held by telling nothing
 
 
 def test_what_is_forbidden_moves_to_the_nearest_that_is_allowed() -> None:

@@ -25,7 +25,8 @@ OURS = re.compile(
     | [{}] | \ "\w+":\ [\d.]+,?                           # losses of `train`
     | import:\ 36\ runs.* | \ \ 144\ evaluations.* | \ \ fit\ them:.*
     | fit:\ 36\ runs.* | \ \ (WARNING|note):\ .*
-    | \ \ (since\ version|held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
+    | \ \ (held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
+    | \ \ since\ version\ 1:\ the\ same\ runs;.*
     | (mixture|best|uniform|best\ observed)\s.*\d.* | mixture\s.*predicted\ loss
     | predicted\ gain\ .* | it\ has\ the\ .* | the\ uniform\ mixture\ .* | distance\ of\ .*
     | no\ allowed\ mixture\ .* | near-optimal\ set.* | by\ another\ draw\ .*

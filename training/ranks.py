@@ -25,6 +25,7 @@ from training.signals import end
 
 PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
 WATCH_SECONDS = 2
+CLOSED = ("Connection closed by peer", "Connection reset by peer")  # what gloo says then
 
 
 def tell(task: object) -> None:
@@ -70,6 +71,10 @@ def main(note: str) -> None:
         _follow(manifest)
     except (InputError, KeyboardInterrupt):
         sys.exit(1)  # the first process says why
+    except RuntimeError as error:
+        if not any(text in str(error) for text in CLOSED):
+            raise
+        sys.exit(1)  # the first process is gone
 
 
 def _watch(put: Callable[[Event], None]) -> None:

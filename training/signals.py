@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINAL = (signal.SIGINT, signal.SIGHUP)  # what a terminal sends to a command and its children
 INTERRUPTED = "interrupted; start it again to go on where it was"
 END_SECONDS = 30  # for a worker to close its MLflow run
+REPEAT_SECONDS = 0.1
 
 
 def interrupt_on_signals() -> None:
@@ -25,6 +27,15 @@ def interrupt_on_signals() -> None:
         ignore_signals()
         raise KeyboardInterrupt
 
+    def repeat(lost: "sys.UnraisableHookArgs") -> None:
+        """Python drops an interrupt that comes while it calls a finaliser."""
+        if lost.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(lost)
+            return
+        _handle(interrupt)
+        threading.Timer(REPEAT_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    sys.unraisablehook = repeat
     _handle(interrupt)
 
 
