@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -136,6 +137,11 @@ def run_entry(
         text=True,
         timeout=600,
     )
+
+
+def take_ctrl_c() -> None:
+    """For `preexec_fn`: a process of a shell's background, as these tests may be, ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 import transformers
 from mlflow.entities import Run
 
-from tests.conftest import ROOT, run_entry
+from tests.conftest import ROOT, run_entry, take_ctrl_c
 from training import record
 
 Write = Callable[[dict[str, Any]], str]
@@ -215,6 +215,7 @@ def test_ctrl_c_keeps_what_is_finished(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=take_ctrl_c,
     )
     complete = " and tags.complete = 'true'"
     deadline = time.monotonic() + 240

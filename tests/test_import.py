@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from fitting import foreign, history, imported, mixinglaws, pairs
 from pipelines import entry, export, imports
 from tests.benchmarks import stores
-from tests.conftest import ROOT, run_entry
+from tests.conftest import ROOT, run_entry, take_ctrl_c
 from training import record
 from training.errors import InputError
 
@@ -195,7 +195,9 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
     with entry.stage("first"):  # makes the store's tables
         pass
     command = [sys.executable, "-m", "pipelines.imports", "--source", source, "--format", "tidy"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as begun:
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=take_ctrl_c
+    ) as begun:
         while statuses()["FINISHED"] < 3:
             assert begun.poll() is None
         begun.send_signal(number)

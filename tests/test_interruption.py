@@ -17,7 +17,7 @@ import mlflow
 import psutil
 import pytest
 
-from tests.conftest import ROOT, run_entry
+from tests.conftest import ROOT, run_entry, take_ctrl_c
 from training.signals import INTERRUPTED
 
 Write = Callable[[dict[str, Any]], str]
@@ -44,8 +44,7 @@ def started(*command: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Ctrl-C reaches it even where the tests run in a shell's background
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=take_ctrl_c,
     )
 
 

@@ -127,6 +127,17 @@ def close(run_id: str, reason: str) -> None:
         client.set_terminated(run_id, "KILLED")
 
 
+def hand_over(run_id: str, heir: str) -> None:
+    """Note in a run, if this store has it, that another goes on with its work."""
+    close(run_id, "its process died")
+    client = mlflow.MlflowClient()
+    try:
+        ended = client.get_run(run_id).data.tags.get(record.ERROR, "it ended")
+        client.set_tag(run_id, record.ERROR, f"{ended}; run {heir} goes on")
+    except MlflowException:
+        return
+
+
 class RunLog:
     """Writes one model's training into one MLflow run, an evaluation a batch.
 

@@ -96,7 +96,7 @@ def _work(job: Job, index: int, tell: Tell) -> None:
             with checkpoint.held(run):
                 saved = checkpoint.find(run, job.machines.ranks)
                 if saved is not None and saved.kept:
-                    tracking.close(saved.kept["run_id"], f"its process died; run {run_id} goes on")
+                    tracking.hand_over(saved.kept["run_id"], run_id)
                 train_and_log(run, corpus, run_id, saved, tell)
         case Queue() as queue:
             _work_through(queue, job.machines.ranks, corpus, tell)
