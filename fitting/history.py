@@ -19,7 +19,7 @@ from training.errors import InputError
 
 Read = tuple[Run, record.History]
 
-ASK = "unplanned=true takes those of train"
+ASK = "unplanned=true takes them"
 THREADS = 16
 PAGE = 1000
 

@@ -65,7 +65,7 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
     free = domains - len(constant) - 1
     if rank < free:
         found.append(
-            f"the mixtures vary in {rank} directions of {free}: some domains' effects cannot be "
+            f"the mixtures vary in {rank} of {free} directions: some domains' effects cannot be "
             "told apart"
         )
     if len(o.mixtures) < domains + 1:

@@ -13,7 +13,7 @@ PROPOSED = "proposed by design"
 CONTINUED = "planned by critical"
 IMPORTED = "imported"
 FOREIGN = "logged by other code"
-UNPLANNED = "trained by train, planned by no sweep"
+UNPLANNED = "added by train"
 GONE = "gone"  # the stage of a parent that was deleted for good
 
 _BY_PARENT = {record.SWEEP: PLANNED, GONE: PLANNED, record.CRITICAL: CONTINUED}

@@ -56,6 +56,11 @@ class Proof:
     error: float  # largest |predicted − measured| / measured over the mixtures
 
     @property
+    def repeated(self) -> bool:
+        """Whether a mixture was trained with two seeds, which measure the noise."""
+        return bool((self.table.groupby("mixture")["seed"].count() > 1).any())
+
+    @property
     def agrees(self) -> bool:
         """Whether the two gains are within the uncertainty of their difference."""
         half_width = math.hypot(self.gain.half_width, self.predicted.half_width)
@@ -140,7 +145,7 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
             f"champion: {standing.reason}"
         )
     yield from standing.warnings
-    if not (proof.table.groupby("mixture")["seed"].count() > 1).any():
+    if not proof.repeated:
         yield (
             "no mixture was trained with two seeds, so that nothing measured the noise; give "
             "target.seeds several"
@@ -171,9 +176,10 @@ def table(proof: Proof) -> Lines:
             f"{name:<{width}}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}"
             + ("   (no further from best than two seeds)" if tied else "")
         )
+    spread = f" (two seeds differ by up to {proof.seed_spread:.4f})" if proof.repeated else ""
     lines.append(
-        f"measured gain over the default: {proof.gain} nats/token (two seeds differ by up to "
-        f"{proof.seed_spread:.4f}); predictions within {100 * proof.error:.1f} % of measured"
+        f"measured gain over the default: {proof.gain} nats/token{spread}; predictions within "
+        f"{100 * proof.error:.1f} % of measured"
     )
     if proof.steps_to_default is None:
         lines.append("the best mixture did not reach the default's final loss")

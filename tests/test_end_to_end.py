@@ -196,7 +196,7 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
     assert own.returncode == 0, own.stderr[-3000:]
     again = run_entry("fit", "--study", study, "--compare=false")
     assert "fit: 10 runs (8 planned by sweep, 2 proposed by design); " in again.stdout
-    assert "2 runs left out (trained by train, planned by no sweep: " in again.stdout
+    assert "2 runs left out (added by train: " in again.stdout
     assert "  since version 2: the same runs; error on held-out mixtures " in again.stdout
     asked = run_entry("fit", "--study", study, "--compare=false", "--unplanned=true")
     assert "11 runs (8 planned by sweep, 2 proposed by design, 1 trained by train" in asked.stdout
