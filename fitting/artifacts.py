@@ -78,9 +78,9 @@ def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | N
 
 def _taken(fit: Fit, pulled: Histories) -> pd.DataFrame:
     """Every run that was looked at: where it comes from, or why it was left out."""
-    taken = [(pulled.names[run], pulled.origins[run], "") for run in fit.observations.runs]
-    left_out = [(name, "", reason) for name, reason in pulled.left_out.items()]
-    return pd.DataFrame([*taken, *left_out], columns=["run", "taken", "left_out"])
+    taken = [(pulled.names[run], pulled.origins[run], "", run) for run in fit.observations.runs]
+    left_out = [(name, "", reason, "") for name, reason in pulled.left_out.items()]
+    return pd.DataFrame([*taken, *left_out], columns=["run", "taken", "left_out", "id"])
 
 
 def _held_out(choice: Choice, names: dict[str, str]) -> pd.DataFrame:

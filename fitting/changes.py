@@ -7,14 +7,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
 from fitting import optimum
 from fitting.fit import Fit
 from fitting.history import Histories
 from training import layout, record
 
-RUNS, OPTIMA = "runs.csv", "optimum_by_size.json"
+RUNS, TAKEN, OPTIMA = "runs.csv", "runs_taken.json", "optimum_by_size.json"
 MOVED = 0.005  # share of tokens below which a domain's change is not named
 
 
@@ -34,17 +33,15 @@ def before(version: str, run_id: str) -> Before | None:
     client = mlflow.MlflowClient()
     try:
         run = client.get_run(run_id)
-        runs = pd.read_csv(io.StringIO(mlflow.artifacts.load_text(_uri(run_id, RUNS))))
-        optima = mlflow.artifacts.load_dict(_uri(run_id, OPTIMA))
-        table = pd.DataFrame(optima["data"], columns=optima["columns"])
+        table = _table(run_id, OPTIMA)
         return Before(
             version=version,
-            runs=frozenset(runs["run"]),
+            runs=_taken(run_id),
             law={k: v for k, v in run.data.params.items() if k.startswith("law/")},
             error=run.data.metrics["cv/objective_mae"],
             best=record.without_prefix(record.MIXTURE, dict(table.iloc[-1])),
         )
-    except (MlflowException, OSError, KeyError, ValueError):
+    except Exception:  # of whatever store holds it; without it a fit tells no changes
         return None
 
 
@@ -63,6 +60,8 @@ def told(old: Before, found: Fit, pulled: Histories, law: dict[str, Any]) -> str
     ]
     if changed:
         parts.append("law: " + ", ".join(changed))
+    if not parts:
+        return f"since version {old.version}: nothing changed, neither the runs nor the law"
     error = found.choice.scores.objective_mae
     parts.append(f"error on held-out mixtures {error:.4f} (was {old.error:.4f})")
     parts.append(
@@ -72,6 +71,20 @@ def told(old: Before, found: Fit, pulled: Histories, law: dict[str, Any]) -> str
     return f"since version {old.version}: {same}{'; '.join(parts)}"
 
 
+def _taken(run_id: str) -> frozenset[str]:
+    """The ids of the runs whose evaluations were fitted."""
+    taken = _table(run_id, TAKEN)
+    if "id" in taken:
+        return frozenset(taken.loc[taken["id"] != "", "id"])
+    pulled = mlflow.artifacts.load_text(_uri(run_id, RUNS))  # of a fit that did not tell
+    return frozenset(pd.read_csv(io.StringIO(pulled))["run"])
+
+
+def _table(run_id: str, path: str) -> pd.DataFrame:
+    held = mlflow.artifacts.load_dict(_uri(run_id, path))
+    return pd.DataFrame(held["data"], columns=held["columns"])
+
+
 def _moved(old: dict[str, float], new: dict[str, float]) -> str:
     domains = [*new, *(d for d in old if d not in new)]
     change = {d: new.get(d, 0.0) - old.get(d, 0.0) for d in domains}
@@ -79,7 +92,7 @@ def _moved(old: dict[str, float], new: dict[str, float]) -> str:
     moved = float(optimum.apart(np.array([*change.values()]), zero))
     large = sorted((d for d in change if abs(change[d]) >= MOVED), key=lambda d: -abs(change[d]))
     named = f" ({layout.some([f'{d} {change[d]:+.3f}' for d in large])})" if large else ""
-    return f"the best mixture moves by {moved:.3f} of the tokens{named}"
+    return f"the best mixture moved by {100 * moved:.1f} % of the tokens{named}"
 
 
 def _uri(run_id: str, path: str) -> str:

@@ -12,7 +12,7 @@ from fitting import backtest, choose, interval, limits, methods, optimum, signat
 from fitting.choose import Choice, Options
 from fitting.laws import Interval, Law
 from fitting.methods import Target
-from fitting.optimum import Optimum
+from fitting.optimum import Optimum, Space
 from fitting.signatures import Signature
 from fitting.table import Observations
 
@@ -59,14 +59,14 @@ def fit(
     weights: Array,
     target: Target,
     options: Options | None = None,
-    bounds: tuple[Array, Array] | None = None,
+    space: Space | None = None,
     *,
     keep_transients: bool = False,
 ) -> Fit:
     """Choose the law, fit it, and find how far it can be trusted.
 
-    weights (V,) sum to one; bounds are the lowest and highest proportions (M,) within which the
-    best mixture is looked for. Raises InputError where no law can reach the target.
+    weights (V,) sum to one; the best mixture is looked for in the space, by default of all
+    mixtures. Raises InputError where no law can reach the target.
     """
     limits.refuse_unreachable(observations, target)
     seconds: dict[str, float] = {}
@@ -82,10 +82,9 @@ def fit(
         with _timed(seconds, "interval"):
             spread = interval.interval(observations, choice, weights, target)
         with _timed(seconds, "optimum"):
-            count = len(observations.domains)
-            low, high = bounds or (np.zeros(count), np.ones(count))
-            best = optimum.minimise(law, weights, target, observations.mixtures, low, high)
-            by_size = optimum.by_size(observations, choice.best, weights, low, high)
+            space = space or Space.whole(len(observations.domains))
+            best = optimum.minimise(law, weights, target, observations.mixtures, space)
+            by_size = optimum.by_size(observations, choice.best, weights, space)
     fitted = Fit(
         observations=observations,
         weights=weights,

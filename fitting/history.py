@@ -1,6 +1,7 @@
 """MLflow → the tidy table: the validation losses of the complete proxy runs of experiments."""
 
 import gc
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -185,11 +186,14 @@ class Purpose:
     default_mixture: dict[str, float]
     lowest: dict[str, float]
     highest: dict[str, float]
+    bundles: dict[str, dict[str, float]]
 
 
 def purpose(parents: Sequence[str]) -> Purpose:
     """Target, weights, default mixture and bounds from the params of the sweep runs."""
-    params = [mlflow.get_run(run_id).data.params for run_id in parents]
+    sweeps = [mlflow.get_run(run_id).data for run_id in parents]
+    params = [data.params for data in sweeps]
+    bundles = {data.tags.get(record.BUNDLES, "{}") for data in sweeps}
     agreed = {
         key: value
         for key, value in (params[0] if params else {}).items()
@@ -203,6 +207,7 @@ def purpose(parents: Sequence[str]) -> Purpose:
         default_mixture=record.without_prefix(record.DEFAULT_MIXTURE, agreed),
         lowest=record.without_prefix(record.LOWEST, agreed),
         highest=record.without_prefix(record.HIGHEST, agreed),
+        bundles=json.loads(bundles.pop()) if len(bundles) == 1 else {},
     )
 
 

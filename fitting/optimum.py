@@ -1,6 +1,7 @@
 """Where a law's best mixture lies, and whether it stays there as models grow."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy.optimize import minimize
@@ -17,6 +18,20 @@ STEP = 1e-6  # of the forward differences
 
 
 @dataclass(frozen=True)
+class Space:
+    """Mixtures r = P v with v within bounds and Σ v = 1."""
+
+    low: Array  # (M',)
+    high: Array
+    spread: Array  # P, (M, M'): a column a domain, or several that keep their proportions
+
+    @classmethod
+    def whole(cls, domains: int) -> Self:
+        """Every mixture of so many domains."""
+        return cls(np.zeros(domains), np.ones(domains), np.eye(domains))
+
+
+@dataclass(frozen=True)
 class Optimum:
     """The mixture with the least objective at one scale."""
 
@@ -28,45 +43,46 @@ class Optimum:
 
 
 def minimise(
-    law: Law, weights: Array, target: Target, fitted: Array, low: Array, high: Array, seed: int = 0
+    law: Law, weights: Array, target: Target, fitted: Array, space: Space, seed: int = 0
 ) -> Optimum:
-    """The best mixture within bounds (M,), from the best of many samples and the fitted ones."""
+    """The best mixture of a space, from the best of many samples and the fitted ones."""
+    low, high = space.low, space.high
 
-    def objective(mixtures: Array) -> Array:
-        ones = np.ones(len(mixtures))
+    def objective(variables: Array) -> Array:
+        ones, mixtures = np.ones(len(variables)), variables @ space.spread.T
         return law.predict(mixtures, target.n_params * ones, target.tokens * ones) @ weights
 
-    def slope(r: Array) -> Array:
-        moved = objective(np.vstack([r, r + STEP * np.eye(len(r))]))
+    def slope(v: Array) -> Array:
+        moved = objective(np.vstack([v, v + STEP * np.eye(len(v))]))
         return (moved[1:] - moved[0]) / STEP
 
     rng = np.random.default_rng(seed)
+    fitted = fitted @ (space.spread > 0)
     samples = np.vstack([fitted, rng.dirichlet(np.ones(len(low)), SAMPLES)])
     inside = ((samples >= low) & (samples <= high)).all(axis=1)
     samples = samples[inside] if inside.any() else fitted
     start = samples[np.argmin(objective(samples))]
     found = minimize(
-        lambda r: float(objective(r[None])[0]),
+        lambda v: float(objective(v[None])[0]),
         start,
         jac=slope,
         method="SLSQP",
         bounds=list(zip(low, high, strict=True)),
-        constraints={"type": "eq", "fun": lambda r: r.sum() - 1, "jac": np.ones_like},
+        constraints={"type": "eq", "fun": lambda v: v.sum() - 1, "jac": np.ones_like},
     )
-    mixture = np.clip(found.x, low, high)
-    mixture /= mixture.sum()
-    if not found.success or objective(mixture[None])[0] > objective(start[None])[0]:
-        mixture = start
-    least = float(objective(mixture[None])[0])
-    return Optimum(target.n_params, target.tokens, mixture, least, law)
+    best = np.clip(found.x, low, high)
+    best /= best.sum()
+    if not found.success or objective(best[None])[0] > objective(start[None])[0]:
+        best = start
+    least = float(objective(best[None])[0])
+    return Optimum(target.n_params, target.tokens, space.spread @ best, least, law)
 
 
 def by_size(
     observations: Observations,
     candidate: Candidate,
     weights: Array,
-    low: Array,
-    high: Array,
+    space: Space,
 ) -> list[Optimum]:
     """The best mixture of each of several sizes by a law of its runs alone, at their end."""
     found: list[Optimum] = []
@@ -77,7 +93,7 @@ def by_size(
         if len(o.mixtures) > len(o.domains):  # else the ridge would choose
             end = Target(float(size), float(o.tokens.max()))
             law = methods.fit(o, candidate, end)
-            found.append(minimise(law, weights, end, o.mixtures, low, high))
+            found.append(minimise(law, weights, end, o.mixtures, space))
     return found
 
 

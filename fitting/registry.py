@@ -57,6 +57,7 @@ class Standing:
     reason: str  # why this one is not
     misfit: str  # that the law does not describe its runs; empty when it does
     warnings: tuple[str, ...]  # the others; of the backtests the hardest alone
+    fitted: bool  # whether the run of its fit is there to say so
 
 
 def standing(uri: str) -> Standing:
@@ -68,7 +69,7 @@ def standing(uri: str) -> Standing:
         elif found := re.fullmatch(r"models:/(.+)/(\d+)", uri):
             version = client.get_model_version(*found.groups())
     if version is None:
-        return Standing("", "", "", "", "", ())
+        return Standing("", "", "", "", "", (), False)
     tags: dict[str, str] = {}
     champion = ""
     with suppress(MlflowException):
@@ -80,9 +81,8 @@ def standing(uri: str) -> Standing:
     backtests = [signs.pop(name) for name in BACKTESTS if name in signs]
     reason = tags.get(WHY_NOT_CHAMPION, f"champion is version {champion}")
     number = str(version.version)
-    return Standing(
-        version.name, number, champion, reason, misfit, (*signs.values(), *backtests[:1])
-    )
+    warnings = (*signs.values(), *backtests[:1])
+    return Standing(version.name, number, champion, reason, misfit, warnings, bool(tags))
 
 
 def refuse_bad_name(name: str, where: str) -> None:

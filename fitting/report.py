@@ -16,7 +16,7 @@ def report(
 ) -> list[str]:
     """What a fit found, what makes it doubtful first; notes tell what was left out."""
     unit, runs = pulled.unit, found.observations.runs
-    counts = Counter(pulled.origins[run] for run in runs)
+    counts = Counter("reused" if r in pulled.reused else pulled.origins[r] for r in runs)
     taken = ", ".join(f"{n} {where}" for where, n in counts.most_common())
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [

@@ -238,8 +238,8 @@ def _refuse_outside(reference: Array, predictor: Predictor) -> None:
     rules = feasible(Constraints(bounds=bounds), predictor.domains, predictor.tokens)
     if broken := rules.broken_rule(reference, record.MIXTURE_TOLERANCE):
         raise InputError(
-            f"{REFERENCE}: it breaks a rule that the sweep kept: {broken}; nothing is known of "
-            "mixtures beyond it. Give another reference"
+            f"{REFERENCE}: it lies outside the mixtures that were explored ({broken}), where the "
+            "law knows nothing; give another reference"
         )
 
 

@@ -5,7 +5,8 @@ are the variables' proportions, r = P v the domains'.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -29,6 +30,22 @@ class Constraints:
     """Name → domains with the proportions that they keep among each other."""
     trust: float | None = None
     """Largest distance (share of tokens) from the nearest fitted mixture."""
+
+    def within(self, bounds: Mapping[str, Limits]) -> Self:
+        """With these bounds besides.
+
+        Raises InputError where two bounds of one name have nothing in common.
+        """
+        both = dict(self.bounds)
+        for name, (low, high) in bounds.items():
+            lowest, highest = both.get(name, (0.0, 1.0))
+            if low > highest or high < lowest:
+                raise InputError(
+                    f"bounds: {name}: [{low:g}, {high:g}] and [{lowest:g}, {highest:g}] have "
+                    "nothing in common; change one of them"
+                )
+            both[name] = (max(low, lowest), min(high, highest)) if low <= high else (low, high)
+        return replace(self, bounds=both)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ class Differences:
     def _losses(self, mixtures: Array) -> Array:
         """By each law of the bootstrap, (B, n, V)."""
         every = np.concatenate([s.predict(mixtures) for s in self._stacked], axis=1)
-        return every.reshape(len(mixtures), len(self.replicates), -1).transpose(1, 0, 2)
+        shape = (len(mixtures), len(self.replicates), len(self.objective.sums))
+        return every.reshape(shape).transpose(1, 0, 2)
 
     def _parts(self, mixtures: Array) -> Array:
         return self._losses(mixtures) @ self.objective.sums - self.objective.offsets

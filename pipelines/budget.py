@@ -207,7 +207,7 @@ def _token_bytes(corpus: Corpus) -> int:
 
 
 def _missing(runs: Sequence[Run], experiment: str) -> list[Run]:
-    done = tracking.settled(experiment)
+    done = tracking.settled(experiment, record.PROXY)
     return [run for run in runs if tracking.fingerprint(run) not in done]
 
 

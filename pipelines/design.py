@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from fitting import history
+from fitting import history, origin
 from fitting.registry import CHAMPION
 from optimization import candidates, design_plots
 from optimization import design as designs
@@ -83,16 +83,19 @@ def proposed(
 
 
 def _known(plan: Study, corpus: Corpus) -> Array:
-    """The study's mixtures that are planned, wait in the ledger or are trained, (p, M)."""
+    """The study's mixtures that are planned, wait in the ledger or are trained for fits, (p, M)."""
     active = mlflow.active_run()
     assert active is not None
     query = (
         f"tags.{record.STAGE} = '{record.PROXY}' and tags.{record.COMPLETE} = 'true' and "
         f"tags.{record.STUDY} = '{plan.tag(corpus)}'"
     )
+    complete = history.search([active.info.experiment_id], query)
+    origins = origin.origins(complete)
     trained = [
         record.without_prefix(record.MIXTURE, run.data.params)
-        for run in history.search([active.info.experiment_id], query)
+        for run in complete
+        if origins[run.info.run_id] != origin.UNPLANNED
     ]
     every = [*(run.mixture for run in planned_runs(plan, corpus)), *trained]
     return np.unique([[mixture[d] for d in plan.domains] for mixture in every], axis=0)

@@ -13,6 +13,7 @@ from fitting.choose import Options
 from fitting.fit import Fit
 from fitting.history import Histories, Purpose
 from fitting.methods import ALL_METHODS, CHOICES, METHODS, TIES, Target
+from fitting.optimum import Space
 from fitting.registry import Registered
 from fitting.report import report
 from fitting.reuse import Reuse
@@ -59,12 +60,12 @@ def fit(
     implicit: bool = False,
     old: Reuse | None = None,
     unplanned: bool = False,
-    allowed: Feasible | None = None,
+    rules: Constraints | None = None,
 ) -> Fitted:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Runs of a study that no sweep planned are left out unless `unplanned` asks for them, and runs
-    whose mixtures break a rule always: one of `allowed`, or a bound of the study's newest sweep.
+    whose mixtures break a rule always: one of these, or of those of the study's newest sweep.
 
     Target and weights are, in this order: those given, those of the sweeps above the runs, the
     largest size and length in the data and equal weights. An implicit fit predicts the weighted
@@ -73,7 +74,8 @@ def fit(
     old = old or Reuse()
     pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned)
     purpose = history.purpose(pulled.parents)
-    pulled = _within_rules(pulled, allowed or _swept(pulled, purpose))
+    rules = rules or _swept(pulled, purpose)
+    pulled = _within_rules(pulled, feasible(rules, pulled.domains, 1.0))
     checkpoints = checkpoints or Checkpoints()
     given = weights or reuse.weights(purpose, pulled)
     table, given, ignored = reuse.common_losses(pulled.table, given, pulled.reused)
@@ -87,23 +89,28 @@ def fit(
         overall = (observations.losses @ w)[:, None]
         observations = replace(observations, val_domains=(OBJECTIVE,), losses=overall)
         w = np.ones(1)
-    lowest, highest = _bounds(observations, purpose)
+    rules = _explored(observations, rules)
     found = fits.fit(
         observations,
         w,
         _target(observations, purpose, target or {}),
         options,
-        (np.array(list(lowest.values())), np.array(list(highest.values()))),
+        _space(observations, rules),
         keep_transients=checkpoints.min_step is not None,
     )
     artifacts.log(found, pulled, weighed)
     earlier = registry.newest(model, registry.purpose_of(spec_of(found, pulled.unit)))
     before = changes.before(earlier.version, earlier.run_id) if earlier else None
-    bounds = {"lowest": lowest, "highest": highest}
     registered = register(
         found,
         model,
-        {**bounds, "weights": weighed, "default_mixture": purpose.default_mixture},
+        {
+            "lowest": {d: low for d, (low, _) in rules.bounds.items()},
+            "highest": {d: high for d, (_, high) in rules.bounds.items()},
+            "bundles": {name: dict(shares) for name, shares in rules.bundles.items()},
+            "weights": weighed,
+            "default_mixture": purpose.default_mixture,
+        },
         pulled.unit,
     )
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
@@ -120,7 +127,7 @@ def fit(
 
 
 def register(
-    found: Fit, model: str, told: dict[str, dict[str, float]], unit: str = record.NATS
+    found: Fit, model: str, told: dict[str, dict[str, Any]], unit: str = record.NATS
 ) -> Registered:
     """Register a fit's predictor; `told` is added to its metadata."""
     spec = spec_of(found, unit)
@@ -177,14 +184,14 @@ def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame
     return table.reset_index(drop=True), notes
 
 
-def _swept(pulled: Histories, purpose: Purpose) -> Feasible:
+def _swept(pulled: Histories, purpose: Purpose) -> Constraints:
     """What the sweeps above the runs allow."""
     bounds = {
         d: (purpose.lowest.get(d, 0.0), purpose.highest.get(d, 1.0))
         for d in pulled.domains
         if d in purpose.lowest
     }
-    return feasible(Constraints(bounds=bounds), pulled.domains, 1.0)
+    return Constraints(bounds=bounds, bundles=purpose.bundles)
 
 
 def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
@@ -210,16 +217,27 @@ def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
     )
 
 
-def _bounds(
-    observations: Observations, purpose: Purpose
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Lowest and highest proportion of each domain: the sweep's; the only one where it never
-    varied, so that no search moves what nothing is known of."""
-    o = observations
-    only = {d: float(o.mixtures[0, o.domains.index(d)]) for d in limits.constant_domains(o)}
-    lowest = {d: only.get(d, purpose.lowest.get(d, 0.0)) for d in o.domains}
-    highest = {d: only.get(d, purpose.highest.get(d, 1.0)) for d in o.domains}
-    return lowest, highest
+def _explored(o: Observations, rules: Constraints) -> Constraints:
+    """The rules as a search keeps them: bounds for every domain, the only proportion of one that
+    never varied, for nothing is known of others; and the bundles that all fitted mixtures keep."""
+    constant = {d: float(o.mixtures[0, o.domains.index(d)]) for d in limits.constant_domains(o)}
+    bounds = {
+        d: (constant[d], constant[d]) if d in constant else rules.bounds.get(d, (0.0, 1.0))
+        for d in o.domains
+    }
+    kept = {}
+    for name, shares in rules.bundles.items():
+        if set(shares) <= set(o.domains):
+            bundle = feasible(Constraints(bundles={name: shares}), o.domains, 1.0)
+            if bundle.inside(o.mixtures, record.MIXTURE_TOLERANCE).all():
+                kept[name] = shares
+    return Constraints(bounds=bounds, bundles=kept)
+
+
+def _space(o: Observations, rules: Constraints) -> Space:
+    """Where the best mixture is looked for."""
+    allowed = feasible(rules, o.domains, 1.0)
+    return Space(allowed.lower, allowed.upper, allowed.spread)
 
 
 def _left_out(pulled: Histories) -> list[str]:
@@ -283,7 +301,7 @@ def main(
         implicit=aggregation == "implicit",
         old=Reuse(reuse, parameters.shares("split", split)),
         unplanned=parameters.boolean("unplanned", unplanned),
-        allowed=plan.feasible() if plan else None,
+        rules=plan.constraints() if plan else None,
     )
 
 

@@ -61,7 +61,7 @@ def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> No
                 "tokens": chosen.target_tokens(),
             },
             weights=chosen.weights(),
-            allowed=chosen.feasible(),
+            rules=chosen.constraints(),
         )
     predictor = predictors.load(fitted.registered.uri)
     with entry.stage(record.OPTIMIZE) as searching:
@@ -103,6 +103,7 @@ def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRu
         f"{registered.name!r}, its {registered.alias}"
     )
     yield "ask it about a mixture of your own, in Python:"
+    yield "  import mlflow, pandas as pd"
     yield f'  model = mlflow.pyfunc.load_model("{registered.uri}")'
     yield from _question(answer.best, searching.info.run_id)
 

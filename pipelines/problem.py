@@ -16,10 +16,11 @@ AUTO = "auto"
 
 
 def of_predictor(predictor: Predictor) -> Problem:
-    """The search within the bounds of the predictor's own sweep."""
+    """The search within the rules of the predictor's own sweep."""
     lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
     bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
-    return Problem(constraints=Constraints(bounds=bounds))
+    bundles = predictor.metadata.get("bundles", {})
+    return Problem(constraints=Constraints(bounds=bounds, bundles=bundles))
 
 
 def refuse_other_domains(plan: Study, predictor: Predictor) -> None:
@@ -40,9 +41,8 @@ def of_study(plan: Study, predictor: Predictor, corpus: Corpus | None = None) ->
     refuse_other_domains(plan, predictor)
     asked, swept = plan.search, of_predictor(predictor).constraints.bounds
     own = {d: limits for d, limits in plan.bounds.items() if swept[d][0] < swept[d][1]}
-    constraints = replace(
-        plan.constraints(), bounds={**swept, **own, **asked.bounds}, trust=asked.trust_region
-    )
+    rules = plan.constraints().within({**swept, **own}).within(asked.bounds)
+    constraints = replace(rules, trust=asked.trust_region)
     if asked.epochs is not None:
         constraints = replace(constraints, available=_prepared(plan, corpus), epochs=asked.epochs)
     return Problem(
@@ -77,7 +77,7 @@ def with_parameters(
     """The problem with every parameter that is given in the place of what it had."""
     rules = problem.constraints
     if bounds:
-        rules = replace(rules, bounds={**rules.bounds, **parameters.limits("bounds", bounds)})
+        rules = rules.within(parameters.limits("bounds", bounds))
     if bundles:
         rules = replace(rules, bundles=parameters.shares("bundles", bundles))
     if available:

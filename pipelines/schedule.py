@@ -12,7 +12,7 @@ from optimization import schedule as search
 from optimization import schedule_plots as plots
 from optimization.schedule import CONSTANT, Plan, SchedulePredictor
 from optimization.schedule_report import report
-from pipelines import entry, phase_runs, preflight, schedule_proof, schedules
+from pipelines import advice, entry, phase_runs, preflight, schedule_proof, schedules
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
 from pipelines.sections import Phases
@@ -152,8 +152,15 @@ def main(study: str, model: str, workers: str, ranks: str) -> None:
     assert active is not None
     print("\n".join(measured))
     print(
-        f"train the target on it:  -e train -P schedule=runs:/{active.info.run_id} "
-        f"-P size={plan.target.size} -P steps={plan.target.steps}"
+        "train the target on it:  "
+        + advice.command(
+            "train",
+            active.info.experiment_id,
+            study=study,
+            schedule=f"runs:/{active.info.run_id}",
+            size=plan.target.size,
+            steps=str(plan.target.steps),
+        )
     )
 
 

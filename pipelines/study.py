@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -132,6 +131,12 @@ class Study(Section):
             asked = self.critical
             record.refuse_unknown(asked.original, known, "critical.original")
             record.refuse_unknown(asked.new, known, "critical.new")
+            for domain in (*asked.original, *asked.new):
+                if self.bounds.get(domain, (0, 1))[1] == 0:
+                    raise ValueError(
+                        f"critical: it trains on {domain!r}, which bounds holds at 0; change one "
+                        "of them"
+                    )
             if asked.size is not None:
                 self.size(asked.size, "critical.size")
         return self
@@ -161,9 +166,7 @@ class Study(Section):
 
     def _check_search(self) -> None:
         known, asked = list(self.domains), self.search
-        rules = self.constraints()
-        wanted = replace(rules, bounds={**rules.bounds, **asked.bounds})
-        feasible(wanted, known, self.target_tokens())
+        feasible(self.constraints().within(asked.bounds), known, self.target_tokens())
         if asked.reference is not None:
             reference = record.checked_mixture(asked.reference, known, "search.reference")
             self.refuse_forbidden({"search.reference": reference})
@@ -317,4 +320,4 @@ class Study(Section):
 def _refuse_broken(name: str, mixture: Mapping[str, float], allowed: Feasible) -> None:
     values = np.array([mixture[d] for d in allowed.domains])
     if broken := allowed.broken_rule(values, record.MIXTURE_TOLERANCE):
-        raise InputError(f"{name}: it breaks a rule: {broken}; change the mixture or the rule")
+        raise InputError(f"{name} breaks the rule {broken!r}; change one of them")

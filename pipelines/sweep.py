@@ -1,5 +1,6 @@
 """`sweep`: design the mixtures and train every proxy run that is not finished yet."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import mlflow
@@ -11,7 +12,7 @@ from pipelines import advice, budget, entry, preflight
 from pipelines import plan as plans
 from pipelines import study_file as studies
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.study import DECIMALS, Study
 from training import crew, kernels, layout, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
@@ -73,6 +74,10 @@ def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, di
         place = labels.index(projection.UNIFORM)
         label, mixtures[place] = projection.uniform(allowed)
         labels[place] = label.replace(" ", "-")
+        others = np.delete(mixtures, place, axis=0)
+        if (np.abs(others - mixtures[place]) < 10**-DECIMALS).all(axis=1).any():
+            del labels[place]
+            mixtures = others
     return {
         label: dict(zip(names, map(float, mixture), strict=True))
         for label, mixture in zip(labels, mixtures, strict=True)
@@ -101,15 +106,26 @@ def planned_runs(plan: Study, corpus: Corpus) -> list[Run]:
     there = queue(plan, corpus)
     ledger = Ledger(there.ledger_url, there.name)
     waiting = [run for run in ledger.open_runs() if tracking.fingerprint(run) not in known]
-    broken = {run.name: rule for run in waiting if (rule := plan.broken_rule(run.mixture))}
+    return [*runs, *(run for run in waiting if not plan.broken_rule(run.mixture))]
+
+
+def withdraw_forbidden(plan: Study, corpus: Corpus, stage: str) -> None:
+    """Drop the runs from a queue that break the study's rules, which may be newer than they."""
+    there = queue(plan, corpus, stage)
+    ledger = Ledger(there.ledger_url, there.name)
+    broken = [
+        (run, rule)
+        for run in ledger.open_runs()
+        for rule in [next(filter(None, (plan.broken_rule(m) for _, m in _mixtures_of(run))), "")]
+        if rule and stage != record.CRITICAL
+    ]
     if broken:
-        ledger.withdraw([run for run in waiting if run.name in broken])
-        rules = "; ".join(dict.fromkeys(broken.values()))
+        ledger.withdraw([run for run, _ in broken])
+        rules = "; ".join(dict.fromkeys(rule for _, rule in broken))
         print(
-            f"{layout.count(len(broken), 'run')} that waited cannot be trained any more: the study "
-            f"now has the rule {rules}"
+            f"{layout.count(len(broken), 'queued run')} dropped: they break a rule of the study "
+            f"({rules})"
         )
-    return [*runs, *(run for run in waiting if run.name not in broken)]
 
 
 def train_missing(
@@ -121,14 +137,15 @@ def train_missing(
     experiment = active.info.experiment_id
     if stage != record.CRITICAL:  # whose mixtures of two sides are the user's own
         plan.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
-    done = tracking.settled(experiment)
+    withdraw_forbidden(plan, corpus, stage)
+    done = tracking.settled(experiment, runs[0].stage)
     missing = [run for run in runs if tracking.fingerprint(run) not in done]
     tracking.log_datasets(active.info.run_id, corpus)
     print(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         plan.check_repetition(missing, corpus)
         crew.train(missing, corpus, queue(plan, corpus, stage), machines)
-        done = tracking.settled(experiment)
+        done = tracking.settled(experiment, runs[0].stage)
         left = [run.name for run in missing if tracking.fingerprint(run) not in done]
         if left:
             raise InputError(
@@ -149,7 +166,7 @@ def _adopt(runs: Sequence[Run], experiment: str) -> None:
     """Mark planned runs that were trained outside of a sweep, so that fits take them."""
     active = mlflow.active_run()
     assert active is not None
-    trained = tracking.settled_runs(experiment)
+    trained = tracking.settled_runs(experiment, record.PROXY)
     keys = [tracking.fingerprint(run) for run in runs]
     there = [trained[key] for key in keys if key in trained]
     for run_id, where in origin.origins(there).items():
@@ -174,6 +191,7 @@ def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
             **record.with_prefix(record.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
         },
     )
+    mlflow.set_tag(record.BUNDLES, json.dumps(plan.bundles))
     mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
     runs = planned_runs(plan, corpus)
     _adopt(runs, active.info.experiment_id)
@@ -205,16 +223,16 @@ def _end(plan: Study, corpus: Corpus, study: str) -> Iterator[str]:
     runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])
     diverged = [
         r
-        for r in tracking.settled_runs(experiment).values()
+        for r in tracking.settled_runs(experiment, record.PROXY).values()
         if record.DIVERGED in r.data.tags and r.data.tags.get(record.STUDY) == plan.tag(corpus)
     ]
     yield (
-        f"sweep: {runs} runs are trained, {trained} of them now; tags.{record.STUDY} = "
+        f"sweep: all {runs} runs are done, {trained} of them trained now; tags.{record.STUDY} = "
         f"'{plan.tag(corpus)}'"
     )
     if diverged:
         names = [str(run.info.run_name) for run in diverged]
-        yield f"  {len(diverged)} diverged, which no fit takes: {layout.some(names)}"
+        yield f"  {len(diverged)} of them diverged; fits leave them out: {layout.some(names)}"
     yield f"fit them next:  {advice.command(record.FIT, experiment, study=study)}"
     yield f"look at them:   {advice.look_at(active)}"
 

@@ -89,7 +89,7 @@ def main(
     chosen.check_repetition([run], corpus)
     for phase in (first, *later):
         if broken := chosen.broken_rule(phase.mixture):
-            print(f"the mixture breaks a rule of the study ({broken}): no fit will take this run")
+            print(f"the mixture breaks a rule of the study ({broken}): fits leave this run out")
             break
     history = train(run, corpus, machines)
     print(json.dumps(dict(zip(history.domains, history.losses[-1], strict=True)), indent=1))

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fitting.registry import Standing
-from optimization.answer import BEST, DEFAULT, Mixture
+from optimization.answer import BEST, DEFAULT
 from training import layout
 
 Lines = list[str]
-BETTER, WORSE, UNTOLD = "BETTER", "WORSE", "NOT TOLD APART"
+BETTER, WORSE, UNCLEAR = "BETTER", "WORSE", "NO CLEAR DIFFERENCE"
 DOUBTED = "NOT TO BE BELIEVED"
-CLEAR = (
-    "Nothing speaks against it: the law fits, the backtests hold, and nothing was measured better."
-)
+CLEAR = "No warnings: the law fits, the backtests hold, and no other mixture measured better."
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,6 @@ class Earlier:
     run_name: str
     run_id: str
     objective: float  # mean over its seeds
-    mixture: Mixture
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,12 @@ def verdict(proof: Proof, standing: Standing) -> Lines:
     doubts = [line for doubt in _doubts(proof, standing) for line in _filled(doubt, "- ")]
     if standing.misfit:
         first = f"{DOUBTED}: {standing.misfit}."
-        more = ["What else speaks against it:", *doubts] if doubts else []
-        return [*_filled(first), *_filled(f"All the same, {measured}"), *more]
-    first = f"{_outcome(proof.gain)}: {measured}"
-    return [*_filled(first), *(["What speaks against it:", *doubts] if doubts else [CLEAR])]
+        more = ["Further reasons for caution:", *doubts] if doubts else []
+        return [*_filled(first), *_filled(f"For what it is worth, {measured}"), *more]
+    outcome = _outcome(proof.gain)
+    clear = [CLEAR] if outcome == BETTER else []
+    more = ["Reasons for caution:", *doubts] if doubts else clear
+    return [*_filled(f"{outcome}: {measured}"), *more]
 
 
 def metrics(proof: Proof) -> dict[str, float]:
@@ -103,7 +102,7 @@ def report(proof: Proof, standing: Standing) -> Lines:
 def _outcome(gain: Gain) -> str:
     if gain.value > gain.half_width:
         return BETTER
-    return WORSE if gain.value < -gain.half_width else UNTOLD
+    return WORSE if gain.value < -gain.half_width else UNCLEAR
 
 
 def _measured(proof: Proof) -> str:
@@ -111,7 +110,7 @@ def _measured(proof: Proof) -> str:
     how = {
         BETTER: "the best mixture has a lower loss than the default mixture",
         WORSE: "the best mixture has a higher loss than the default mixture",
-        UNTOLD: "the best mixture may be better or worse than the default mixture",
+        UNCLEAR: "the measurements cannot separate the best mixture from the default mixture",
     }[_outcome(proof.gain)]
     return (
         f"{how}. Measured gain: {proof.gain} nats/token, with {seeds} seed{'s' * (seeds > 1)} "
@@ -121,17 +120,17 @@ def _measured(proof: Proof) -> str:
 
 def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
     """What speaks against the answer, what matters most for the decision first."""
-    means = proof.table.groupby("mixture", sort=False)["measured"].mean()
-    for name, mean in means.items():
-        if name not in (BEST, DEFAULT) and mean < means[BEST]:
-            tied = means[BEST] - mean <= proof.seed_spread
-            yield f"{name} came out {means[BEST] - mean:.4f} lower than best" + (
-                ", no further from it than two seeds from each other" if tied else ""
+    for name in proof.table["mixture"].unique():
+        lead = _lead(proof, name)
+        if name not in (BEST, DEFAULT) and lead > 0:
+            tied = lead <= proof.seed_spread
+            yield f"{name} measured {lead:.4f} lower than best" + (
+                ", which is within the spread between seeds" if tied else ""
             )
     if proof.earlier is not None:
         one = proof.earlier
         yield (
-            f"a mixture that was measured before has a lower loss, {one.objective:.4f}: "
+            f"a target that was trained before measured lower, {one.objective:.4f}: "
             f"{one.run_name}, run {one.run_id}"
         )
     if not proof.agrees:
@@ -141,15 +140,23 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
         )
     if standing.champion and standing.champion != standing.version:
         yield (
-            f"the predictor is version {standing.version} of {standing.name!r}, which is not "
+            f"the predictor is version {standing.version} of {standing.name!r}, which is not the "
             f"champion: {standing.reason}"
         )
+    if not standing.fitted:
+        yield "the run of the predictor's fit is gone: nothing is known of how well its law fits"
     yield from standing.warnings
     if not proof.repeated:
         yield (
-            "no mixture was trained with two seeds, so that nothing measured the noise; give "
-            "target.seeds several"
+            "every mixture was trained with one seed, so the noise was not measured; list several "
+            "in target.seeds"
         )
+
+
+def _lead(proof: Proof, name: str) -> float:
+    """By how much a mixture measured lower than best, over the seeds that both have."""
+    by_seed = proof.table.pivot_table("measured", "seed", "mixture")
+    return float((by_seed[BEST] - by_seed[name]).mean())
 
 
 def _filled(text: str, bullet: str = "") -> Lines:
@@ -168,13 +175,12 @@ def table(proof: Proof) -> Lines:
     """Measured beside predicted, and what it means in steps."""
     width = max(14, *(layout.cells(name) + 1 for name in proof.table["mixture"]))
     lines = [f"{'target on':<{width}}{'predicted':>11}{'measured':>10}   seeds"]
-    best = proof.table.loc[proof.table["mixture"] == BEST, "measured"].mean()
     for name, rows in proof.table.groupby("mixture", sort=False):
         seeds, mean = ", ".join(f"{x:.4f}" for x in rows["measured"]), rows["measured"].mean()
-        tied = name != BEST and abs(mean - best) <= proof.seed_spread
+        tied = name != BEST and abs(_lead(proof, name)) <= proof.seed_spread
         lines.append(
             f"{name:<{width}}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}"
-            + ("   (no further from best than two seeds)" if tied else "")
+            + ("   (within the spread between seeds)" if tied and proof.repeated else "")
         )
     spread = f" (two seeds differ by up to {proof.seed_spread:.4f})" if proof.repeated else ""
     lines.append(

@@ -1,6 +1,7 @@
 """`verify`: train the target on the default and the best mixture; measured beside predicted."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -21,7 +22,7 @@ from pipelines import entry, parameters, preflight, problem, verdict
 from pipelines import study_file as studies
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.study import DECIMALS, Study
 from pipelines.sweep import train_missing
 from pipelines.verdict import Earlier, Gain, Proof
 from training import kernels, layout, record
@@ -33,6 +34,7 @@ from training.settings import Run
 
 Array = np.ndarray
 PROBABILITY = 0.9
+NAMES = "target-"  # how those of the targets begin
 
 
 def target_runs(plan: Study, corpus: Corpus, mixtures: dict[str, Mixture]) -> dict[str, Run]:
@@ -40,7 +42,7 @@ def target_runs(plan: Study, corpus: Corpus, mixtures: dict[str, Mixture]) -> di
     return {
         f"{name}-{seed}": plan.run(
             corpus,
-            f"target-{name.replace(' ', '-')}-seed{seed}",
+            f"{NAMES}{name.replace(' ', '-')}-seed{seed}",
             record.checked_mixture(mixture, list(plan.domains), name),
             size=plan.target.size,
             seed=seed,
@@ -60,11 +62,11 @@ def verify(
     machines: Machines,
 ) -> Proof:
     """Train the targets and compare them with the predictions; `mixtures` has best and default."""
-    earlier = _earlier(plan, corpus)
     planned = target_runs(plan, corpus, mixtures)
     run_ids = train_missing(plan, corpus, list(planned.values()), machines, record.VERIFY)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
     weights = np.array([predictor.metadata["weights"][d] for d in plan.domains])
+    earlier = _earlier(plan, corpus, weights, mixtures)
     rows = []
     for key, run in planned.items():
         name = key.rsplit("-", 1)[0]
@@ -88,7 +90,9 @@ def verify(
     differences = Differences.of(predictor, weighted(predictor, predictor.weights), arrays[BEST])
     one = arrays[DEFAULT][None]
     predicted = Gain(float(differences.mean(one)[0]), float(differences.half_width(one)[0]))
-    proof = _proof(plan, table, histories, weights, predicted, earlier)
+    noise = differences.quantile * math.sqrt(2 * differences.residual)
+    measured = _measured_gain(table, noise)
+    proof = _proof(plan, table, histories, weights, (measured, predicted), earlier)
     _log(proof, histories, weights)
     return proof
 
@@ -108,7 +112,7 @@ def _proof(
     table: pd.DataFrame,
     histories: dict[str, History],
     weights: Array,
-    predicted_gain: Gain,
+    gains: tuple[Gain, Gain],
     earlier: Sequence[Earlier],
 ) -> Proof:
     means = table.groupby("mixture")["measured"].mean()
@@ -119,8 +123,8 @@ def _proof(
     before = min(earlier, key=lambda one: one.objective, default=None)
     return Proof(
         table=table,
-        gain=_measured_gain(table, predicted_gain),
-        predicted=predicted_gain,
+        gain=gains[0],
+        predicted=gains[1],
         seed_spread=float(spread),
         earlier=before if before and before.objective < means[BEST] else None,
         steps=plan.target.steps,
@@ -129,50 +133,56 @@ def _proof(
     )
 
 
-def _measured_gain(table: pd.DataFrame, predicted: Gain) -> Gain:
+def _measured_gain(table: pd.DataFrame, unmeasured: float) -> Gain:
     """Default − best, mean over seeds; the noise of one run is that of the seeds of all mixtures.
 
-    With one seed a mixture nothing was measured of the noise: the half width is the predicted
-    gain's, which holds the noise of the proxies.
+    With one seed a mixture nothing was measured of the noise, and `unmeasured` is the half width.
     """
     by_mixture = table.groupby("mixture")["measured"]
     means, counts = by_mixture.mean(), by_mixture.count()
     gain = float(means[DEFAULT] - means[BEST])
     freedom = int((counts - 1).sum())
     if not freedom:
-        return Gain(gain, predicted.half_width)
+        return Gain(gain, unmeasured)
     squares = ((table["measured"] - by_mixture.transform("mean")) ** 2).sum()
     error = np.sqrt(squares / freedom * (1 / counts[BEST] + 1 / counts[DEFAULT]))
     return Gain(gain, float(student.ppf((1 + PROBABILITY) / 2, freedom) * error))
 
 
-def _earlier(plan: Study, corpus: Corpus) -> list[Earlier]:
-    """The targets of the study that the experiment holds, as large and as long as its target."""
+def _earlier(
+    plan: Study, corpus: Corpus, weights: Array, mixtures: Mapping[str, Mixture]
+) -> list[Earlier]:
+    """The targets of the study that the experiment holds, as large and as long as its target, on
+    other mixtures than these."""
     active = mlflow.active_run()
     assert active is not None
     query = (
         f"attributes.status = 'FINISHED' and tags.{record.STAGE} = '{record.TARGET}' and "
-        f"tags.{record.STUDY} = '{plan.tag(corpus)}' and "
+        f"tags.{record.STUDY} = '{plan.tag(corpus)}' and attributes.run_name LIKE '{NAMES}%' and "
         f"params.{record.N_PARAMS} = '{plan.size(plan.target.size).n_params}'"
     )
-    weights = np.array([*plan.weights().values()])
-    found: dict[tuple[float, ...], list[tuple[Earlier, float]]] = {}
+    now = {_key(plan, mixture) for mixture in mixtures.values()}
+    found: dict[tuple[float, ...], list[Earlier]] = {}
     for run in search([active.info.experiment_id], query):
         there = record.history_from_tags(run.data.tags)
         if there is None or there.tokens[-1] != plan.target_tokens():
             continue
         mixture = record.without_prefix(record.MIXTURE, run.data.params)
-        if plan.broken_rule(mixture):
+        if _key(plan, mixture) in now or plan.broken_rule(mixture):
             continue
         order = [there.domains.index(d) for d in plan.domains]
         loss = float(np.array(there.losses[-1])[order] @ weights)
-        one = Earlier(str(run.info.run_name), run.info.run_id, loss, mixture)
-        key = tuple(round(share, 6) for share in mixture.values())
-        found.setdefault(key, []).append((one, loss))
+        one = Earlier(str(run.info.run_name), run.info.run_id, loss)
+        found.setdefault(_key(plan, mixture), []).append(one)
     return [
-        replace(seeds[0][0], objective=float(np.mean([loss for _, loss in seeds])))
+        replace(seeds[0], objective=float(np.mean([one.objective for one in seeds])))
         for seeds in found.values()
     ]
+
+
+def _key(plan: Study, mixture: Mapping[str, float]) -> tuple[float, ...]:
+    """The same for mixtures that are the same."""
+    return tuple(round(float(mixture.get(d, 0.0)), DECIMALS) for d in plan.domains)
 
 
 def _steps_to(history: History, weights: Array, objective: float) -> float | None:

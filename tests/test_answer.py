@@ -175,6 +175,15 @@ def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predi
     }  # fmt: skip
 
 
+def test_one_bundle_of_all_domains_leaves_one_mixture(predictor: Predictor) -> None:
+    shares = {"web": 0.5, "code": 0.3, "papers": 0.2}
+    everything = Constraints(bundles={"all": shares})
+    solved = answer.solve(predictor, Problem(constraints=everything, trials=TRIALS))
+    assert solved.best == pytest.approx(shares)
+    assert solved.freedom is not None
+    assert np.ptp(solved.freedom.ranges[["lowest", "highest"]], axis=1).max() < 1e-9
+
+
 @pytest.mark.usefixtures("predictor")
 def test_several_objectives_and_children_on_request(predictor: Predictor) -> None:
     wanted = problem.with_parameters(

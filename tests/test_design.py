@@ -135,7 +135,7 @@ def test_a_study_tells_a_bundle_that_is_broken(
         {"news": 0.3, "math": 0.3, "code": 0.4},
     ]
     with pytest.raises(
-        InputError, match=r"sweep.mixtures\[2\]: it breaks a rule: bundles: 0.75 news"
+        InputError, match=r"sweep.mixtures\[2\] breaks the rule 'bundles: 0.75 news"
     ):
         studies.load(write_study(miniature))
 
@@ -163,3 +163,24 @@ def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:
     book.plan(book.open_runs())
     book.work(lambda _: 1.0, lambda _: None)
     assert book.open_runs() == []
+
+
+def test_a_withdrawn_run_is_trained_by_nobody_until_it_is_planned_again(tmp_path: Path) -> None:
+    book, trained = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep"), []
+
+    def train(claimed: Run) -> float:
+        trained.append(claimed)
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    book.plan(RUNS[:3])
+    with pytest.raises(KeyboardInterrupt):
+        book.work(train, lambda _: None)
+    book.withdraw(RUNS[:2])  # one that was begun and one that waits
+    book.work(train, lambda _: None)
+    assert trained == [RUNS[0], RUNS[2]]
+    book.plan(RUNS[:2])
+    assert book.open_runs() == RUNS[:2]
+    book.work(train, lambda _: None)
+    assert trained[2:] == RUNS[:2]

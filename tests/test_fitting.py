@@ -9,6 +9,7 @@ from scipy.optimize import check_grad
 
 from fitting import joint, laws, methods, nested, optimum, published, solve
 from fitting.methods import Candidate, Target
+from fitting.optimum import Space
 from fitting.table import Observations
 from tests import synthetic
 from training.errors import InputError
@@ -250,7 +251,8 @@ def test_the_bootstrap_in_one_batch_is_each_draws_own_fit() -> None:
 def test_the_best_mixture_is_found_within_its_bounds() -> None:
     law = synthetic.joint_law()
     low, high = np.array([0.1, 0.0, 0.05]), np.array([0.9, 0.4, 0.5])
-    best = optimum.minimise(law, WEIGHTS, TARGET, synthetic.mixtures(5), low, high)
+    space = Space(low, high, np.eye(3))
+    best = optimum.minimise(law, WEIGHTS, TARGET, synthetic.mixtures(5), space)
     grid = np.array(
         [[i, j, 1000 - i - j] for i in range(0, 1001, 5) for j in range(0, 1001 - i, 5)]
     )
@@ -260,6 +262,17 @@ def test_the_best_mixture_is_found_within_its_bounds() -> None:
     least = (law.predict(grid, TARGET.n_params * ones, TARGET.tokens * ones) @ WEIGHTS).min()
     assert best.objective <= least + 1e-9
     assert best.mixture.sum() == pytest.approx(1)
+    # of domains that keep their proportions: the best point of a line
+    spread = np.array([[0.75, 0], [0.25, 0], [0, 1.0]])
+    bundled = optimum.minimise(
+        law, WEIGHTS, TARGET, synthetic.mixtures(5), Space(np.zeros(2), np.ones(2), spread)
+    )
+    shares = np.linspace(0, 1, 2001)
+    line = np.column_stack([shares, 1 - shares]) @ spread.T
+    ones = np.ones(len(line))
+    least = (law.predict(line, TARGET.n_params * ones, TARGET.tokens * ones) @ WEIGHTS).min()
+    assert bundled.mixture[0] == pytest.approx(3 * bundled.mixture[1])
+    assert bundled.objective <= least + 1e-7
     assert ((best.mixture >= low - 1e-12) & (best.mixture <= high + 1e-12)).all()
 
 

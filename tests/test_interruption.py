@@ -17,10 +17,16 @@ import mlflow
 import psutil
 import pytest
 
+from pipelines import processes
 from tests.conftest import ROOT, run_entry, take_ctrl_c
+from training import record, stores
 from training.signals import INTERRUPTED
 
 Write = Callable[[dict[str, Any]], str]
+MAKE = (
+    "import sys; from training import stores; stores.LOCK_SECONDS = 0.2; "
+    "stores.make_sqlite(sys.argv[1])"
+)
 PATIENCE = 300  # seconds, for a busy machine
 PROGRESS = re.compile(
     r"repetition|tokenis|compiling|starting workers|run \d+ of|\d+%"
@@ -219,7 +225,7 @@ def test_a_kill_while_the_store_is_made_spoils_no_later_start(
     prepare = ["prepare", "--study", write_study(miniature)]
     if whose == "ours":
         process = started(*prepare)
-        pattern = ".mlflow.db.*/mlflow.db"
+        pattern = ".mlflow.db.making/mlflow.db"
     else:
         code = "import mlflow; mlflow.search_experiments()"
         process = subprocess.Popen([sys.executable, "-c", code], text=True)
@@ -229,10 +235,55 @@ def test_a_kill_while_the_store_is_made_spoils_no_later_start(
     process.communicate()
     done = run_entry(*prepare)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert ("it holds no runs, and is set aside" in done.stderr) == (whose == "mlflow's")
+    assert ("It holds no runs and was renamed" in done.stderr) == (whose == "mlflow's")
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.status == "FINISHED"
     assert not list(tmp_path.glob(".mlflow.db.*"))
+
+
+@pytest.mark.parametrize("what", ["a registry without models", "another program's", "locked"])
+def test_a_file_that_is_no_half_made_store_is_never_set_aside(tmp_path: Path, what: str) -> None:
+    file, uri = tmp_path / "some.db", f"sqlite:///{tmp_path}/some.db"
+    if what == "another program's":
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("CREATE TABLE mine (a integer)")
+    else:
+        client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/tracking.db", uri)
+        client.search_registered_models()
+    before = tables(file)
+    assert before
+    if what == "locked":
+        mlflow.MlflowClient(uri, uri).create_registered_model("kept")
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            done = subprocess.run(
+                [sys.executable, "-c", MAKE, uri], cwd=ROOT, capture_output=True, text=True
+            )
+        assert "InputError: MLflow's store 'sqlite:" in done.stderr
+        assert "database is locked" in done.stderr
+    else:
+        stores.make_sqlite(uri)
+    assert tables(file) == before
+    assert [p.name for p in tmp_path.glob("some.db*")] == ["some.db"]
+
+
+def test_runs_of_killed_processes_are_closed_and_of_others_are_not(
+    store: str, miniature: dict[str, Any], write_study: Write
+) -> None:
+    assert store
+    study = write_study(miniature)
+    process = started("prepare", "--study", study)
+    stages = f"tags.{record.STAGE} = 'prepare'"
+    (killed,) = wait_for(lambda: mlflow.search_runs(["0"], stages, output_format="list"), process)
+    process.kill()
+    process.communicate()
+    with mlflow.start_run(run_name="of a living process") as living:
+        processes.mark(living.info.run_id)
+        assert run_entry("prepare", "--study", study).returncode == 0
+        assert mlflow.get_run(living.info.run_id).info.status == "RUNNING"
+    closed = mlflow.get_run(killed.info.run_id)
+    assert closed.info.status == "KILLED"
+    assert closed.data.tags[record.ERROR] == "its process was killed"
 
 
 def test_ctrl_c_while_libraries_load(

@@ -182,7 +182,11 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
     trained = sweep.proxy_runs(study, corpus)[0]
     with mlflow.start_run():
         mlflow.set_tags(
-            {record.COMPLETE: "true", record.FINGERPRINT: tracking.fingerprint(trained)}
+            {
+                record.STAGE: record.PROXY,
+                record.COMPLETE: "true",
+                record.FINGERPRINT: tracking.fingerprint(trained),
+            }
         )
     found = plan_sweep(path).data.metrics
     assert found["planned/runs_left"] == 7

@@ -173,7 +173,7 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         (listed({"news": "x"}), "sweep.mixtures[2].news: Input should be a valid number"),
         (
             {**listed({"news": 0.9, "code": 0.1}), "bounds": {"code": [0, 0.05]}},
-            "sweep.mixtures[2]: it breaks a rule: bounds: code at most 0.05",
+            "sweep.mixtures[2] breaks the rule 'bounds: code at most 0.05'",
         ),
         ({"sweep": {"mixtures": "many"}}, "sweep.mixtures: Input should be a valid integer"),
         ({"training": {"first_evaluation": 99}}, "lies after the last step"),

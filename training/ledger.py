@@ -25,6 +25,7 @@ POLL_SECONDS = 1.0
 SQLITE = {"connect_args": {"timeout": stores.LOCK_SECONDS}}
 RUN = "run"
 FINGERPRINT = "fingerprint"
+WITHDRAWN = "withdrawn"  # attribute of the queue: fingerprints of runs that nobody shall train
 
 
 class _Storage(optuna.storages.RDBStorage):
@@ -67,10 +68,13 @@ class Ledger:
                 storage=storage, study_name=name, load_if_exists=True, direction="minimize"
             )
 
-    def plan(self, runs: Iterable[Run]) -> None:
+    def plan(self, runs: Sequence[Run]) -> None:
         """Enqueue the runs that nobody has enqueued or claimed yet, in this order."""
         with self._answering():
             queued = {trial.user_attrs.get(FINGERPRINT) for trial in self._open_trials()}
+            withdrawn = set(self._study.user_attrs.get(WITHDRAWN, []))
+            if again := withdrawn & {fingerprint(run) for run in runs}:
+                self._study.set_user_attr(WITHDRAWN, sorted(withdrawn - again))
             for run in runs:
                 key = fingerprint(run)
                 if key not in queued:
@@ -82,19 +86,24 @@ class Ledger:
         """Those that no worker has finished, in their order; interrupted ones are among them."""
         with self._answering():
             trials = self._study.get_trials(deepcopy=False)
-        ended = (TrialState.COMPLETE, TrialState.PRUNED)
-        done = {t.user_attrs.get(FINGERPRINT) for t in trials if t.state in ended}
-        found = {
-            t.user_attrs[FINGERPRINT]: t.user_attrs[RUN]
+        newest = {
+            t.user_attrs[FINGERPRINT]: t
             for t in sorted(trials, key=lambda trial: trial.number)
-            if RUN in t.user_attrs and t.user_attrs[FINGERPRINT] not in done
+            if RUN in t.user_attrs
         }
-        return [Run.model_validate(run) for run in found.values()]
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [
+            Run.model_validate(trial.user_attrs[RUN])
+            for trial in newest.values()
+            if trial.state not in ended
+        ]
 
     def withdraw(self, runs: Iterable[Run]) -> None:
-        """Set aside runs that wait, so that no worker claims them."""
+        """Set aside runs that wait, or that a killed worker held, so that no worker trains them."""
         keys = {fingerprint(run) for run in runs}
         with self._answering():
+            before = self._study.user_attrs.get(WITHDRAWN, [])
+            self._study.set_user_attr(WITHDRAWN, sorted({*before, *keys}))
             for trial in self._open_trials():
                 waits = trial.state == TrialState.WAITING
                 if waits and trial.user_attrs.get(FINGERPRINT) in keys:
@@ -110,6 +119,8 @@ class Ledger:
 
         def objective(trial: optuna.Trial) -> float:
             if RUN not in trial.user_attrs:  # another worker claimed the last one
+                raise optuna.TrialPruned
+            if trial.user_attrs[FINGERPRINT] in self._study.user_attrs.get(WITHDRAWN, []):
                 raise optuna.TrialPruned
             return train(Run.model_validate(trial.user_attrs[RUN]))
 

@@ -21,10 +21,11 @@ CHECK = "check"  # "true": a run that checks predictions; fits never read it
 IMPORTED_FROM = "imported_from"  # the file that an imported run came from
 STUDY = "study"
 PLANNED = "planned_by"  # id of the sweep that found this run trained already
-PROCESS = "process"  # which process writes this run: host, id and when it began
+PROCESS = "process"  # which process writes this run: machine, number and when it began
 PARENT = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"  # a run's description
+BUNDLES = "bundles"  # of a sweep: name → domain → proportion, as JSON
 HISTORY = "history/"
 
 # stages

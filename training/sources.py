@@ -7,6 +7,7 @@ all of them. What a domain gets does not depend on which others are read with it
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,8 +68,12 @@ class Reading:
     `on_error` is skip, and at the end for a domain that got nothing.
     """
 
-    def __init__(self, group: Mapping[str, Domain], start: Cursor | None = None) -> None:
+    def __init__(
+        self, group: Mapping[str, Domain], start: Cursor | None = None, seconds: float = math.inf
+    ) -> None:
+        """A reading that ends early after so many seconds."""
         start = start or Cursor()
+        self._end = time.monotonic() + seconds
         self._group = group
         self._source = next(iter(group.values()))
         self._owners: dict[str, list[str]] = {}
@@ -98,6 +103,8 @@ class Reading:
         if not hungry:
             return
         for row in self._rows():
+            if time.monotonic() > self._end:
+                return
             names = hungry
             try:
                 if row.problem:
@@ -191,13 +198,11 @@ def look(domains: Mapping[str, Domain]) -> list[str]:
         if first.dataset and not Path(first.dataset).is_dir():
             continue
         taste = {n: d.model_copy(update={"max_mb": ONE_DOCUMENT}) for n, d in group.items()}
-        reading, end = Reading(taste), time.monotonic() + LOOK_SECONDS
+        reading = Reading(taste, seconds=LOOK_SECONDS)
         for _ in reading:
-            if time.monotonic() > end:
-                got = reading.cursor().bytes
-                lacking = [name for name in group if not got[name]]
-                notes.append(f"{label(lacking)}: no row in the first {LOOK_SECONDS} s of reading")
-                break
+            pass
+        if lacking := [name for name, size in reading.cursor().bytes.items() if not size]:
+            notes.append(f"{label(lacking)}: no row in the first {LOOK_SECONDS} s of reading")
     return notes
 
 

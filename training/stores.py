@@ -1,5 +1,6 @@
 """Whether a folder can be written and a database answers, said in one line before they are used."""
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -7,12 +8,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
-import psutil
 import sqlalchemy
+from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from training import secrets
@@ -24,6 +25,7 @@ LOCK_SECONDS = 60  # to wait for another process's lock on an SQLite file
 STILL_SECONDS = 5  # without a new table before a store counts as left half made
 POLL_SECONDS = 0.2
 MAKING = ".making"  # what the names of folders end in whose store is not whole yet
+VERSION = "alembic_version"  # the table with the number of MLflow's schema
 DRIVERS = {  # of SQLAlchemy's plain URLs, and how to install them
     "psycopg": '"psycopg[binary]"',
     "psycopg2": "psycopg2-binary",
@@ -70,69 +72,78 @@ def make_sqlite(url: str) -> None:
     """Make MLflow's tables in an SQLite store that has none yet, all at once.
 
     MLflow makes them one after another: a first start that is interrupted meanwhile would leave a
-    file that no later start can open. A file that was left so, and holds no experiment, is set
-    aside, which the terminal says.
+    file that no later start can open. A file that was left so, and holds no row, is set aside,
+    which the terminal says. Raises InputError for a file that cannot be read.
     """
     database = sqlalchemy.make_url(url).database
     if not database or database == ":memory:" or database.startswith("file:"):
         return
     path = Path(database).absolute()
-    if _half_made(path):
+    try:
+        if _holds_rows(path):
+            return
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        lock = Path(tempfile.gettempdir(), f"mixture-{os.getuid()}-{name}.lock")
+        folder = path.with_name(f".{path.name}{MAKING}")
+        with FileLock(lock):
+            shutil.rmtree(folder, ignore_errors=True)  # a killed start's
+            folder.mkdir()
+            try:
+                _make(path, folder / path.name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except sqlite3.Error as error:
+        raise failure(url, "MLflow's store", error) from error
+
+
+def _make(path: Path, scratch: Path) -> None:
+    """Put a store made at `scratch` at `path`, unless that is one or holds something else."""
+    if set(_tables(path)) - {VERSION} and not _keeps_still(path):
+        return  # somebody makes it just now
+    mlflow.MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
+    there, whole = _tables(path), _tables(scratch)
+    if _holds_rows(path) or there == whole or there.keys() - whole.keys():
+        return
+    if there:
         aside = path.with_name(f"{path.name}.half-made")
         path.rename(aside)
         print(
-            f"{path} was left half made by a start that was interrupted; it holds no runs, and is "
-            f"set aside as {aside.name}",
+            f"{path} is incomplete: a start was interrupted while making it. It holds no runs and "
+            f"was renamed to {aside.name}",
             file=sys.stderr,
         )
-    if _tables(path):
-        return
-    for left in path.parent.glob(f".{path.name}.*{MAKING}"):
-        if not psutil.pid_exists(int(left.name.split(".")[-2])):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = path.with_name(f".{path.name}.{os.getpid()}{MAKING}")
-    folder.mkdir(exist_ok=True)
-    scratch = folder / path.name
-    try:
-        mlflow.MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
-        if not _tables(path):
-            path.unlink(missing_ok=True)
-            with suppress(FileExistsError):  # another process was faster
-                os.link(scratch, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    os.replace(scratch, path)
 
 
-def _half_made(path: Path) -> bool:
-    """Whether an SQLite file has tables but not MLflow's first experiment, which is made last, and
-    nobody makes it now."""
-    before, since = None, time.monotonic()
-    while (now := _tables(path)) and not _has_experiment(path):
-        if now != before:
-            before, since = now, time.monotonic()
-        if time.monotonic() - since > STILL_SECONDS:
-            return True
+def _keeps_still(path: Path) -> bool:
+    """Whether the tables of a file stay as they are for a while, and empty."""
+    before, since = _tables(path), time.monotonic()
+    while time.monotonic() - since < STILL_SECONDS:
         time.sleep(POLL_SECONDS)
-    return False
+        if _holds_rows(path):
+            return False
+        if (now := _tables(path)) != before:
+            before, since = now, time.monotonic()
+    return True
 
 
-def _tables(path: Path) -> list[str]:
-    """The tables and indexes of an SQLite file; none where it is not there."""
-    return [str(name) for (name,) in _read(path, "SELECT name FROM sqlite_master")]
+def _tables(path: Path) -> dict[str, str]:
+    """Name → definition of the tables of an SQLite file; none where it is not there."""
+    rows = _read(path, "SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+    return {str(name): str(definition) for name, definition in rows}
 
 
-def _has_experiment(path: Path) -> bool:
-    return bool(_read(path, "SELECT 1 FROM experiments LIMIT 1"))
+def _holds_rows(path: Path) -> bool:
+    """Whether an SQLite file holds anything but the number of MLflow's schema."""
+    tables = [name.replace('"', '""') for name in _tables(path) if name != VERSION]
+    return any(_read(path, f'SELECT 1 FROM "{name}" LIMIT 1') for name in tables)
 
 
 def _read(path: Path, query: str) -> list[tuple[object, ...]]:
     if not path.exists():
         return []
     with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
-        try:
-            return connection.execute(query).fetchall()
-        except sqlite3.OperationalError:  # no such table
-            return []
+        return connection.execute(query).fetchall()
 
 
 def failure(url: str, what: str, error: Exception, how: str = "cannot be opened") -> InputError:

@@ -60,13 +60,16 @@ def fingerprint(run: Run) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def settled(experiment_id: str) -> dict[str, str]:
-    """Fingerprint → run id of the runs that need not be trained again: complete or diverged."""
-    return {key: run.info.run_id for key, run in settled_runs(experiment_id).items()}
+def settled(experiment_id: str, stage: str) -> dict[str, str]:
+    """Fingerprint → id of the run that makes one of a stage needless: complete or diverged.
+
+    Any with the losses of a target will do; a proxy is needed as a proxy, for fits take no other.
+    """
+    return {key: run.info.run_id for key, run in settled_runs(experiment_id, stage).items()}
 
 
-def settled_runs(experiment_id: str) -> dict[str, MlflowRun]:
-    """Fingerprint → run of those; of several a complete one that a sweep trained."""
+def settled_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
+    """Fingerprint → that run; of several a complete one that another command trained below it."""
     client = mlflow.MlflowClient()
     found: dict[str, MlflowRun] = {}
     for state in ("FINISHED", "FAILED"):
@@ -81,6 +84,7 @@ def settled_runs(experiment_id: str) -> dict[str, MlflowRun]:
                 tags = run.data.tags
                 key = tags[record.FINGERPRINT]
                 ended = tags.get(record.COMPLETE) == "true" or record.DIVERGED in tags
+                ended &= stage != record.PROXY or tags.get(record.STAGE) == stage
                 if ended and (key not in found or _rank(run) > _rank(found[key])):
                     found[key] = run
             token = page.token

@@ -109,7 +109,7 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> N
     def train(planned: Run) -> float:
         now = {"workspace": queue.workspace, "engine": queue.engine}
         run = planned.model_copy(update=now)
-        if tracking.fingerprint(run) in tracking.settled(queue.experiment_id):
+        if tracking.fingerprint(run) in tracking.settled(queue.experiment_id, run.stage):
             tell(Finished(run.name))
             return 0.0
         try:
