@@ -53,7 +53,7 @@ class Search(Section):
     """`loss`, weighted as the validation; `worst`, the worst domain's excess over the reference;
     or several of loss, deviation and domains, separated by commas."""
     bounds: dict[str, tuple[float, float]] = Field(default={})
-    """[lowest, highest] proportion of a domain, in the place of the study's, or of several
+    """[lowest, highest] proportion of a domain, within the study's, or of several
     together: `web+books`."""
     epochs: float | None = Field(default=None, gt=0)
     """How often the target may see the text that `prepare` counted; no limit when absent."""

@@ -58,8 +58,11 @@ def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, di
     names, allowed = list(plan.domains), plan.feasible()
     even = np.full(len(names), 1 / len(names))
     given = {"default": np.array([*default.values()]), projection.UNIFORM: even}
+    label, near = projection.uniform(allowed)
     if plan.bundles:
         given = {name: m for name, m in given.items() if allowed.inside(m[None])[0]}
+    elif label != projection.UNIFORM and np.allclose(near, given["default"], atol=10**-DECIMALS):
+        del given[projection.UNIFORM]  # what would take its place is there
     mixtures = design.designed(
         plan.sweep.design,
         count,
@@ -72,12 +75,7 @@ def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, di
     labels = [*given, *(f"mix{i:02d}" for i in range(len(given), len(mixtures)))]
     if projection.UNIFORM in labels:
         place = labels.index(projection.UNIFORM)
-        label, mixtures[place] = projection.uniform(allowed)
-        labels[place] = label.replace(" ", "-")
-        others = np.delete(mixtures, place, axis=0)
-        if (np.abs(others - mixtures[place]) < 10**-DECIMALS).all(axis=1).any():
-            del labels[place]
-            mixtures = others
+        labels[place], mixtures[place] = label.replace(" ", "-"), near
     return {
         label: dict(zip(names, map(float, mixture), strict=True))
         for label, mixture in zip(labels, mixtures, strict=True)
