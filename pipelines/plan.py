@@ -162,7 +162,7 @@ def loop(study: Study, basis: Basis, runs: Sequence[Run]) -> list[str]:
     """What each stage of `main` would do."""
     texts = "the text is tokenised already"
     if not basis.prepared:
-        texts = f"tokenises {len(study.domains)} domains, whose columns and values were looked at"
+        texts = f"tokenises {len(study.domains)} domains (their first rows were checked)"
     return [
         f"prepare   {texts}",
         f"sweep     trains {len(runs)} proxies, as above",
