@@ -122,7 +122,7 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
     """What speaks against the answer, what matters most for the decision first."""
     for name in proof.table["mixture"].unique():
         lead = _lead(proof, name)
-        if name not in (BEST, DEFAULT) and lead > 0:
+        if name not in (BEST, DEFAULT) and lead > 0 and not _same(proof, name):
             tied = lead <= proof.seed_spread
             yield f"{name} measured {lead:.4f} lower than best" + (
                 ", which is within the spread between seeds" if tied else ""
@@ -153,6 +153,13 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
         )
 
 
+def _same(proof: Proof, name: str) -> str:
+    """Which of default and best a mixture is too, for it has the same run; empty when none."""
+    runs = {key: set(rows["run_id"]) for key, rows in proof.table.groupby("mixture")}
+    others = (other for other in (DEFAULT, BEST) if other != name and runs[other] & runs[name])
+    return next(others, "")
+
+
 def _lead(proof: Proof, name: str) -> float:
     """By how much a mixture measured lower than best, over the seeds that both have."""
     by_seed = proof.table.pivot_table("measured", "seed", "mixture")
@@ -177,10 +184,13 @@ def table(proof: Proof) -> Lines:
     lines = [f"{'target on':<{width}}{'predicted':>11}{'measured':>10}   seeds"]
     for name, rows in proof.table.groupby("mixture", sort=False):
         seeds, mean = ", ".join(f"{x:.4f}" for x in rows["measured"]), rows["measured"].mean()
-        tied = name != BEST and abs(_lead(proof, name)) <= proof.seed_spread
+        note = ""
+        if same := _same(proof, name):
+            note = f"   (the same mixture as {same})"
+        elif name != BEST and proof.repeated and abs(_lead(proof, name)) <= proof.seed_spread:
+            note = "   (within the spread between seeds)"
         lines.append(
-            f"{name:<{width}}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}"
-            + ("   (within the spread between seeds)" if tied and proof.repeated else "")
+            f"{name:<{width}}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}{note}"
         )
     spread = f" (two seeds differ by up to {proof.seed_spread:.4f})" if proof.repeated else ""
     lines.append(
