@@ -20,7 +20,7 @@ from training.errors import InputError
 
 Read = tuple[Run, record.History]
 
-ASK = "unplanned=true takes them"
+ASK = "unplanned=true takes those that keep the rules"
 THREADS = 16
 PAGE = 1000
 
@@ -129,6 +129,7 @@ def _usable(proxies: Sequence[Run]) -> tuple[list[Read], dict[str, str]]:
     empty = [run.info.run_id for run, history in read if not history.steps]
     faults |= dict.fromkeys(empty, "no validation losses")
     usable = [(run, history) for run, history in read if history.steps]
+    usable, twice = _once(usable)
     trained = {run.data.tags.get(record.FINGERPRINT) for run, _ in usable} - {None}
     reasons = {
         run.info.run_id: fault
@@ -136,7 +137,22 @@ def _usable(proxies: Sequence[Run]) -> tuple[list[Read], dict[str, str]]:
         if (fault := faults[run.info.run_id])
         and run.data.tags.get(record.FINGERPRINT) not in trained
     }
-    return usable, reasons
+    return usable, {**reasons, **twice}
+
+
+def _once(usable: Sequence[Read]) -> tuple[list[Read], dict[str, str]]:
+    """Each run once where several have one fingerprint, by preference one below another command;
+    of the others, id → that they are there already."""
+    kept: dict[str, Read] = {}
+    for one in sorted(usable, key=lambda read: record.PARENT not in read[0].data.tags):
+        kept.setdefault(one[0].data.tags.get(record.FINGERPRINT, one[0].info.run_id), one)
+    ids = {run.info.run_id for run, _ in kept.values()}
+    twice = {
+        run.info.run_id: "another run with the same fingerprint is taken"
+        for run, _ in usable
+        if run.info.run_id not in ids
+    }
+    return [read for read in usable if read[0].info.run_id in ids], twice
 
 
 def _mixture(run: Run) -> dict[str, float]:
@@ -222,7 +238,16 @@ def _unfit(run: Run) -> str:
         return f"status {run.info.status}"
     if tags.get(record.COMPLETE) != "true":
         return "not marked complete"
-    return "" if record.N_PARAMS in run.data.params else f"no param {record.N_PARAMS}"
+    if record.N_PARAMS not in run.data.params:
+        return f"no param {record.N_PARAMS}"
+    try:
+        mixture = _mixture(run)
+        record.checked_mixture(mixture, list(mixture))
+    except InputError as error:
+        return str(error)
+    except ValueError as error:
+        return f"mixture: {error}"
+    return ""
 
 
 def _refuse_none(

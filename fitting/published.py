@@ -236,7 +236,8 @@ def _mixed_scale(rows: _Rows, theta: Array, log_scale: Array, exists: float) -> 
     parts = np.exp(theta[:, None, :m]) * rows.mixtures
     total = np.maximum(parts.sum(axis=2), 1e-12)
     kappa, exponent = theta[:, m : m + 1], np.exp(theta[:, m + 1 :])
-    value = exists * np.exp(kappa * np.log(total) - exponent * log_scale)
+    with np.errstate(over="ignore"):  # a step too far, which the solver takes back
+        value = exists * np.exp(kappa * np.log(total) - exponent * log_scale)
     by_part = (value * kappa / total)[:, :, None] * parts
     rest = np.stack([value * np.log(total), -value * exponent * log_scale], axis=2)
     return value, np.concatenate([by_part, rest], axis=2)

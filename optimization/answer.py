@@ -235,7 +235,8 @@ def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[st
 def _refuse_outside(reference: Array, predictor: Predictor) -> None:
     lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
     bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
-    rules = feasible(Constraints(bounds=bounds), predictor.domains, predictor.tokens)
+    explored = Constraints(bounds=bounds, bundles=predictor.metadata.get("bundles", {}))
+    rules = feasible(explored, predictor.domains, predictor.tokens)
     if broken := rules.broken_rule(reference, record.MIXTURE_TOLERANCE):
         raise InputError(
             f"{REFERENCE}: it lies outside the mixtures that were explored ({broken}), where the "

@@ -38,7 +38,9 @@ def designed(
     given = np.asarray(given, float)[:count]
     wanted = count - len(given)
     if wanted and np.ptp([allowed.lower, allowed.upper], axis=0).max() < 10**-DECIMALS:
-        raise InputError("mixtures: the constraints leave a single one; loosen them to train more")
+        raise InputError(
+            "sweep.mixtures: bounds and bundles leave a single mixture; loosen them to train more"
+        )
     if way == SPREAD:
         found = spread(wanted, given, allowed, seed)
     elif way == HALVED:

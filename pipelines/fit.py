@@ -25,6 +25,7 @@ from pipelines import study_file as studies
 from pipelines.study import Study
 from training import corpus as corpora
 from training import layout, record
+from training.corpus import Corpus
 from training.errors import InputError
 
 Array = np.ndarray
@@ -60,21 +61,25 @@ def fit(
     implicit: bool = False,
     old: Reuse | None = None,
     unplanned: bool = False,
-    rules: Constraints | None = None,
+    purpose: Purpose | None = None,
 ) -> Fitted:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Runs of a study that no sweep planned are left out unless `unplanned` asks for them, and runs
-    whose mixtures break a rule always: one of these, or of those of the study's newest sweep.
+    whose mixtures break a rule of the purpose always.
 
-    Target and weights are, in this order: those given, those of the sweeps above the runs, the
-    largest size and length in the data and equal weights. An implicit fit predicts the weighted
-    loss alone, as a sum of exponentials that stand for latent domains. Old runs are fitted too.
+    Target and weights are, in this order: those given, those of the purpose, by default of the
+    sweeps above the runs, the largest size and length in the data and equal weights. An implicit
+    fit predicts the weighted loss alone, as a sum of exponentials that stand for latent domains.
+    Old runs are fitted too.
     """
     old = old or Reuse()
     pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned)
-    purpose = history.purpose(pulled.parents)
-    rules = rules or _swept(pulled, purpose)
+    swept = history.purpose(pulled.parents)
+    purpose = purpose or swept
+    default_mixture = purpose.default_mixture or swept.default_mixture
+    pulled = _of_known_domains(pulled, purpose)
+    rules = _rules(pulled, purpose)
     pulled = _within_rules(pulled, feasible(rules, pulled.domains, 1.0))
     checkpoints = checkpoints or Checkpoints()
     given = weights or reuse.weights(purpose, pulled)
@@ -90,14 +95,17 @@ def fit(
         observations = replace(observations, val_domains=(OBJECTIVE,), losses=overall)
         w = np.ones(1)
     rules = _explored(observations, rules)
-    found = fits.fit(
-        observations,
-        w,
-        _target(observations, purpose, target or {}),
-        options,
-        _space(observations, rules),
-        keep_transients=checkpoints.min_step is not None,
-    )
+    try:
+        found = fits.fit(
+            observations,
+            w,
+            _target(observations, purpose, target or {}),
+            options,
+            _space(observations, rules),
+            keep_transients=checkpoints.min_step is not None,
+        )
+    except InputError as error:
+        raise InputError("; ".join([str(error), *_left_out(pulled)])) from error
     artifacts.log(found, pulled, weighed)
     earlier = registry.newest(model, registry.purpose_of(spec_of(found, pulled.unit)))
     before = changes.before(earlier.version, earlier.run_id) if earlier else None
@@ -109,7 +117,7 @@ def fit(
             "highest": {d: high for d, (_, high) in rules.bounds.items()},
             "bundles": {name: dict(shares) for name, shares in rules.bundles.items()},
             "weights": weighed,
-            "default_mixture": purpose.default_mixture,
+            "default_mixture": default_mixture,
         },
         pulled.unit,
     )
@@ -184,8 +192,49 @@ def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame
     return table.reset_index(drop=True), notes
 
 
-def _swept(pulled: Histories, purpose: Purpose) -> Constraints:
-    """What the sweeps above the runs allow."""
+def purpose_of(plan: Study, corpus: Corpus | None) -> Purpose:
+    """What a study is for; its default mixture where its text is prepared or says it."""
+    lower, upper = plan.limits()
+    default = plan.default(corpus) if corpus else plan.given_default()
+    return Purpose(
+        n_params=plan.size(plan.target.size).n_params,
+        tokens=plan.target_tokens(),
+        weights=plan.weights(),
+        default_mixture=default or {},
+        lowest=dict(zip(plan.domains, lower, strict=True)),
+        highest=dict(zip(plan.domains, upper, strict=True)),
+        bundles=plan.bundles,
+    )
+
+
+def _of_known_domains(pulled: Histories, purpose: Purpose) -> Histories:
+    """Without the runs, those that are reused aside, that saw a domain which the study lacks."""
+    first = pulled.table.drop_duplicates("run").set_index("run")
+    reasons: dict[str, str] = {}
+    for name in pulled.domains if purpose.lowest else ():
+        if name not in purpose.lowest:
+            saw = first.index[first[record.MIXTURE + name] > 0].difference(pulled.reused)
+            reasons |= dict.fromkeys(saw, f"trained on {name!r}, which the study lacks")
+    return _without(pulled, reasons)
+
+
+def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
+    """What was pulled without some runs, id → why."""
+    if not reasons:
+        return pulled
+    table = pulled.table[~pulled.table["run"].isin(reasons)].reset_index(drop=True)
+    if table.empty:
+        raise InputError(f"every run is left out: {next(iter(reasons.values()))}")
+    mixtures = [column for column in table if column.startswith(record.MIXTURE)]
+    gone = [column for column in mixtures if not table[column].any() and pulled.table[column].any()]
+    table = table.drop(columns=gone)
+    domains = tuple(d for d in pulled.domains if record.MIXTURE + d in table)
+    named = {pulled.names[run]: reason for run, reason in reasons.items()}
+    return replace(pulled, table=table, domains=domains, left_out={**pulled.left_out, **named})
+
+
+def _rules(pulled: Histories, purpose: Purpose) -> Constraints:
+    """What the purpose allows of the domains of the runs."""
     bounds = {
         d: (purpose.lowest.get(d, 0.0), purpose.highest.get(d, 1.0))
         for d in pulled.domains
@@ -205,16 +254,7 @@ def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
         for run, mixture in zip(first["run"], mixtures, strict=True)
         if (rule := allowed.broken_rule(mixture, record.MIXTURE_TOLERANCE))
     }
-    if not broken:
-        return pulled
-    if len(broken) == len(first):
-        raise InputError(f"every run breaks a rule of the study: {next(iter(broken.values()))}")
-    reasons = {pulled.names[run]: f"breaks the rule '{rule}'" for run, rule in broken.items()}
-    return replace(
-        pulled,
-        table=pulled.table[~pulled.table["run"].isin(broken)].reset_index(drop=True),
-        left_out={**pulled.left_out, **reasons},
-    )
+    return _without(pulled, {run: f"breaks the rule '{rule}'" for run, rule in broken.items()})
 
 
 def _explored(o: Observations, rules: Constraints) -> Constraints:
@@ -283,9 +323,12 @@ def main(
     if aggregation not in ("explicit", "implicit"):
         raise InputError(f"aggregation: {aggregation!r}; it is explicit or implicit")
     plan = studies.load(study) if study else None
+    purpose = None
     if plan is not None:
+        corpus = corpora.find(plan.domains, plan.tokenizer, plan.validation, plan.workspace)
+        purpose = purpose_of(plan, corpus)
         model = model or plan.model
-        runs = runs or _runs_of(plan)
+        runs = runs or _runs_of(plan, corpus)
     registry.refuse_bad_name(model or registry.DEFAULT_NAME, "model")
     fit(
         entry.experiment_ids(experiment),
@@ -301,14 +344,13 @@ def main(
         implicit=aggregation == "implicit",
         old=Reuse(reuse, parameters.shares("split", split)),
         unplanned=parameters.boolean("unplanned", unplanned),
-        rules=plan.constraints() if plan else None,
+        purpose=purpose,
     )
 
 
-def _runs_of(plan: Study) -> str:
+def _runs_of(plan: Study, corpus: Corpus | None) -> str:
     """An MLflow filter string of a study's runs; of all of its name where its text is not
     prepared."""
-    corpus = corpora.find(plan.domains, plan.tokenizer, plan.validation, plan.workspace)
     if corpus is None:
         return f"tags.{record.STUDY} LIKE '{plan.name}-%'"
     return f"tags.{record.STUDY} = '{plan.tag(corpus)}'"

@@ -19,7 +19,7 @@ from optimization.report import report
 from pipelines import advice, budget, entry, preflight, problem, verdict, verify
 from pipelines import plan as plans
 from pipelines import study_file as studies
-from pipelines.fit import Fitted, fit
+from pipelines.fit import Fitted, fit, purpose_of
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.sweep import proxy_runs, refuse_design, sweep
@@ -56,12 +56,7 @@ def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> No
             [active.info.experiment_id],
             f"tags.{record.STUDY} = '{chosen.tag(corpus)}'",
             chosen.model,
-            target={
-                "n_params": chosen.size(chosen.target.size).n_params,
-                "tokens": chosen.target_tokens(),
-            },
-            weights=chosen.weights(),
-            rules=chosen.constraints(),
+            purpose=purpose_of(chosen, corpus),
         )
     predictor = predictors.load(fitted.registered.uri)
     with entry.stage(record.OPTIMIZE) as searching:

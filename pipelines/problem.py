@@ -1,6 +1,7 @@
 """What is wanted of a mixture, read from a study and from parameters; a parameter comes first."""
 
 from dataclasses import replace
+from typing import Any
 
 from optimization.answer import Problem
 from optimization.constraints import Constraints
@@ -93,7 +94,7 @@ def with_parameters(
         rules = replace(rules, available=there, epochs=parameters.number("epochs", epochs))
     if trust_region:
         rules = replace(rules, trust=parameters.number("trust_region", trust_region))
-    changes: dict[str, object] = {"constraints": rules}
+    changes: dict[str, Any] = {"constraints": rules}
     if trials:
         changes["trials"] = parameters.integer("trials", trials, least=1)
     if seed:
@@ -104,11 +105,13 @@ def with_parameters(
         changes["weights"] = parameters.numbers("weights", weights)
     if reference:
         changes["reference"] = parameters.mixture(reference, predictor.domains, "reference")
+        if plan is not None:
+            plan.refuse_forbidden({"reference": changes["reference"]})
     if pull:
         changes["pull"] = None if pull == AUTO else parameters.number("pull", pull)
     if pessimistic:
         changes["pessimistic"] = parameters.boolean("pessimistic", pessimistic)
-    return replace(problem, **changes)  # type: ignore[arg-type]
+    return replace(problem, **changes)
 
 
 def _names(objective: str) -> tuple[str, ...]:

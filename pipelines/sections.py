@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from training.settings import DomainName, Name, Section, Seed
+from training.settings import DomainName, Name, Section, Seed, Seeds
 
 COUNT, LISTED = "#count", "#listed"  # the two kinds of `sweep.mixtures`, in pydantic's locations
 
@@ -41,7 +41,7 @@ class Target(Section):
 
     size: Name
     steps: int = Field(gt=0)
-    seeds: list[Seed] = Field(default=[0, 1], min_length=1)
+    seeds: Seeds = Field(default=[0, 1], min_length=1)
 
 
 class Search(Section):
@@ -97,7 +97,7 @@ class Critical(Section):
     """How many mixtures are tried in which all these domains move freely."""
     tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
     """By how much the loss on the original data may rise, nats per token."""
-    seeds: list[Seed] = Field(default=[1, 2])
+    seeds: Seeds = Field(default=[1, 2])
     """With which the answer is trained; none: it is not."""
 
     @model_validator(mode="after")
@@ -124,5 +124,5 @@ class Phases(Section):
     end of each."""
     decay: float = Field(default=0.2, ge=0, le=1)
     """Share of the last phase over which the learning rate falls to zero."""
-    seeds: list[Seed] = Field(default=[1, 2, 3, 4], min_length=2)
+    seeds: Seeds = Field(default=[1, 2, 3, 4], min_length=2)
     """With which the best schedule and the best constant mixture are trained."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fitting.registry import Standing
 from optimization.answer import BEST, DEFAULT
+from optimization.objective import LOSS
 from training import layout
 
 Lines = list[str]
@@ -49,7 +50,8 @@ class Proof:
     seed_spread: float  # largest difference between two seeds of one mixture
     earlier: Earlier | None  # measured before, and better than best is now
     steps: int
-    steps_to_default: float | None  # of the best mixture, to reach the default's final objective
+    steps_to_default: float | None  # of the best mixture, until it stays below the default's end
+    searched_for: str  # objective of the study's search
     error: float  # largest |predicted − measured| / measured over the mixtures
 
     @property
@@ -120,6 +122,11 @@ def _measured(proof: Proof) -> str:
 
 def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
     """What speaks against the answer, what matters most for the decision first."""
+    if proof.searched_for != LOSS:
+        yield (
+            f"the search was for the objective {proof.searched_for!r}; what is compared here is "
+            "the weighted loss alone"
+        )
     for name in proof.table["mixture"].unique():
         lead = _lead(proof, name)
         if name not in (BEST, DEFAULT) and lead > 0 and not _same(proof, name):
@@ -198,7 +205,8 @@ def table(proof: Proof) -> Lines:
         f"{100 * proof.error:.1f} % of measured"
     )
     if proof.steps_to_default is None:
-        lines.append("the best mixture did not reach the default's final loss")
+        if proof.gain.value > 0:
+            lines.append("the best mixture did not reach the default's final loss to stay")
     else:
         saved = 100 * (1 - proof.steps_to_default / proof.steps)
         lines.append(

@@ -69,7 +69,7 @@ def verify(
     earlier = _earlier(plan, corpus, weights, mixtures)
     rows = []
     for key, run in planned.items():
-        name = key.rsplit("-", 1)[0]
+        name = _name(key)
         prediction = predictor.ask(run.mixture)
         losses = dict(zip(histories[key].domains, histories[key].losses[-1], strict=True))
         rows.append(
@@ -118,8 +118,8 @@ def _proof(
     means = table.groupby("mixture")["measured"].mean()
     predicted = table.groupby("mixture")["predicted"].first()
     spread = table.groupby("mixture")["measured"].agg(np.ptp).max()
-    first = plan.target.seeds[0]
-    best, default = histories[f"{BEST}-{first}"], histories[f"{DEFAULT}-{first}"]
+    best, default = (_mean_curve(histories, name, weights) for name in (BEST, DEFAULT))
+    steps = next(iter(histories.values())).steps
     before = min(earlier, key=lambda one: one.objective, default=None)
     return Proof(
         table=table,
@@ -128,7 +128,8 @@ def _proof(
         seed_spread=float(spread),
         earlier=before if before and before.objective < means[BEST] else None,
         steps=plan.target.steps,
-        steps_to_default=_steps_to(best, weights, float(_objective(default, weights)[-1])),
+        steps_to_default=steps_to(steps, best, default[-1]) if gains[0].value > 0 else None,
+        searched_for=plan.search.objective,
         error=float((np.abs(predicted - means) / means).max()),
     )
 
@@ -185,16 +186,28 @@ def _key(plan: Study, mixture: Mapping[str, float]) -> tuple[float, ...]:
     return tuple(round(float(mixture.get(d, 0.0)), DECIMALS) for d in plan.domains)
 
 
-def _steps_to(history: History, weights: Array, objective: float) -> float | None:
-    """The first step at which a run's objective is at most a value, between its evaluations."""
-    values = _objective(history, weights)
-    reached = np.flatnonzero(values <= objective)
-    if not len(reached):
+def steps_to(steps: Sequence[int], values: Array, objective: float) -> float | None:
+    """The step from which on values (n,) are at most an objective, between evaluations; None where
+    the last one is not."""
+    above = np.flatnonzero(values > objective)
+    if not len(above):
+        return float(steps[0])
+    last = int(above[-1])
+    if last == len(values) - 1:
         return None
-    after = int(reached[0])
-    before = max(0, after - 1)
-    ends = slice(before, after + 1)
-    return float(np.interp(-objective, -values[ends], history.steps[ends]))
+    ends = slice(last, last + 2)
+    return float(np.interp(-objective, -values[ends], steps[ends]))
+
+
+def _mean_curve(histories: Mapping[str, History], name: str, weights: Array) -> Array:
+    """The objective of a mixture over the evaluations, mean over its seeds, (n,)."""
+    curves = [_objective(h, weights) for key, h in histories.items() if _name(key) == name]
+    return np.asarray(np.mean(curves, axis=0))
+
+
+def _name(key: str) -> str:
+    """The mixture of a run's key, which ends in its seed."""
+    return key.rsplit("-", 1)[0]
 
 
 def _objective(history: History, weights: Array) -> Array:

@@ -89,7 +89,7 @@ def test_dirichlet_draws_gather_around_the_reference() -> None:
 
 def test_a_design_that_cannot_be_is_refused() -> None:
     fixed = feasible(Constraints(dict.fromkeys(DOMAINS, (0.25, 0.25))), DOMAINS, 1)
-    with pytest.raises(InputError, match="the constraints leave a single one"):
+    with pytest.raises(InputError, match="bounds and bundles leave a single mixture"):
         design.designed("spread", 4, GIVEN[1:], fixed, 0)
     few = feasible(Constraints({"a": (0.9, 1.0)}), DOMAINS, 1)
     with pytest.raises(InputError, match="the grid of halved proportions has "):

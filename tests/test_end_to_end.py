@@ -179,7 +179,9 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
 
     # how the sweep ends, and the fit that it names
     (tag,) = {r.data.tags["study"] for r in runs_of("proxy")}
-    assert f"sweep: 10 runs are trained, 2 of them now; tags.study = '{tag}'" in swept.stdout
+    assert (
+        f"sweep: all 10 runs are done, 2 of them trained now; tags.study = '{tag}'" in swept.stdout
+    )
     assert f"mlflow run . --env-manager uv -e fit -P study={study}" in swept.stdout
     fitted = run_entry("fit", "--study", study, "--compare=false")
     assert fitted.returncode == 0, fitted.stderr[-3000:]
@@ -199,9 +201,9 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
     again = run_entry("fit", "--study", study, "--compare=false")
     assert "fit: 10 runs (8 planned by sweep, 2 proposed by design); " in again.stdout
     assert "2 runs left out (added by train: " in again.stdout
-    assert "  since version 2: the same runs; error on held-out mixtures " in again.stdout
+    assert "  since version 2: nothing changed, neither the runs nor the law" in again.stdout
     asked = run_entry("fit", "--study", study, "--compare=false", "--unplanned=true")
-    assert "11 runs (8 planned by sweep, 2 proposed by design, 1 trained by train" in asked.stdout
+    assert "11 runs (8 planned by sweep, 2 proposed by design, 1 added by train" in asked.stdout
     assert "1 run left out (breaks the rule 'bounds: math at most 0': " in asked.stdout
 
 

@@ -93,6 +93,30 @@ def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
     )
 
 
+def test_runs_that_cannot_be_fitted_are_left_out_by_name(store: str) -> None:
+    assert store
+    experiment = log_runs(synthetic.table(synthetic.joint_law(), 4))
+    client = mlflow.MlflowClient()
+    one = client.search_runs([experiment], "attributes.run_name = 'mix00-1000000'")[0]
+    client.set_tag(one.info.run_id, record.FINGERPRINT, "f1")
+    tags = {k: v for k, v in one.data.tags.items() if k.startswith(record.HISTORY)}
+    tags |= {record.STAGE: record.PROXY, record.COMPLETE: "true"}
+    for name, change, more in (
+        ("a copy", {}, {record.FINGERPRINT: "f1"}),
+        ("words", {"mixture/web": "abc"}, {}),
+        ("too much", {"mixture/web": "0.9"}, {}),
+        ("no number", {"mixture/web": "nan"}, {}),
+    ):
+        with mlflow.start_run(experiment_id=experiment, run_name=name, tags={**tags, **more}):
+            mlflow.log_params({**one.data.params, **change})
+    left_out = history.pull([experiment]).left_out
+    assert left_out.pop("a copy") == "another run with the same fingerprint is taken"
+    assert left_out.pop("words") == "mixture: could not convert string to float: 'abc'"
+    assert "the proportions sum to" in left_out.pop("too much")
+    assert "it must be >= 0" in left_out.pop("no number")
+    assert not left_out
+
+
 def test_an_experiment_without_proxies_says_so(store: str) -> None:
     assert store
     with pytest.raises(

@@ -61,7 +61,7 @@ NO_CONFIG = {"sizes": {n: {"config": f"/no/{n}.json"} for n in ("tiny", "small")
             main,
             MAIN,
             {"bounds": {"news": (0.6, 0.6), "code": (0.3, 0.3)}},
-            "mixtures: the constraints leave a single one",
+            "bounds and bundles leave a single mixture",
         ),
         (sweep, SWEEP, NO_CONFIG, "config '/no/tiny.json' cannot be loaded"),
         (main, MAIN, {"ledger": "sqlite:////dev/null/l.db"}, "ledger: /dev/null is not a folder"),

@@ -185,7 +185,7 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ({"tokenizer": {"name": "gpt2"}}, "tokenizer: give exactly one of vocab_size and name"),
         ({"sweep": {"sizes": ["tiny"]}}, "sweep.sizes: proxies of one size show no size law"),
         ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation a run shows no"),
-        ({"name": "a name with spaces"}, "name: String should match pattern"),
+        ({"name": "a name with spaces"}, "name: it must have 1 to 60 of the characters"),
     ],
 )
 def test_a_bad_study_names_the_file_the_key_and_the_rule(

@@ -78,7 +78,7 @@ def found(plan: Study, corpus: Corpus, noise: float) -> Recorded:
                 f"tags.{record.STUDY} = '{plan.tag(corpus)}'",
                 plan.model,
                 Options(("joint",), compare=False),
-                rules=plan.constraints(),
+                purpose=fit.purpose_of(plan, corpus),
             )
         predictor = predictors.load(fitted.registered.uri)
         with entry.stage(record.OPTIMIZE):

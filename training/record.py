@@ -120,7 +120,7 @@ def history_tags(history: History) -> dict[str, str]:
 
 
 def history_from_tags(tags: Mapping[str, str]) -> History | None:
-    """The history in a run's tags; None where there is none or it is cut short."""
+    """The history in a run's tags; None where there is none or it is not whole."""
     parts: list[str] = []
     while (key := f"{HISTORY}{len(parts)}") in tags:
         parts.append(tags[key])
@@ -128,12 +128,15 @@ def history_from_tags(tags: Mapping[str, str]) -> History | None:
         raw = json.loads("".join(parts))
     except json.JSONDecodeError:
         return None
-    return History(
+    found = History(
         domains=tuple(raw["domains"]),
         steps=tuple(raw["steps"]),
         tokens=tuple(raw["tokens"]),
         losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
     )
+    lengths = {len(found.steps), len(found.tokens), len(found.losses)}
+    whole = len(lengths) == 1 and {len(row) for row in found.losses} <= {len(found.domains)}
+    return found if whole else None
 
 
 def phases(

@@ -1,5 +1,6 @@
 """What a training stage needs to know, as the study file states it: one frozen section a stage."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,7 +17,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")]
+def _checked_short_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name):
+        raise ValueError("it must have 1 to 60 of the characters a-z A-Z 0-9 _ . -")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_short_name)]
 """Of a study or a size."""
 
 
@@ -26,7 +33,14 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is given twice; give each once")
+    return seeds
+
+
 Seed = Annotated[int, Field(ge=0, le=record.LARGEST)]
+Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
 DomainName = Annotated[str, AfterValidator(_checked_name)]
 
 
