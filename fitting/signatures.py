@@ -77,10 +77,10 @@ def _broken(test: Backtest) -> str:
     if test.bias > 0:
         text += "too high: they fell faster than the law, "
         return text + (
-            "as under a learning rate that decays within the fitted steps; a law fitted to that "
-            "decay is too low beyond it"
+            "which may be too high beyond the data; if the learning rate decays within the fitted "
+            "steps, a law fitted to that decay is too low beyond it"
             if test.tokens_factor > 1
-            else "so that the size law may be too high beyond the data"
+            else "which may be too high beyond the data"
         )
     return text + "too low: the gains tail off, and the target's loss may be higher than predicted"
 

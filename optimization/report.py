@@ -58,13 +58,14 @@ def _gain(answer: Answer, unit: str) -> Iterator[str]:
 def _steps(steps: Steps, compared: str) -> Iterator[str]:
     if steps.fewer is not None and steps.fewer < 1:
         yield (
-            f"it has the {compared} mixture's final loss after {100 * steps.fewer:.0f} % of the "
-            f"steps: {100 * (1 - steps.fewer):.0f} % fewer"
+            f"by the law it has the {compared} mixture's final loss after "
+            f"{100 * steps.fewer:.0f} % of the steps: {100 * (1 - steps.fewer):.0f} % fewer"
         )
     if steps.more is None:
-        yield f"the {compared} mixture never has its final loss, by the step law"
+        yield f"by the law the {compared} mixture never has its final loss"
     elif steps.more > 1:
-        yield f"the {compared} mixture needs {100 * (steps.more - 1):.0f} % more steps for its loss"
+        more = 100 * (steps.more - 1)
+        yield f"by the law the {compared} mixture needs {more:.0f} % more steps for its loss"
 
 
 def _proof(answer: Answer, found: Found, unit: str) -> Iterator[str]:
@@ -77,8 +78,9 @@ def _proof(answer: Answer, found: Found, unit: str) -> Iterator[str]:
         yield f"the least {kind} that was found ({tried}); nothing proves that there is no less"
     else:
         yield (
-            f"no allowed mixture is better by more than {max(0.0, found.value - found.bound):.1e} "
-            f"{unit}, certified by the law's convexity in φ(r); {tried}"
+            "by the law no allowed mixture is better by more than "
+            f"{max(0.0, found.value - found.bound):.1e} {unit}, certified by its convexity in "
+            f"φ(r); {tried}"
         )
 
 
@@ -99,7 +101,8 @@ def _freedom(freedom: Freedom) -> Iterator[str]:
         "of ten"
     )
     yield (
-        "near-optimal set (mixtures that cannot be told from the best one): proportions range over"
+        "near-optimal set (mixtures that the law cannot tell from the best one): proportions range "
+        "over"
     )
     ranges = freedom.ranges.sort_values("highest", ascending=False)
     small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)

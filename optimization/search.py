@@ -17,6 +17,7 @@ from optimization.objective import Objective
 Array = np.ndarray
 Values = Callable[[Array], Array]  # mixtures (n, M) → (n, objectives)
 
+NOTHING = 1e-12  # a proportion below it is 0 but for rounding
 BATCH = 20  # mixtures that are evaluated at once
 POLISHED = 10  # best trials that the descent starts from
 WEIGHTINGS = 24  # of several objectives, at most, whose optima are polished
@@ -65,6 +66,7 @@ def search(
     run.add(ends, objective(ends)[:, None], POLISH)
     value = float(objective(best[None])[0])
     agreeing = int((values <= value + 1e-6).sum())
+    best = np.where(best < NOTHING, 0.0, best)
     return Found(best, value, bound, agreeing, len(starts), run.table())
 
 

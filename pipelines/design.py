@@ -151,12 +151,12 @@ def report(found: Proposal) -> Iterator[str]:
         exact="exact proportions: proposals.json of this run",
     )
     if predictor and choice:
-        fitted, domains = len(predictor.fitted), len(predictor.domains)
+        fitted, domains = len(predictor.fitted), int((np.ptp(predictor.fitted, axis=0) > 0).sum())
         if fitted < FEW * domains:
             yield (
-                f"WARNING: {fitted} fitted mixtures are few for {domains} domains: the laws of the "
-                "bootstrap differ too much, and what these are expected to gain is probably far "
-                "too high"
+                f"WARNING: {fitted} fitted mixtures are few for {domains} domains that vary: the "
+                "laws of the bootstrap differ too much, and what these are expected to gain is "
+                "probably far too high"
             )
     yield (
         f"{len(found.runs)} runs: {found.flops:.3g} FLOPs, "

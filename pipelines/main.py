@@ -24,7 +24,7 @@ from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.sweep import proxy_runs, refuse_design, sweep
 from pipelines.verdict import Proof
-from training import kernels, layout, record
+from training import kernels, layout, record, secrets
 
 RULE = "─" * 78
 LINES = 3  # of a mixture that is written out
@@ -99,6 +99,8 @@ def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRu
     )
     yield "ask it about a mixture of your own, in Python:"
     yield "  import mlflow, pandas as pd"
+    if secrets.masked(mlflow.get_tracking_uri()) == mlflow.get_tracking_uri():
+        yield f'  mlflow.set_tracking_uri("{mlflow.get_tracking_uri()}")'
     yield f'  model = mlflow.pyfunc.load_model("{registered.uri}")'
     yield from _question(answer.best, searching.info.run_id)
 

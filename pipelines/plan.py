@@ -39,7 +39,7 @@ def _report(study: Study, basis: Basis, budget: Budget, loop: Sequence[str]) -> 
         lines.append(_line(budget.targets) + "   the targets of verify, at most")
     if loop and budget.targets:
         lines.append(_total(budget.every_row(), "with the targets"))
-    return [*lines, "", *loop, *_notes(study, basis, budget)]
+    return [*lines, "", *loop, *_notes(study, basis, budget, bool(loop))]
 
 
 def _line(row: Row) -> str:
@@ -57,7 +57,7 @@ def _total(rows: Sequence[Row], name: str = "total") -> str:
     )
 
 
-def _notes(study: Study, basis: Basis, budget: Budget) -> list[str]:
+def _notes(study: Study, basis: Basis, budget: Budget, whole: bool) -> list[str]:
     lines = [*basis.notes]
     if not basis.corpus.vocab_size:
         lines.append(
@@ -70,10 +70,10 @@ def _notes(study: Study, basis: Basis, budget: Budget) -> list[str]:
         left, hours = sum(row.runs for row in budget.left), all_hours(budget.left)
         done = sum(row.runs for row in budget.rows) - left
         rest = f", {_hours(hours)} worker-hours" if hours is not None else ""
-        lines.append(f"already trained: {done} runs; {left} are left{rest}")
+        lines.append(f"already trained: {done} proxies; {left} are left{rest}")
     how = "" if basis.prepared else " (estimated from max_mb)"
     if budget.repeated is None or budget.token_bytes is None:
-        why = f"unknown: no max_mb of {layout.some(basis.unknown)}"
+        why = f"unknown before preparing: {layout.some(basis.unknown)} have no max_mb"
         lines.append(f"repetition: {why}")
         tokens = why
     else:
@@ -88,11 +88,11 @@ def _notes(study: Study, basis: Basis, budget: Budget) -> list[str]:
         f"disk: token files {tokens}; checkpoints {_bytes(budget.checkpoint_bytes)}, of "
         f"{budget.workers} workers at once{models}"
     )
-    return [*lines, *_speed_notes(budget)]
+    return [*lines, *_speed_notes(budget, whole)]
 
 
-def _speed_notes(budget: Budget) -> list[str]:
-    hours = all_hours(budget.rows)
+def _speed_notes(budget: Budget, whole: bool) -> list[str]:
+    hours = all_hours(budget.every_row() if whole else budget.rows)
     if hours is None:
         return [
             "hours: unknown; give throughput=… (FLOP/s of a worker), or train one proxy first",
@@ -106,7 +106,8 @@ def _speed_notes(budget: Budget) -> list[str]:
     return [
         "FLOP/s of a worker: "
         + "; ".join(f"{speed} ({', '.join(names)})" for speed, names in sizes.items()),
-        f"{WORKER}; with {budget.workers} workers about {_hours(hours / budget.workers)} hours",
+        f"{WORKER}; with {budget.workers} workers about {_hours(hours / budget.workers)} hours for "
+        + ("all, targets included" if whole else "the proxies"),
     ]
 
 
@@ -126,7 +127,10 @@ def _hours(hours: float | None) -> str:
 
 
 def _log(budget: Budget, lines: Sequence[str]) -> None:
-    """Write the plan to the active run, which a tag marks as one that trained nothing."""
+    """Write the plan to the active run, whose name and a tag say that it trained nothing."""
+    active = mlflow.active_run()
+    assert active is not None
+    mlflow.set_tag(record.RUN_NAME, f"plan of {active.info.run_name}")
     rows = budget.every_row()
     numbers: dict[str, float | None] = {
         "runs": sum(row.runs for row in budget.rows),

@@ -115,8 +115,8 @@ def _measured(proof: Proof) -> str:
         UNCLEAR: "the measurements cannot separate the best mixture from the default mixture",
     }[_outcome(proof.gain)]
     return (
-        f"{how}. Measured gain: {proof.gain} nats/token, with {seeds} seed{'s' * (seeds > 1)} "
-        f"each; predicted: {proof.predicted}."
+        f"{how}. Measured gain: {proof.gain} nats/token (90 % interval), with {seeds} "
+        f"seed{'s' * (seeds > 1)} each; predicted: {proof.predicted}."
     )
 
 
@@ -140,6 +140,8 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
             f"a target that was trained before measured lower, {one.objective:.4f}: "
             f"{one.run_name}, run {one.run_id}"
         )
+    if _outcome(proof.gain) == BETTER and _outcome(proof.predicted) != BETTER:
+        yield "the law alone cannot tell best from default: its interval of the gain includes 0"
     if not proof.agrees:
         yield (
             "the measured gain lies outside what was predicted: do not trust the size of predicted "

@@ -119,7 +119,7 @@ def test_ctrl_c_and_kill_while_the_kernel_compiles(
 
     done = run_entry(*command)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "compiling DeepSpeed's CPU kernel (once per machine)" in done.stderr
+    assert "compiling DeepSpeed's CPU kernel (once per environment)" in done.stderr
     (lock,) = no_kernel.glob("**/deepspeed_shm_comm")
     (lock / "lock").touch()  # as a worker leaves it that is killed while it loads
     done = run_entry(*command)

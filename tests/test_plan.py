@@ -93,7 +93,7 @@ def test_a_plan_trains_and_prepares_nothing(
     assert len(mlflow.search_runs(output_format="list")) == 1
     told = capsys.readouterr().out
     assert "hours: unknown; give throughput=" in told
-    assert "unknown: no max_mb of news, code, math" in told
+    assert "unknown before preparing: news, code, math have no max_mb" in told
     assert "planned/worker_hours" not in run.data.metrics
     names = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert names == {"plan.json", "plan.txt"}

@@ -28,7 +28,7 @@ OURS = re.compile(
     | \ \ (held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
     | \ \ since\ version\ 1:\ the\ same\ runs;.*
     | (mixture|best|uniform|best\ observed)\s.*\d.* | mixture\s.*predicted\ loss
-    | predicted\ gain\ .* | it\ has\ the\ .* | the\ uniform\ mixture\ .* | distance\ of\ .*
+    | predicted\ gain\ .* | by\ the\ law\ .* | distance\ of\ .*
     | no\ allowed\ mixture\ .* | near-optimal\ set.* | by\ another\ draw\ .*
     | \ \ \w+\ [01]\.\d{3}–.*
     """,

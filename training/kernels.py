@@ -60,7 +60,7 @@ def build() -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    told = "compiling DeepSpeed's CPU kernel (once per machine): {elapsed}"
+    told = "compiling DeepSpeed's CPU kernel (once per environment): {elapsed}"
     every = REFRESH_SECONDS if sys.stderr.isatty() else LOG_SECONDS
     try:
         with tqdm(bar_format=told, mininterval=every, miniters=0) as bar:
