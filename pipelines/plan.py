@@ -70,7 +70,8 @@ def _notes(study: Study, basis: Basis, budget: Budget, whole: bool) -> list[str]
         left, hours = sum(row.runs for row in budget.left), all_hours(budget.left)
         done = sum(row.runs for row in budget.rows) - left
         rest = f", {_hours(hours)} worker-hours" if hours is not None else ""
-        lines.append(f"already trained: {done} proxies; {left} are left{rest}")
+        aside = "; targets are not counted here" if whole else ""
+        lines.append(f"already trained: {layout.count(done, 'run')}; {left} are left{rest}{aside}")
     how = "" if basis.prepared else " (estimated from max_mb)"
     if budget.repeated is None or budget.token_bytes is None:
         why = f"unknown before preparing: {layout.some(basis.unknown)} have no max_mb"

@@ -194,7 +194,7 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
     assert found["planned/token_bytes"] == 2 * sum(sum(pair) for pair in counts.values())
     assert found["planned/epochs"] == pytest.approx(0.6 * 1.5 * TOKENS / counts["news"][0])
     told = capsys.readouterr().out
-    assert "already trained: 1 runs; 7 are left" in told
+    assert "already trained: 1 run; 7 are left" in told
     assert "estimated" not in told
 
 
