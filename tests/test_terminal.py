@@ -26,7 +26,7 @@ OURS = re.compile(
     | import:\ 36\ runs.* | \ \ 144\ evaluations.* | \ \ fit\ them:.*
     | fit:\ 36\ runs.* | \ \ (WARNING|note):\ .*
     | \ \ (held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
-    | \ \ since\ version\ 1:\ the\ same\ runs;.*
+    | \ \ since\ version\ 1:\ .*
     | (mixture|best|uniform|best\ observed)\s.*\d.* | mixture\s.*predicted\ loss
     | predicted\ gain\ .* | by\ the\ law\ .* | distance\ of\ .*
     | no\ allowed\ mixture\ .* | near-optimal\ set.* | by\ another\ draw\ .*

@@ -12,6 +12,7 @@ from fitting import choose, fit, laws, limits, plots
 from fitting.choose import Options
 from fitting.fit import Fit
 from fitting.methods import Candidate, Target
+from fitting.optimum import Space
 from fitting.table import Observations
 from tests import synthetic
 from training.errors import InputError
@@ -142,7 +143,7 @@ def test_a_learning_rate_that_decayed_within_the_steps_is_told() -> None:
     for name in synthetic.VAL_DOMAINS:
         table[f"val_loss/{name}"] -= 0.15 * late
     found = fitted(table)
-    assert "a learning rate that decays" in sign(found, "backtest_steps")
+    assert "if the learning rate decays" in sign(found, "backtest_steps")
     assert found.half_width(TARGET) > found.half_width(Target(16e6, 8e8))
 
 
@@ -151,8 +152,7 @@ def test_a_best_mixture_far_from_every_sampled_one_is_told() -> None:
     few = table["mixture/web"] > 0.6  # all sampled in one corner, the best elsewhere
     assert "bound the proportions" in sign(fitted(table[few]), "optimum_distance")
     assert not sign(fitted(table), "optimum_distance")
-    low, high = np.array([0.6, 0.0, 0.0]), np.ones(3)
-    bounded = fitted(table[few], bounds=(low, high))
+    bounded = fitted(table[few], space=Space(np.array([0.6, 0.0, 0.0]), np.ones(3), np.eye(3)))
     assert bounded.best.mixture[0] >= 0.6 - 1e-9
 
 
