@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests import postgres
+from training import secrets
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +28,11 @@ def scripts_on_path() -> None:
     """What an activated environment gives: its commands on the PATH."""
     scripts = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([scripts, os.environ["PATH"]])
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_remembered", set())
 
 
 @contextmanager
