@@ -185,6 +185,25 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ({"tokenizer": {"name": "gpt2"}}, "tokenizer: give exactly one of vocab_size and name"),
         ({"sweep": {"sizes": ["tiny"]}}, "sweep.sizes: proxies of one size show no size law"),
         ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation a run shows no"),
+        ({"target": {"size": "tiny", "steps": 12, "seeds": [3, 3]}}, "a seed is given twice"),
+        (
+            {"bounds": {"news": (0.6, 0.8)}, "search": {"bounds": {"news": (0.0, 0.5)}}},
+            "bounds: news: [0, 0.5] and [0.6, 0.8] have nothing in common",
+        ),
+        (
+            {
+                "bounds": {"math": (0.0, 0.0)},
+                "default_mixture": {"news": 0.7, "code": 0.3, "math": 0.0},
+                "critical": {
+                    "original": {"news": 1},
+                    "new": {"math": 1},
+                    "steps": 9,
+                    "shares": [0.2, 0.5, 0.8],
+                    "size": "tiny",
+                },
+            },
+            "critical: it trains on 'math', which bounds holds at 0",
+        ),
         ({"name": "a name with spaces"}, "name: it must have 1 to 60 of the characters"),
     ],
 )

@@ -21,6 +21,7 @@ from tests import conftest
 from training import loop, record, tracking
 from training.corpus import Corpus
 from training.devices import Machines
+from training.errors import InputError
 from training.settings import Run
 
 ALONE = Machines(workers=1, ranks=1)
@@ -193,3 +194,37 @@ def test_not_to_be_believed(recorded: Recorded) -> None:
     assert told.startswith("NOT TO BE BELIEVED: the law does not describe these runs: it predicts")
     assert "For what it is worth, the best mixture" in told
     assert verdict.CLEAR not in told
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_search_for_another_objective_is_no_silent_verdict(recorded: Recorded) -> None:
+    asked = recorded.plan.search.model_copy(update={"objective": "worst"})
+    other = replace(recorded, plan=recorded.plan.model_copy(update={"search": asked}))
+    told = words(proven(other, {}))
+    assert "- the search was for the objective 'worst'; what is compared here is the" in told
+
+
+def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
+    recorded: Recorded,
+) -> None:
+    """Weights and bounds are no part of the tag by which runs are selected."""
+    weighed = recorded.plan.validation.model_copy(
+        update={"weights": {"news": 1.0, "code": 0.0, "math": 0.0}}
+    )
+    other = recorded.plan.model_copy(
+        update={"validation": weighed, "bounds": {"news": (0.0, 0.9)}, "model": "other"}
+    )
+    with entry.stage(record.FIT) as active:
+        fitted = fit.fit(
+            [active.info.experiment_id],
+            f"tags.{record.STUDY} = '{other.tag(recorded.corpus)}'",
+            other.model,
+            Options(("joint",), compare=False),
+            purpose=fit.purpose_of(other, recorded.corpus),
+        )
+    metadata = predictors.load(fitted.registered.uri).metadata
+    assert metadata["weights"] == {"news": 1.0, "code": 0.0, "math": 0.0}
+    assert metadata["highest"]["news"] == 0.9
+    asked = problem.of_study(other, recorded.predictor)
+    with pytest.raises(InputError, match=r"reference breaks the rule 'bounds: news at most 0.9'"):
+        problem.with_parameters(asked, recorded.predictor, other, reference="news=1")
