@@ -47,9 +47,16 @@ def imports(path: Path) -> set[str]:
 
 
 def files_of(package: str) -> list[Path]:
-    found = sorted((ROOT / package).glob("*.py"))
+    """All of a package, in its folders too."""
+    found = sorted((ROOT / package).rglob("*.py"))
     assert len(found) > 1
     return found
+
+
+def file_of(name: str) -> Path:
+    """Where a module or package of the project lies; it may be none."""
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def reached(path: Path) -> set[str]:
@@ -57,7 +64,7 @@ def reached(path: Path) -> set[str]:
     todo, seen = [path], set()
     while todo:
         for name in imports(todo.pop()):
-            file = ROOT / (name.replace(".", "/") + ".py")
+            file = file_of(name)
             if file.exists() and name not in seen:
                 seen.add(name)
                 todo.append(file)
@@ -68,7 +75,7 @@ def reached(path: Path) -> set[str]:
 def test_fitting_and_optimization_never_reach_the_training_libraries(package: str) -> None:
     for path in files_of(package):
         modules = {module_name(path), *reached(path)}
-        files = [ROOT / (name.replace(".", "/") + ".py") for name in modules]
+        files = [file_of(name) for name in modules]
         heavy = {i.split(".")[0] for file in files for i in imports(file)} & HEAVY
         assert not heavy, f"{path.name} reaches {heavy}"
         assert {m for m in modules if m.startswith("training.")} <= LIGHT, path.name
