@@ -5,12 +5,13 @@ import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fitting import limits, plots, registry
-from fitting.choose import Choice
+from fitting import plots, registry
+from fitting.data.histories import Histories
+from fitting.diagnostics import identifiability
+from fitting.diagnostics.optimum import Optimum
 from fitting.fit import Fit
-from fitting.history import Histories
-from fitting.optimum import Optimum
-from training import record
+from fitting.selection.choose import Choice
+from training.record import keys
 
 
 def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
@@ -19,10 +20,10 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     mlflow.log_params(
         {
             **{f"law/{key}": value for key, value in vars(choice.best).items()},
-            record.TARGET_N_PARAMS: fit.target.n_params,
-            record.TARGET_TOKENS: fit.target.tokens,
-            record.UNIT: pulled.unit,
-            **record.with_prefix(record.WEIGHT, weights),
+            keys.TARGET_N_PARAMS: fit.target.n_params,
+            keys.TARGET_TOKENS: fit.target.tokens,
+            keys.UNIT: pulled.unit,
+            **keys.with_prefix(keys.WEIGHT, weights),
         }
     )
     mlflow.log_metrics(
@@ -43,7 +44,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     )
     mlflow.set_tags({f"{registry.SIGN}{sign.name}": sign.warning or "ok" for sign in fit.signs})
     if fit.unidentified:
-        mlflow.set_tag("not_identified", "; ".join(fit.unidentified)[: record.TAG_LIMIT])
+        mlflow.set_tag("not_identified", "; ".join(fit.unidentified)[: keys.TAG_LIMIT])
     numbers = pulled.table.drop(columns="run").astype(float)
     mlflow.log_input(mlflow.data.from_pandas(numbers, name="proxy-runs"), context="fitting")
     mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")
@@ -69,7 +70,7 @@ def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | N
         "loss_over_tokens": plots.step_curves(o, law, fit.weights, target, unit),
         "loss_over_size": plots.size_curves(o, law, fit.weights, target, unit),
         "loss_against_proportion": plots.loss_against_proportion(o, law, fit.weights, unit),
-        "interactions": plots.interactions(law, o, limits.constant_domains(o)),
+        "interactions": plots.interactions(law, o, identifiability.constant_domains(o)),
         "cross_validation": plots.cross_validation(fit.choice),
         "laws": plots.laws_compared(fit.choice, unit),
         "optimum_by_size": plots.optima(o.domains, optima),
@@ -89,7 +90,7 @@ def _held_out(choice: Choice, names: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "run": [names[h.runs[i]] for i in h.run_of],
-            record.N_PARAMS: h.n_params,
+            keys.N_PARAMS: h.n_params,
             **{
                 f"{kind}/{name}": values[:, i]
                 for i, name in enumerate(h.val_domains)
@@ -101,8 +102,8 @@ def _held_out(choice: Choice, names: dict[str, str]) -> pd.DataFrame:
 
 def _optima(domains: tuple[str, ...], optima: list[Optimum]) -> pd.DataFrame:
     """The best mixture of each proxy size by its runs alone, and of the target by the law."""
-    table = pd.DataFrame([o.mixture for o in optima], columns=[record.MIXTURE + d for d in domains])
-    table.insert(0, record.N_PARAMS, [o.n_params for o in optima])
-    table.insert(1, record.TOKENS, [o.tokens for o in optima])
+    table = pd.DataFrame([o.mixture for o in optima], columns=[keys.MIXTURE + d for d in domains])
+    table.insert(0, keys.N_PARAMS, [o.n_params for o in optima])
+    table.insert(1, keys.TOKENS, [o.tokens for o in optima])
     table.insert(2, "objective", [o.objective for o in optima])
     return table

@@ -8,10 +8,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import optimum
+from fitting.data.histories import Histories
+from fitting.diagnostics import optimum
 from fitting.fit import Fit
-from fitting.history import Histories
-from training import layout, record
+from training.record import keys, layout
 
 RUNS, TAKEN, OPTIMA = "runs.csv", "runs_taken.json", "optimum_by_size.json"
 MOVED = 0.005  # share of tokens below which a domain's change is not named
@@ -39,7 +39,7 @@ def before(version: str, run_id: str) -> Before | None:
             runs=_taken(run_id),
             law={k: v for k, v in run.data.params.items() if k.startswith("law/")},
             error=run.data.metrics["cv/objective_mae"],
-            best=record.without_prefix(record.MIXTURE, dict(table.iloc[-1])),
+            best=keys.without_prefix(keys.MIXTURE, dict(table.iloc[-1])),
         )
     except Exception:  # of whatever store holds it; without it a fit tells no changes
         return None

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fitting import backtest, choose, interval, limits, methods, optimum, signatures
-from fitting.choose import Choice, Options
-from fitting.laws import Interval, Law
-from fitting.methods import Target
-from fitting.optimum import Optimum, Space
-from fitting.signatures import Signature
-from fitting.table import Observations
+from fitting.artifact.laws import Interval, Law
+from fitting.data.observations import Observations
+from fitting.diagnostics import diagnostics, identifiability, interval, optimum
+from fitting.diagnostics.diagnostics import Signature
+from fitting.diagnostics.optimum import Optimum, Space
+from fitting.estimators import candidates
+from fitting.estimators.candidates import Target
+from fitting.selection import backtest, choose
+from fitting.selection.choose import Choice, Options
 
 Array = np.ndarray
 
@@ -68,7 +70,7 @@ def fit(
     weights (V,) sum to one; the best mixture is looked for in the space, by default of all
     mixtures. Raises InputError where no law can reach the target.
     """
-    limits.refuse_unreachable(observations, target)
+    identifiability.refuse_unreachable(observations, target)
     seconds: dict[str, float] = {}
     transient = ""
     with threadpool_limits(1):  # many small matrices: folds run beside each other instead
@@ -78,7 +80,7 @@ def fit(
         with _timed(seconds, "choose"):
             choice = choose.choose(observations, weights, target, options)
         with _timed(seconds, "fit"):
-            law = methods.fit(observations, choice.best, target)
+            law = candidates.fit(observations, choice.best, target)
         with _timed(seconds, "interval"):
             spread = interval.interval(observations, choice, weights, target)
         with _timed(seconds, "optimum"):
@@ -95,7 +97,7 @@ def fit(
         best=best,
         by_size=by_size,
         signs=[],
-        unidentified=limits.unidentified(observations, target),
+        unidentified=identifiability.unidentified(observations, target),
         transient=transient,
         cpu_seconds=seconds,
     )
@@ -119,12 +121,12 @@ def _signs(fitted: Fit) -> list[Signature]:
     o, choice = fitted.observations, fitted.choice
     inside = fitted.half_width(Target(fitted.interval.n0, fitted.interval.d0))
     signs = [
-        signatures.law_fits(choice.scores),
-        *signatures.extrapolates(choice.extrapolation, inside),
-        signatures.optimum_is_near(fitted.best, o),
+        diagnostics.law_fits(choice.scores),
+        *diagnostics.extrapolates(choice.extrapolation, inside),
+        diagnostics.optimum_is_near(fitted.best, o),
     ]
     if len(fitted.by_size) > 1:
-        signs.append(signatures.optimum_stays(fitted.best, fitted.by_size, o))
+        signs.append(diagnostics.optimum_stays(fitted.best, fitted.by_size, o))
     return signs
 
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from fitting.choose import Choice
-from fitting.laws import JointLaw, Law, NestedLaw
-from fitting.optimum import Optimum
-from fitting.table import Observations
-from training import layout, record
+from fitting.artifact.laws import JointLaw, Law, NestedLaw
+from fitting.data.observations import Observations
+from fitting.diagnostics.optimum import Optimum
+from fitting.selection.choose import Choice
+from training.record import keys, layout
 
 Array = np.ndarray
 COLUMNS = 4
@@ -23,7 +23,7 @@ LEGEND = 8  # entries
 PANELS = 24  # of a figure with one for each validation domain
 
 
-def predicted_against_observed(result: Choice, weights: Array, unit: str = record.NATS) -> Figure:
+def predicted_against_observed(result: Choice, weights: Array, unit: str = keys.NATS) -> Figure:
     """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
     held_out = result.held_out
     panels = [
@@ -43,7 +43,7 @@ def predicted_against_observed(result: Choice, weights: Array, unit: str = recor
         ends = [min(observed.min(), predicted.min()), max(observed.max(), predicted.max())]
         axis.plot(ends, ends, color="grey", linewidth=0.8)
         axis.set_title(f"{name}: mean |error| {np.abs(observed - predicted).mean():.3f}")
-        axis.set_xlabel(f"observed loss ({record.unit_text(unit)})")
+        axis.set_xlabel(f"observed loss ({keys.unit_text(unit)})")
         axis.set_ylabel("predicted, mixture left out")
     axes[0].legend(fontsize="small")
     figure.suptitle("Predicted against observed validation loss, each mixture left out in turn")
@@ -55,7 +55,7 @@ def step_curves(
     law: Law,
     weights: Array,
     target: tuple[float, float],
-    unit: str = record.NATS,
+    unit: str = keys.NATS,
 ) -> Figure | None:
     """Objective over tokens for each size, observed and fitted, drawn on to the target.
 
@@ -78,7 +78,7 @@ def step_curves(
     axis.axvline(o.tokens.max(), color="grey", linestyle=":", label="longest proxy run")
     axis.set_xscale("log")
     axis.set_xlabel("tokens")
-    axis.set_ylabel(f"objective: weighted validation loss ({record.unit_text(unit)})")
+    axis.set_ylabel(f"objective: weighted validation loss ({keys.unit_text(unit)})")
     axis.set_title("Loss over tokens: runs (dots) and the law's mean over the mixtures (lines)")
     axis.legend(fontsize="small")
     return figure
@@ -89,7 +89,7 @@ def size_curves(
     law: Law,
     weights: Array,
     target: tuple[float, float],
-    unit: str = record.NATS,
+    unit: str = keys.NATS,
 ) -> Figure | None:
     """Objective at the end of the runs over model size, and the law on to the target.
 
@@ -114,7 +114,7 @@ def size_curves(
     axis.set_xticks(ticks, [EngFormatter(places=0, sep="")(x) for x in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("non-embedding parameters")
-    axis.set_ylabel(f"objective: weighted validation loss ({record.unit_text(unit)})")
+    axis.set_ylabel(f"objective: weighted validation loss ({keys.unit_text(unit)})")
     axis.set_title("Loss over size: runs' ends (dots) and the law's mean over the mixtures (lines)")
     axis.legend(fontsize="small")
     return figure
@@ -127,7 +127,7 @@ def _mean_over_mixtures(law: Law, o: Observations, n_params: Array, tokens: Arra
 
 
 def loss_against_proportion(
-    observations: Observations, law: Law, weights: Array, unit: str = record.NATS
+    observations: Observations, law: Law, weights: Array, unit: str = keys.NATS
 ) -> Figure | None:
     """Losses and the law over the first domain's proportion, at the largest size and length.
 
@@ -151,7 +151,7 @@ def loss_against_proportion(
         axis.scatter(first, losses, s=18, label="runs")
         axis.set_title(name)
         axis.set_xlabel(f"proportion of {o.domains[0]}")
-        axis.set_ylabel(f"validation loss ({record.unit_text(unit)})")
+        axis.set_ylabel(f"validation loss ({keys.unit_text(unit)})")
     axes[0].legend(fontsize="small")
     figure.suptitle(
         f"Mixtures of {' and '.join(o.domains)}: {size:,.0f} parameters after {tokens:,.0f} tokens"
@@ -216,7 +216,7 @@ def cross_validation(choice: Choice) -> Figure:
     return figure
 
 
-def laws_compared(choice: Choice, unit: str = record.NATS) -> Figure:
+def laws_compared(choice: Choice, unit: str = keys.NATS) -> Figure:
     """Error of each law on left-out mixtures and of extrapolation."""
     table = choice.laws.dropna(subset="held_out_rmse").iloc[::-1]
     figure, axis = plt.subplots(figsize=(8, 1.5 + 0.6 * len(table)), layout="constrained")
@@ -231,7 +231,7 @@ def laws_compared(choice: Choice, unit: str = record.NATS) -> Figure:
             axis.bar_label(bars, fmt="%.4f", fontsize="small", padding=3)
     marks = ["★ " if chosen else "" for chosen in table["chosen"]]
     axis.set_yticks(y, [m + law for m, law in zip(marks, table["law"], strict=True)])
-    axis.set_xlabel(f"rms error of the objective ({record.unit_text(unit)})")
+    axis.set_xlabel(f"rms error of the objective ({keys.unit_text(unit)})")
     axis.set_xlim(right=1.15 * float(table[list(kinds)].max(axis=None)))
     axis.set_title("Laws compared (★: chosen)")
     axis.legend(fontsize="small")

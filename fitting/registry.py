@@ -17,10 +17,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-from fitting import laws, predictor, rows, schedule_predictor
-from fitting.signatures import MISFIT
-from training import record
-from training.errors import InputError
+from fitting.artifact import input_checks, laws, predictor, schedule_predictor
+from fitting.diagnostics.diagnostics import MISFIT
+from training.record import keys
+from training.record.errors import InputError
 
 DEFAULT_NAME = "mixture-predictor"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -105,16 +105,16 @@ def register(
 
     `spec` is what `predictor.json` holds, `metadata` what users of the model may want to know.
     """
-    inputs = [record.MIXTURE + domain for domain in spec["domains"]]
+    inputs = [keys.MIXTURE + domain for domain in spec["domains"]]
     outputs = [
-        *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
+        *(keys.VAL_LOSS + domain for domain in spec["val_domains"]),
         *("objective", "objective_low", "objective_high", "distance"),
     ]
     signature = ModelSignature(
         outputs=Schema([ColSpec("double", column) for column in outputs]),
         params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
     )
-    metadata = {**metadata, OPTIONAL: [record.N_PARAMS, record.TOKENS]}
+    metadata = {**metadata, OPTIONAL: [keys.N_PARAMS, keys.TOKENS]}
     purpose = purpose_of(spec)
     return _register(name, predictor.__file__, spec, metadata, inputs, signature, purpose, cv_error)
 
@@ -122,8 +122,8 @@ def register(
 def purpose_of(spec: dict[str, Any]) -> list[Any]:
     """What a predictor was fitted for; versions for the same purpose can be compared."""
     purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
-    if spec[record.UNIT] != record.NATS:
-        purpose.append(spec[record.UNIT])
+    if spec[keys.UNIT] != keys.NATS:
+        purpose.append(spec[keys.UNIT])
     return purpose
 
 
@@ -151,12 +151,12 @@ def register_schedule(name: str, spec: dict[str, Any], cv_error: float) -> Regis
     purpose = [spec["n_params"], tokens, *(spec[k] for k in ("domains", "val_domains", "weights"))]
     phases = range(1, len(tokens) + 1)
     inputs = [
-        f"{record.PHASE}{k}/{record.MIXTURE}{domain}" for k in phases for domain in spec["domains"]
+        f"{keys.PHASE}{k}/{keys.MIXTURE}{domain}" for k in phases for domain in spec["domains"]
     ]
     outputs = [
-        *(record.VAL_LOSS + domain for domain in spec["val_domains"]),
+        *(keys.VAL_LOSS + domain for domain in spec["val_domains"]),
         *("objective", "objective_low", "objective_high"),
-        *(f"{record.PHASE}{k}/objective" for k in phases),
+        *(f"{keys.PHASE}{k}/objective" for k in phases),
     ]
     signature = ModelSignature(outputs=Schema([ColSpec("double", column) for column in outputs]))
     metadata = {key: spec[key] for key in ("n_params", "domains", "val_domains")}
@@ -184,7 +184,11 @@ def _register(
         info = mlflow.pyfunc.log_model(
             name="predictor",
             python_model=code,
-            artifacts={"predictor": str(path), "laws": laws.__file__, "rows": rows.__file__},
+            artifacts={
+                "predictor": str(path),
+                "laws": laws.__file__,
+                "rows": input_checks.__file__,
+            },
             signature=signature,
             input_example=example,
             registered_model_name=name,
@@ -207,7 +211,7 @@ def _description(inputs: list[str], optional: list[str]) -> str:
     """What the page of a model version says of its input, in Markdown."""
     required, more = (", ".join(f"`{c}`" for c in columns) for columns in (inputs, optional))
     text = f"Input columns: {required}" + (f"; optional: {more}" if more else "")
-    return text if len(text) <= record.TAG_LIMIT else f"{text[: record.TAG_LIMIT - 1]}…"
+    return text if len(text) <= keys.TAG_LIMIT else f"{text[: keys.TAG_LIMIT - 1]}…"
 
 
 def _why_not_champion(

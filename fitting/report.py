@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fitting.data.histories import Histories
 from fitting.fit import Fit
-from fitting.history import Histories
 from fitting.registry import Registered
-from training import layout, record
+from training.record import keys, layout
 
 
 def report(
@@ -21,7 +21,7 @@ def report(
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
         f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.best}; losses in "
-        f"{record.unit_text(unit)}",
+        f"{keys.unit_text(unit)}",
         *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
         *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "

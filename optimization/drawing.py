@@ -15,7 +15,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from training import layout
+from training.record import layout
 
 Array = np.ndarray
 Values = Mapping[str, float]  # by domain

@@ -6,7 +6,7 @@ It takes the signals before that loads its libraries, so that Ctrl-C is one line
 import runpy
 import sys
 
-from training.signals import INTERRUPTED, interrupt_on_signals
+from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 COMMANDS = (
     *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "design"),

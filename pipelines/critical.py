@@ -7,28 +7,33 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import artifacts, continued, fit, history, registry
-from fitting.choose import Options
-from fitting.continued import Side
-from fitting.history import Histories
-from fitting.methods import Target
-from fitting.table import Observations
-from optimization import forgetting, forgetting_artifacts
-from optimization import model as predictors
-from optimization.forgetting import Forgetting
-from optimization.forgetting_artifacts import CHECK, FITTED, Answer, report
-from pipelines import continued_runs, entry, parameters, preflight
-from pipelines import study_file as studies
+from fitting import artifacts as fit_artifacts
+from fitting import fit, registry
+from fitting.data import continual, histories
+from fitting.data.continual import Side
+from fitting.data.histories import Histories
+from fitting.data.observations import Observations
+from fitting.estimators.candidates import Target
+from fitting.selection.choose import Options
+from optimization.continual import artifacts, solve
+from optimization.continual.artifacts import CHECK, FITTED, Answer, report
+from optimization.continual.solve import Forgetting
+from optimization.domain import predictor as predictors
+from pipelines import entry
+from pipelines.command import parameters, preflight
 from pipelines.fit import register
-from pipelines.phase_runs import last_losses
 from pipelines.prepare import prepare
-from pipelines.sections import Critical
-from pipelines.study import CONTINUED, Study
+from pipelines.runs import continual_runs
+from pipelines.runs.phase_runs import last_losses
+from pipelines.study import load as studies
+from pipelines.study.sections import Critical
+from pipelines.study.study import CONTINUED, Study
 from pipelines.sweep import train_missing
-from training import kernels, record
-from training.devices import Machines
-from training.errors import InputError
-from training.settings import Run
+from training.config import Run
+from training.engine import kernels
+from training.record import keys
+from training.record.errors import InputError
+from training.workers.devices import Machines
 
 Array = np.ndarray
 DEFAULT_MODEL = "continual-predictor"
@@ -61,10 +66,10 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
 
     Logs the fit to the active run.
     """
-    base = continued.base_losses(pulled.table, pulled.names)
-    table = continued.at_tokens(pulled.table, asked.tokens)
-    objective = history.purpose(pulled.parents).weights
-    sides = continued.sides(table, asked.original, asked.new_validation, asked.weights, objective)
+    base = continual.base_losses(pulled.table, pulled.names)
+    table = continual.at_tokens(pulled.table, asked.tokens)
+    objective = histories.purpose(pulled.parents).weights
+    sides = continual.sides(table, asked.original, asked.new_validation, asked.weights, objective)
     observations = Observations.from_tidy(table)
     weighed = {
         d: sum(side.weights.get(d, 0.0) for side in sides) / 2 for d in observations.val_domains
@@ -76,7 +81,7 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
         Options(compare=False),
         keep_transients=True,
     )
-    artifacts.log(fitted, pulled, weighed)
+    fit_artifacts.log(fitted, pulled, weighed)
     lowest, highest = (
         dict(zip(observations.domains, ends.tolist(), strict=True))
         for ends in (observations.mixtures.min(axis=0), observations.mixtures.max(axis=0))
@@ -94,7 +99,7 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
     }
     registered = register(fitted, asked.model, told, pulled.unit)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
-    found = forgetting.solve(predictors.load(registered.uri), asked.tolerances)
+    found = solve.solve(predictors.load(registered.uri), asked.tolerances)
     return Solved(found, sides, table, pulled.names)
 
 
@@ -104,12 +109,12 @@ def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
     domains = solved.found.predictor.domains
     for kind, runs in ((FITTED, solved.table), (CHECK, checks)):
         for _, row in runs.iterrows():
-            mixture = np.array([row.get(record.MIXTURE + d, 0.0) for d in domains])
+            mixture = np.array([row.get(keys.MIXTURE + d, 0.0) for d in domains])
             told = {"run": solved.names.get(row["run"], row["run"]), "kind": kind}
             told["share"] = float(mixture @ solved.found.is_original)
             predictions = solved.found.losses(mixture)
             for side, predicted in zip(solved.sides, predictions, strict=True):
-                losses = (w * row.get(record.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
+                losses = (w * row.get(keys.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
                 told |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
             rows.append(told)
     return Answer(solved.found, pd.DataFrame(rows))
@@ -118,11 +123,11 @@ def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
 def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
     """The answer from runs that an experiment holds."""
     experiments = entry.experiment_ids(names)
-    pulled = history.pull(experiments, runs)
-    checks = history.checks(experiments, runs, pulled.unit)
+    pulled = histories.pull(experiments, runs)
+    checks = histories.checks(experiments, runs, pulled.unit)
     solved = critical(pulled, asked)
     if len(checks):
-        scale = [record.TOKENS, record.N_PARAMS]
+        scale = [keys.TOKENS, keys.N_PARAMS]
         same = (checks[scale] == solved.table[scale].iloc[0]).all(axis=1)
         if others := sorted({*checks["run"]} - {*checks["run"][same]}):
             print(f"critical: check runs of another size or length left out: {', '.join(others)}")
@@ -132,27 +137,27 @@ def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
 
 def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -> Answer:
     """Train the base, if need be, and what it becomes on each mixture; then train the answer."""
-    mixtures = continued_runs.mixtures(plan, section)
+    mixtures = continual_runs.mixtures(plan, section)
     _refuse_late(plan, section, asked, mixtures, machines)
     corpus = prepare(plan)
-    base = continued_runs.find_base(plan, corpus, section, machines)
+    base = continual_runs.find_base(plan, corpus, section, machines)
     seed = plan.sweep.seed
     tried = [
-        continued_runs.run(plan, corpus, section, base, name, mixture, seed)
+        continual_runs.run(plan, corpus, section, base, name, mixture, seed)
         for name, mixture in mixtures.items()
     ]
-    train_missing(plan, corpus, tried, machines, record.CRITICAL)
+    train_missing(plan, corpus, tried, machines, keys.CRITICAL)
     active = mlflow.active_run()
     assert active is not None
-    pulled = history.pull([active.info.experiment_id], f"tags.{record.STUDY} = '{tried[0].study}'")
+    pulled = histories.pull([active.info.experiment_id], f"tags.{keys.STUDY} = '{tried[0].study}'")
     solved = critical(pulled, asked)
     print("\n".join(report(answered(solved, pd.DataFrame()))), flush=True)
 
     def continued_on(mixture: Array, name: str, seed: int) -> Run:
         shares = dict(zip(solved.found.predictor.domains, mixture.tolist(), strict=True))
-        checked = record.checked_mixture(shares, list(plan.domains))
-        return continued_runs.run(
-            plan, corpus, section, base, name, checked, seed, stage=record.TARGET
+        checked = keys.checked_mixture(shares, list(plan.domains))
+        return continual_runs.run(
+            plan, corpus, section, base, name, checked, seed, stage=keys.TARGET
         )
 
     proofs = [
@@ -161,12 +166,12 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
         if one.mixture is not None
         for seed in section.seeds
     ]
-    run_ids = train_missing(plan, corpus, proofs, machines, record.CRITICAL) if proofs else {}
+    run_ids = train_missing(plan, corpus, proofs, machines, keys.CRITICAL) if proofs else {}
     rows = [
         {
             "run": run.name,
-            **record.with_prefix(record.MIXTURE, run.mixture),
-            **record.with_prefix(record.VAL_LOSS, last_losses(run_ids[run.name])),
+            **keys.with_prefix(keys.MIXTURE, run.mixture),
+            **keys.with_prefix(keys.VAL_LOSS, last_losses(run_ids[run.name])),
         }
         for run in proofs
     ]
@@ -185,10 +190,10 @@ def _refuse_late(
     preflight.training(plan, machines, [*sizes, plan.target.size])
     plan.refuse_length(section.steps)
     plan.refuse_length(section.base_steps or plan.training.steps)
-    planned = pd.DataFrame([record.with_prefix(record.MIXTURE, m) for m in mixtures.values()])
-    planned = planned.assign(**dict.fromkeys((record.VAL_LOSS + d for d in plan.domains), 0.0))
-    continued.sides(planned, asked.original, asked.new_validation, asked.weights)
-    continued_runs.refuse_missing_base(section)
+    planned = pd.DataFrame([keys.with_prefix(keys.MIXTURE, m) for m in mixtures.values()])
+    planned = planned.assign(**dict.fromkeys((keys.VAL_LOSS + d for d in plan.domains), 0.0))
+    continual.sides(planned, asked.original, asked.new_validation, asked.weights)
+    continual_runs.refuse_missing_base(section)
     kernels.build_for(machines)
 
 
@@ -237,7 +242,7 @@ def main(
             model=model or plan.model + CONTINUED,
         )
         given = of_study(plan, section, asked, entry.machines(workers, ranks))
-    forgetting_artifacts.log(given)
+    artifacts.log(given)
     print("\n".join(report(given)))
 
 
@@ -250,7 +255,7 @@ def _tolerance(text: str) -> float:
 
 if __name__ == "__main__":
     entry.main(
-        record.CRITICAL,
+        keys.CRITICAL,
         main,
         entry.arguments(
             __doc__,

@@ -14,26 +14,28 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from fitting import history, origin
+from fitting.data import histories, origin
 from fitting.registry import CHAMPION
-from optimization import candidates, design_plots
-from optimization import design as designs
-from optimization import model as predictors
-from optimization.candidates import Choice
-from optimization.feasible import feasible
-from optimization.model import Predictor
-from pipelines import entry, parameters, preflight, problem
-from pipelines import study_file as studies
+from optimization.design import batch, plots
+from optimization.design import space_filling as designs
+from optimization.design.batch import Choice
+from optimization.domain import predictor as predictors
+from optimization.domain.feasible import feasible
+from optimization.domain.predictor import Predictor
+from pipelines import entry
+from pipelines.command import parameters, preflight
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.study import load as studies
+from pipelines.study import search_problem
+from pipelines.study.study import Study
 from pipelines.sweep import planned_runs, proxy_runs, queue
-from training import layout, record
-from training.corpus import Corpus
-from training.errors import InputError
-from training.ledger import Ledger
-from training.secrets import masked
-from training.settings import Run
+from training.config import Run
+from training.data.corpus import Corpus
+from training.record import keys, layout
+from training.record.errors import InputError
+from training.record.secrets import masked
+from training.workers.ledger import Ledger
 
 Array = np.ndarray
 FEW = 3  # fitted mixtures a domain, below which what a batch is worth is overestimated
@@ -68,10 +70,10 @@ def proposed(
         )
         found = every[len(known) :]
     else:
-        rules = replace(problem.of_study(plan, predictor, corpus).constraints, trust=None)
+        rules = replace(search_problem.of_study(plan, predictor, corpus).constraints, trust=None)
         allowed = feasible(rules, predictor.domains, predictor.tokens)
         order = [list(plan.domains).index(d) for d in predictor.domains]
-        choice = candidates.choose(predictor, allowed, known[:, order], count, seed)
+        choice = batch.choose(predictor, allowed, known[:, order], count, seed)
         found = choice.mixtures[choice.chosen][:, np.argsort(order)]
     mixtures = _labelled(plan, found)
     runs = _runs(plan, corpus, mixtures)
@@ -87,13 +89,13 @@ def _known(plan: Study, corpus: Corpus) -> Array:
     active = mlflow.active_run()
     assert active is not None
     query = (
-        f"tags.{record.STAGE} = '{record.PROXY}' and tags.{record.COMPLETE} = 'true' and "
-        f"tags.{record.STUDY} = '{plan.tag(corpus)}'"
+        f"tags.{keys.STAGE} = '{keys.PROXY}' and tags.{keys.COMPLETE} = 'true' and "
+        f"tags.{keys.STUDY} = '{plan.tag(corpus)}'"
     )
-    complete = history.search([active.info.experiment_id], query)
+    complete = histories.search([active.info.experiment_id], query)
     origins = origin.origins(complete)
     trained = [
-        record.without_prefix(record.MIXTURE, run.data.params)
+        keys.without_prefix(keys.MIXTURE, run.data.params)
         for run in complete
         if origins[run.info.run_id] != origin.UNPLANNED
     ]
@@ -106,7 +108,7 @@ def _labelled(plan: Study, mixtures: Array) -> Mixtures:
     named = [dict(zip(plan.domains, mixture.tolist(), strict=True)) for mixture in mixtures]
     digests = [hashlib.sha256(json.dumps(mixture).encode()).hexdigest() for mixture in named]
     return {
-        f"{record.PROPOSAL}{digest[:8]}": mixture
+        f"{keys.PROPOSAL}{digest[:8]}": mixture
         for digest, mixture in zip(digests, named, strict=True)
     }
 
@@ -162,7 +164,7 @@ def report(found: Proposal) -> Iterator[str]:
         f"{len(found.runs)} runs: {found.flops:.3g} FLOPs, "
         f"{100 * found.flops / found.sweep_flops:.0f} % of what the study's own sweep takes"
     )
-    unit = record.unit_text(predictor.unit) if predictor else ""
+    unit = keys.unit_text(predictor.unit) if predictor else ""
     if choice:
         worth = choice.worth
         yield (
@@ -176,7 +178,7 @@ def report(found: Proposal) -> Iterator[str]:
 def log(found: Proposal) -> None:
     """Log a proposal to the active run."""
     table = pd.DataFrame(
-        [{"mixture": n, **record.with_prefix(record.MIXTURE, m)} for n, m in found.mixtures.items()]
+        [{"mixture": n, **keys.with_prefix(keys.MIXTURE, m)} for n, m in found.mixtures.items()]
     )
     metrics = {"flops": float(found.flops), "sweep_flops": float(found.sweep_flops)}
     if found.predictor is not None and found.choice is not None:
@@ -190,15 +192,11 @@ def log(found: Proposal) -> None:
         for name, figure in (
             (
                 "proposals",
-                design_plots.proposals(
-                    found.predictor.fitted, found.mixtures, found.predictor.domains
-                ),
+                plots.proposals(found.predictor.fitted, found.mixtures, found.predictor.domains),
             ),
             (
                 "uncertainty",
-                design_plots.uncertainty(
-                    objective, deviation, choice.chosen, names, found.predictor.unit
-                ),
+                plots.uncertainty(objective, deviation, choice.chosen, names, found.predictor.unit),
             ),
         ):
             mlflow.log_figure(figure, f"figures/{name}.png")
@@ -235,7 +233,7 @@ def main(study: str, model: str, count: str, way: str, enqueue: str) -> None:
     preflight.ledger(plan)
     predictor = None if way else _predictor(plan, model)
     if predictor is not None:
-        problem.refuse_other_domains(plan, predictor)
+        search_problem.refuse_other_domains(plan, predictor)
     corpus = prepare(plan)
     found = proposed(plan, corpus, wanted, predictor, way or plan.sweep.design)
     log(found)
@@ -250,7 +248,7 @@ def main(study: str, model: str, count: str, way: str, enqueue: str) -> None:
 
 if __name__ == "__main__":
     entry.main(
-        record.DESIGN,
+        keys.DESIGN,
         main,
         entry.arguments(__doc__, study="quickstart", model="", count="4", way="", enqueue="false"),
     )

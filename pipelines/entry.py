@@ -11,12 +11,14 @@ from typing import NoReturn
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines import parameters, preflight, processes, titles
-from training import launcher, record, secrets, stores, tracking
-from training.devices import Machines, cores, visible_gpus
-from training.errors import DivergedError, InputError, first_line
-from training.quiet import quiet
-from training.signals import INTERRUPTED, interrupt_on_signals
+from pipelines.command import parameters, preflight, processes, titles
+from training import run_log
+from training.record import keys, secrets, stores
+from training.record.errors import DivergedError, InputError, first_line
+from training.record.quiet import quiet
+from training.workers import launcher
+from training.workers.devices import Machines, cores, visible_gpus
+from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 
 @contextmanager
@@ -27,15 +29,15 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
     """
     inside = mlflow.active_run() is not None
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
-    with tracking.open_run(nested=inside, run_name=None if joins else name) as active:
-        mlflow.set_tag(record.STAGE, name)
+    with run_log.open_run(nested=inside, run_name=None if joins else name) as active:
+        mlflow.set_tag(keys.STAGE, name)
         processes.mark(active.info.run_id)
         if given is not None:
             processes.close_dead(active.info.experiment_id)
             preflight.registry_and_artifacts()  # a title may ask the registry
         if given is not None and (not joins or titles.generated(active.info.run_name)):
             title = secrets.masked(titles.title(name, given, active.info.experiment_id))
-            mlflow.set_tag(record.RUN_NAME, title)
+            mlflow.set_tag(keys.RUN_NAME, title)
         for key, value in active.data.tags.items():  # a repository's address, say
             if (safe := secrets.masked(value)) != value:
                 mlflow.set_tag(key, safe)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import mlflow
 
-from fitting import history
-from pipelines import entry, preflight
-from training import record
-from training.errors import InputError
+from fitting.data import histories
+from pipelines import entry
+from pipelines.command import preflight
+from training.record import keys
+from training.record.errors import InputError
 
 FORMATS = (".csv", ".parquet")
 
@@ -18,18 +19,18 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
     if path.suffix not in FORMATS:
         raise InputError(f"output: {output!r} must end in {' or '.join(FORMATS)}")
     preflight.output(path)
-    pulled = history.pull(experiment_ids, runs)
+    pulled = histories.pull(experiment_ids, runs)
     table = pulled.table.assign(run=pulled.table["run"].map(pulled.names))
-    table[record.N_PARAMS] = table[record.N_PARAMS].astype(int)
-    if pulled.unit != record.NATS:
-        table.insert(1, record.UNIT, pulled.unit)
+    table[keys.N_PARAMS] = table[keys.N_PARAMS].astype(int)
+    if pulled.unit != keys.NATS:
+        table.insert(1, keys.UNIT, pulled.unit)
     write = table.to_csv if path.suffix == ".csv" else table.to_parquet
     write(path, index=False)
     count = table["run"].nunique()
     mlflow.log_metrics({"runs_exported": count, "runs_left_out": len(pulled.left_out)})
     print(f"export: {count} runs, {len(table):,} evaluations → {path}")
     if pulled.left_out:
-        print(f"  left out: {history.counted(pulled.left_out)}")
+        print(f"  left out: {histories.counted(pulled.left_out)}")
 
 
 def main(experiment: str, runs: str, output: str) -> None:
@@ -38,5 +39,5 @@ def main(experiment: str, runs: str, output: str) -> None:
 
 if __name__ == "__main__":
     entry.main(
-        record.EXPORT, main, entry.arguments(__doc__, experiment="", runs="", output="runs.csv")
+        keys.EXPORT, main, entry.arguments(__doc__, experiment="", runs="", output="runs.csv")
     )

@@ -7,26 +7,30 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import artifacts, changes, history, laws, limits, origin, registry, reuse
+from fitting import artifacts, changes, registry
 from fitting import fit as fits
-from fitting.choose import Options
+from fitting.artifact import laws
+from fitting.data import histories, origin, reuse
+from fitting.data.histories import Histories, Purpose
+from fitting.data.observations import Observations
+from fitting.data.reuse import Reuse
+from fitting.diagnostics import identifiability
+from fitting.diagnostics.optimum import Space
+from fitting.estimators.candidates import ALL_METHODS, CHOICES, METHODS, TIES, Target
 from fitting.fit import Fit
-from fitting.history import Histories, Purpose
-from fitting.methods import ALL_METHODS, CHOICES, METHODS, TIES, Target
-from fitting.optimum import Space
 from fitting.registry import Registered
 from fitting.report import report
-from fitting.reuse import Reuse
-from fitting.table import Observations
-from optimization.constraints import Constraints
-from optimization.feasible import Feasible, feasible
-from pipelines import entry, parameters
-from pipelines import study_file as studies
-from pipelines.study import Study
-from training import corpus as corpora
-from training import layout, record
-from training.corpus import Corpus
-from training.errors import InputError
+from fitting.selection.choose import Options
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from pipelines import entry
+from pipelines.command import parameters
+from pipelines.study import load as studies
+from pipelines.study.study import Study
+from training.data import corpus as corpora
+from training.data.corpus import Corpus
+from training.record import keys, layout
+from training.record.errors import InputError
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
@@ -75,7 +79,7 @@ def fit(
     """
     old = old or Reuse()
     pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned)
-    swept = history.purpose(pulled.parents)
+    swept = histories.purpose(pulled.parents)
     purpose = purpose or swept
     default_mixture = purpose.default_mixture or swept.default_mixture
     pulled = _of_known_domains(pulled, purpose)
@@ -88,7 +92,7 @@ def fit(
     notes = [*_left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
     observations = Observations.from_tidy(table)
     given = given or dict.fromkeys(observations.val_domains, 1.0)
-    w = np.array(record.checked_weights(given, observations.val_domains))
+    w = np.array(keys.checked_weights(given, observations.val_domains))
     weighed = dict(zip(observations.val_domains, w.tolist(), strict=True))
     if implicit:
         overall = (observations.losses @ w)[:, None]
@@ -128,30 +132,30 @@ def fit(
     if before:
         law = {f"law/{key}": value for key, value in vars(found.choice.best).items()}
         lines.append(f"  {changes.told(before, found, pulled, law)}")
-    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
     return Fitted(found, registered)
 
 
 def register(
-    found: Fit, model: str, told: dict[str, dict[str, Any]], unit: str = record.NATS
+    found: Fit, model: str, told: dict[str, dict[str, Any]], unit: str = keys.NATS
 ) -> Registered:
     """Register a fit's predictor; `told` is added to its metadata."""
     spec = spec_of(found, unit)
-    shared = {key: spec[key] for key in ("domains", "val_domains", "target", record.UNIT)}
+    shared = {key: spec[key] for key in ("domains", "val_domains", "target", keys.UNIT)}
     metadata = {**shared, **told, "best_observed": found.best_observed()}
     return registry.register(model, spec, metadata, found.choice.scores.objective_mae)
 
 
-def spec_of(found: Fit, unit: str = record.NATS) -> dict[str, Any]:
+def spec_of(found: Fit, unit: str = keys.NATS) -> dict[str, Any]:
     """What the artifact of a fit's predictor holds, as JSON values."""
     o = found.observations
     return {
         "domains": list(o.domains),
         "val_domains": list(o.val_domains),
         "target": asdict(found.target),
-        record.UNIT: unit,
+        keys.UNIT: unit,
         "weights": found.weights.tolist(),
         "law": laws.to_json(found.law),
         "interval": laws.to_json(found.interval),
@@ -159,7 +163,7 @@ def spec_of(found: Fit, unit: str = record.NATS) -> dict[str, Any]:
             {"n_params": at.n_params, "tokens": at.tokens, "law": laws.to_json(at.law)}
             for at in found.by_size
         ],
-        "only": limits.only_scale(o),
+        "only": identifiability.only_scale(o),
         "mixtures": o.mixtures.tolist(),
     }
 
@@ -167,7 +171,7 @@ def spec_of(found: Fit, unit: str = record.NATS) -> dict[str, Any]:
 def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
     """The evaluations within the steps that have every loss, and what was left out."""
     counts: dict[str, int] = {}  # by note
-    before = table[record.TOKENS] == 0
+    before = table[keys.TOKENS] == 0
     if before.any():
         note = f"{before.sum()} evaluations before training left out: no law describes them"
         counts[note] = before.sum()
@@ -178,9 +182,9 @@ def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame
         note = f"{(~inside).sum()} evaluations outside steps {low or 0} to {high} left out"
         counts[note] = (~inside).sum()
     table = table[inside]
-    gaps = table.filter(like=record.VAL_LOSS).isna()
+    gaps = table.filter(like=keys.VAL_LOSS).isna()
     if gaps.any(axis=None):
-        named = layout.some([c.removeprefix(record.VAL_LOSS) for c in gaps if gaps[c].any()])
+        named = layout.some([c.removeprefix(keys.VAL_LOSS) for c in gaps if gaps[c].any()])
         missing = gaps.any(axis=1)
         counts[f"{missing.sum()} evaluations left out: they have no loss of {named}"] = (
             missing.sum()
@@ -213,7 +217,7 @@ def _of_known_domains(pulled: Histories, purpose: Purpose) -> Histories:
     reasons: dict[str, str] = {}
     for name in pulled.domains if purpose.lowest else ():
         if name not in purpose.lowest:
-            saw = first.index[first[record.MIXTURE + name] > 0].difference(pulled.reused)
+            saw = first.index[first[keys.MIXTURE + name] > 0].difference(pulled.reused)
             reasons |= dict.fromkeys(saw, f"trained on {name!r}, which the study lacks")
     return _without(pulled, reasons)
 
@@ -225,10 +229,10 @@ def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
     table = pulled.table[~pulled.table["run"].isin(reasons)].reset_index(drop=True)
     if table.empty:
         raise InputError(f"every run is left out: {next(iter(reasons.values()))}")
-    mixtures = [column for column in table if column.startswith(record.MIXTURE)]
+    mixtures = [column for column in table if column.startswith(keys.MIXTURE)]
     gone = [column for column in mixtures if not table[column].any() and pulled.table[column].any()]
     table = table.drop(columns=gone)
-    domains = tuple(d for d in pulled.domains if record.MIXTURE + d in table)
+    domains = tuple(d for d in pulled.domains if keys.MIXTURE + d in table)
     named = {pulled.names[run]: reason for run, reason in reasons.items()}
     return replace(pulled, table=table, domains=domains, left_out={**pulled.left_out, **named})
 
@@ -247,12 +251,12 @@ def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
     """Without the runs, those that are reused aside, whose mixtures break a rule."""
     first = pulled.table.drop_duplicates("run")
     first = first[~first["run"].isin(pulled.reused)]
-    columns = [record.MIXTURE + d for d in allowed.domains]
+    columns = [keys.MIXTURE + d for d in allowed.domains]
     mixtures = first.reindex(columns=columns, fill_value=0.0).to_numpy(float)
     broken = {
         run: rule
         for run, mixture in zip(first["run"], mixtures, strict=True)
-        if (rule := allowed.broken_rule(mixture, record.MIXTURE_TOLERANCE))
+        if (rule := allowed.broken_rule(mixture, keys.MIXTURE_TOLERANCE))
     }
     return _without(pulled, {run: f"breaks the rule '{rule}'" for run, rule in broken.items()})
 
@@ -260,7 +264,9 @@ def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
 def _explored(o: Observations, rules: Constraints) -> Constraints:
     """The rules as a search keeps them: bounds for every domain, the only proportion of one that
     never varied, for nothing is known of others; and the bundles that all fitted mixtures keep."""
-    constant = {d: float(o.mixtures[0, o.domains.index(d)]) for d in limits.constant_domains(o)}
+    constant = {
+        d: float(o.mixtures[0, o.domains.index(d)]) for d in identifiability.constant_domains(o)
+    }
     bounds = {
         d: (constant[d], constant[d]) if d in constant else rules.bounds.get(d, (0.0, 1.0))
         for d in o.domains
@@ -269,7 +275,7 @@ def _explored(o: Observations, rules: Constraints) -> Constraints:
     for name, shares in rules.bundles.items():
         if set(shares) <= set(o.domains):
             bundle = feasible(Constraints(bundles={name: shares}), o.domains, 1.0)
-            if bundle.inside(o.mixtures, record.MIXTURE_TOLERANCE).all():
+            if bundle.inside(o.mixtures, keys.MIXTURE_TOLERANCE).all():
                 kept[name] = shares
     return Constraints(bounds=bounds, bundles=kept)
 
@@ -289,7 +295,7 @@ def _left_out(pulled: Histories) -> list[str]:
     reasons = sorted(by_reason, key=lambda why: -len(by_reason[why]))
     named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
     more = " …" if len(reasons) > NAMED else ""
-    ask = f"; {history.ASK}" if origin.UNPLANNED in by_reason else ""
+    ask = f"; {histories.ASK}" if origin.UNPLANNED in by_reason else ""
     return [f"{layout.count(len(pulled.left_out), 'run')} left out ({named}{more}){ask}"]
 
 
@@ -352,8 +358,8 @@ def _runs_of(plan: Study, corpus: Corpus | None) -> str:
     """An MLflow filter string of a study's runs; of all of its name where its text is not
     prepared."""
     if corpus is None:
-        return f"tags.{record.STUDY} LIKE '{plan.name}-%'"
-    return f"tags.{record.STUDY} = '{plan.tag(corpus)}'"
+        return f"tags.{keys.STUDY} LIKE '{plan.name}-%'"
+    return f"tags.{keys.STUDY} = '{plan.tag(corpus)}'"
 
 
 def law_options(
@@ -410,7 +416,7 @@ def law_options(
 
 if __name__ == "__main__":
     entry.main(
-        record.FIT,
+        keys.FIT,
         main,
         entry.arguments(
             __doc__,

@@ -15,12 +15,14 @@ from pathlib import Path
 import mlflow
 from filelock import FileLock, Timeout
 
-from fitting import foreign, imported, mixinglaws, pairs
-from fitting.foreign import ForeignRun, Found
-from pipelines import entry, parameters
-from training import record, tracking
-from training.errors import InputError
-from training.secrets import masked
+from fitting.importing import mixinglaws, pair, table_reader, writer
+from fitting.importing.table_reader import ForeignRun, Found
+from pipelines import entry
+from pipelines.command import parameters
+from training import run_log
+from training.record import keys
+from training.record.errors import InputError
+from training.record.secrets import masked
 
 EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
 NOTICE_SECONDS = 2  # of waiting before the terminal says so
@@ -41,7 +43,7 @@ def read(source: str, format: str, **options: str) -> Found:
             raise InputError(f"{key}: format {format} takes {knows}")
     n_params, tokens = options["n_params"], options["tokens"]
     if format == "pair":
-        return pairs.pair(
+        return pair.pair(
             source,
             parameters.integer("n_params", n_params, least=1) if n_params else None,
             parameters.integer("tokens", tokens, least=1) if tokens else None,
@@ -54,7 +56,7 @@ def read(source: str, format: str, **options: str) -> Found:
         return mixinglaws.logs(
             source, parameters.names("domains", options["domains"]), sizes, options["base"]
         )
-    return foreign.tidy(source)
+    return table_reader.tidy(source)
 
 
 def checks_marked(found: Found, names: Sequence[str]) -> Found:
@@ -68,11 +70,11 @@ def checks_marked(found: Found, names: Sequence[str]) -> Found:
 
 def measured_in(found: Found, unit: str) -> Found:
     """The runs with the unit of their losses: that given, or the files', or nats per token."""
-    if unit and (fault := record.unit_fault(unit)):
+    if unit and (fault := keys.unit_fault(unit)):
         raise InputError(f"unit: {fault}")
     if unit and found.unit and unit != found.unit:
-        raise InputError(f"unit: {unit}, but the table's column {record.UNIT!r} says {found.unit}")
-    unit = unit or found.unit or record.NATS
+        raise InputError(f"unit: {unit}, but the table's column {keys.UNIT!r} says {found.unit}")
+    unit = unit or found.unit or keys.NATS
     return replace(found, runs=tuple(replace(run, unit=unit) for run in found.runs), unit=unit)
 
 
@@ -85,21 +87,21 @@ def import_runs(
     assert active is not None
     here = active.info.experiment_id
     there = _experiment_id(experiment) if experiment else here
-    new = imported.missing(found.runs, there, weight) if there else list(found.runs)
+    new = writer.missing(found.runs, there, weight) if there else list(found.runs)
     for note in found.notes:
         print(f"import: {note}", flush=True)
     params = {
         "import/source": source,
         "import/format": format,
-        record.UNIT: found.unit,
-        **record.with_prefix(record.WEIGHT, weight),
+        keys.UNIT: found.unit,
+        **keys.with_prefix(keys.WEIGHT, weight),
     }
     if there == here:
         _write(new, active, params, found.notes)
     elif new:
         there = there or mlflow.create_experiment(experiment)
-        with tracking.open_run(experiment_id=there, run_name=record.IMPORT, nested=True) as parent:
-            mlflow.set_tag(record.STAGE, record.IMPORT)
+        with run_log.open_run(experiment_id=there, run_name=keys.IMPORT, nested=True) as parent:
+            mlflow.set_tag(keys.STAGE, keys.IMPORT)
             _write(new, parent, params, found.notes)
         mlflow.set_tags({"import_experiment": experiment, "import_run": parent.info.run_id})
     mlflow.log_metrics(
@@ -133,12 +135,12 @@ def _write(
 ) -> None:
     """Write the runs below their parent, the active run, which tells where they are from."""
     info = parent.info
-    tracking.log_params(info.run_id, params)
+    run_log.log_params(info.run_id, params)
     if notes:
-        mlflow.set_tag(record.NOTE, masked("\n\n".join(notes))[: record.TAG_LIMIT])
+        mlflow.set_tag(keys.NOTE, masked("\n\n".join(notes))[: keys.TAG_LIMIT])
     if new:
         source = str(params["import/source"])
-        imported.write(new, imported.Parent(info.experiment_id, info.run_id, source))
+        writer.write(new, writer.Parent(info.experiment_id, info.run_id, source))
 
 
 def report(found: Found, new: int, experiment: str) -> list[str]:
@@ -151,7 +153,7 @@ def report(found: Found, new: int, experiment: str) -> list[str]:
         f"import: {new} runs written to experiment {experiment!r}, {len(runs) - new} were there "
         "already",
         f"  {evaluations:,} evaluations on {len(found.val_domains())} validation domains, in "
-        f"{record.unit_text(found.unit)}; {mixtures} mixtures of {len(runs[0].mixture)} domains; "
+        f"{keys.unit_text(found.unit)}; {mixtures} mixtures of {len(runs[0].mixture)} domains; "
         f"parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
     ]
     if checks := [run.name for run in runs if run.check]:
@@ -164,8 +166,8 @@ def _experiment_id(name: str) -> str:
     held = len(name) <= EXPERIMENT_LIMIT and not re.search(r"[\x00-\x1f\x7f]", name)
     if not held or not name.strip():
         raise InputError(
-            f"experiment: {foreign.shown(name)} is not the name of an experiment, which has 1 to "
-            f"{EXPERIMENT_LIMIT} characters without tabs and line breaks"
+            f"experiment: {table_reader.shown(name)} is not the name of an experiment, which has "
+            f"1 to {EXPERIMENT_LIMIT} characters without tabs and line breaks"
         )
     found = mlflow.get_experiment_by_name(name)
     if found is None:
@@ -178,7 +180,7 @@ def _experiment_id(name: str) -> str:
 def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
     """A weight for every validation domain, in their order."""
     given = parameters.numbers("weights", text)
-    record.refuse_unknown(given, val_domains, "weights")
+    keys.refuse_unknown(given, val_domains, "weights")
     if missing := [name for name in val_domains if name not in given]:
         raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
     if not all(math.isfinite(w) and w >= 0 for w in given.values()) or not any(given.values()):
@@ -211,7 +213,7 @@ def main(
 
 if __name__ == "__main__":
     entry.main(
-        record.IMPORT,
+        keys.IMPORT,
         main,
         entry.arguments(
             __doc__,

@@ -12,19 +12,24 @@ from mlflow.exceptions import MlflowException
 
 from fitting import registry
 from fitting.registry import Standing
-from optimization import model as predictors
-from optimization import simplex
-from optimization.answer import Answer
-from optimization.report import report
-from pipelines import advice, budget, entry, preflight, problem, verdict, verify
-from pipelines import plan as plans
-from pipelines import study_file as studies
+from optimization.domain import predictor as predictors
+from optimization.domain import simplex
+from optimization.mixture.report import report
+from optimization.mixture.solve import Answer
+from pipelines import entry, verify
+from pipelines.command import advice, preflight
 from pipelines.fit import Fitted, fit, purpose_of
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
+from pipelines.proof import verdict
+from pipelines.proof.verdict import Proof
+from pipelines.runs import budget
+from pipelines.runs import dry_run as plans
+from pipelines.study import load as studies
+from pipelines.study import search_problem
 from pipelines.sweep import proxy_runs, refuse_design, sweep
-from pipelines.verdict import Proof
-from training import kernels, layout, record, secrets
+from training.engine import kernels
+from training.record import keys, layout, secrets
 
 RULE = "─" * 78
 LINES = 3  # of a mixture that is written out
@@ -47,28 +52,28 @@ def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> No
     kernels.build_for(processes)
     active = mlflow.active_run()
     assert active is not None
-    with entry.stage(record.PREPARE):
+    with entry.stage(keys.PREPARE):
         corpus = prepare(chosen)
-    with entry.stage(record.SWEEP):
+    with entry.stage(keys.SWEEP):
         sweep(chosen, corpus, processes)
-    with entry.stage(record.FIT) as fitting:
+    with entry.stage(keys.FIT) as fitting:
         fitted = fit(
             [active.info.experiment_id],
-            f"tags.{record.STUDY} = '{chosen.tag(corpus)}'",
+            f"tags.{keys.STUDY} = '{chosen.tag(corpus)}'",
             chosen.model,
             purpose=purpose_of(chosen, corpus),
         )
     predictor = predictors.load(fitted.registered.uri)
-    with entry.stage(record.OPTIMIZE) as searching:
-        answer = optimize(predictor, problem.of_study(chosen, predictor, corpus))
-    with entry.stage(record.VERIFY) as proving:
+    with entry.stage(keys.OPTIMIZE) as searching:
+        answer = optimize(predictor, search_problem.of_study(chosen, predictor, corpus))
+    with entry.stage(keys.VERIFY) as proving:
         proof = verify.verify(chosen, corpus, predictor, verify.to_train(answer), processes)
     standing = registry.standing(predictor.uri)
     lines = summary(fitted, answer, proof, standing)
-    mlflow.log_params(record.with_prefix(record.MIXTURE, answer.best))
+    mlflow.log_params(keys.with_prefix(keys.MIXTURE, answer.best))
     mlflow.log_metrics(verdict.metrics(proof))
     mlflow.set_tags({"verdict": verdict.headline(proof, standing), "model_uri": predictor.uri})
-    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     _copy_figures([(fitting, FIT_FIGURES), (searching, SEARCH_FIGURES), (proving, PROOF_FIGURES)])
     print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching), RULE]))
@@ -122,7 +127,7 @@ def _copy_figures(chosen: Sequence[tuple[MlflowRun, Sequence[str]]]) -> None:
 def _question(best: Mapping[str, float], run_id: str) -> list[str]:
     """A question about the best mixture in Python, read from its run where it is too long."""
     shares = simplex.rounded(np.array(list(best.values())), 2)
-    columns = [f'"{record.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)]
+    columns = [f'"{keys.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)]
     columns[0] = "model.predict(pd.DataFrame([{" + columns[0]
     columns[-1] += "}]))"
     first, *others = layout.listing(columns)
@@ -131,14 +136,14 @@ def _question(best: Mapping[str, float], run_id: str) -> list[str]:
         return lines
     return [
         f'  params = mlflow.get_run("{run_id}").data.params  # of the optimize run',
-        f"  row = {{k: float(v) for k, v in params.items() if k.startswith({record.MIXTURE!r})}}",
+        f"  row = {{k: float(v) for k, v in params.items() if k.startswith({keys.MIXTURE!r})}}",
         "  model.predict(pd.DataFrame([row]))",
     ]
 
 
 if __name__ == "__main__":
     entry.main(
-        record.MAIN,
+        keys.MAIN,
         main,
         entry.arguments(
             __doc__, study="quickstart", workers="auto", ranks="1", plan="false", throughput=""

@@ -3,22 +3,24 @@
 import mlflow
 
 from fitting.registry import CHAMPION, DEFAULT_NAME
-from optimization import answer, artifacts
-from optimization import model as predictors
-from optimization.answer import Answer, Problem
-from optimization.model import Predictor
-from optimization.report import report
-from pipelines import entry, parameters, problem
-from pipelines import study_file as studies
-from training import layout, record
+from optimization.domain import predictor as predictors
+from optimization.domain.predictor import Predictor
+from optimization.mixture import artifacts, solve
+from optimization.mixture.report import report
+from optimization.mixture.solve import Answer, Problem
+from pipelines import entry
+from pipelines.command import parameters
+from pipelines.study import load as studies
+from pipelines.study import search_problem
+from training.record import keys, layout
 
 
 def optimize(predictor: Predictor, wanted: Problem, *, children: bool = False) -> Answer:
     """Answer a problem and log the answer to the active run."""
-    found = answer.solve(predictor, wanted)
+    found = solve.solve(predictor, wanted)
     artifacts.log(found, children=children)
     lines = report(found)
-    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     return found
 
@@ -35,15 +37,17 @@ def main(model: str, n_params: str, tokens: str, study: str, children: str, **op
         parameters.integer("n_params", n_params, least=1) if n_params else None,
         parameters.integer("tokens", tokens, least=1) if tokens else None,
     )
-    wanted = problem.of_study(plan, predictor) if plan else problem.of_predictor(predictor)
-    wanted = problem.with_parameters(wanted, predictor, plan, **options)
+    wanted = (
+        search_problem.of_study(plan, predictor) if plan else search_problem.of_predictor(predictor)
+    )
+    wanted = search_problem.with_parameters(wanted, predictor, plan, **options)
     found = optimize(predictor, wanted, children=parameters.boolean("children", children))
     print("\n".join(report(found)))
 
 
 if __name__ == "__main__":
     entry.main(
-        record.OPTIMIZE,
+        keys.OPTIMIZE,
         main,
         entry.arguments(
             __doc__,

@@ -2,12 +2,13 @@
 
 import mlflow
 
-from pipelines import entry, preflight
-from pipelines import study_file as studies
-from pipelines.study import Study
-from training import corpus as corpora
-from training import layout, record
-from training.corpus import Corpus
+from pipelines import entry
+from pipelines.command import preflight
+from pipelines.study import load as studies
+from pipelines.study.study import Study
+from training.data import corpus as corpora
+from training.data.corpus import Corpus
+from training.record import keys, layout
 
 NAME = 24  # cells of a domain's name
 
@@ -53,4 +54,4 @@ def main(study: str) -> None:
 
 
 if __name__ == "__main__":
-    entry.main(record.PREPARE, main, entry.arguments(__doc__, study="quickstart"))
+    entry.main(keys.PREPARE, main, entry.arguments(__doc__, study="quickstart"))

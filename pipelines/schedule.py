@@ -5,24 +5,32 @@ import mlflow
 import numpy as np
 from scipy.stats import t as student
 
-from fitting import laws, phases, registry
-from fitting.phase_table import PhaseRuns
-from fitting.phases import ScheduleFit
-from optimization import schedule as search
-from optimization import schedule_plots as plots
-from optimization.schedule import CONSTANT, Plan, SchedulePredictor
-from optimization.schedule_report import report
-from pipelines import advice, entry, phase_runs, preflight, schedule_proof, schedules
-from pipelines import study_file as studies
+from fitting import registry
+from fitting.artifact import laws
+from fitting.data.phase_observations import PhaseRuns
+from fitting.estimators import schedule
+from fitting.estimators.schedule import ScheduleFit
+from optimization.schedule import plan as search
+from optimization.schedule import plots
+from optimization.schedule.plan import CONSTANT, Plan, SchedulePredictor
+from optimization.schedule.report import report
+from pipelines import entry
+from pipelines.command import advice, preflight
 from pipelines.prepare import prepare
-from pipelines.sections import Phases
-from pipelines.study import SCHEDULED, Study
+from pipelines.proof import schedule_proof
+from pipelines.runs import phase_runs
+from pipelines.study import load as studies
+from pipelines.study import schedule_section
+from pipelines.study.sections import Phases
+from pipelines.study.study import SCHEDULED, Study
 from pipelines.sweep import refuse_design
-from training import kernels, layout, record, tracking
-from training.corpus import Corpus
-from training.devices import Machines
-from training.errors import InputError
-from training.settings import Phase
+from training import run_log
+from training.config import Phase
+from training.data.corpus import Corpus
+from training.engine import kernels
+from training.record import keys, layout
+from training.record.errors import InputError
+from training.workers.devices import Machines
 
 Array = np.ndarray
 PROBABILITY = 0.9
@@ -34,7 +42,7 @@ def fit(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> Sched
     mlflow.log_text(table.to_csv(index=False), "phases.csv")
     tokens = np.cumsum(asked.steps) * plan.training.tokens_per_step
     weights = np.array([*plan.weights().values()])
-    return phases.fit(PhaseRuns.from_table(table, tokens.astype(float)), weights)
+    return schedule.fit(PhaseRuns.from_table(table, tokens.astype(float)), weights)
 
 
 def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Registered:
@@ -77,11 +85,11 @@ def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
     mixtures = [dict(zip(domains, map(float, row), strict=True)) for row in best.schedule]
     pairs = list(zip(steps, mixtures, strict=True))
     constant = dict(zip(domains, map(float, found.ways[CONSTANT].schedule[0]), strict=True))
-    tracking.log_params(
+    run_log.log_params(
         active.info.run_id,
         {
-            **record.phases(pairs, plan.training.tokens_per_step),
-            **record.with_prefix(record.MIXTURE, constant),
+            **keys.phases(pairs, plan.training.tokens_per_step),
+            **keys.with_prefix(keys.MIXTURE, constant),
             "law/power": fitted.law.power,
             "law/ridge": fitted.ridge,
         },
@@ -105,7 +113,7 @@ def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
     mlflow.log_table(fitted.held_out, "held_out_predictions.json")
     mlflow.log_dict(
         [phase.model_dump() for phase in for_target(plan, predictor, best.schedule)],
-        schedules.ARTIFACT,
+        schedule_section.ARTIFACT,
     )
     for name, figure in (
         ("schedule", plots.schedules(found)),
@@ -146,7 +154,7 @@ def main(study: str, model: str, workers: str, ranks: str) -> None:
     proof = schedule_proof.prove(plan, corpus, asked, found, machines)
     schedule_proof.log(found, proof)
     measured = schedule_proof.report(found, proof)
-    mlflow.set_tag(record.NOTE, layout.description([*lines, *measured]))
+    mlflow.set_tag(keys.NOTE, layout.description([*lines, *measured]))
     mlflow.log_text("\n".join([*lines, *measured]), layout.REPORT)
     active = mlflow.active_run()
     assert active is not None
@@ -175,7 +183,7 @@ def _scores(fitted: ScheduleFit) -> str:
 
 if __name__ == "__main__":
     entry.main(
-        record.SCHEDULE,
+        keys.SCHEDULE,
         main,
         entry.arguments(__doc__, study="quickstart", model="", workers="auto", ranks="1"),
     )

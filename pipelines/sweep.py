@@ -6,20 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 import mlflow
 import numpy as np
 
-from fitting import origin
-from optimization import design, projection
-from pipelines import advice, budget, entry, preflight
-from pipelines import plan as plans
-from pipelines import study_file as studies
+from fitting.data import origin
+from optimization.design import space_filling
+from optimization.search import projection
+from pipelines import entry
+from pipelines.command import advice, preflight
 from pipelines.prepare import prepare
-from pipelines.study import DECIMALS, Study
-from training import crew, kernels, layout, record, tracking
-from training.corpus import Corpus
-from training.devices import Machines
-from training.errors import InputError
-from training.events import Queue
-from training.ledger import Ledger
-from training.settings import Run
+from pipelines.runs import budget
+from pipelines.runs import dry_run as plans
+from pipelines.study import load as studies
+from pipelines.study.study import DECIMALS, Study
+from training import run_log
+from training.config import Run
+from training.data.corpus import Corpus
+from training.engine import kernels
+from training.record import keys, layout
+from training.record.errors import InputError
+from training.workers import pool
+from training.workers.devices import Machines
+from training.workers.ledger import Ledger
+from training.workers.messages import Queue
 
 
 def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
@@ -45,7 +51,7 @@ def refuse_design(plan: Study, count: int | None = None) -> None:
     wanted = plan.sweep.mixtures if count is None else count
     assert isinstance(wanted, int)
     default = plan.given_default()
-    if default is not None or plan.sweep.design != design.DIRICHLET:  # which draws around it
+    if default is not None or plan.sweep.design != space_filling.DIRICHLET:  # which draws around it
         designed(plan, wanted, default or dict.fromkeys(plan.domains, 1 / len(plan.domains)))
 
 
@@ -63,7 +69,7 @@ def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, di
         given = {name: m for name, m in given.items() if allowed.inside(m[None])[0]}
     elif label != projection.UNIFORM and np.allclose(near, given["default"], atol=10**-DECIMALS):
         del given[projection.UNIFORM]  # what would take its place is there
-    mixtures = design.designed(
+    mixtures = space_filling.designed(
         plan.sweep.design,
         count,
         given=np.array([*given.values()]).reshape(-1, len(names)),
@@ -82,7 +88,7 @@ def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, di
     }
 
 
-def queue(plan: Study, corpus: Corpus, stage: str = record.SWEEP) -> Queue:
+def queue(plan: Study, corpus: Corpus, stage: str = keys.SWEEP) -> Queue:
     """The study's queue of runs of a stage, below the active run."""
     active = mlflow.active_run()
     assert active is not None
@@ -100,10 +106,10 @@ def queue(plan: Study, corpus: Corpus, stage: str = record.SWEEP) -> Queue:
 def planned_runs(plan: Study, corpus: Corpus) -> list[Run]:
     """The study's proxies and those that wait in the ledger beside them (`design` puts some)."""
     runs = proxy_runs(plan, corpus)
-    known = {tracking.fingerprint(run) for run in runs}
+    known = {run_log.fingerprint(run) for run in runs}
     there = queue(plan, corpus)
     ledger = Ledger(there.ledger_url, there.name)
-    waiting = [run for run in ledger.open_runs() if tracking.fingerprint(run) not in known]
+    waiting = [run for run in ledger.open_runs() if run_log.fingerprint(run) not in known]
     return [*runs, *(run for run in waiting if not plan.broken_rule(run.mixture))]
 
 
@@ -115,7 +121,7 @@ def withdraw_forbidden(plan: Study, corpus: Corpus, stage: str) -> None:
         (run, rule)
         for run in ledger.open_runs()
         for rule in [next(filter(None, (plan.broken_rule(m) for _, m in _mixtures_of(run))), "")]
-        if rule and stage != record.CRITICAL
+        if rule and stage != keys.CRITICAL
     ]
     if broken:
         ledger.withdraw([run for run, _ in broken])
@@ -133,25 +139,25 @@ def train_missing(
     active = mlflow.active_run()
     assert active is not None
     experiment = active.info.experiment_id
-    if stage != record.CRITICAL:  # whose mixtures of two sides are the user's own
+    if stage != keys.CRITICAL:  # whose mixtures of two sides are the user's own
         plan.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
     withdraw_forbidden(plan, corpus, stage)
-    done = tracking.settled(experiment, runs[0].stage)
-    missing = [run for run in runs if tracking.fingerprint(run) not in done]
-    tracking.log_datasets(active.info.run_id, corpus)
+    done = run_log.settled(experiment, runs[0].stage)
+    missing = [run for run in runs if run_log.fingerprint(run) not in done]
+    run_log.log_datasets(active.info.run_id, corpus)
     print(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         plan.check_repetition(missing, corpus)
-        crew.train(missing, corpus, queue(plan, corpus, stage), machines)
-        done = tracking.settled(experiment, runs[0].stage)
-        left = [run.name for run in missing if tracking.fingerprint(run) not in done]
+        pool.train(missing, corpus, queue(plan, corpus, stage), machines)
+        done = run_log.settled(experiment, runs[0].stage)
+        left = [run.name for run in missing if run_log.fingerprint(run) not in done]
         if left:
             raise InputError(
                 f"{len(left)} runs are not trained ({', '.join(left[:5])} …): their workers died; "
                 "start again to train them"
             )
     mlflow.log_metrics({"runs_planned": len(runs), "runs_trained": len(missing)})
-    return {run.name: done[tracking.fingerprint(run)] for run in runs}
+    return {run.name: done[run_log.fingerprint(run)] for run in runs}
 
 
 def _mixtures_of(run: Run) -> Iterator[tuple[str, Mapping[str, float]]]:
@@ -164,36 +170,36 @@ def _adopt(runs: Sequence[Run], experiment: str) -> None:
     """Mark planned runs that were trained outside of a sweep, so that fits take them."""
     active = mlflow.active_run()
     assert active is not None
-    trained = tracking.settled_runs(experiment, record.PROXY)
-    keys = [tracking.fingerprint(run) for run in runs]
-    there = [trained[key] for key in keys if key in trained]
+    trained = run_log.settled_runs(experiment, keys.PROXY)
+    planned = [run_log.fingerprint(run) for run in runs]
+    there = [trained[key] for key in planned if key in trained]
     for run_id, where in origin.origins(there).items():
         if where == origin.UNPLANNED:
-            mlflow.MlflowClient().set_tag(run_id, record.PLANNED, active.info.run_id)
+            mlflow.MlflowClient().set_tag(run_id, keys.PLANNED, active.info.run_id)
 
 
 def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
     """Train the study's proxies below the active run."""
     active = mlflow.active_run()
     assert active is not None
-    mlflow.set_tag(record.STUDY, plan.tag(corpus))
+    mlflow.set_tag(keys.STUDY, plan.tag(corpus))
     lower, upper = plan.limits()
-    tracking.log_params(
+    run_log.log_params(
         active.info.run_id,
         {
-            record.TARGET_N_PARAMS: plan.size(plan.target.size).n_params,
-            record.TARGET_TOKENS: plan.target_tokens(),
-            **record.with_prefix(record.WEIGHT, plan.weights()),
-            **record.with_prefix(record.DEFAULT_MIXTURE, plan.default(corpus)),
-            **record.with_prefix(record.LOWEST, dict(zip(plan.domains, lower, strict=True))),
-            **record.with_prefix(record.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
+            keys.TARGET_N_PARAMS: plan.size(plan.target.size).n_params,
+            keys.TARGET_TOKENS: plan.target_tokens(),
+            **keys.with_prefix(keys.WEIGHT, plan.weights()),
+            **keys.with_prefix(keys.DEFAULT_MIXTURE, plan.default(corpus)),
+            **keys.with_prefix(keys.LOWEST, dict(zip(plan.domains, lower, strict=True))),
+            **keys.with_prefix(keys.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
         },
     )
-    mlflow.set_tag(record.BUNDLES, json.dumps(plan.bundles))
+    mlflow.set_tag(keys.BUNDLES, json.dumps(plan.bundles))
     mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
     runs = planned_runs(plan, corpus)
     _adopt(runs, active.info.experiment_id)
-    train_missing(plan, corpus, runs, machines, record.SWEEP)
+    train_missing(plan, corpus, runs, machines, keys.SWEEP)
 
 
 def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:
@@ -221,23 +227,23 @@ def _end(plan: Study, corpus: Corpus, study: str) -> Iterator[str]:
     runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])
     diverged = [
         r
-        for r in tracking.settled_runs(experiment, record.PROXY).values()
-        if record.DIVERGED in r.data.tags and r.data.tags.get(record.STUDY) == plan.tag(corpus)
+        for r in run_log.settled_runs(experiment, keys.PROXY).values()
+        if keys.DIVERGED in r.data.tags and r.data.tags.get(keys.STUDY) == plan.tag(corpus)
     ]
     yield (
-        f"sweep: all {runs} runs are done, {trained} of them trained now; tags.{record.STUDY} = "
+        f"sweep: all {runs} runs are done, {trained} of them trained now; tags.{keys.STUDY} = "
         f"'{plan.tag(corpus)}'"
     )
     if diverged:
         names = [str(run.info.run_name) for run in diverged]
         yield f"  {len(diverged)} of them diverged; fits leave them out: {layout.some(names)}"
-    yield f"fit them next:  {advice.command(record.FIT, experiment, study=study)}"
+    yield f"fit them next:  {advice.command(keys.FIT, experiment, study=study)}"
     yield f"look at them:   {advice.look_at(active)}"
 
 
 if __name__ == "__main__":
     entry.main(
-        record.SWEEP,
+        keys.SWEEP,
         main,
         entry.arguments(
             __doc__, study="quickstart", workers="auto", ranks="1", plan="false", throughput=""

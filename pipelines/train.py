@@ -4,18 +4,24 @@ import json
 
 import mlflow
 
-from pipelines import budget, entry, parameters, preflight, schedules
-from pipelines import plan as plans
-from pipelines import study_file as studies
+from pipelines import entry
+from pipelines.command import parameters, preflight
 from pipelines.prepare import prepare
-from pipelines.study import Study
-from training import crew, kernels, record, tracking
-from training.corpus import Corpus
-from training.devices import Machines
-from training.errors import InputError
-from training.events import Alone
-from training.record import History
-from training.settings import Phase, Run
+from pipelines.runs import budget
+from pipelines.runs import dry_run as plans
+from pipelines.study import load as studies
+from pipelines.study import schedule_section
+from pipelines.study.study import Study
+from training import run_log
+from training.config import Phase, Run
+from training.data.corpus import Corpus
+from training.engine import kernels
+from training.record import keys
+from training.record.errors import InputError
+from training.record.keys import History
+from training.workers import pool
+from training.workers.devices import Machines
+from training.workers.messages import Alone
 
 
 def train(run: Run, corpus: Corpus, machines: Machines) -> History:
@@ -23,9 +29,9 @@ def train(run: Run, corpus: Corpus, machines: Machines) -> History:
     active = mlflow.active_run()
     assert active is not None
     run_id = active.info.run_id
-    tracking.log_datasets(run_id, corpus)
-    crew.train([run], corpus, Alone(run, run_id), machines)
-    history = record.history_from_tags(mlflow.get_run(run_id).data.tags)
+    run_log.log_datasets(run_id, corpus)
+    pool.train([run], corpus, Alone(run, run_id), machines)
+    history = keys.history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
         raise InputError("the processes that trained it died; start it again to go on")
     return history
@@ -37,8 +43,8 @@ def given_phases(chosen: Study, mixture: str, schedule: str) -> list[Phase]:
     if mixture:
         return [Phase(mixture=parameters.mixture(mixture, domains))]
     if schedule:
-        return schedules.read(schedule, domains, per_step)
-    return schedules.checked(chosen.schedule, domains, per_step, "schedule")
+        return schedule_section.read(schedule, domains, per_step)
+    return schedule_section.checked(chosen.schedule, domains, per_step, "schedule")
 
 
 def main(
@@ -76,14 +82,14 @@ def main(
         first.mixture,
         size=size,
         seed=chosen_seed,
-        stage=record.SCHEDULED if later else record.PROXY,
+        stage=keys.SCHEDULED if later else keys.PROXY,
         steps=count,
         later=later,
     )
     engine = run.engine.model_copy(update={"save_models": save})
     run = run.model_copy(update={"engine": engine})
     if known:
-        mlflow.set_tag(record.STAGE, plans.STAGE)  # no proxy for fits to leave out
+        mlflow.set_tag(keys.STAGE, plans.STAGE)  # no proxy for fits to leave out
         plans.show(chosen, known, [run], machines.workers, throughput, targets=False)
         return
     chosen.check_repetition([run], corpus)
@@ -97,7 +103,7 @@ def main(
 
 if __name__ == "__main__":
     entry.main(
-        record.PROXY,
+        keys.PROXY,
         main,
         entry.arguments(
             __doc__,

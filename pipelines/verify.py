@@ -11,26 +11,30 @@ import pandas as pd
 from scipy.stats import t as student
 
 from fitting import registry
-from fitting.history import search
-from optimization import model as predictors
+from fitting.data.histories import search
 from optimization import proof_plots as plots
-from optimization.answer import BEST, DEFAULT, Answer, Mixture
-from optimization.differences import Differences
-from optimization.model import Predictor
-from optimization.objective import weighted
-from pipelines import entry, parameters, preflight, problem, verdict
-from pipelines import study_file as studies
+from optimization.domain import predictor as predictors
+from optimization.domain.objective import weighted
+from optimization.domain.predictor import Predictor
+from optimization.mixture.differences import Differences
+from optimization.mixture.solve import BEST, DEFAULT, Answer, Mixture
+from pipelines import entry
+from pipelines.command import parameters, preflight
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
-from pipelines.study import DECIMALS, Study
+from pipelines.proof import verdict
+from pipelines.proof.verdict import Earlier, Gain, Proof
+from pipelines.study import load as studies
+from pipelines.study import search_problem
+from pipelines.study.study import DECIMALS, Study
 from pipelines.sweep import train_missing
-from pipelines.verdict import Earlier, Gain, Proof
-from training import kernels, layout, record
-from training.corpus import Corpus
-from training.devices import Machines
-from training.errors import InputError
-from training.record import History
-from training.settings import Run
+from training.config import Run
+from training.data.corpus import Corpus
+from training.engine import kernels
+from training.record import keys, layout
+from training.record.errors import InputError
+from training.record.keys import History
+from training.workers.devices import Machines
 
 Array = np.ndarray
 PROBABILITY = 0.9
@@ -43,10 +47,10 @@ def target_runs(plan: Study, corpus: Corpus, mixtures: dict[str, Mixture]) -> di
         f"{name}-{seed}": plan.run(
             corpus,
             f"{NAMES}{name.replace(' ', '-')}-seed{seed}",
-            record.checked_mixture(mixture, list(plan.domains), name),
+            keys.checked_mixture(mixture, list(plan.domains), name),
             size=plan.target.size,
             seed=seed,
-            stage=record.TARGET,
+            stage=keys.TARGET,
             steps=plan.target.steps,
         )
         for name, mixture in mixtures.items()
@@ -63,7 +67,7 @@ def verify(
 ) -> Proof:
     """Train the targets and compare them with the predictions; `mixtures` has best and default."""
     planned = target_runs(plan, corpus, mixtures)
-    run_ids = train_missing(plan, corpus, list(planned.values()), machines, record.VERIFY)
+    run_ids = train_missing(plan, corpus, list(planned.values()), machines, keys.VERIFY)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
     weights = np.array([predictor.metadata["weights"][d] for d in plan.domains])
     earlier = _earlier(plan, corpus, weights, mixtures)
@@ -158,17 +162,17 @@ def _earlier(
     active = mlflow.active_run()
     assert active is not None
     query = (
-        f"attributes.status = 'FINISHED' and tags.{record.STAGE} = '{record.TARGET}' and "
-        f"tags.{record.STUDY} = '{plan.tag(corpus)}' and attributes.run_name LIKE '{NAMES}%' and "
-        f"params.{record.N_PARAMS} = '{plan.size(plan.target.size).n_params}'"
+        f"attributes.status = 'FINISHED' and tags.{keys.STAGE} = '{keys.TARGET}' and "
+        f"tags.{keys.STUDY} = '{plan.tag(corpus)}' and attributes.run_name LIKE '{NAMES}%' and "
+        f"params.{keys.N_PARAMS} = '{plan.size(plan.target.size).n_params}'"
     )
     now = {_key(plan, mixture) for mixture in mixtures.values()}
     found: dict[tuple[float, ...], list[Earlier]] = {}
     for run in search([active.info.experiment_id], query):
-        there = record.history_from_tags(run.data.tags)
+        there = keys.history_from_tags(run.data.tags)
         if there is None or there.tokens[-1] != plan.target_tokens():
             continue
-        mixture = record.without_prefix(record.MIXTURE, run.data.params)
+        mixture = keys.without_prefix(keys.MIXTURE, run.data.params)
         if _key(plan, mixture) in now or plan.broken_rule(mixture):
             continue
         order = [there.domains.index(d) for d in plan.domains]
@@ -216,10 +220,10 @@ def _objective(history: History, weights: Array) -> Array:
 
 def _history(run_id: str) -> History:
     run = mlflow.get_run(run_id)
-    history = record.history_from_tags(run.data.tags)
+    history = keys.history_from_tags(run.data.tags)
     if history is None:
         raise InputError(
-            f"target run {run.info.run_name} has no history: {run.data.tags.get(record.ERROR)}"
+            f"target run {run.info.run_name} has no history: {run.data.tags.get(keys.ERROR)}"
         )
     return history
 
@@ -267,8 +271,8 @@ def main(
     processes = entry.machines(workers, ranks, hostfile)
     preflight.training(plan, processes, [plan.target.size])
     n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
-    predictor = predictors.load(model or champion(plan.model), n_params, tokens, record.NATS)
-    problem.refuse_other_domains(plan, predictor)
+    predictor = predictors.load(model or champion(plan.model), n_params, tokens, keys.NATS)
+    search_problem.refuse_other_domains(plan, predictor)
     if set(predictor.val_domains) != set(plan.domains):
         raise InputError(
             f"model {predictor.uri} predicts {', '.join(predictor.val_domains)}; a target is "
@@ -281,24 +285,24 @@ def main(
         parameters.integer("trials", trials, least=1)
     kernels.build_for(processes)
     corpus = prepare(plan)
-    wanted = problem.with_parameters(
-        problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
+    wanted = search_problem.with_parameters(
+        search_problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
     )
-    with entry.stage(record.OPTIMIZE):
+    with entry.stage(keys.OPTIMIZE):
         answer = optimize(predictor, wanted)
     mixtures = {**to_train(answer), DEFAULT: plan.default(corpus)}
     if given:
         mixtures[BEST] = given
     proof = verify(plan, corpus, predictor, mixtures, processes)
     lines = verdict.report(proof, registry.standing(predictor.uri))
-    mlflow.set_tag(record.NOTE, layout.description(lines))
+    mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
     entry.main(
-        record.VERIFY,
+        keys.VERIFY,
         main,
         entry.arguments(
             __doc__,

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests import postgres
-from training import secrets
+from training.record import secrets
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,18 +155,18 @@ def crew_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained by one worker in a thread of this process, real but for its start."""
 
     def train(runs: Any, corpus: Any, work: Any, machines: Any) -> None:
-        from training import devices, events, ledger, worker
+        from training.workers import devices, ledger, messages, worker
 
         told: list[Any] = []
         ledger.Ledger(work.ledger_url, work.name).plan(runs)
-        job = events.Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
+        job = messages.Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
             for name in ("interrupt_on_signals", "ignore_signals"):  # for main threads only
                 patch.setattr(worker, name, lambda: None)
             patch.setattr(devices.Machines, "threads", 1)
             thread.submit(worker.main, job, 0, told.append).result()
         for event in told:
-            if isinstance(event, events.Failed):
+            if isinstance(event, messages.Failed):
                 raise event.error
 
-    monkeypatch.setattr("training.crew.train", train)
+    monkeypatch.setattr("training.workers.pool.train", train)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fitting.laws import JointLaw, Law
-from training import record
+from fitting.artifact.laws import JointLaw, Law
+from training.record import keys
 
 DOMAINS = ("web", "code", "papers")
 VAL_DOMAINS = ("news", "code", "papers", "books")
@@ -74,16 +74,11 @@ def table(
                 rows.append(
                     {
                         "run": f"mix{m:02d}-{n:.0f}",
-                        record.N_PARAMS: n,
-                        record.TOKENS: d,
+                        keys.N_PARAMS: n,
+                        keys.TOKENS: d,
                         "step": d / 1e5,
-                        **{
-                            f"{record.MIXTURE}{d}": r for d, r in zip(domains, mixture, strict=True)
-                        },
-                        **{
-                            f"{record.VAL_LOSS}{v}": x
-                            for v, x in zip(VAL_DOMAINS, row, strict=True)
-                        },
+                        **{f"{keys.MIXTURE}{d}": r for d, r in zip(domains, mixture, strict=True)},
+                        **{f"{keys.VAL_LOSS}{v}": x for v, x in zip(VAL_DOMAINS, row, strict=True)},
                     }
                 )
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipelines import advice
+from pipelines.command import advice
 
 PATIENCE = 120  # seconds, for a server to answer on a busy machine
 

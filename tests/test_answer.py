@@ -10,19 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optimization import answer
-from optimization import model as predictors
-from optimization.answer import BEST, Answer, Problem
-from optimization.constraints import Constraints
-from optimization.model import Predictor
-from optimization.report import report
-from pipelines import entry, optimize, prepare, problem
-from pipelines import study_file as studies
+from optimization.domain import predictor as predictors
+from optimization.domain.constraints import Constraints
+from optimization.domain.predictor import Predictor
+from optimization.mixture import solve
+from optimization.mixture.report import report
+from optimization.mixture.solve import BEST, Answer, Problem
+from pipelines import entry, optimize, prepare
+from pipelines.study import load as studies
+from pipelines.study import search_problem
 from tests import synthetic
 from tests.conftest import empty_store
 from tests.test_predictor import fit_table, log_runs
-from training import record
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
 
 DEFAULT = {"web": 0.7, "code": 0.2, "papers": 0.1}
 TRIALS = 60
@@ -33,7 +34,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
     """That of noisy runs of a known law, whose sweep told of a default mixture."""
     with empty_store(tmp_path_factory.mktemp("answer")):
         table = synthetic.table(synthetic.joint_law(), noise=0.002)
-        told = record.with_prefix(record.DEFAULT_MIXTURE, DEFAULT)
+        told = keys.with_prefix(keys.DEFAULT_MIXTURE, DEFAULT)
         parent = {key: str(value) for key, value in told.items()}
         done = fit_table(table, log_runs(table, parent), target=dict(synthetic.TARGET))
         yield predictors.load(done.registered.uri)
@@ -41,7 +42,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
 
 @pytest.fixture(scope="module")
 def solved(predictor: Predictor) -> Answer:
-    return answer.solve(predictor, Problem(trials=TRIALS))
+    return solve.solve(predictor, Problem(trials=TRIALS))
 
 
 def true_losses(mixtures: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ def test_the_best_mixture_is_the_truths_and_proven(solved: Answer) -> None:
     best = np.array([[*solved.best.values()]])
     assert true_losses(best)[0] < true_losses(everywhere).min() + 0.002
     found = solved.search
-    assert isinstance(found, answer.Found)
+    assert isinstance(found, solve.Found)
     assert found.bound is not None
     assert found.value - found.bound < 1e-6
     default = np.array([[*DEFAULT.values()]])
@@ -105,15 +106,15 @@ def test_what_is_free_is_told_from_what_is_decided(solved: Answer, predictor: Pr
     # a size's own optimum is that of its runs alone, near the truth's; the target comes last
     scales = freedom.by_scale
     assert scales["n_params"].tolist() == [*synthetic.SIZES, synthetic.TARGET["n_params"]]
-    assert scales.filter(like=record.MIXTURE).to_numpy() == pytest.approx(
+    assert scales.filter(like=keys.MIXTURE).to_numpy() == pytest.approx(
         np.tile([*solved.best.values()], (4, 1)), abs=0.1
     )
 
 
 def test_pessimism_and_the_worst_domain(predictor: Predictor, solved: Answer) -> None:
-    careful = answer.solve(predictor, Problem(pessimistic=True, trials=TRIALS))
+    careful = solve.solve(predictor, Problem(pessimistic=True, trials=TRIALS))
     assert careful.predictions[BEST].high <= solved.predictions[BEST].high + 1e-9
-    assert isinstance(careful.search, answer.Found)
+    assert isinstance(careful.search, solve.Found)
     assert careful.search.value == pytest.approx(careful.predictions[BEST].high, abs=1e-9)
     everywhere = np.random.default_rng(2).dirichlet(np.ones(3), 20_000)
     high = predictor.surface.predict(everywhere) @ predictor.weights
@@ -121,7 +122,7 @@ def test_pessimism_and_the_worst_domain(predictor: Predictor, solved: Answer) ->
     assert high.min() - 1e-3 < careful.search.value <= high.min()
     assert careful.search.bound is None
     assert any("nothing proves" in line for line in report(careful))
-    fair = answer.solve(predictor, Problem(objectives=("worst",), trials=TRIALS))
+    fair = solve.solve(predictor, Problem(objectives=("worst",), trials=TRIALS))
     excess = {
         name: max(p.losses[d] - fair.predictions["default"].losses[d] for d in p.losses)
         for name, p in fair.predictions.items()
@@ -130,7 +131,7 @@ def test_pessimism_and_the_worst_domain(predictor: Predictor, solved: Answer) ->
 
 
 def test_a_chosen_pull_keeps_most_of_the_gain(predictor: Predictor, solved: Answer) -> None:
-    pulled = answer.solve(predictor, Problem(pull=None, reference=DEFAULT, trials=TRIALS))
+    pulled = solve.solve(predictor, Problem(pull=None, reference=DEFAULT, trials=TRIALS))
     assert pulled.compared == "reference"
     assert pulled.pull > 0
     assert 0.9 * solved.gain <= pulled.gain <= solved.gain + 1e-9
@@ -139,9 +140,9 @@ def test_a_chosen_pull_keeps_most_of_the_gain(predictor: Predictor, solved: Answ
     assert apart[pulled.pull] < apart[0.0]
     none = {"web": 0.5, "code": 0.5, "papers": 0.0}
     with pytest.raises(InputError, match="it has none of 'papers', so that any of it lies infinit"):
-        answer.solve(predictor, Problem(pull=0.1, reference=none, trials=TRIALS))
+        solve.solve(predictor, Problem(pull=0.1, reference=none, trials=TRIALS))
     kept = Constraints({"papers": (0.0, 0.0)})
-    held = answer.solve(
+    held = solve.solve(
         predictor, Problem(pull=0.1, reference=none, constraints=kept, trials=TRIALS)
     )
     assert held.best["papers"] == 0
@@ -149,14 +150,18 @@ def test_a_chosen_pull_keeps_most_of_the_gain(predictor: Predictor, solved: Answ
 
 @pytest.mark.usefixtures("predictor")
 def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predictor) -> None:
-    with entry.stage(record.OPTIMIZE) as run:
-        wanted = problem.with_parameters(
-            problem.of_predictor(predictor), predictor, None, trials="200", bounds="web+code=:0.6"
+    with entry.stage(keys.OPTIMIZE) as run:
+        wanted = search_problem.with_parameters(
+            search_problem.of_predictor(predictor),
+            predictor,
+            None,
+            trials="200",
+            bounds="web+code=:0.6",
         )
         found = optimize.optimize(predictor, wanted)
     assert found.best["web"] + found.best["code"] <= 0.6 + 1e-9
     client = mlflow.MlflowClient()
-    children = f"tags.{record.PARENT} = '{run.info.run_id}'"
+    children = f"tags.{keys.PARENT} = '{run.info.run_id}'"
     assert client.search_runs([run.info.experiment_id], children) == []
     logged = client.get_run(run.info.run_id).data
     assert {"gain", "steps_fewer", "gap", "objective/best", "highest/web"} <= set(logged.metrics)
@@ -178,7 +183,7 @@ def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predi
 def test_one_bundle_of_all_domains_leaves_one_mixture(predictor: Predictor) -> None:
     shares = {"web": 0.5, "code": 0.3, "papers": 0.2}
     everything = Constraints(bundles={"all": shares})
-    solved = answer.solve(predictor, Problem(constraints=everything, trials=TRIALS))
+    solved = solve.solve(predictor, Problem(constraints=everything, trials=TRIALS))
     assert solved.best == pytest.approx(shares)
     assert solved.freedom is not None
     assert np.ptp(solved.freedom.ranges[["lowest", "highest"]], axis=1).max() < 1e-9
@@ -186,19 +191,23 @@ def test_one_bundle_of_all_domains_leaves_one_mixture(predictor: Predictor) -> N
 
 @pytest.mark.usefixtures("predictor")
 def test_several_objectives_and_children_on_request(predictor: Predictor) -> None:
-    wanted = problem.with_parameters(
-        problem.of_predictor(predictor), predictor, None, trials="30", objective="code,deviation"
+    wanted = search_problem.with_parameters(
+        search_problem.of_predictor(predictor),
+        predictor,
+        None,
+        trials="30",
+        objective="code,deviation",
     )
-    with entry.stage(record.OPTIMIZE) as run:
+    with entry.stage(keys.OPTIMIZE) as run:
         found = optimize.optimize(predictor, wanted, children=True)
-    assert isinstance(found.search, answer.Front)
+    assert isinstance(found.search, solve.Front)
     front = found.search.trials[found.search.trials["on_front"]]
     ordered = front.sort_values("val_loss/code")
     assert (np.diff(ordered["deviation"]) <= 1e-12).all()
     assert front["deviation"].min() == pytest.approx(0, abs=1e-12)  # the default itself
     client = mlflow.MlflowClient()
     children = client.search_runs(
-        [run.info.experiment_id], f"tags.{record.PARENT} = '{run.info.run_id}'"
+        [run.info.experiment_id], f"tags.{keys.PARENT} = '{run.info.run_id}'"
     )
     assert len(children) == len(found.search.trials)
     assert {"val_loss/code", "deviation"} == set(children[0].data.metrics)
@@ -228,15 +237,17 @@ def test_several_objectives_and_children_on_request(predictor: Predictor) -> Non
 @pytest.mark.usefixtures("predictor")
 def test_a_mistake_is_named(predictor: Predictor, parameters: dict[str, str], message: str) -> None:
     with pytest.raises(InputError) as raised:
-        answer.solve(
+        solve.solve(
             predictor,
-            problem.with_parameters(problem.of_predictor(predictor), predictor, None, **parameters),
+            search_problem.with_parameters(
+                search_problem.of_predictor(predictor), predictor, None, **parameters
+            ),
         )
     assert message in str(raised.value)
 
 
 def test_a_trust_region_of_nothing_leaves_the_fitted_mixtures(predictor: Predictor) -> None:
-    found = answer.solve(predictor, Problem(constraints=Constraints(trust=0.0), trials=20))
+    found = solve.solve(predictor, Problem(constraints=Constraints(trust=0.0), trials=20))
     assert found.predictions[BEST].distance == pytest.approx(0, abs=1e-9)
     losses = predictor.surface.predict(predictor.fitted) @ predictor.weights
     assert found.loss(BEST) == pytest.approx(losses.min(), abs=1e-9)
@@ -258,10 +269,10 @@ def test_a_study_asks_for_the_search(
     }
     asked = replace(predictor, domains=("math", "news", "code"), metadata=swept)
     with pytest.raises(InputError, match="'miniature' is not prepared, so that nobody knows how"):
-        problem.of_study(plan, asked)
+        search_problem.of_study(plan, asked)
     corpus = prepare.prepare(plan)
-    found = problem.of_study(plan, asked, corpus)
-    assert found == problem.of_study(plan, asked)  # which finds the corpus itself
+    found = search_problem.of_study(plan, asked, corpus)
+    assert found == search_problem.of_study(plan, asked)  # which finds the corpus itself
     rules = found.constraints
     assert rules.bounds == {
         "math": (0.2, 0.2),  # it never varied: no search moves it
@@ -273,7 +284,7 @@ def test_a_study_asks_for_the_search(
     assert (rules.epochs, rules.trust) == (2, 0.3)
     assert (found.objectives, found.pull, found.pessimistic) == (("worst",), None, True)
     assert (found.trials, found.seed, found.reference) == (20, 3, {"news": 0.5, "code": 0.5})
-    given = problem.with_parameters(
+    given = search_problem.with_parameters(
         found,
         asked,
         plan,
@@ -289,4 +300,4 @@ def test_a_study_asks_for_the_search(
         1, 0.5, False, 7,
     )  # fmt: skip
     with pytest.raises(InputError, match="study 'miniature' has the domains news, code, math; the"):
-        problem.of_study(plan, predictor)
+        search_problem.of_study(plan, predictor)

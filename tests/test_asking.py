@@ -20,12 +20,12 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from optimization import model as predictors
+from optimization.domain import predictor as predictors
 from pipelines import export
 from tests import synthetic
 from tests.conftest import ROOT, empty_store, run_entry
 from tests.test_predictor import fit_table, log_runs
-from training.errors import InputError
+from training.record.errors import InputError
 
 SECTION = (
     (ROOT / "README.md").read_text().split("## Ask a registered predictor")[1].split("\n## ")[0]

@@ -11,18 +11,22 @@ import pandas as pd
 import pytest
 import transformers
 
-from pipelines import entry, schedule, schedules, train
-from pipelines import study_file as studies
+from pipelines import entry, schedule, train
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.study import load as studies
+from pipelines.study import schedule_section
+from pipelines.study.study import Study
 from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus
-from training import base as bases
-from training import checkpoint, devices, loop, record, tracking
-from training import model as models
-from training.corpus import Corpus
-from training.errors import InputError
-from training.sampling import MixtureSampler
-from training.settings import Base, Phase, Run
+from training import run_log
+from training.config import Base, Phase, Run
+from training.data.corpus import Corpus
+from training.data.sampling import MixtureSampler
+from training.engine import base_model as bases
+from training.engine import checkpoint, loop
+from training.engine import model as models
+from training.record import keys
+from training.record.errors import InputError
+from training.workers import devices
 
 TABLE = "phases.csv"
 PER_STEP = TRAINING.tokens_per_step
@@ -133,10 +137,10 @@ def test_what_losses_depend_on_is_in_the_fingerprint(corpus: Corpus) -> None:
         planned(corpus, base=base),
         planned(corpus, base=base.model_copy(update={"digest": "other"})),
     ]
-    assert len({tracking.fingerprint(run) for run in runs}) == len(runs)
+    assert len({run_log.fingerprint(run) for run in runs}) == len(runs)
     moved = planned(corpus, base=base.model_copy(update={"source": "/elsewhere"}), keep_state=True)
-    assert tracking.fingerprint(moved) == tracking.fingerprint(runs[3])
-    params = record.phases(runs[1].phases, PER_STEP)
+    assert run_log.fingerprint(moved) == run_log.fingerprint(runs[3])
+    params = keys.phases(runs[1].phases, PER_STEP)
     assert params["phase/2/from_tokens"] == 12 * PER_STEP
     assert params["phase/3/mixture/math"] == 0.75
 
@@ -154,7 +158,7 @@ def test_what_losses_depend_on_is_in_the_fingerprint(corpus: Corpus) -> None:
 def test_a_schedule_that_is_none(schedule: list[Any], message: str) -> None:
     phases = [Phase(from_tokens=tokens, mixture=mixture) for tokens, mixture in schedule]
     with pytest.raises(InputError, match=message):
-        schedules.checked(phases, DOMAINS, PER_STEP, "schedule")
+        schedule_section.checked(phases, DOMAINS, PER_STEP, "schedule")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_a_schedule_that_is_none(schedule: list[Any], message: str) -> None:
 def test_a_schedule_parameter_that_is_none(text: str, message: str, store: str) -> None:
     assert store
     with pytest.raises(InputError, match=message):
-        schedules.read(text, DOMAINS, PER_STEP)
+        schedule_section.read(text, DOMAINS, PER_STEP)
 
 
 @pytest.fixture
@@ -269,7 +273,7 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
         "size": "tiny", "steps": [12, 8], "mixtures": 4, "trunks": 2, "decay": 0.5, "seeds": [1, 2],
     }  # fmt: skip
     study = write_study(miniature)
-    with entry.stage(record.SCHEDULE) as active:
+    with entry.stage(keys.SCHEDULE) as active:
         schedule.main(study=study, model="", workers="1", ranks="1")
     done = mlflow.get_run(active.info.run_id)
     table = pd.read_csv(
@@ -281,7 +285,7 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
         for name in ("news", "code", "math"):
             assert row[f"before/{name}"] == ends.loc[row["trunk"], f"val_loss/{name}"]
     branch = mlflow.get_run(table["run"].iloc[-1])
-    assert branch.data.tags[record.STAGE] == record.SCHEDULED
+    assert branch.data.tags[keys.STAGE] == keys.SCHEDULED
     params, metrics = branch.data.params, branch.data.metrics
     assert params["phase/2/from_tokens"] == str(12 * 256)
     assert params["decay_steps"] == "4"
@@ -305,7 +309,7 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
 
     chosen = studies.load(study)
     domains, per_step = list(chosen.domains), chosen.training.tokens_per_step
-    phases = schedules.read(f"runs:/{done.info.run_id}", domains, per_step)
+    phases = schedule_section.read(f"runs:/{done.info.run_id}", domains, per_step)
     assert [phase.from_tokens // per_step for phase in phases] == [0, round(0.6 * 18)]
     planned_by_study = chosen.model_copy(update={"schedule": phases})
     assert train.given_phases(planned_by_study, "", "") == phases

@@ -21,10 +21,10 @@ import transformers
 import zstandard
 
 from tests.conftest import ROOT
-from training import corpus, embedded, formats, sources, tokenise
-from training.corpus import Corpus
-from training.errors import InputError
-from training.settings import Domain, Tokenizer, Validation
+from training.config import Domain, Tokenizer, Validation
+from training.data import corpus, embedded, formats, sources, tokenise
+from training.data.corpus import Corpus
+from training.record.errors import InputError
 
 TOKENIZER = Tokenizer(vocab_size=320)
 VALIDATION = Validation(fraction=0.1, tokens=512)

@@ -11,16 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import continued, foreign, history, imported
-from optimization import forgetting, objective
-from optimization.forgetting_artifacts import Answer, report
-from pipelines import continued_runs, critical, entry, fit, imports, parameters
-from pipelines import study_file as studies
+from fitting.data import continual, histories
+from fitting.importing import table_reader, writer
+from optimization.continual import solve
+from optimization.continual.artifacts import Answer, report
+from optimization.domain import objective
+from pipelines import critical, entry, fit, imports
+from pipelines.command import parameters
 from pipelines.critical import Asked
+from pipelines.runs import continual_runs
+from pipelines.study import load as studies
 from tests.conftest import ROOT
-from training import record
-from training.devices import Machines
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
+from training.workers.devices import Machines
 
 CT = ROOT.parent / "shared" / "data" / "mixinglaws" / "ct"
 WEIGHTS = CT.parent / "valid_weight.json"
@@ -41,8 +45,8 @@ def history_file(
                     "n_params": 1000,
                     "tokens": step * TOKENS // 10,
                     "step": step,
-                    **record.with_prefix(record.MIXTURE, dict(zip(domains, mixture, strict=True))),
-                    **record.with_prefix(record.VAL_LOSS, losses),
+                    **keys.with_prefix(keys.MIXTURE, dict(zip(domains, mixture, strict=True))),
+                    **keys.with_prefix(keys.VAL_LOSS, losses),
                 }
             )
     pd.DataFrame(rows).to_csv(path, index=False)
@@ -51,9 +55,9 @@ def history_file(
 
 def solved(path: Path, asked: Asked) -> Answer:
     """The answer from an import of the file, as the entry points find it."""
-    with entry.stage(record.IMPORT):
+    with entry.stage(keys.IMPORT):
         imports.import_runs(imports.read(str(path), "tidy", **NO_OPTIONS), str(path), "tidy", "ct")
-    with entry.stage(record.CRITICAL):
+    with entry.stage(keys.CRITICAL):
         return critical.of_experiment("ct", "", asked)
 
 
@@ -111,7 +115,7 @@ def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_p
         (2.4, "no mixture with 0.1 to 0.9 of original data, as trained, keeps the loss on it"),
     ):
         told = found.predictor.metadata | {"base": {"old": before, "new": 3.0}}
-        other = forgetting.solve(replace(found.predictor, metadata=told), [])
+        other = solve.solve(replace(found.predictor, metadata=told), [])
         assert words in "\n".join(report(Answer(other, given.measured)))
         assert (other.answers[0].share is None) == (before < 3)
     model = mlflow.pyfunc.load_model("models:/continual@champion")
@@ -176,13 +180,13 @@ def test_sides_that_kept_rounded_inner_proportions_are_one_line(store: str, tmp_
 
 def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
     assert store
-    losses = record.History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
+    losses = keys.History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
     for name in ("whole", "begun"):
-        run = foreign.ForeignRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
-        imported.write([run], imported.Parent("0", "0" * 32, "made up"))
-    (begun,) = history.search(["0"], "attributes.run_name = 'begun'")
+        run = table_reader.ForeignRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
+        writer.write([run], writer.Parent("0", "0" * 32, "made up"))
+    (begun,) = histories.search(["0"], "attributes.run_name = 'begun'")
     mlflow.MlflowClient().update_run(begun.info.run_id, status="RUNNING")
-    assert set(history.checks(["0"])["run"]) == {"whole"}
+    assert set(histories.checks(["0"])["run"]) == {"whole"}
 
 
 @pytest.mark.skipif(not CT.exists(), reason="the published runs (../shared/data) are not here")
@@ -190,10 +194,10 @@ def test_the_published_runs_have_the_papers_critical_proportion(store: str) -> N
     assert store
     options = NO_OPTIONS | {"domains": "pile,python", "base": "pythia_70m_step20000"}
     found = imports.read(str(CT), "mixinglaws", **options)
-    with entry.stage(record.IMPORT):
+    with entry.stage(keys.IMPORT):
         imports.import_runs(imports.checks_marked(found, ["70M-9"]), str(CT), "mixinglaws", "ct")
     wanted = Asked(["pile"], [], parameters.numbers("weights", str(WEIGHTS)), None, [], "continual")
-    with entry.stage(record.CRITICAL):
+    with entry.stage(keys.CRITICAL):
         given = critical.of_experiment("ct", "", wanted)
     answer = given.found.answers[0]
     assert answer.share == pytest.approx(0.286, abs=0.005)
@@ -222,58 +226,58 @@ NAMES = {"a": "run-a", "b": "run-b"}
 
 
 def test_what_a_table_tells_of_both_sides() -> None:
-    assert continued.base_losses(TABLE, NAMES) == {"old": 3.0, "pile": 3.0, "new": 2.0}
-    assert continued.at_tokens(TABLE, None)["tokens"].tolist() == [10, 10]
-    original, new = continued.sides(TABLE, ["old"], [], {"old": 3, "pile": 1})
+    assert continual.base_losses(TABLE, NAMES) == {"old": 3.0, "pile": 3.0, "new": 2.0}
+    assert continual.at_tokens(TABLE, None)["tokens"].tolist() == [10, 10]
+    original, new = continual.sides(TABLE, ["old"], [], {"old": 3, "pile": 1})
     assert original.weights == {"old": 0.75, "pile": 0.25}
     assert new.weights == {"new": 1.0}
     trained, notes = fit._usable(TABLE.assign(step=TABLE["tokens"]), fit.Checkpoints())
     assert trained["tokens"].tolist() == [5, 10, 10, 20]
     assert notes == ["2 evaluations before training left out: no law describes them"]
     objective = {"old": 3, "pile": 1, "new": 0}  # of which the new side has no part
-    assert continued.sides(TABLE, ["old"], [], {}, objective) == (original, new)
-    original, new = continued.sides(TABLE, ["old"], ["pile"], {})
+    assert continual.sides(TABLE, ["old"], [], {}, objective) == (original, new)
+    original, new = continual.sides(TABLE, ["old"], ["pile"], {})
     assert (original.weights, new.weights) == ({"old": 1.0}, {"pile": 0.5, "new": 0.5})
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: continued.base_losses(TABLE[1:], NAMES), "run 'run-a' has no evaluation at step"),
+        (lambda: continual.base_losses(TABLE[1:], NAMES), "run 'run-a' has no evaluation at step"),
         (
-            lambda: continued.base_losses(TABLE.assign(**{"val_loss/new": range(6)}), NAMES),
+            lambda: continual.base_losses(TABLE.assign(**{"val_loss/new": range(6)}), NAMES),
             "'run-a' and 'run-b' begin with losses that differ by 3: they",
         ),
-        (lambda: continued.at_tokens(TABLE, 20), "tokens: not every run was evaluated at 20; all"),
+        (lambda: continual.at_tokens(TABLE, 20), "tokens: not every run was evaluated at 20; all"),
         (
-            lambda: continued.at_tokens(TABLE.assign(n_params=range(6)), None),
+            lambda: continual.at_tokens(TABLE.assign(n_params=range(6)), None),
             "the runs are of 6 sizes",
         ),
-        (lambda: continued.sides(TABLE, [], [], {}), "original: name the training domains that"),
-        (lambda: continued.sides(TABLE, ["pile"], [], {}), "original: unknown domain 'pile'"),
-        (lambda: continued.sides(TABLE, ["old", "new"], [], {}), "some but not all of old, new"),
+        (lambda: continual.sides(TABLE, [], [], {}), "original: name the training domains that"),
+        (lambda: continual.sides(TABLE, ["pile"], [], {}), "original: unknown domain 'pile'"),
+        (lambda: continual.sides(TABLE, ["old", "new"], [], {}), "some but not all of old, new"),
         (
-            lambda: continued.sides(TABLE.drop(columns="val_loss/new"), ["old"], [], {}),
+            lambda: continual.sides(TABLE.drop(columns="val_loss/new"), ["old"], [], {}),
             "new_validation: no validation domain tells the loss on the new data",
         ),
         (
-            lambda: continued.base_losses(TABLE.replace({"val_loss/old": 3.0}, np.nan), NAMES),
+            lambda: continual.base_losses(TABLE.replace({"val_loss/old": 3.0}, np.nan), NAMES),
             "run 'run-a' has no val_loss/old at step 0",
         ),
         (
-            lambda: continued.sides(TABLE, ["old"], [], {"old": 1, "pile": 1, "new": 0}),
+            lambda: continual.sides(TABLE, ["old"], [], {"old": 1, "pile": 1, "new": 0}),
             "weights: new of the new data are all 0",
         ),
         (
-            lambda: continued.sides(TABLE, ["old"], [], {"old": -1, "pile": 2}),
+            lambda: continual.sides(TABLE, ["old"], [], {"old": -1, "pile": 2}),
             "weights: they must be >= 0",
         ),
         (
-            lambda: continued.sides(TABLE.assign(**{"mixture/gone": 0.0}), ["gone"], [], {}),
+            lambda: continual.sides(TABLE.assign(**{"mixture/gone": 0.0}), ["gone"], [], {}),
             "original: name the training domains that",
         ),
         (
-            lambda: continued.sides(TABLE, ["old"], [], {"old": 1}),
+            lambda: continual.sides(TABLE, ["old"], [], {"old": 1}),
             "weights: no weight for pile of the original data",
         ),
     ],
@@ -286,7 +290,7 @@ def test_what_is_asked_wrongly_is_one_clear_error(call: Callable[[], object], me
 def test_a_predictor_that_tells_no_base_cannot_be_asked() -> None:
     other = SimpleNamespace(metadata={}, uri="models:/other/1")
     with pytest.raises(InputError, match="models:/other/1' tells no losses of a base"):
-        forgetting.solve(other, [])  # type: ignore[arg-type]
+        solve.solve(other, [])  # type: ignore[arg-type]
 
 
 def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
@@ -310,7 +314,7 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     plan = studies.load(write_study(miniature))
     section = plan.critical
     assert section is not None
-    more = continued_runs.mixtures(plan, section.model_copy(update={"mixtures": 3}))
+    more = continual_runs.mixtures(plan, section.model_copy(update={"mixtures": 3}))
     assert len(more) == 7
     assert {k: v["math"] for k, v in more.items() if k.startswith("original")} == pytest.approx(
         {f"original-{share:g}": 1 - share for share in section.shares}
@@ -321,7 +325,7 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     wanted = Asked(
         list(section.original), [], plan.weights(), None, section.tolerances, "continual"
     )
-    with entry.stage(record.CRITICAL):
+    with entry.stage(keys.CRITICAL):
         given = critical.of_study(plan, section, wanted, Machines(1))
     found = given.found
     assert found.one_dimensional
@@ -332,15 +336,15 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     checks = given.checks
     assert len(checks) == sum(answer.mixture is not None for answer in found.answers)
     assert np.allclose(checks["share"], [a.share for a in found.answers if a.share is not None])
-    for run in history.search(["0"], "tags.study LIKE 'miniature-continued-%'"):
-        told = record.history_from_tags(run.data.tags)
+    for run in histories.search(["0"], "tags.study LIKE 'miniature-continued-%'"):
+        told = keys.history_from_tags(run.data.tags)
         assert told is not None
         assert told.steps[0] == 0
-        assert run.data.params[record.BASE_DIGEST]
+        assert run.data.params[keys.BASE_DIGEST]
         before = dict(zip(told.domains, told.losses[0], strict=True))
         assert before == pytest.approx(found.predictor.metadata["base"], abs=1e-6)
 
-    with entry.stage(record.CRITICAL):  # again: nothing is trained
+    with entry.stage(keys.CRITICAL):  # again: nothing is trained
         again = critical.of_study(plan, section, wanted, Machines(1))
         active = mlflow.active_run()
         assert active is not None

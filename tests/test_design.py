@@ -8,17 +8,17 @@ import mlflow
 import numpy as np
 import pytest
 
-from optimization import design
-from optimization.constraints import Constraints
-from optimization.feasible import feasible
+from optimization.design import space_filling
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import feasible
 from pipelines import design as designs
 from pipelines import entry, sweep
-from pipelines import study_file as studies
+from pipelines.study import load as studies
 from tests.test_ledger import RUNS
-from training import record
-from training.errors import InputError
-from training.ledger import Ledger
-from training.settings import Run
+from training.config import Run
+from training.record import keys
+from training.record.errors import InputError
+from training.workers.ledger import Ledger
 
 Array = np.ndarray
 DOMAINS = ("a", "b", "c", "d")
@@ -28,8 +28,8 @@ GIVEN = np.array([[0.6, 0.2, 0.1, 0.1], [0.25] * 4])
 
 def test_the_spread_design_covers_the_bounded_simplex() -> None:
     allowed = feasible(Constraints(BOUNDS), DOMAINS, 1)
-    mixtures = design.designed("spread", 14, GIVEN, allowed, seed=0)
-    assert np.array_equal(mixtures, design.designed("spread", 14, GIVEN, allowed, seed=0))
+    mixtures = space_filling.designed("spread", 14, GIVEN, allowed, seed=0)
+    assert np.array_equal(mixtures, space_filling.designed("spread", 14, GIVEN, allowed, seed=0))
 
     def worst_gap(points: Array) -> float:
         everywhere = allowed.from_cube(np.random.default_rng(1).random((2000, 3)))
@@ -42,7 +42,7 @@ def test_the_spread_design_covers_the_bounded_simplex() -> None:
     assert worst_gap(mixtures) < np.mean(by_chance)
 
 
-@pytest.mark.parametrize("way", design.WAYS)
+@pytest.mark.parametrize("way", space_filling.WAYS)
 @pytest.mark.parametrize(
     "constraints",
     [
@@ -55,7 +55,7 @@ def test_every_design_satisfies_the_constraints(way: str, constraints: Constrain
     allowed = feasible(constraints, DOMAINS, 1)
     given = GIVEN[allowed.inside(GIVEN)]
     reference = np.array([0.15, 0.45, 0.2, 0.2])
-    mixtures = design.designed(way, 12, given, allowed, 0, reference, concentration=2.0)
+    mixtures = space_filling.designed(way, 12, given, allowed, 0, reference, concentration=2.0)
     assert mixtures.shape == (12, 4)
     assert np.array_equal(mixtures[: len(given)], given)
     assert allowed.violation(mixtures).max() <= 1e-9
@@ -72,28 +72,28 @@ def test_the_grid_of_halved_proportions_is_the_published_codes() -> None:
     domains = tuple(f"d{i}" for i in range(7))
     highest = (1, 1, 0.5857, 0.2588, 0.2254, 0.1779, 0.1727)
     bounds = {d: (0.0, h) for d, h in zip(domains, highest, strict=True)}
-    grid = np.array(list(design.halved_grid(feasible(Constraints(bounds), domains, 1))))
+    grid = np.array(list(space_filling.halved_grid(feasible(Constraints(bounds), domains, 1))))
     assert len(np.unique(grid, axis=0)) == len(grid) == 854
 
 
 def test_dirichlet_draws_gather_around_the_reference() -> None:
     allowed = feasible(Constraints(), DOMAINS, 1)
     reference = np.array([0.5, 0.3, 0.15, 0.05])
-    wide, narrow = (design.dirichlet(allowed, 200, reference, c, 0) for c in (2.0, 50.0))
+    wide, narrow = (space_filling.dirichlet(allowed, 200, reference, c, 0) for c in (2.0, 50.0))
     assert narrow.mean(axis=0) == pytest.approx(reference, abs=0.02)
     assert narrow.std(axis=0).max() < wide.std(axis=0).min()
     corner = feasible(Constraints({"d": (0.9, 1.0)}), DOMAINS, 1)
     with pytest.raises(InputError, match="draws around the reference 0 satisfy the constraints"):
-        design.dirichlet(corner, 5, reference, 50.0, 0)
+        space_filling.dirichlet(corner, 5, reference, 50.0, 0)
 
 
 def test_a_design_that_cannot_be_is_refused() -> None:
     fixed = feasible(Constraints(dict.fromkeys(DOMAINS, (0.25, 0.25))), DOMAINS, 1)
     with pytest.raises(InputError, match="bounds and bundles leave a single mixture"):
-        design.designed("spread", 4, GIVEN[1:], fixed, 0)
+        space_filling.designed("spread", 4, GIVEN[1:], fixed, 0)
     few = feasible(Constraints({"a": (0.9, 1.0)}), DOMAINS, 1)
     with pytest.raises(InputError, match="the grid of halved proportions has "):
-        design.designed("halved", 20, GIVEN[:0], few, 0)
+        space_filling.designed("halved", 20, GIVEN[:0], few, 0)
 
 
 def test_proposals_wait_in_the_ledger_for_the_next_sweep(
@@ -106,9 +106,9 @@ def test_proposals_wait_in_the_ledger_for_the_next_sweep(
     path = write_study(miniature)
     plan = studies.load(path)
     for _ in range(2):
-        with entry.stage(record.DESIGN):
+        with entry.stage(keys.DESIGN):
             designs.main(path, "", "2", "", "true")
-    with entry.stage(record.SWEEP):
+    with entry.stage(keys.SWEEP):
         corpus = sweep.prepare(plan)
         planned, waiting = sweep.proxy_runs(plan, corpus), sweep.planned_runs(plan, corpus)
         there = sweep.queue(plan, corpus)
@@ -144,8 +144,8 @@ def test_a_design_has_no_rounding_errors_of_its_constraints() -> None:
     """A run is known by its mixture: machines that share a sweep design it to the last bit."""
     allowed = feasible(Constraints(dict.fromkeys(DOMAINS, (0.03, 0.7))), DOMAINS, 1)
     for way in ("spread", "sobol", "dirichlet"):
-        mixtures = design.designed(way, 12, GIVEN, allowed, 0, GIVEN[0])
-        assert np.array_equal(mixtures, mixtures.round(design.DECIMALS))
+        mixtures = space_filling.designed(way, 12, GIVEN, allowed, 0, GIVEN[0])
+        assert np.array_equal(mixtures, mixtures.round(space_filling.DECIMALS))
 
 
 def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import transformers
 from mlflow.entities import Run
 
 from tests.conftest import ROOT, run_entry, take_ctrl_c
-from training import record
+from training.record import keys
 
 Write = Callable[[dict[str, Any]], str]
 DOMAINS = ("news", "code", "math")
@@ -61,11 +61,11 @@ def test_mlflow_run_leaves_a_verified_mixture(
 
     # the tree: main → stages, sweep → proxies, verify → targets
     stages = {stage: runs_of(stage)[0] for stage in ("prepare", "fit", "optimize", "verify")}
-    assert all(r.data.tags[record.PARENT] == main.info.run_id for r in [sweep, *stages.values()])
+    assert all(r.data.tags[keys.PARENT] == main.info.run_id for r in [sweep, *stages.values()])
     assert len(proxies) == 8
-    assert all(r.data.tags[record.PARENT] == sweep.info.run_id for r in proxies)
+    assert all(r.data.tags[keys.PARENT] == sweep.info.run_id for r in proxies)
     targets = runs_of("target")
-    assert {r.data.tags[record.PARENT] for r in targets} == {stages["verify"].info.run_id}
+    assert {r.data.tags[keys.PARENT] for r in targets} == {stages["verify"].info.run_id}
     assert all(r.info.status == "FINISHED" for r in [main, sweep, *proxies, *targets])
     assert (main.info.run_name, sweep.info.run_name) == ("main study", "sweep")
 
@@ -77,7 +77,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
         assert {"n_params", "tokens_per_step", "seed", "size", "learning_rate"} <= set(params)
         assert params["tokens_per_step"] == "256"
         assert tags["complete"] == "true"
-        read = record.history_from_tags(tags)
+        read = keys.history_from_tags(tags)
         assert read is not None
         assert read.steps == (4, 7, 12)
         assert read.tokens == (1024, 1792, 3072)
@@ -244,7 +244,7 @@ def test_ctrl_c_keeps_what_is_finished(
     every = runs_of("proxy", complete)
     assert finished < {r.info.run_id for r in every}
     assert len(every) == 8
-    assert len({r.data.tags[record.FINGERPRINT] for r in every}) == 8
+    assert len({r.data.tags[keys.FINGERPRINT] for r in every}) == 8
 
 
 def test_one_model_trains_alone_and_diverges_loudly(
@@ -304,7 +304,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     (dead,) = runs_of("proxy")
-    assert record.COMPLETE not in dead.data.tags
+    assert keys.COMPLETE not in dead.data.tags
 
     done = mlflow_run("train", study=study, size="tiny")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -315,7 +315,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
     done = run_entry("train", "--study", study, "--size", "tiny")
     whole = runs_of("proxy", " and tags.complete = 'true'")[0]
     assert whole.info.run_id != resumed.info.run_id
-    one, other = (record.history_from_tags(run.data.tags) for run in (resumed, whole))
+    one, other = (keys.history_from_tags(run.data.tags) for run in (resumed, whole))
     assert one == other
     for run in (resumed, whole):
         series = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss/news")

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from fitting import joint, laws, methods, nested, optimum, published, solve
-from fitting.methods import Candidate, Target
-from fitting.optimum import Space
-from fitting.table import Observations
+from fitting.artifact import laws
+from fitting.data.observations import Observations
+from fitting.diagnostics import optimum
+from fitting.diagnostics.optimum import Space
+from fitting.estimators import candidates, joint, least_squares, nested, published
+from fitting.estimators.candidates import Candidate, Target
 from tests import synthetic
-from training.errors import InputError
+from training.record.errors import InputError
 
 TARGET = Target(**synthetic.TARGET)
 WEIGHTS = np.full(4, 0.25)
@@ -39,12 +41,12 @@ def test_the_exponential_solver_recovers_many_laws_at_once(terms: int) -> None:
         return f[:, None] + np.exp(b[:, :, None] + t @ at.T).sum(axis=1)
 
     y = values(floor, log_scale, slope, phi)
-    found = solve.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9), terms)
+    found = least_squares.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9), terms)
     got = values(found.floor, found.log_scale, found.slope, new)
     error = np.abs(got - values(floor, log_scale, slope, new))
     assert np.quantile(error, 1.0 if terms == 1 else 0.98) < 2e-3
     assert terms > 1 or found.converged.all()
-    again = solve.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9), found)
+    again = least_squares.exponentials(phi, y, np.ones_like(y), np.full(30, 1e-9), found)
     assert np.abs(values(again.floor, again.log_scale, again.slope, phi) - y).max() < 2e-3
 
 
@@ -57,8 +59,10 @@ def test_a_row_of_weight_zero_is_left_out() -> None:
     weights = np.ones_like(y)
     weights[0, 3] = 0
     ridge = np.array([1e-4])
-    kept = solve.exponentials(np.delete(phi, 3, 0), np.delete(y, 3, 1), np.ones((1, 11)), ridge)
-    found = solve.exponentials(phi, spoilt, weights, ridge)
+    kept = least_squares.exponentials(
+        np.delete(phi, 3, 0), np.delete(y, 3, 1), np.ones((1, 11)), ridge
+    )
+    found = least_squares.exponentials(phi, spoilt, weights, ridge)
     # b and t shift with the centre of φ, of which the left-out row is part: compare predictions
     for row in phi:
         got, want = (f.floor + np.exp(f.log_scale + f.slope @ row).sum() for f in (found, kept))
@@ -73,7 +77,7 @@ def test_power_laws_are_found_again_however_their_exponents_are_tied(tie: str) -
     exponent = np.broadcast_to(rng.uniform(0.2, 0.9, shape), (6, 3))
     floor, scale = rng.uniform(1, 3, (6, 3)), rng.uniform(0.3, 1, (6, 3))
     y = floor[group] + scale[group] * x[:, None] ** -exponent[group]
-    found = solve.power_laws(x, y, group, tie)
+    found = least_squares.power_laws(x, y, group, tie)
     assert found.exponent == pytest.approx(exponent, rel=0.02)
     assert found.floor == pytest.approx(floor, abs=0.02)
     assert found.scale == pytest.approx(scale, abs=0.02)
@@ -83,8 +87,8 @@ def test_the_huber_loss_does_not_follow_an_outlier() -> None:
     group, x = np.zeros(10, int), np.geomspace(0.05, 1, 10)
     y = (2 + 0.5 * x**-0.4)[:, None]
     y[4] += 0.3
-    plain = solve.power_laws(x, y, group, "curve")
-    robust = solve.power_laws(x, y, group, "curve", huber=1e-3)
+    plain = least_squares.power_laws(x, y, group, "curve")
+    robust = least_squares.power_laws(x, y, group, "curve", huber=1e-3)
     far = 3.0 ** -np.array([plain.exponent[0, 0], robust.exponent[0, 0]])
     want = 2 + 0.5 * 3.0**-0.4
     got = [f.floor[0, 0] + f.scale[0, 0] * e for f, e in zip((plain, robust), far, strict=True)]
@@ -120,7 +124,9 @@ def test_the_jacobians_of_the_published_laws_are_their_derivatives(method: str) 
 @pytest.mark.parametrize("g", [0.0, 0.15])
 def test_the_joint_law_is_recovered_beyond_the_data(power: float, g: float) -> None:
     truth = synthetic.joint_law(power=power, g=g)
-    law = methods.fit(observed(truth, 20), Candidate("joint", power, 1e-9, shrinking=g > 0), TARGET)
+    law = candidates.fit(
+        observed(truth, 20), Candidate("joint", power, 1e-9, shrinking=g > 0), TARGET
+    )
     assert isinstance(law, laws.JointLaw)
     assert np.abs(at(law) - at(truth)).max() < 0.02
     assert law.alpha == pytest.approx(truth.alpha, rel=0.02)
@@ -134,7 +140,7 @@ def test_exponents_of_their_own_are_found_for_each_domain() -> None:
         alpha=np.array([0.2, 0.35, 0.5, 0.7]),
         beta=np.array([0.6, 0.5, 0.4, 0.3]),
     )
-    law = methods.fit(observed(truth), Candidate("joint", 1.0, 1e-9, tie="domain"), TARGET)
+    law = candidates.fit(observed(truth), Candidate("joint", 1.0, 1e-9, tie="domain"), TARGET)
     assert isinstance(law, laws.JointLaw)
     assert law.alpha == pytest.approx(truth.alpha, rel=0.05)
     assert law.beta == pytest.approx(truth.beta, rel=0.05)
@@ -143,7 +149,7 @@ def test_exponents_of_their_own_are_found_for_each_domain() -> None:
 
 def test_the_nested_pipeline_recovers_the_target() -> None:
     truth = synthetic.joint_law()
-    law = methods.fit(observed(truth), Candidate("nested", 1.0, 1e-8, tie="domain"), TARGET)
+    law = candidates.fit(observed(truth), Candidate("nested", 1.0, 1e-8, tie="domain"), TARGET)
     assert isinstance(law, laws.NestedLaw)
     assert np.abs(at(law) - at(truth)).max() < 0.02
     assert law.alpha == pytest.approx(np.full((12, 4), 0.35), rel=0.02)
@@ -157,7 +163,7 @@ def test_a_mixture_of_one_size_takes_the_others_size_law() -> None:
     table = synthetic.table(truth)
     small_only = table["run"].str.startswith(("mix03-", "mix07-")) & (table["n_params"] > 1e6)
     observations = Observations.from_tidy(table[~small_only])
-    law = methods.fit(observations, Candidate("nested", 1.0, 1e-8, tie="domain"), TARGET)
+    law = candidates.fit(observations, Candidate("nested", 1.0, 1e-8, tie="domain"), TARGET)
     assert np.abs(at(law) - at(truth)).max() < 0.02
 
 
@@ -189,21 +195,21 @@ def test_rows_in_another_order_give_the_same_law() -> None:
     shuffled = table.sample(frac=1, random_state=0)
     candidate = Candidate("joint", 1.0, 1e-4)
     first, second = (
-        methods.fit(Observations.from_tidy(t), candidate, TARGET) for t in (table, shuffled)
+        candidates.fit(Observations.from_tidy(t), candidate, TARGET) for t in (table, shuffled)
     )
     assert at(first) == pytest.approx(at(second), abs=1e-4)
     renamed = Observations.from_tidy(shuffled[[*reversed(shuffled.columns)]])
     assert renamed.domains == tuple(reversed(synthetic.DOMAINS))
 
 
-@pytest.mark.parametrize("kind", [*methods.METHODS, "joint of two terms", *published.METHODS])
+@pytest.mark.parametrize("kind", [*candidates.METHODS, "joint of two terms", *published.METHODS])
 def test_a_law_survives_json(kind: str) -> None:
     if kind in published.METHODS:
         law = law_of(kind)
     else:
         terms = 2 if "two" in kind else 1
         candidate = Candidate(kind.split()[0], 0.5, 1e-4, terms, tie="domain")
-        law = methods.fit(observed(synthetic.joint_law(), noise=0.01), candidate, TARGET)
+        law = candidates.fit(observed(synthetic.joint_law(), noise=0.01), candidate, TARGET)
     again = laws.from_json(json.loads(json.dumps(laws.to_json(law))))
     assert type(again) is type(law)
     assert np.array_equal(at(again), at(law))
@@ -218,7 +224,7 @@ def test_one_size_or_one_checkpoint_leaves_a_term_out() -> None:
             Candidate("joint", 1.0, 1e-8),
             Candidate("nested", 1.0, 1e-8, tie="domain"),
         ):
-            law = methods.fit(o, candidate, here)
+            law = candidates.fit(o, candidate, here)
             assert np.abs(at(law, here) - at(truth, here)).max() < 0.02
 
 
@@ -241,8 +247,8 @@ def test_the_bootstrap_in_one_batch_is_each_draws_own_fit() -> None:
     o = observed(synthetic.joint_law(), 10, noise=0.01)
     draws = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), 3).astype(float)
     for candidate in (Candidate("joint", 1.0, 1e-3), Candidate("nested", 1.0, 1e-3, tie="domain")):
-        drawn = methods.bootstrap(o, candidate, TARGET, draws)
-        alone = [methods.bootstrap(o, candidate, TARGET, d[None])[0] for d in draws]
+        drawn = candidates.bootstrap(o, candidate, TARGET, draws)
+        alone = [candidates.bootstrap(o, candidate, TARGET, d[None])[0] for d in draws]
         for one, other in zip(drawn, alone, strict=True):
             assert at(one) == pytest.approx(at(other), abs=1e-3)
         assert np.ptp([at(law) for law in drawn], axis=0).max() > 0.005

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import foreign, history, pairs
-from optimization import model as predictors
+from fitting.data import histories
+from fitting.importing import pair, table_reader
+from optimization.domain import predictor as predictors
 from pipelines import entry
 from tests.conftest import ROOT, run_entry
 from tests.test_import import DATA, proxies, published, run_import, table, write_csv
-from training import record
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
 
 CASES = ROOT.parent / "shared" / "cases"
 cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"no cases in {CASES}")
@@ -69,11 +70,11 @@ WAYS: dict[str, tuple[Write, bool]] = {  # and whether an index is left out
 @pytest.mark.parametrize("way", WAYS)
 def test_a_table_is_the_same_however_it_was_saved(way: str, tmp_path: Path) -> None:
     rows = table()
-    plain = foreign.tidy(write_csv(tmp_path / "plain.csv", rows))
+    plain = table_reader.tidy(write_csv(tmp_path / "plain.csv", rows))
     write, has_index = WAYS[way]
     path = tmp_path / way
     write(rows, path)
-    found = foreign.tidy(str(path))
+    found = table_reader.tidy(str(path))
     assert found.runs == plain.runs
     assert plain.runs[0].history.losses[0][0] == rows["val_loss/web"][0]  # to the last bit
     assert found.notes == ((f"left out of {path}: {INDEX}",) if has_index else ())
@@ -114,7 +115,7 @@ def test_what_cannot_be_read_with_certainty_is_refused(
     path = tmp_path / "runs.csv"
     path.write_text(text)
     with pytest.raises(InputError) as refused:
-        foreign.tidy(str(path))
+        table_reader.tidy(str(path))
     assert message in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -125,17 +126,17 @@ def test_other_encodings_and_types_are_refused(tmp_path: Path) -> None:
         (TIDY.replace("/b", "/é") + "x,1,1,1,1,0,5\n").encode("cp1252")
     )
     with pytest.raises(InputError, match=r"a.csv is not UTF-8 text \(.*\); save it as UTF-8"):
-        foreign.tidy(str(tmp_path / "a.csv"))
+        table_reader.tidy(str(tmp_path / "a.csv"))
     for column, bad, text in (
         ("mixture/web", True, "True"),
         ("val_loss/web", pd.Timestamp("2024-01-02"), "2024-01-02 00:00:00"),
     ):
         table().assign(**{column: bad}).to_parquet(tmp_path / "a.parquet")
         with pytest.raises(InputError, match=f"row 1, column '{column}': '{text}' must be a num"):
-            foreign.tidy(str(tmp_path / "a.parquet"))
+            table_reader.tidy(str(tmp_path / "a.parquet"))
     table().set_index("run", drop=False).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column 'run' is there twice"):
-        foreign.tidy(str(tmp_path / "a.parquet"))
+        table_reader.tidy(str(tmp_path / "a.parquet"))
 
 
 MIXTURES = "run,run_id,index,name,web,code\na,1,0,p,0.5,0.5\na,2,1,q,0.25,0.75\n"
@@ -143,10 +144,10 @@ LOSSES = "run,run_id,index,name,web,note\na,2.0,0,q,3,good\na,1.0,2,p,4,bad\n"
 
 
 def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
-    def paired(mixtures: str, losses: str) -> foreign.Found:
+    def paired(mixtures: str, losses: str) -> table_reader.Found:
         (tmp_path / "m.csv").write_text(mixtures)
         (tmp_path / "v.csv").write_text(losses)
-        return pairs.pair(str(tmp_path), 1, 1, [])
+        return pair.pair(str(tmp_path), 1, 1, [])
 
     found = paired(MIXTURES, LOSSES)  # `run` names no run, and 1.0 is the run 1
     assert {run.name: run.history.losses for run in found.runs} == {"1": ((4,),), "2": ((3,),)}
@@ -202,7 +203,7 @@ def test_of_a_refused_import_nothing_is_left(store: str, case: str, message: str
     assert source in line
     assert message in line
     assert mlflow.get_experiment_by_name("new") is None
-    (left,) = history.search(["0"], "")
+    (left,) = histories.search(["0"], "")
     assert (left.info.status, left.data.tags["stage"]) == ("FAILED", "import")
 
 
@@ -267,21 +268,21 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     exported = run_entry("export", "--experiment", "mine", "--output", str(tmp_path / "out.csv"))
     assert exported.returncode == 0, exported.stderr
     run_import(tmp_path / "out.csv", "tidy", experiment="copy")
-    assert history.pull(entry.experiment_ids("copy")).unit == "bits_per_byte"
+    assert histories.pull(entry.experiment_ids("copy")).unit == "bits_per_byte"
     run_import(write_csv(tmp_path / "nats.csv", laws_losses("nats")), "tidy", experiment="mine")
     with pytest.raises(
         InputError, match=r"12 in (\w+) .*, 12 in (?!\1)(bits_per_byte|nats_p)"
     ) as mixed:
-        history.pull(entry.experiment_ids("mine"))
+        histories.pull(entry.experiment_ids("mine"))
     assert "choose with runs=\"params.unit = 'bits_per_byte'\"" in str(mixed.value)
-    assert history.pull(entry.experiment_ids("mine"), "params.unit = 'bits_per_byte'")
+    assert histories.pull(entry.experiment_ids("mine"), "params.unit = 'bits_per_byte'")
     checked = run_entry("verify", "--model", "models:/bits@champion")
     assert "predicts bits/byte, but training measures nats/token" in checked.stderr
 
 
 @published
 def test_the_swarm_of_olmix_is_read_as_published() -> None:
-    found = pairs.pair(str(DATA / "olmix"), 30 * 10**6, 3 * 10**9, [])
+    found = pair.pair(str(DATA / "olmix"), 30 * 10**6, 3 * 10**9, [])
     assert (len(found.runs), len(found.runs[0].mixture), len(found.val_domains())) == (127, 24, 110)
     assert found.notes == (
         f"the files are joined by 'run'; left out: {INDEX}, column 'name', column 'index'",
@@ -291,4 +292,4 @@ def test_the_swarm_of_olmix_is_read_as_published() -> None:
     for run in found.runs:
         assert list(run.history.losses[0]) == metrics.loc[run.name].tolist()
         assert sum(run.mixture.values()) == pytest.approx(1, abs=1e-12)
-    assert {run.unit for run in found.runs} == {record.NATS}
+    assert {run.unit for run in found.runs} == {keys.NATS}

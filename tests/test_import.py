@@ -15,12 +15,13 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from fitting import foreign, history, imported, mixinglaws, pairs
+from fitting.data import histories
+from fitting.importing import mixinglaws, pair, table_reader, writer
 from pipelines import entry, export, imports
 from tests.benchmarks import stores
 from tests.conftest import ROOT, run_entry, take_ctrl_c
-from training import record
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
 
 DATA = ROOT.parent / "shared" / "data"
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data in {DATA}")
@@ -32,7 +33,7 @@ NONE = {"experiment": "", "weights": "", "domains": "", "n_params": "", "tokens"
 def run_import(source: str | Path, form: str, **options: str) -> Run:
     """`import` as its entry point does it; returns the run it leaves."""
     parameters = {**NONE, "strip": "", "check": "", "base": "", **options}
-    with entry.stage(record.IMPORT) as active:
+    with entry.stage(keys.IMPORT) as active:
         imports.main(source=str(source), format=form, **parameters)
     return mlflow.get_run(active.info.run_id)
 
@@ -41,7 +42,7 @@ def proxies(experiment: str = "Default", query: str = "") -> dict[str, Run]:
     """The proxy runs of an experiment by name."""
     found = mlflow.get_experiment_by_name(experiment)
     query = f"tags.stage = 'proxy' {query}"
-    return {run.info.run_name: run for run in history.search([found.experiment_id], query)}
+    return {run.info.run_name: run for run in histories.search([found.experiment_id], query)}
 
 
 def table(runs: int = 3, evaluations: int = 2) -> pd.DataFrame:
@@ -84,10 +85,10 @@ def test_the_papers_logs_become_runs(store: str, tmp_path: Path) -> None:
     run = runs["1B-997"]
     assert run.info.status == "FINISHED"
     assert run.data.tags["complete"] == run.data.tags["check"] == "true"
-    assert run.data.tags[record.PARENT] == done.info.run_id
+    assert run.data.tags[keys.PARENT] == done.info.run_id
     told = ("size", "mixture_id", "n_params", "tokens_per_step")
     assert [run.data.params[key] for key in told] == ["1B", "997", "805736448", str(4096 * 256)]
-    mixture = record.without_prefix("mixture/", run.data.params)
+    mixture = keys.without_prefix("mixture/", run.data.params)
     assert list(mixture) == RED_PAJAMA.split(",")
     assert mixture["arxiv"] == pytest.approx(0.25, abs=1e-5)
     assert sum(mixture.values()) == pytest.approx(1, abs=1e-12)
@@ -99,10 +100,10 @@ def test_the_papers_logs_become_runs(store: str, tmp_path: Path) -> None:
         if "_997-" in line and "/100000\t" in line and "Github" in line
     }
     assert observed[100_000] == float(want)
-    pulled = history.pull(["0"])
+    pulled = histories.pull(["0"])
     assert pulled.left_out == {"1B-997": "check run", "1B-999": "check run"}
     assert set(pulled.table["run"].map(pulled.names)) == {"1B-5", "1B-8"}
-    assert history.purpose(pulled.parents).weights["PG19"] == pytest.approx(0.0185185, abs=1e-6)
+    assert histories.purpose(pulled.parents).weights["PG19"] == pytest.approx(0.0185185, abs=1e-6)
 
 
 BASE = "pythia_70m_step20000"
@@ -115,12 +116,12 @@ def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
     done = run_import(DATA / "mixinglaws/ct", "mixinglaws", **options)
     runs = proxies("ct")
     assert sorted(runs) == ["70M-0", "70M-1", "70M-2", "70M-3", "70M-9"]
-    assert [name for name, run in runs.items() if record.CHECK in run.data.tags] == ["70M-9"]
+    assert [name for name, run in runs.items() if keys.CHECK in run.data.tags] == ["70M-9"]
     assert "val_loss/python" in runs["70M-1"].data.metrics
     parent = mlflow.get_run(done.data.tags["import_run"])
     assert parent.info.experiment_id == runs["70M-0"].info.experiment_id
     assert "23 lines of pythia_70m_step20000" in parent.data.tags["mlflow.note.content"]
-    assert {run.data.tags[record.PARENT] for run in runs.values()} == {parent.info.run_id}
+    assert {run.data.tags[keys.PARENT] for run in runs.values()} == {parent.info.run_id}
 
     run_import(DATA / "mixinglaws/ct", "mixinglaws", **options | {"experiment": "begun"}, base=BASE)
     base = {
@@ -129,8 +130,8 @@ def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
         if BASE in line and "python" not in line
     }
     for name, run in proxies("begun").items():
-        begun = record.history_from_tags(run.data.tags)
-        alone = record.history_from_tags(runs[name].data.tags)
+        begun = keys.history_from_tags(run.data.tags)
+        alone = keys.history_from_tags(runs[name].data.tags)
         assert begun is not None
         assert alone is not None
         assert (begun.steps, begun.tokens) == ((0, *alone.steps), (0, *alone.tokens))
@@ -153,7 +154,7 @@ def test_all_published_logs_and_the_pair_of_regmix_are_read(tmp_path: Path) -> N
     losses = pd.read_csv(DATA / "regmix/train_pile_loss_1m.csv", dtype={"index": str})
     shuffled = write_csv(tmp_path / "a.csv", losses.sample(frac=1, random_state=0))
     source = f"{shuffled},{DATA / 'regmix/train_mixture_1m.csv'}"
-    found = pairs.pair(source, 10**6, None, REG_MIX.split(","))
+    found = pair.pair(source, 10**6, None, REG_MIX.split(","))
     assert len(found.runs) == 512
     assert "47 of 512 mixtures sum to 0.996 … 1.003, as rounding to 3 decimals" in found.notes[0]
     assert "tokens of the runs: not known, taken as 1" in found.notes[1]
@@ -185,7 +186,7 @@ def test_importing_twice_adds_nothing_and_other_content_is_refused(
 
 def statuses() -> Counter[str]:
     """How many proxy runs of the store have each status."""
-    return Counter(run.info.status for run in history.search(["0"], "tags.stage = 'proxy'"))
+    return Counter(run.info.status for run in histories.search(["0"], "tags.stage = 'proxy'"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -207,7 +208,7 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
     if number == signal.SIGINT:
         assert "import: interrupted; start it again to go on where it was" in told
         assert states.keys() <= {"FINISHED", "KILLED"}
-        (left,) = history.search(["0"], "tags.stage = 'import'")
+        (left,) = histories.search(["0"], "tags.stage = 'import'")
         assert (begun.returncode, left.info.status) == (1, "KILLED")
     else:  # nothing can end a run then but the next import
         client = mlflow.MlflowClient()
@@ -218,7 +219,7 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
     after = statuses()
     assert after["FINISHED"] == 200
     assert after["KILLED"] == after.total() - 200 == states["RUNNING"] + states["KILLED"]
-    pulled = history.pull(["0"])
+    pulled = histories.pull(["0"])
     assert pulled.table["run"].nunique() == 200
     assert set(pulled.left_out.values()) <= {"status KILLED"}
     for label in pulled.left_out:  # other runs have their names
@@ -241,9 +242,9 @@ def test_where_the_store_refuses_a_run_none_stays_running(store: str, tmp_path: 
     states = statuses()
     assert states["FINISHED"] == 3
     assert states["FAILED"] == states.total() - 3 > 0
-    (left,) = history.search(["0"], "tags.stage = 'import'")
+    (left,) = histories.search(["0"], "tags.stage = 'import'")
     assert left.info.status == "FAILED"
-    for run in history.search(["0"], "tags.stage = 'proxy' and attributes.status = 'FAILED'"):
+    for run in histories.search(["0"], "tags.stage = 'proxy' and attributes.status = 'FAILED'"):
         assert "the disk is full" in run.data.tags["error"]
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
         database.execute("DROP TRIGGER full")
@@ -259,13 +260,13 @@ def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, nam
     rows.loc[0, ["step", "tokens"]] = 0  # of a base
     run_import(write_csv(tmp_path / "first.csv", rows), "tidy")
     (tmp_path / "first.csv").unlink()
-    with entry.stage(record.EXPORT):
+    with entry.stage(keys.EXPORT):
         export.main(experiment="", runs="params.n_params != '3000000'", output=name)
     run_import(tmp_path / name, "tidy", experiment="copy")
     assert mlflow.get_experiment_by_name("copy")
 
     def pulled(experiment: str, runs: str = "") -> pd.DataFrame:
-        found = history.pull(entry.experiment_ids(experiment), runs)
+        found = histories.pull(entry.experiment_ids(experiment), runs)
         tidy = found.table.assign(run=found.table["run"].map(found.names))
         return tidy.sort_values(["run", "step"], ignore_index=True)
 
@@ -281,15 +282,15 @@ def test_histories_without_a_compact_copy_keep_missing_losses(store: str, tmp_pa
     rows = table()
     rows.loc[0, "val_loss/web"] = np.nan
     run_import(write_csv(tmp_path / "runs.csv", rows), "tidy")
-    compact = history.pull(["0"]).table
+    compact = histories.pull(["0"]).table
     client = mlflow.MlflowClient()
     first = proxies()["00"]
     assert '"losses":[[null,' in first.data.tags["history/0"]
     series = client.get_metric_history(first.info.run_id, "val_loss/web")
     assert [metric.step for metric in series] == [200]
     for run in proxies().values():
-        client.delete_tag(run.info.run_id, f"{record.HISTORY}0")
-    bare = history.pull(["0"]).table
+        client.delete_tag(run.info.run_id, f"{keys.HISTORY}0")
+    bare = histories.pull(["0"]).table
     pd.testing.assert_frame_equal(bare[list(compact)], compact, rtol=1e-8)
     assert bare["val_loss/web"].isna().sum() == 1
 
@@ -332,7 +333,7 @@ def test_a_bad_tidy_table_is_refused_by_place_and_rule(
 ) -> None:
     path = write_csv(tmp_path / "runs.csv", change(table()))
     with pytest.raises(InputError, match=re.escape(message)) as refused:
-        foreign.tidy(path)
+        table_reader.tidy(path)
     assert path in str(refused.value)
 
 
@@ -365,7 +366,7 @@ def test_a_bad_pair_is_refused(mixtures: str, losses: str, message: str, tmp_pat
     m.write_text(mixtures)
     v.write_text(losses)
     with pytest.raises(InputError, match=re.escape(message.format(m=m, v=v))):
-        pairs.pair(str(tmp_path), 1, 1, ["x_"])
+        pair.pair(str(tmp_path), 1, 1, ["x_"])
 
 
 def test_a_pair_is_joined_by_value_whatever_its_order(tmp_path: Path) -> None:
@@ -373,10 +374,10 @@ def test_a_pair_is_joined_by_value_whatever_its_order(tmp_path: Path) -> None:
     losses = losses.replace("\n", ",10\n").replace("code,10", "code,tokens")
     (tmp_path / "a.csv").write_text(losses)
     (tmp_path / "b.csv").write_text(MIXTURES)
-    found = pairs.pair(f"{tmp_path}/a.csv, {tmp_path}/b.csv", 5, None, [])
+    found = pair.pair(f"{tmp_path}/a.csv, {tmp_path}/b.csv", 5, None, [])
     runs = {run.name: run for run in found.runs}
     assert runs["a"].mixture == {"web": 0.5, "code": 0.5}
-    assert runs["a"].history == record.History(("web", "code"), (1,), (10,), ((0.4, 0.6),))
+    assert runs["a"].history == keys.History(("web", "code"), (1,), (10,), ((0.4, 0.6),))
     assert found.notes == ()
 
 
@@ -399,7 +400,7 @@ def test_a_checkpoints_name_tells_size_and_mixture(
     (read,) = found.runs
     assert (read.name, read.check) == (run, "999" in run)
     assert read.mixture == {"a": 0.75, "b": 0, "c": 0.25}
-    assert read.history == record.History(("Pile-CC",), (2000,), (2000 * 2**20,), ((3.5,),))
+    assert read.history == keys.History(("Pile-CC",), (2000,), (2000 * 2**20,), ((3.5,),))
     assert found.notes == ("skipped model.pt: no line of checkpoint, data and loss by tabs",)
 
 
@@ -460,18 +461,18 @@ def test_a_run_of_many_metrics_is_written_whole(store: str) -> None:
     assert store
     domains = tuple(f"domain{i}" for i in range(120))
     losses = tuple(tuple(s + i / 128 for i in range(120)) for s in range(1, 16))
-    run = foreign.ForeignRun(
+    run = table_reader.ForeignRun(
         "wide",
         10**6,
         dict.fromkeys(domains, 1 / 120),
-        record.History(domains, tuple(range(1, 16)), tuple(range(10, 160, 10)), losses),
+        keys.History(domains, tuple(range(1, 16)), tuple(range(10, 160, 10)), losses),
     )
-    imported.write([run], imported.Parent("0", "0" * 32, "made up"))
+    writer.write([run], writer.Parent("0", "0" * 32, "made up"))
     done = proxies()["wide"]
-    assert len(record.without_prefix(record.MIXTURE, done.data.params)) == 120
+    assert len(keys.without_prefix(keys.MIXTURE, done.data.params)) == 120
     series = mlflow.MlflowClient().get_metric_history(done.info.run_id, "val_loss/domain119")
     assert [m.value for m in series] == [row[119] for row in losses]
-    assert history.pull(["0"]).table["val_loss/domain119"].tolist() == [r[119] for r in losses]
+    assert histories.pull(["0"]).table["val_loss/domain119"].tolist() == [r[119] for r in losses]
 
 
 @pytest.mark.usefixtures("store")
@@ -481,20 +482,20 @@ def test_histories_are_the_same_from_every_store_and_from_tags_or_metrics(kind: 
         client = mlflow.MlflowClient()
         experiment = client.create_experiment("pull")
         runs = stores.made_up_runs(3, 4, 5)
-        imported.write(runs, imported.Parent(experiment, "0" * 32, "made up"))
+        writer.write(runs, writer.Parent(experiment, "0" * 32, "made up"))
         for status in ("RUNNING", "FAILED"):
-            tags = {record.STAGE: record.PROXY}
+            tags = {keys.STAGE: keys.PROXY}
             run = client.create_run(experiment, tags=tags, run_name=status.lower())
             client.update_run(run.info.run_id, status=status)
-        pulled = history.pull([experiment])
+        pulled = histories.pull([experiment])
         assert pulled.left_out == {"running": "status RUNNING", "failed": "status FAILED"}
-        losses = pulled.table.filter(like=record.VAL_LOSS)
+        losses = pulled.table.filter(like=keys.VAL_LOSS)
         wanted = {run.name: run.history.losses for run in runs}
         for run_id, rows in losses.groupby(pulled.table["run"]):
             assert rows.to_numpy() == pytest.approx(np.array(wanted[pulled.names[run_id]]))
         for run_id in pulled.table["run"].unique():
-            client.delete_tag(run_id, f"{record.HISTORY}0")
-        again = history.pull([experiment]).table
+            client.delete_tag(run_id, f"{keys.HISTORY}0")
+        again = histories.pull([experiment]).table
         assert again["run"].tolist() == pulled.table["run"].tolist()
         assert again[list(losses)].to_numpy() == pytest.approx(losses.to_numpy(), abs=1e-8)
 

@@ -17,10 +17,10 @@ import mlflow
 import psutil
 import pytest
 
-from pipelines import processes
+from pipelines.command import processes
 from tests.conftest import ROOT, run_entry, take_ctrl_c
-from training import record, stores
-from training.signals import INTERRUPTED
+from training.record import keys, stores
+from training.workers.signals import INTERRUPTED
 
 Write = Callable[[dict[str, Any]], str]
 MAKE = (
@@ -164,7 +164,7 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
     miniature["training"]["steps"] = 2000
     study = write_study(miniature)
     command = ["sweep", "--study", study, "--workers", "1", "--ranks", ranks]
-    word = "spawn_main" if ranks == "1" else "-m training.ranks"
+    word = "spawn_main" if ranks == "1" else "-m training.workers.rank_main"
 
     process = started(*command)
     wait_for_process(process, word)
@@ -273,7 +273,7 @@ def test_runs_of_killed_processes_are_closed_and_of_others_are_not(
     assert store
     study = write_study(miniature)
     process = started("prepare", "--study", study)
-    stages = f"tags.{record.STAGE} = 'prepare'"
+    stages = f"tags.{keys.STAGE} = 'prepare'"
     (killed,) = wait_for(lambda: mlflow.search_runs(["0"], stages, output_format="list"), process)
     process.kill()
     process.communicate()
@@ -283,7 +283,7 @@ def test_runs_of_killed_processes_are_closed_and_of_others_are_not(
         assert mlflow.get_run(living.info.run_id).info.status == "RUNNING"
     closed = mlflow.get_run(killed.info.run_id)
     assert closed.info.status == "KILLED"
-    assert closed.data.tags[record.ERROR] == "its process was killed"
+    assert closed.data.tags[keys.ERROR] == "its process was killed"
 
 
 def test_ctrl_c_while_libraries_load(

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from training import layout, record
+from training.record import keys, layout
 
 MIXTURES = ("best", "default", "uniform", "best observed")
 
@@ -50,7 +50,7 @@ def test_every_line_fits_and_every_share_is_accounted_for(count: int, longest: i
     rng = np.random.default_rng(count + longest)
     domains = [f"{'x' * rng.integers(longest - 7)}: {i:03d}/é" for i in range(count)]
     domains[0] = "y" * longest
-    assert all(record.name_fault(d) is None for d in domains)
+    assert all(keys.name_fault(d) is None for d in domains)
     names = [*MIXTURES, *(f"next-{i:08x}" for i in range(7))]
     rows = [*rng.dirichlet(np.full(count, 0.3), len(names) - 1), np.full(count, 1 / count)]
     shares = {
@@ -109,5 +109,5 @@ def test_a_list_names_the_first_and_counts_the_others() -> None:
 def test_a_description_is_cut_between_lines_and_says_where_the_rest_is() -> None:
     assert layout.description(["one", "two"]) == "```\none\ntwo\n```"
     text = layout.description(["0123456789" * 9] * 100)
-    assert len(text) <= record.TAG_LIMIT
+    assert len(text) <= keys.TAG_LIMIT
     assert text.endswith("0123456789\n… and more in the artifact report.txt\n```")

@@ -11,11 +11,11 @@ import optuna
 import pytest
 
 from tests.postgres import Server
-from training import ledger
-from training.errors import InputError
-from training.ledger import Ledger
-from training.settings import Run, Size, Training
-from training.tracking import fingerprint
+from training.config import Run, Size, Training
+from training.record.errors import InputError
+from training.run_log import fingerprint
+from training.workers import ledger
+from training.workers.ledger import Ledger
 
 
 def run(name: str, seed: int) -> Run:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from training import model
-from training.settings import Size
+from training.config import Size
+from training.engine import model
 
 PYTHIA = {  # non-embedding parameters as published for these shapes (hidden, layers, heads)
     (512, 6, 8): 18_915_328,

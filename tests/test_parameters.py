@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipelines import parameters, study_file, yaml_file
+from pipelines.command import parameters
+from pipelines.study import load, yaml_file
 from tests.conftest import run_entry
-from training.errors import InputError
-from training.record import name_fault
+from training.record.errors import InputError
+from training.record.keys import name_fault
 
 DOMAINS = ["wiki:en", "wiki:de", "web/news", "common crawl"]
 Write = Callable[[dict[str, Any]], str]
@@ -150,7 +151,7 @@ def test_yaml_is_read_as_it_is_written_or_refused(
 ) -> None:
     path = edited(write_study(miniature), old, new)
     with pytest.raises(InputError, match=re.escape(message)) as raised:
-        study_file.load(path)
+        load.load(path)
     assert str(raised.value).startswith(path)
     assert "\n" not in str(raised.value)
 
@@ -184,7 +185,7 @@ def test_a_study_takes_every_name_that_import_takes(
     names = dict(zip(miniature["domains"], ["no", "wiki:de/ö", "common crawl"], strict=True))
     miniature["domains"] = {names[d]: source for d, source in miniature["domains"].items()}
     miniature["default_mixture"] = {names[d]: s for d, s in miniature["default_mixture"].items()}
-    assert list(study_file.load(write_study(miniature)).domains) == list(names.values())
+    assert list(load.load(write_study(miniature)).domains) == list(names.values())
 
 
 def test_values_that_begin_with_a_dash_and_a_terminal_without_unicode(

@@ -9,13 +9,15 @@ import huggingface_hub
 import mlflow
 import pytest
 
-from pipelines import budget, main, sweep, train
-from pipelines import plan as plans
-from pipelines import study_file as studies
+from pipelines import main, sweep, train
 from pipelines.prepare import prepare
+from pipelines.runs import budget
+from pipelines.runs import dry_run as plans
+from pipelines.study import load as studies
 from tests.conftest import empty_store
-from training import record, tracking
-from training.errors import InputError
+from training import run_log
+from training.record import keys
+from training.record.errors import InputError
 
 Write = Callable[[dict[str, Any]], str]
 TOKENS = 12 * 8 * 32  # of one proxy: steps × sequences × length
@@ -49,9 +51,9 @@ def plan_sweep(study: str, throughput: str = "") -> mlflow.entities.Run:
 
 def finished_proxy(n_params: int, tokens_per_second: float) -> None:
     with mlflow.start_run():
-        mlflow.log_param(record.N_PARAMS, n_params)
-        mlflow.log_metric(record.TOKENS_PER_SECOND, tokens_per_second)
-        mlflow.set_tag(record.COMPLETE, "true")
+        mlflow.log_param(keys.N_PARAMS, n_params)
+        mlflow.log_metric(keys.TOKENS_PER_SECOND, tokens_per_second)
+        mlflow.set_tag(keys.COMPLETE, "true")
 
 
 @pytest.mark.usefixtures("store")
@@ -169,7 +171,7 @@ def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: Write) 
     run = mlflow.get_run(active.info.run_id)
     assert run.data.metrics["planned/flops"] == FLOPS["tiny"] * 7 * 8 * 32
     assert "planned/target_flops" not in run.data.metrics
-    assert run.data.tags[record.STAGE] != record.PROXY
+    assert run.data.tags[keys.STAGE] != keys.PROXY
 
 
 @pytest.mark.usefixtures("store")
@@ -183,9 +185,9 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
     with mlflow.start_run():
         mlflow.set_tags(
             {
-                record.STAGE: record.PROXY,
-                record.COMPLETE: "true",
-                record.FINGERPRINT: tracking.fingerprint(trained),
+                keys.STAGE: keys.PROXY,
+                keys.COMPLETE: "true",
+                keys.FINGERPRINT: run_log.fingerprint(trained),
             }
         )
     found = plan_sweep(path).data.metrics

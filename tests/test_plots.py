@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.tri import TriContourSet
 
 from fitting import plots
-from fitting.table import Observations
-from optimization import drawing, landscape_plots, ternary_plot
-from optimization import plots as search_plots
+from fitting.data.observations import Observations
+from optimization import drawing
+from optimization.mixture import landscape_plots, ternary_plot
+from optimization.mixture import trial_plots as search_plots
 
 Array = np.ndarray
 

@@ -13,40 +13,41 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from fitting import history
-from fitting.choose import Options
-from optimization import model as predictors
-from pipelines import fit, optimize, problem
+from fitting.data import histories
+from fitting.selection.choose import Options
+from optimization.domain import predictor as predictors
+from pipelines import fit, optimize
+from pipelines.study import search_problem
 from tests import synthetic
 from tests.conftest import empty_store
-from training import record
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
 
 MIXTURE = {"mixture/web": 0.5, "mixture/code": 0.3, "mixture/papers": 0.2}
 
 
 def log_runs(table: pd.DataFrame, parent: dict[str, str] | None = None) -> str:
     """Write a tidy table as complete proxy runs below a sweep run; returns the experiment id."""
-    with mlflow.start_run(tags={record.STAGE: record.SWEEP}) as sweep:
+    with mlflow.start_run(tags={keys.STAGE: keys.SWEEP}) as sweep:
         mlflow.log_params(parent or {})
     for name, rows in table.groupby("run", sort=False):
         domains = synthetic.VAL_DOMAINS
-        losses = rows[[record.VAL_LOSS + d for d in domains]].to_numpy()
-        steps, tokens = (tuple(rows[c].astype(int).tolist()) for c in ("step", record.TOKENS))
-        done = record.History(domains, steps, tokens, tuple(map(tuple, losses.tolist())))
-        tags = {record.STAGE: record.PROXY, record.COMPLETE: "true", **record.history_tags(done)}
+        losses = rows[[keys.VAL_LOSS + d for d in domains]].to_numpy()
+        steps, tokens = (tuple(rows[c].astype(int).tolist()) for c in ("step", keys.TOKENS))
+        done = keys.History(domains, steps, tokens, tuple(map(tuple, losses.tolist())))
+        tags = {keys.STAGE: keys.PROXY, keys.COMPLETE: "true", **keys.history_tags(done)}
         with mlflow.start_run(run_name=str(name), parent_run_id=sweep.info.run_id, tags=tags):
             first = rows.iloc[0]
             mlflow.log_params(
-                {c: first[c] for c in rows if c.startswith(record.MIXTURE)}
-                | {record.N_PARAMS: int(first[record.N_PARAMS])}
+                {c: first[c] for c in rows if c.startswith(keys.MIXTURE)}
+                | {keys.N_PARAMS: int(first[keys.N_PARAMS])}
             )
     return str(sweep.info.experiment_id)
 
 
 def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.Fitted:
     experiment = experiment or log_runs(table)
-    with mlflow.start_run(tags={record.STAGE: record.FIT}):
+    with mlflow.start_run(tags={keys.STAGE: keys.FIT}):
         return fit.fit(
             [experiment], "", "mixture-predictor", Options(("joint",), compare=False), **options
         )
@@ -68,18 +69,18 @@ def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
     assert store
     table = synthetic.table(synthetic.joint_law(), 4)
     experiment = log_runs(table)
-    with mlflow.start_run(run_name="crashed", tags={record.STAGE: record.PROXY}):
+    with mlflow.start_run(run_name="crashed", tags={keys.STAGE: keys.PROXY}):
         mlflow.log_params(MIXTURE)
     client = mlflow.MlflowClient()
     plain = client.search_runs([experiment], "attributes.run_name = 'mix00-1000000'")[0]
     for key in list(plain.data.tags):
-        if key.startswith(record.HISTORY):  # a foreign run: metrics alone
+        if key.startswith(keys.HISTORY):  # a foreign run: metrics alone
             client.delete_tag(plain.info.run_id, key)
     for row in table[table["run"] == "mix00-1000000"].to_dict("records"):
         for key, value in row.items():
-            if key.startswith(record.VAL_LOSS) or key == record.TOKENS:
+            if key.startswith(keys.VAL_LOSS) or key == keys.TOKENS:
                 client.log_metric(plain.info.run_id, key, value, step=int(row["step"]))
-    pulled = history.pull([experiment])
+    pulled = histories.pull([experiment])
     assert pulled.left_out == {"crashed": "not marked complete"}
     assert len(pulled.parents) == 1
     names = {r.info.run_id: r.info.run_name for r in client.search_runs([experiment])}
@@ -98,18 +99,18 @@ def test_runs_that_cannot_be_fitted_are_left_out_by_name(store: str) -> None:
     experiment = log_runs(synthetic.table(synthetic.joint_law(), 4))
     client = mlflow.MlflowClient()
     one = client.search_runs([experiment], "attributes.run_name = 'mix00-1000000'")[0]
-    client.set_tag(one.info.run_id, record.FINGERPRINT, "f1")
-    tags = {k: v for k, v in one.data.tags.items() if k.startswith(record.HISTORY)}
-    tags |= {record.STAGE: record.PROXY, record.COMPLETE: "true"}
+    client.set_tag(one.info.run_id, keys.FINGERPRINT, "f1")
+    tags = {k: v for k, v in one.data.tags.items() if k.startswith(keys.HISTORY)}
+    tags |= {keys.STAGE: keys.PROXY, keys.COMPLETE: "true"}
     for name, change, more in (
-        ("a copy", {}, {record.FINGERPRINT: "f1"}),
+        ("a copy", {}, {keys.FINGERPRINT: "f1"}),
         ("words", {"mixture/web": "abc"}, {}),
         ("too much", {"mixture/web": "0.9"}, {}),
         ("no number", {"mixture/web": "nan"}, {}),
     ):
         with mlflow.start_run(experiment_id=experiment, run_name=name, tags={**tags, **more}):
             mlflow.log_params({**one.data.params, **change})
-    left_out = history.pull([experiment]).left_out
+    left_out = histories.pull([experiment]).left_out
     assert left_out.pop("a copy") == "another run with the same fingerprint is taken"
     assert left_out.pop("words") == "mixture: could not convert string to float: 'abc'"
     assert "the proportions sum to" in left_out.pop("too much")
@@ -122,14 +123,14 @@ def test_an_experiment_without_proxies_says_so(store: str) -> None:
     with pytest.raises(
         InputError, match=r"no complete proxy run in experiment 0 matches .tags\.x = 'y'"
     ):
-        history.pull(["0"], "tags.x = 'y'")
+        histories.pull(["0"], "tags.x = 'y'")
 
 
 def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.Fitted) -> None:
     model = mlflow.pyfunc.load_model(fitted.registered.uri)
     rows = pd.DataFrame([MIXTURE, {**MIXTURE, "mixture/web": 0.7, "mixture/papers": 0.0}])
     answer = model.predict(rows)
-    losses = [record.VAL_LOSS + d for d in synthetic.VAL_DOMAINS]
+    losses = [keys.VAL_LOSS + d for d in synthetic.VAL_DOMAINS]
     assert list(answer) == [*losses, "objective", "objective_low", "objective_high", "distance"]
     truth = synthetic.joint_law().predict(
         rows.to_numpy(), np.full(2, synthetic.TARGET["n_params"]), np.full(2, 3.2e9)
@@ -249,7 +250,7 @@ def test_the_sweep_above_the_runs_names_the_target_and_the_weights(store: str) -
 
 def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
     client = mlflow.MlflowClient()
-    run = client.search_runs(["0"], f"tags.{record.STAGE} = '{record.FIT}'")[0]
+    run = client.search_runs(["0"], f"tags.{keys.STAGE} = '{keys.FIT}'")[0]
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
     curves = {"loss_over_tokens", "loss_over_size", "optimum_by_size"}
     wanted = {"predicted_against_observed", "interactions", "cross_validation", "laws", *curves}
@@ -308,7 +309,7 @@ def test_a_domain_that_never_varied_is_held_by_every_search(
     assert done.fit.best.mixture[synthetic.DOMAINS.index("papers")] == pytest.approx(0.2)
     with mlflow.start_run():
         predictor = predictors.load(done.registered.uri)
-        found = optimize.optimize(predictor, problem.of_predictor(predictor))
+        found = optimize.optimize(predictor, search_problem.of_predictor(predictor))
     assert found.best["papers"] == pytest.approx(0.2)
 
 
@@ -327,7 +328,7 @@ def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
     assert store
     table = synthetic.table(synthetic.joint_law(), noise=0.002)
     experiment = log_runs(table)
-    with mlflow.start_run(tags={record.STAGE: record.FIT}):
+    with mlflow.start_run(tags={keys.STAGE: keys.FIT}):
         done = fit.fit(
             [experiment],
             "",
@@ -370,7 +371,7 @@ def test_runs_that_are_not_comparable_are_not_fitted_together(store: str) -> Non
     experiment = log_runs(synthetic.table(synthetic.joint_law(), 4))
     client = mlflow.MlflowClient()
     for i, run in enumerate(client.search_runs([experiment], "tags.stage = 'proxy'")):
-        client.set_tag(run.info.run_id, record.STUDY, f"study-{i % 2}")
+        client.set_tag(run.info.run_id, keys.STUDY, f"study-{i % 2}")
     with pytest.raises(InputError, match=r"\(study-0, study-1\), whose losses are not comparable"):
-        history.pull([experiment])
-    assert len(history.pull([experiment], "tags.study = 'study-1'").table) == 24
+        histories.pull([experiment])
+    assert len(histories.pull([experiment], "tags.study = 'study-1'").table) == 24

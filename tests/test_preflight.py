@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from pipelines import critical, design, entry, main, prepare, schedule, sweep, train, verify
-from training.errors import InputError
+from training.record.errors import InputError
 
 Write = Callable[[dict[str, Any]], str]
 Change = dict[str, Any]

@@ -6,9 +6,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from optimization import design_plots, propose
-from optimization.propose import Ensemble
-from training.errors import InputError
+from optimization.design import acquisition, plots
+from optimization.design.acquisition import Ensemble
+from training.record.errors import InputError
 
 Array = np.ndarray
 
@@ -46,7 +46,7 @@ def variance_after(found: Ensemble, batch: list[int], promise: Array) -> float:
 def test_the_batch_teaches_more_than_any_random_one() -> None:
     rng = np.random.default_rng(1)
     found = linear(observed=rng.dirichlet(np.ones(DOMAINS), 3))
-    promise, batch = propose.promise(found), propose.propose(found, 4)
+    promise, batch = acquisition.promise(found), acquisition.propose(found, 4)
     chosen = variance_after(found, batch, promise)
     others = [
         variance_after(found, list(rng.choice(CANDIDATES, 4, replace=False)), promise)
@@ -58,8 +58,8 @@ def test_the_batch_teaches_more_than_any_random_one() -> None:
 
 def test_each_choice_is_the_best_next_one_by_the_full_formula() -> None:
     found, batch = linear(3), list[int]()
-    promise = propose.promise(found)
-    for wanted in propose.propose(found, 5, pending=[7, 30]):
+    promise = acquisition.promise(found)
+    for wanted in acquisition.propose(found, 5, pending=[7, 30]):
         left = [i for i in range(CANDIDATES) if i not in {7, 30, *batch}]
         after = [variance_after(found, [7, 30, *batch, i], promise) for i in left]
         assert wanted == left[int(np.argmin(after))]
@@ -68,19 +68,19 @@ def test_each_choice_is_the_best_next_one_by_the_full_formula() -> None:
 
 def test_what_is_pending_or_known_is_not_asked_again() -> None:
     found = linear()
-    first = propose.propose(found, 3)
-    later = propose.propose(found, 3, pending=first)
-    assert later == propose.propose(found, 6)[3:]
+    first = acquisition.propose(found, 3)
+    later = acquisition.propose(found, 3, pending=first)
+    assert later == acquisition.propose(found, 6)[3:]
     twins = Ensemble(  # each candidate twice: the twin of a pending one teaches little
         *(np.concatenate([a, a]) for a in (found.mean, found.factors)), NOISE / 100, WEIGHTS
     )
-    assert not {CANDIDATES + i for i in first} & set(propose.propose(twins, 1, pending=first))
+    assert not {CANDIDATES + i for i in first} & set(acquisition.propose(twins, 1, pending=first))
     x = np.random.default_rng(0).dirichlet(np.full(DOMAINS, 0.7), CANDIDATES)
     trained = np.repeat(x[first[:1]], 20, axis=0)
     apart = np.abs(x - trained[0]).sum(axis=1) / 2
-    assert all(apart[i] > 0.1 for i in propose.propose(linear(observed=trained), 2))
+    assert all(apart[i] > 0.1 for i in acquisition.propose(linear(observed=trained), 2))
     with pytest.raises(InputError, match="121 mixtures are asked for, but only 117"):
-        propose.propose(found, 121, pending=first)
+        acquisition.propose(found, 121, pending=first)
 
 
 def test_of_equal_uncertainty_the_promising_are_chosen() -> None:
@@ -92,7 +92,7 @@ def test_of_equal_uncertainty_the_promising_are_chosen() -> None:
         low, high = half.mean - 1.0, half.mean
         mean = np.concatenate([low, high] if better == 0 else [high, low])
         found = Ensemble(mean, factors, NOISE, WEIGHTS)
-        assert {i // CANDIDATES for i in propose.propose(found, 4)} == {better}
+        assert {i // CANDIDATES for i in acquisition.propose(found, 4)} == {better}
 
 
 def test_every_weighted_domain_is_learnt_not_their_sum() -> None:
@@ -102,16 +102,16 @@ def test_every_weighted_domain_is_learnt_not_their_sum() -> None:
     one[1, :, 0] = 0.01, 0.01
     found = Ensemble(np.full((2, 2), 3.0), one, np.full(2, 1e-4), np.full(2, 0.5))
     assert found.deviation[0] < found.deviation[1]
-    assert propose.propose(found, 1) == [0]
+    assert acquisition.propose(found, 1) == [0]
 
 
 def test_a_batch_is_worth_more_the_more_it_tells() -> None:
     found = linear()
-    batch = propose.propose(found, 8)
+    batch = acquisition.propose(found, 8)
 
-    def at(noise: float) -> propose.Worth:
+    def at(noise: float) -> acquisition.Worth:
         one = Ensemble(found.mean, found.factors, np.full(VAL_DOMAINS, noise), WEIGHTS)
-        return propose.worth(one, batch)
+        return acquisition.worth(one, batch)
 
     worths = [at(noise) for noise in (1e-10, 1e-4, 1e-2, 1.0, 1e6)]
     expected = [w.expected for w in worths]
@@ -119,7 +119,7 @@ def test_a_batch_is_worth_more_the_more_it_tells() -> None:
     assert expected[0] == pytest.approx(worths[0].most, rel=1e-3)
     assert 0.1 * worths[0].most < expected[2] < 0.9 * worths[0].most
     assert 0 <= expected[-1] < 1e-4 * worths[0].most
-    assert propose.worth(found, batch[:1]).expected < propose.worth(found, batch).expected
+    assert acquisition.worth(found, batch[:1]).expected < acquisition.worth(found, batch).expected
 
 
 def test_the_worth_of_two_candidates_is_the_closed_one() -> None:
@@ -128,16 +128,16 @@ def test_the_worth_of_two_candidates_is_the_closed_one() -> None:
     found = Ensemble(
         np.full((2, 1), 3.0), np.array([[[0.0]], [[s]]]), np.array([sigma**2]), np.ones(1)
     )
-    got = propose.worth(found, [1])
+    got = acquisition.worth(found, [1])
     assert got.expected == pytest.approx(s**2 / np.hypot(s, sigma) / np.sqrt(2 * np.pi), rel=0.08)
     assert got.most == pytest.approx(s / np.sqrt(2 * np.pi), rel=0.08)
 
 
 def test_the_same_seed_gives_the_same() -> None:
     found = linear()
-    assert propose.propose(found, 5, seed=4) == propose.propose(found, 5, seed=4)
-    assert propose.worth(found, [1, 2], seed=4) == propose.worth(found, [1, 2], seed=4)
-    assert propose.worth(found, [1, 2], seed=4) != propose.worth(found, [1, 2], seed=5)
+    assert acquisition.propose(found, 5, seed=4) == acquisition.propose(found, 5, seed=4)
+    assert acquisition.worth(found, [1, 2], seed=4) == acquisition.worth(found, [1, 2], seed=4)
+    assert acquisition.worth(found, [1, 2], seed=4) != acquisition.worth(found, [1, 2], seed=5)
 
 
 class Plane:
@@ -158,22 +158,22 @@ def test_an_ensemble_and_its_noise_are_those_of_the_replicates() -> None:
     x = rng.dirichlet(np.ones(DOMAINS), 9)
     law = Plane(rng.normal(3, 1, (DOMAINS, VAL_DOMAINS)))
     replicates = [Plane(law.slopes + rng.uniform(-0.1, 0.1, law.slopes.shape)) for _ in range(40)]
-    found = propose.ensemble(law, replicates, x, NOISE, WEIGHTS)
+    found = acquisition.ensemble(law, replicates, x, NOISE, WEIGHTS)
     drawn = np.array([r.predict(x) for r in replicates])
     np.testing.assert_allclose(found.mean, law.predict(x))
     np.testing.assert_allclose((found.factors**2).sum(axis=2), drawn.var(axis=0), rtol=0.05)
     np.testing.assert_allclose(found.deviation, (drawn @ WEIGHTS).std(axis=0), rtol=0.05)
     astray = [*replicates, Plane(law.slopes + 50.0)]  # one without a hold counts for little
-    assert propose.ensemble(law, astray, x, NOISE, WEIGHTS).deviation.max() < 0.1
+    assert acquisition.ensemble(law, astray, x, NOISE, WEIGHTS).deviation.max() < 0.1
     residual = np.diag([0.01, -0.001, 0.0])
     predictor = SimpleNamespace(
         python=SimpleNamespace(interval=SimpleNamespace(residual=residual)),
         fitted=x,
         replicates=replicates,
     )
-    noise, shown = propose.noise(cast(Any, predictor)), drawn.var(axis=0).mean(axis=0)
+    noise, shown = acquisition.noise(cast(Any, predictor)), drawn.var(axis=0).mean(axis=0)
     assert noise[0] == 0.01
-    np.testing.assert_allclose(noise[1:], propose.LEAST_NOISE * shown[1:], rtol=1e-6)
+    np.testing.assert_allclose(noise[1:], acquisition.LEAST_NOISE * shown[1:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("domains", [3, 30])
@@ -185,7 +185,7 @@ def test_the_figures_show_every_proposal_in_its_place(domains: int) -> None:
         f"proposed {i}": dict(zip(names, r, strict=True))
         for i, r in enumerate(rng.dirichlet(np.ones(domains), count))
     }
-    (axis,) = design_plots.proposals(fitted, chosen, names).axes
+    (axis,) = plots.proposals(fitted, chosen, names).axes
     rows = [label.get_text() for label in axis.get_yticklabels()]
     assert sorted(rows) == sorted(names)
     for name, dots in zip(chosen, axis.collections[-count:], strict=True):
@@ -194,6 +194,6 @@ def test_the_figures_show_every_proposal_in_its_place(domains: int) -> None:
         for x, y in points:
             assert x == chosen[name][rows[round(y)]]
     objective, deviation = rng.normal(3, 0.1, 50), rng.uniform(0.01, 0.02, 50)
-    (axis,) = design_plots.uncertainty(objective, deviation, range(5), list(chosen)[:5]).axes
+    (axis,) = plots.uncertainty(objective, deviation, range(5), list(chosen)[:5]).axes
     for i, dots in enumerate(axis.collections[-5:]):
         np.testing.assert_allclose(dots.get_offsets(), [(objective[i], deviation[i])])

@@ -11,16 +11,19 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from fitting import choose, fit, methods, pairs
-from fitting.choose import Options
-from fitting.foreign import Found
-from fitting.methods import Candidate, Target
-from fitting.table import Observations
-from fitting.validate import spearman
+from fitting import fit
+from fitting.data.observations import Observations
+from fitting.estimators import candidates
+from fitting.estimators.candidates import Candidate, Target
+from fitting.importing import pair
+from fitting.importing.table_reader import Found
+from fitting.selection import choose
+from fitting.selection.choose import Options
+from fitting.selection.cross_validation import spearman
 from pipelines import entry, imports
 from pipelines import fit as fit_pipeline
 from tests.conftest import ROOT
-from training import record
+from training.record import keys
 
 DATA = ROOT.parent / "shared" / "data"
 REDPAJAMA, REGMIX = DATA / "mixinglaws" / "RedPajama", DATA / "regmix"
@@ -45,10 +48,10 @@ def test_the_1b_runs_are_predicted_from_small_ones() -> None:
     The paper's own predictions of these two runs miss by −0.110 and −0.063.
     """
     runs = found(REDPAJAMA, "mixinglaws", domains=DOMAINS)
-    with entry.stage(record.IMPORT):
+    with entry.stage(keys.IMPORT):
         imports.import_runs(runs, str(REDPAJAMA), "mixinglaws", "", str(WEIGHTS))
     target = {"n_params": LARGE.n_params, "tokens": LARGE.tokens}
-    with entry.stage(record.FIT):
+    with entry.stage(keys.FIT):
         fitted = fit_pipeline.fit(
             ["0"],
             "params.size != '1B'",
@@ -83,7 +86,7 @@ def _large_runs(runs: Found) -> tuple[pd.Series, pd.DataFrame]:
             ):
                 named = dict(zip(history.domains, losses, strict=True))
                 mean = sum(weights[d] * named[d] for d in weights) / total
-                mixture = record.with_prefix(record.MIXTURE, run.mixture)
+                mixture = keys.with_prefix(keys.MIXTURE, run.mixture)
                 rows.append(
                     {
                         "run": run.name,
@@ -102,7 +105,7 @@ def _large_runs(runs: Found) -> tuple[pd.Series, pd.DataFrame]:
 def regmix() -> Observations:
     source = f"{REGMIX}/train_mixture_1m.csv,{REGMIX}/train_pile_loss_1m.csv"
     strip = ("train_the_pile_", "metric/the_pile_", "_val_loss")
-    return Observations.from_tidy(_tidy(pairs.pair(source, None, None, strip)))
+    return Observations.from_tidy(_tidy(pair.pair(source, None, None, strip)))
 
 
 def _tidy(runs: Found) -> pd.DataFrame:
@@ -113,9 +116,9 @@ def _tidy(runs: Found) -> pd.DataFrame:
                 "n_params": float(run.n_params),
                 "tokens": float(run.history.tokens[0]),
                 "step": run.history.steps[0],
-                **record.with_prefix(record.MIXTURE, run.mixture),
+                **keys.with_prefix(keys.MIXTURE, run.mixture),
                 **{
-                    record.VAL_LOSS + d: x
+                    keys.VAL_LOSS + d: x
                     for d, x in zip(run.history.domains, run.history.losses[0], strict=True)
                 },
             }
@@ -134,7 +137,7 @@ def test_the_ranking_of_unseen_regmix_runs_beats_boosted_trees(regmix: Observati
     with threadpool_limits(1):
         for k in range(5):
             train, rows = fold != k, fold == k
-            law = methods.fit(o.rows(train), candidate, scale)
+            law = candidates.fit(o.rows(train), candidate, scale)
             ours[rows] = law.predict(x[rows], o.n_params[rows], o.tokens[rows])
             for v in range(o.losses.shape[1]):
                 model = HistGradientBoostingRegressor(random_state=0)

@@ -11,19 +11,20 @@ import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
 from fitting import fit as fits
-from fitting import history, reuse
-from fitting.choose import Options
-from fitting.laws import Law
-from fitting.methods import Target
-from fitting.reuse import Reuse
-from fitting.table import Observations
-from optimization.constraints import Constraints
-from optimization.feasible import Feasible, feasible
-from pipelines import fit, parameters
+from fitting.artifact.laws import Law
+from fitting.data import histories, reuse
+from fitting.data.observations import Observations
+from fitting.data.reuse import Reuse
+from fitting.estimators.candidates import Target
+from fitting.selection.choose import Options
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from pipelines import fit
+from pipelines.command import parameters
 from tests import synthetic
 from tests.conftest import empty_store
-from training import record
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
 
 AT = Target(16e6, 8e8)
 NOISE = 0.002  # nats per token
@@ -59,11 +60,11 @@ def table(name: str, domains: tuple[str, ...], mixtures: np.ndarray, law: Law) -
     return pd.DataFrame(
         {
             "run": [f"{name}{i:02d}" for i in range(len(mixtures))],
-            record.N_PARAMS: AT.n_params,
-            record.TOKENS: AT.tokens,
+            keys.N_PARAMS: AT.n_params,
+            keys.TOKENS: AT.tokens,
             "step": 8000,
-            **{record.MIXTURE + d: mixtures[:, j] for j, d in enumerate(domains)},
-            **{record.VAL_LOSS + d: losses[:, j] for j, d in enumerate(synthetic.VAL_DOMAINS)},
+            **{keys.MIXTURE + d: mixtures[:, j] for j, d in enumerate(domains)},
+            **{keys.VAL_LOSS + d: losses[:, j] for j, d in enumerate(synthetic.VAL_DOMAINS)},
         }
     )
 
@@ -95,7 +96,7 @@ def missed(law: Law, true: Law) -> float:
 
 OLD = np.random.default_rng(2).dirichlet(np.ones(3), 14)
 OLD_RUNS = table("old", ADDED[:3], OLD, truth(kept=(0, 1, 2)))
-BASE = OLD[np.argmin(OLD_RUNS.filter(like=record.VAL_LOSS).mean(axis=1))]
+BASE = OLD[np.argmin(OLD_RUNS.filter(like=keys.VAL_LOSS).mean(axis=1))]
 NEW = np.array([[*(BASE * v), 1 - v] for v in (0.95, 0.85, 0.7, 0.5, 0.3)])
 NEW_RUNS = table("new", ADDED, NEW, MATH)
 
@@ -103,21 +104,21 @@ NEW_RUNS = table("new", ADDED, NEW, MATH)
 def log(runs: pd.DataFrame, study: str, digest: str, **params: str) -> str:
     """Write a table as the proxy runs of a study below a sweep; returns the experiment's id."""
     client = mlflow.MlflowClient()
-    domains = [c.removeprefix(record.MIXTURE) for c in runs if c.startswith(record.MIXTURE)]
-    even = {record.WEIGHT + d: "1" for d in synthetic.VAL_DOMAINS}
-    sweep = client.create_run("0", tags={record.STAGE: record.SWEEP}).info.run_id
+    domains = [c.removeprefix(keys.MIXTURE) for c in runs if c.startswith(keys.MIXTURE)]
+    even = {keys.WEIGHT + d: "1" for d in synthetic.VAL_DOMAINS}
+    sweep = client.create_run("0", tags={keys.STAGE: keys.SWEEP}).info.run_id
     client.log_batch(sweep, params=[Param(key, value) for key, value in even.items()])
     dataset = Dataset("web/validation", digest, "local", "{}")
     held_out = DatasetInput(dataset, [InputTag("mlflow.data.context", "validation")])
     for row in runs.to_dict("records"):
-        losses = {k: v for k, v in row.items() if k.startswith(record.VAL_LOSS)}
-        names = tuple(k.removeprefix(record.VAL_LOSS) for k in losses)
-        done = record.History(names, (row["step"],), (int(AT.tokens),), (tuple(losses.values()),))
-        tags = {record.STAGE: record.PROXY, record.STUDY: study, record.COMPLETE: "true"}
-        tags |= {record.PARENT: sweep, **record.history_tags(done)}
+        losses = {k: v for k, v in row.items() if k.startswith(keys.VAL_LOSS)}
+        names = tuple(k.removeprefix(keys.VAL_LOSS) for k in losses)
+        done = keys.History(names, (row["step"],), (int(AT.tokens),), (tuple(losses.values()),))
+        tags = {keys.STAGE: keys.PROXY, keys.STUDY: study, keys.COMPLETE: "true"}
+        tags |= {keys.PARENT: sweep, **keys.history_tags(done)}
         run_id = client.create_run("0", tags=tags, run_name=row["run"]).info.run_id
-        shares = {record.MIXTURE + d: row[record.MIXTURE + d] for d in domains}
-        held = {**shares, record.N_PARAMS: int(AT.n_params), **TRAINING, **params}
+        shares = {keys.MIXTURE + d: row[keys.MIXTURE + d] for d in domains}
+        held = {**shares, keys.N_PARAMS: int(AT.n_params), **TRAINING, **params}
         client.log_batch(run_id, params=[Param(k, str(v)) for k, v in held.items()])
         client.log_inputs(run_id, [held_out])
         client.set_terminated(run_id)
@@ -142,10 +143,10 @@ def test_old_runs_find_the_optimum_of_a_domain_that_was_added(
 ) -> None:
     both = "tags.study LIKE '%-1'"
     with pytest.raises(InputError, match=r"\(new-1, old-1\), whose losses are not comparable"):
-        history.pull([experiment], both)
+        histories.pull([experiment], both)
     old = Reuse("tags.study = 'old-1'")
     assert len(reuse.pull([experiment], both, old).parents) == 1  # the new sweep tells the purpose
-    with mlflow.start_run(tags={record.STAGE: record.FIT}):
+    with mlflow.start_run(tags={keys.STAGE: keys.FIT}):
         law = fit.fit([experiment], both, "with-math", OPTIONS, old=old).fit.law
     said = capsys.readouterr().out
     assert "note: 14 of 19 runs are reused; none of those was trained on math" in said
@@ -168,7 +169,7 @@ def test_old_runs_find_the_optimum_of_a_domain_that_was_split() -> None:
     turns = np.array([[0.3, 0.4 * v, 0.4 * (1 - v), 0.3] for v in (0.0, 0.2, 0.4, 0.8, 1.0)])
     new = table("new", SPLIT, turns, PARTS)
     told = reuse.split(pd.concat([old, new.assign(**{"mixture/code": 0.0})]), {"code": SHARES}, {})
-    assert told[[record.MIXTURE + d for d in SPLIT]].to_numpy()[:14] == pytest.approx(in_parts)
+    assert told[[keys.MIXTURE + d for d in SPLIT]].to_numpy()[:14] == pytest.approx(in_parts)
     law, alone = law_of(told), law_of(new)
     everywhere = feasible(Constraints(), SPLIT, AT.tokens)
     wanted = best(PARTS, everywhere)
@@ -193,7 +194,7 @@ def test_the_loss_of_a_domain_that_was_split_is_the_mean_of_its_parts() -> None:
     assert told["val_loss/code"].tolist() == pytest.approx([2.5, 0.6 * 2 + 0.4 * 3])
     weights = {"code": 1.0, "python": 0.0, "cpp": 0.0}
     kept, left, notes = reuse.common_losses(told, weights, {"old"})
-    assert list(kept.filter(like=record.VAL_LOSS)) == ["val_loss/code"]
+    assert list(kept.filter(like=keys.VAL_LOSS)) == ["val_loss/code"]
     assert left == {"code": 1.0}
     assert notes[0] == (
         "validation domain 'python' left out: it weighs nothing, and 1 runs have no loss of it"

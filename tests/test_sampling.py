@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.corpus import TokenFiles
-from training.sampling import MixtureSampler, shuffled, validation_windows
+from training.data.corpus import TokenFiles
+from training.data.sampling import MixtureSampler, shuffled, validation_windows
 
 LENGTH = 8
 

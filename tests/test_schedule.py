@@ -10,21 +10,22 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from fitting import laws, phases
-from fitting.laws import ScheduleLaw
-from fitting.phase_table import LABEL, PHASE, TRUNK, PhaseRuns
-from fitting.phases import ScheduleFit
+from fitting.artifact import laws
+from fitting.artifact.laws import ScheduleLaw
+from fitting.data.phase_observations import LABEL, PHASE, TRUNK, PhaseRuns
+from fitting.estimators import schedule
+from fitting.estimators.schedule import ScheduleFit
 from fitting.registry import Registered
-from optimization import schedule as search
-from optimization import schedule_plots as plots
-from optimization.constraints import Constraints
-from optimization.feasible import Feasible, feasible
-from optimization.schedule import CONSTANT, GREEDY, TRAJECTORIES, Plan, SchedulePredictor
-from optimization.schedule_report import report
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from optimization.schedule import plan as search
+from optimization.schedule import plots
+from optimization.schedule.plan import CONSTANT, GREEDY, TRAJECTORIES, Plan, SchedulePredictor
+from optimization.schedule.report import report
 from pipelines import schedule as pipeline
 from tests.conftest import empty_store
-from training import record
-from training.errors import InputError
+from training.record import keys
+from training.record.errors import InputError
 
 Array = np.ndarray
 DOMAINS = ("web", "code", "papers", "books")
@@ -77,9 +78,9 @@ def table(law: ScheduleLaw, noise: float = NOISE, trunks: int = 3, seed: int = 0
                 ends[trunk, name] = losses
                 rows.append(
                     {PHASE: k + 1, TRUNK: trunk, LABEL: name}
-                    | _named(record.MIXTURE, mixture)
-                    | _named(record.BEFORE, before)
-                    | _named(record.VAL_LOSS, losses)
+                    | _named(keys.MIXTURE, mixture)
+                    | _named(keys.BEFORE, before)
+                    | _named(keys.VAL_LOSS, losses)
                 )
         states = {t: ends[t if k else SCRATCH, t] for t in names[:trunks]}
     return pd.DataFrame(rows)
@@ -96,7 +97,7 @@ def _named(prefix: str, values: Array) -> dict[str, float]:
 def fit(law: ScheduleLaw, noise: float = NOISE) -> ScheduleFit:
     count = law.slope.shape[-1]
     runs = PhaseRuns.from_table(table(law, noise), law.tokens)
-    return phases.fit(runs, np.full(count, 1 / count))
+    return schedule.fit(runs, np.full(count, 1 / count))
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +160,11 @@ def test_what_is_kept_is_drawn_to_its_mean_where_the_states_hardly_differ() -> N
     law = truth()
     law = replace(law, kept=np.where(law.kept > 0, 0.5, 0.0))
     seen = table(law)
-    before, after = record.BEFORE + "web", record.VAL_LOSS + "web"
+    before, after = keys.BEFORE + "web", keys.VAL_LOSS + "web"
     alike = 2 + 1e-4 * seen[TRUNK].str[1:].where(seen[PHASE] == 3, np.nan).astype(float)
     seen[after] += (0.5 * (alike - seen[before])).fillna(0.0)
     seen[before] = alike.fillna(seen[before])
-    kept = phases.fit(PhaseRuns.from_table(seen, law.tokens), np.full(4, 0.25)).law.kept
+    kept = schedule.fit(PhaseRuns.from_table(seen, law.tokens), np.full(4, 0.25)).law.kept
     assert kept[1:] == pytest.approx(0.5, abs=0.1)
 
 

@@ -8,16 +8,18 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq
 
-from fitting.laws import MixingLaw
-from optimization import decision, projection, search, simplex
-from optimization.certificate import prove
-from optimization.constraints import Constraints
-from optimization.descent import descend
-from optimization.differences import Differences
-from optimization.feasible import feasible
-from optimization.objective import Objective, divergence
+from fitting.artifact.laws import MixingLaw
+from optimization.domain import simplex
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import feasible
+from optimization.domain.objective import Objective, divergence
+from optimization.mixture import sensitivity
+from optimization.mixture.differences import Differences
+from optimization.search import projection, search
+from optimization.search.certificate import prove
+from optimization.search.descent import descend
 from tests.benchmarks import verdicts
-from training.errors import InputError
+from training.record.errors import InputError
 
 Array = np.ndarray
 BOUNDS = [
@@ -146,7 +148,9 @@ def test_a_pull_moves_the_optimum_by_its_strength() -> None:
     # where no bound holds, loss and pull have slopes of one sum in every domain
     slopes = -DECAY * WEIGHTS * np.exp(-DECAY * best) + 0.2 * np.log(best / reference)
     assert np.ptp(slopes) < 1e-4
-    path = decision.pull_path(pulled.pulled(0.0), feasible(Constraints(), DOMAINS, 1e9), best, 0.2)
+    path = sensitivity.pull_path(
+        pulled.pulled(0.0), feasible(Constraints(), DOMAINS, 1e9), best, 0.2
+    )
     given = path[path["strength"] == 0.2].iloc[0]
     assert given[[f"mixture/{d}" for d in DOMAINS]].to_numpy(float) == pytest.approx(best, abs=1e-4)
     assert given["divergence"] == pytest.approx(divergence(best[None], reference)[0], abs=1e-4)
@@ -255,7 +259,7 @@ def test_the_answer_satisfies_whatever_is_asked_or_the_rules_are_named(seed: int
     assert objective(best[None])[0] <= values.min()
     assert bound is not None
     assert bound <= objective(best[None])[0] + 1e-7
-    ranges = decision.near_optimal(differences_of(objective, best), allowed)
+    ranges = sensitivity.near_optimal(differences_of(objective, best), allowed)
     assert (ranges["lowest"] <= best + 1e-9).all()
     assert (ranges["highest"] >= best - 1e-9).all()
 
@@ -291,7 +295,7 @@ def test_what_is_near_optimal_is_what_cannot_be_told_from_the_best() -> None:
     found = differences_of(objective, best)
     points = np.random.default_rng(0).dirichlet(np.ones(4), 200_000)
     near = points[(found(points) <= 0) & allowed.inside(points)]
-    ranges = decision.near_optimal(found, allowed)
+    ranges = sensitivity.near_optimal(found, allowed)
     assert ranges["lowest"].to_numpy() == pytest.approx(near.min(axis=0), abs=0.02)
     assert ranges["highest"].to_numpy() == pytest.approx(near.max(axis=0), abs=0.02)
 

@@ -16,13 +16,13 @@ import mlflow
 import pytest
 import sqlalchemy
 
-from pipelines import study_file
+from pipelines.study import load
 from tests.conftest import ROOT, run_entry
 from tests.postgres import PASSWORD, Server
-from training import stores as stores_of_training
-from training import tracking
-from training.errors import InputError
-from training.secrets import masked, remember
+from training import run_log
+from training.record import stores as stores_of_training
+from training.record.errors import InputError
+from training.record.secrets import masked, remember
 
 Write = Callable[[dict[str, Any]], str]
 BOTH: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -190,7 +190,7 @@ def test_a_password_of_digits_changes_no_number(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PGPASSWORD", "4096")
     params = {"tokens_per_step": 4096, "mixture/web": 0.4096, "url": "x://u:4096@h"}
     with mlflow.start_run() as run:
-        tracking.log_params(run.info.run_id, params)
+        run_log.log_params(run.info.run_id, params)
     logged = mlflow.get_run(run.info.run_id).data.params
     assert logged == {"tokens_per_step": "4096", "mixture/web": "0.4096", "url": "x://u:***@h"}
 
@@ -199,7 +199,7 @@ def test_a_study_is_written_without_its_ledgers_password(
     miniature: dict[str, Any], write_study: Write
 ) -> None:
     url = f"postgresql://sweeper:{quote(PASSWORD, safe='')}@h/db"
-    plan = study_file.load(write_study({**miniature, "ledger": url}))
+    plan = load.load(write_study({**miniature, "ledger": url}))
     assert plan.ledger_url() == url
     for written in (plan.model_dump_json(), repr(plan.model_dump()), repr(plan)):
         assert not any(way in written for way in WAYS)

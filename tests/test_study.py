@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import repetition, sweep
-from pipelines import study_file as study
-from training.corpus import Corpus, TokenFiles
-from training.errors import InputError
-from training.settings import Run
+from pipelines import sweep
+from pipelines.study import load as study
+from pipelines.study import repetition
+from training.config import Run
+from training.data.corpus import Corpus, TokenFiles
+from training.record.errors import InputError
 
 Write = Callable[[dict[str, Any]], str]
 

@@ -11,10 +11,11 @@ from typing import Any
 import mlflow
 import pytest
 
-from pipelines import entry, titles
+from pipelines import entry
+from pipelines.command import titles
 from tests import synthetic
 from tests.conftest import ROOT, run_entry
-from training import record
+from training.record import keys
 
 OURS = re.compile(
     r"""
@@ -61,7 +62,7 @@ def test_only_our_lines_are_printed_and_runs_are_named(
         *said("optimize", "--trials", "20"),
     ]
     assert [line for line in lines if not OURS.fullmatch(line)] == []
-    top = f"attributes.status = 'FINISHED' and tags.{record.STAGE} != 'x'"
+    top = f"attributes.status = 'FINISHED' and tags.{keys.STAGE} != 'x'"
     names = [run.info.run_name for run in mlflow.MlflowClient().search_runs(["0"], top)]
     assert names[::-1] == [
         "train study tiny",
@@ -111,25 +112,25 @@ def test_a_name_that_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> Non
         run = client.create_run("0", run_name=given)  # as `mlflow run` does
         assert given or titles.generated(run.info.run_name)
         monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
-        with entry.stage(record.SWEEP, {"study": "quickstart"}), entry.stage(record.PREPARE) as own:
-            assert own.info.run_name == record.PREPARE
+        with entry.stage(keys.SWEEP, {"study": "quickstart"}), entry.stage(keys.PREPARE) as own:
+            assert own.info.run_name == keys.PREPARE
         assert client.get_run(run.info.run_id).info.run_name == name
 
 
 @pytest.mark.parametrize(
     ("stage", "parameters", "name"),
     [
-        (record.MAIN, {"study": "quickstart", "workers": "auto"}, "main quickstart"),
-        (record.SWEEP, {"study": "/data/mine.yaml"}, "sweep mine"),
-        (record.PROXY, {"study": "quickstart", "size": "57k"}, "train quickstart 57k"),
-        (record.FIT, {"study": "", "experiment": ""}, "fit Default"),
-        (record.FIT, {"study": "", "experiment": "old,new"}, "fit old,new"),
-        (record.OPTIMIZE, {"model": "models:/mine/3", "study": "quickstart"}, "optimize mine v3"),
-        (record.OPTIMIZE, {"model": "", "study": ""}, "optimize mixture-predictor@champion"),
-        (record.OPTIMIZE, {"model": "", "study": "pile"}, "optimize pile"),
-        (record.CRITICAL, {"study": "", "experiment": ""}, "critical quickstart"),
-        (record.IMPORT, {"source": "a/m.csv,b/l.csv", "experiment": "x"}, "import m.csv, l.csv"),
-        (record.IMPORT, {"source": "s" * 300, "experiment": ""}, f"import {'s' * 92}…"),
+        (keys.MAIN, {"study": "quickstart", "workers": "auto"}, "main quickstart"),
+        (keys.SWEEP, {"study": "/data/mine.yaml"}, "sweep mine"),
+        (keys.PROXY, {"study": "quickstart", "size": "57k"}, "train quickstart 57k"),
+        (keys.FIT, {"study": "", "experiment": ""}, "fit Default"),
+        (keys.FIT, {"study": "", "experiment": "old,new"}, "fit old,new"),
+        (keys.OPTIMIZE, {"model": "models:/mine/3", "study": "quickstart"}, "optimize mine v3"),
+        (keys.OPTIMIZE, {"model": "", "study": ""}, "optimize mixture-predictor@champion"),
+        (keys.OPTIMIZE, {"model": "", "study": "pile"}, "optimize pile"),
+        (keys.CRITICAL, {"study": "", "experiment": ""}, "critical quickstart"),
+        (keys.IMPORT, {"source": "a/m.csv,b/l.csv", "experiment": "x"}, "import m.csv, l.csv"),
+        (keys.IMPORT, {"source": "s" * 300, "experiment": ""}, f"import {'s' * 92}…"),
     ],
 )
 @pytest.mark.usefixtures("store")

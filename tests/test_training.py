@@ -21,14 +21,16 @@ from mlflow.entities import Run as MlflowRun
 from tests.benchmarks import stores
 from tests.conftest import ROOT
 from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus
-from training import checkpoint, crew, devices, launcher, ledger, loop, model, record, worker
-from training.corpus import Corpus
-from training.errors import InputError
-from training.evaluation import standard_error
-from training.events import Event, Failed, Finished, Job, Queue
-from training.record import Evaluation
-from training.sampling import validation_windows
-from training.settings import Engine, Run, Size, Training
+from training.config import Engine, Run, Size, Training
+from training.data.corpus import Corpus
+from training.data.sampling import validation_windows
+from training.engine import checkpoint, loop, model
+from training.engine.evaluation import standard_error
+from training.record import keys
+from training.record.errors import InputError
+from training.record.keys import Evaluation
+from training.workers import devices, launcher, ledger, pool, worker
+from training.workers.messages import Event, Failed, Finished, Job, Queue
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,7 +205,7 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     first.join()
     (dead,) = proxies()
     assert dead.info.status == "RUNNING"
-    assert record.COMPLETE not in dead.data.tags
+    assert keys.COMPLETE not in dead.data.tags
 
     second, _ = start(job)
     second.join(120)
@@ -211,18 +213,18 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     (done,) = proxies()
     assert done.info.run_id == dead.info.run_id
     assert done.info.status == "FINISHED"
-    assert done.data.tags[record.COMPLETE] == "true"
+    assert done.data.tags[keys.COMPLETE] == "true"
     assert checkpoint.find(run, 1) is None
     expected = dict(evaluations(run, corpus))
     for name in DOMAINS:
         losses = {step: found.losses[name] for step, found in expected.items()}
-        assert points(done, record.VAL_LOSS + name) == losses
+        assert points(done, keys.VAL_LOSS + name) == losses
         errors = {step: found.standard_errors[name] for step, found in expected.items()}
-        assert points(done, record.VAL_LOSS_SE + name) == errors
-    history = record.history_from_tags(done.data.tags)
+        assert points(done, keys.VAL_LOSS_SE + name) == errors
+    history = keys.history_from_tags(done.data.tags)
     assert history is not None
     assert history.steps == tuple(expected)
-    assert list(points(done, record.TRAIN_LOSS)) == list(range(10, 301, 10))
+    assert list(points(done, keys.TRAIN_LOSS)) == list(range(10, 301, 10))
 
 
 def test_a_run_goes_on_when_the_server_is_back(
@@ -256,9 +258,9 @@ def test_a_run_goes_on_when_the_server_is_back(
         again.join(120)
         assert again.exitcode == 0
         (done,) = proxies()
-        assert done.data.tags[record.COMPLETE] == "true"
+        assert done.data.tags[keys.COMPLETE] == "true"
         losses = {step: found.losses["news"] for step, found in evaluations(run, corpus)}
-        assert points(done, record.VAL_LOSS + "news") == losses
+        assert points(done, keys.VAL_LOSS + "news") == losses
 
 
 def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, store: str) -> None:
@@ -284,7 +286,7 @@ def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, s
     found = client.get_run(second)
     for name in DOMAINS:
         losses = {step: e.losses[name] for step, e in evaluations(run, corpus)}
-        assert points(found, record.VAL_LOSS + name) == losses
+        assert points(found, keys.VAL_LOSS + name) == losses
     assert found.data.params["mixture/code"] == "0.3"
 
 
@@ -439,12 +441,12 @@ def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_p
     assert machines.ranks == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-        crew.train(runs, corpus, queue(store, tmp_path, bad), machines)
+        pool.train(runs, corpus, queue(store, tmp_path, bad), machines)
     last, first, failed = proxies()
     assert failed.info.status == "FAILED"
     for run, done in ((runs[1], first), (runs[2], last)):
         assert done.data.params["processes"] == "2"
-        history = record.history_from_tags(done.data.tags)
+        history = keys.history_from_tags(done.data.tags)
         assert history is not None
         alone = evaluations(run, corpus)[-1][1].losses
         assert dict(zip(DOMAINS, history.losses[-1], strict=True)) == pytest.approx(alone, abs=1e-6)

@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import choose, fit, laws, limits, plots
-from fitting.choose import Options
+from fitting import fit, plots
+from fitting.artifact import laws
+from fitting.data.observations import Observations
+from fitting.diagnostics import identifiability
+from fitting.diagnostics.optimum import Space
+from fitting.estimators.candidates import Candidate, Target
 from fitting.fit import Fit
-from fitting.methods import Candidate, Target
-from fitting.optimum import Space
-from fitting.table import Observations
+from fitting.selection import choose
+from fitting.selection.choose import Options
 from tests import synthetic
-from training.errors import InputError
+from training.record.errors import InputError
 
 TARGET = Target(**synthetic.TARGET)
 WEIGHTS = np.full(4, 0.25)
@@ -175,23 +178,23 @@ def test_a_best_mixture_that_moves_with_size_is_told() -> None:
 def test_what_the_data_cannot_tell_is_said() -> None:
     truth = synthetic.joint_law()
     two = Observations.from_tidy(synthetic.table(truth, sizes=(1e6, 16e6), tokens=TWO))
-    said = "\n".join(limits.unidentified(two, TARGET))
+    said = "\n".join(identifiability.unidentified(two, TARGET))
     assert "2 sizes for the three parameters of the size law" in said
     assert "2 checkpoints a run" in said
-    assert not limits.unidentified(two, Target(16e6, 8e8))
+    assert not identifiability.unidentified(two, Target(16e6, 8e8))
     fixed = synthetic.table(truth)
     rest = 1 - fixed["mixture/papers"]
     fixed["mixture/web"] *= 0.8 / rest
     fixed["mixture/code"] *= 0.8 / rest
     fixed["mixture/papers"] = 0.2
     constant = Observations.from_tidy(fixed)
-    assert limits.constant_domains(constant) == ["papers"]
+    assert identifiability.constant_domains(constant) == ["papers"]
     assert (
         "'papers' has the proportion 0.2 in every mixture"
-        in limits.unidentified(constant, TARGET)[0]
+        in identifiability.unidentified(constant, TARGET)[0]
     )
     few = Observations.from_tidy(synthetic.table(truth, 3))
-    assert "3 mixtures for the 4 parameters" in limits.unidentified(few, TARGET)[0]
+    assert "3 mixtures for the 4 parameters" in identifiability.unidentified(few, TARGET)[0]
 
 
 TWO = (4e8, 8e8)

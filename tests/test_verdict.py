@@ -8,21 +8,25 @@ import numpy as np
 import pytest
 
 from fitting import registry
-from fitting.choose import Options
-from optimization import model as predictors
-from optimization.answer import BEST, Answer
-from optimization.model import Predictor
-from pipelines import entry, fit, optimize, problem, verdict, verify
-from pipelines import study_file as studies
+from fitting.selection.choose import Options
+from optimization.domain import predictor as predictors
+from optimization.domain.predictor import Predictor
+from optimization.mixture.solve import BEST, Answer
+from pipelines import entry, fit, optimize, verify
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.proof import verdict
+from pipelines.study import load as studies
+from pipelines.study import search_problem
+from pipelines.study.study import Study
 from pipelines.sweep import proxy_runs, sweep
 from tests import conftest
-from training import loop, record, tracking
-from training.corpus import Corpus
-from training.devices import Machines
-from training.errors import InputError
-from training.settings import Run
+from training import run_log
+from training.config import Run
+from training.data.corpus import Corpus
+from training.engine import loop
+from training.record import keys
+from training.record.errors import InputError
+from training.workers.devices import Machines
 
 ALONE = Machines(workers=1, ranks=1)
 Losses = Mapping[str, Sequence[float]]  # mixture → what each seed's loss is above the predicted one
@@ -51,39 +55,39 @@ def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
     tokens = tuple(step * run.training.tokens_per_step for step in steps)
     series = tuple(tuple(values(t).tolist()) for t in tokens)
     tags = {
-        record.STAGE: run.stage,
-        record.STUDY: run.study,
-        record.FINGERPRINT: tracking.fingerprint(run),
-        record.COMPLETE: "true",
-        **record.history_tags(record.History(tuple(run.mixture), tuple(steps), tokens, series)),
+        keys.STAGE: run.stage,
+        keys.STUDY: run.study,
+        keys.FINGERPRINT: run_log.fingerprint(run),
+        keys.COMPLETE: "true",
+        **keys.history_tags(keys.History(tuple(run.mixture), tuple(steps), tokens, series)),
     }
     with mlflow.start_run(run_name=run.name, nested=True, tags=tags) as active:
-        mlflow.MlflowClient().delete_tag(active.info.run_id, record.PARENT)
+        mlflow.MlflowClient().delete_tag(active.info.run_id, keys.PARENT)
         mlflow.log_params(
-            {**record.with_prefix(record.MIXTURE, run.mixture), "n_params": run.size.n_params}
+            {**keys.with_prefix(keys.MIXTURE, run.mixture), "n_params": run.size.n_params}
         )
 
 
 def found(plan: Study, corpus: Corpus, noise: float) -> Recorded:
     """Record the proxies in the current experiment, then sweep, fit and search as commands do."""
     rng = np.random.default_rng(0)
-    with entry.stage(record.MAIN) as active:
+    with entry.stage(keys.MAIN) as active:
         for run in proxy_runs(plan, corpus):
             off = noise * rng.standard_normal(len(plan.domains))
             log_complete(run, lambda t, run=run, off=off: losses(run, t) + off)
-        with entry.stage(record.SWEEP):
+        with entry.stage(keys.SWEEP):
             sweep(plan, corpus, ALONE)
-        with entry.stage(record.FIT):
+        with entry.stage(keys.FIT):
             fitted = fit.fit(
                 [active.info.experiment_id],
-                f"tags.{record.STUDY} = '{plan.tag(corpus)}'",
+                f"tags.{keys.STUDY} = '{plan.tag(corpus)}'",
                 plan.model,
                 Options(("joint",), compare=False),
                 purpose=fit.purpose_of(plan, corpus),
             )
         predictor = predictors.load(fitted.registered.uri)
-        with entry.stage(record.OPTIMIZE):
-            answer = optimize.optimize(predictor, problem.of_study(plan, predictor, corpus))
+        with entry.stage(keys.OPTIMIZE):
+            answer = optimize.optimize(predictor, search_problem.of_study(plan, predictor, corpus))
     return Recorded(plan, corpus, predictor, answer)
 
 
@@ -119,7 +123,7 @@ def proven(study: Recorded, above: Losses) -> list[str]:
     """What is said of targets whose losses lie so far above the predicted ones."""
     plan, answer = study.plan, study.answer
     mixtures = verify.to_train(answer)
-    with entry.stage(record.VERIFY):
+    with entry.stage(keys.VERIFY):
         for key, run in verify.target_runs(plan, study.corpus, mixtures).items():
             name = key.rsplit("-", 1)[0]
             off = above.get(name, (0.001, -0.001))[run.seed]
@@ -173,9 +177,9 @@ def test_worse_and_why(recorded: Recorded) -> None:
 
 def optimize_within(study: Recorded, bounds: dict[str, tuple[float, float]]) -> Answer:
     """The answer when the search is bound further."""
-    wanted = problem.of_study(study.plan, study.predictor, study.corpus)
+    wanted = search_problem.of_study(study.plan, study.predictor, study.corpus)
     rules = replace(wanted.constraints, bounds={**wanted.constraints.bounds, **bounds})
-    with entry.stage(record.OPTIMIZE):
+    with entry.stage(keys.OPTIMIZE):
         return optimize.optimize(study.predictor, replace(wanted, constraints=rules))
 
 
@@ -214,10 +218,10 @@ def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
     other = recorded.plan.model_copy(
         update={"validation": weighed, "bounds": {"news": (0.0, 0.9)}, "model": "other"}
     )
-    with entry.stage(record.FIT) as active:
+    with entry.stage(keys.FIT) as active:
         fitted = fit.fit(
             [active.info.experiment_id],
-            f"tags.{record.STUDY} = '{other.tag(recorded.corpus)}'",
+            f"tags.{keys.STUDY} = '{other.tag(recorded.corpus)}'",
             other.model,
             Options(("joint",), compare=False),
             purpose=fit.purpose_of(other, recorded.corpus),
@@ -225,6 +229,6 @@ def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
     metadata = predictors.load(fitted.registered.uri).metadata
     assert metadata["weights"] == {"news": 1.0, "code": 0.0, "math": 0.0}
     assert metadata["highest"]["news"] == 0.9
-    asked = problem.of_study(other, recorded.predictor)
+    asked = search_problem.of_study(other, recorded.predictor)
     with pytest.raises(InputError, match=r"reference breaks the rule 'bounds: news at most 0.9'"):
-        problem.with_parameters(asked, recorded.predictor, other, reference="news=1")
+        search_problem.with_parameters(asked, recorded.predictor, other, reference="news=1")

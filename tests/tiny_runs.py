@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from training import loop, record
-from training.corpus import Corpus, TokenFiles
-from training.record import Evaluation
-from training.settings import Run, Size, Training
+from training.config import Run, Size, Training
+from training.data.corpus import Corpus, TokenFiles
+from training.engine import loop
+from training.record import keys
+from training.record.keys import Evaluation
 
 DOMAINS = ("news", "code", "math")
 TRAINING = Training(
@@ -46,7 +47,7 @@ def planned(corpus: Corpus, **changes: Any) -> Run:
     """A run of a fraction of a second."""
     settings: dict[str, Any] = {
         "name": "run",
-        "stage": record.PROXY,
+        "stage": keys.PROXY,
         "study": "s",
         "workspace": corpus.manifest.parent.parent,
         "corpus": corpus.manifest,

@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from training import corpus as corpora
-from training import devices, loop
-from training.settings import Run
+from training.config import Run
+from training.data import corpus as corpora
+from training.engine import loop
+from training.workers import devices
 
 
 def main(plan: Path) -> None:

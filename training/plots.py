@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.sampling import MixtureSampler
+from training.data.sampling import MixtureSampler
 
 WINDOWS = 40  # in which the drawn tokens are counted
 

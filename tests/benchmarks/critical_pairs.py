@@ -17,14 +17,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from optimization.forgetting import Forgetting
-from pipelines import continued_runs, critical, entry
+from optimization.continual.solve import Forgetting
+from pipelines import critical, entry
 from pipelines.critical import Asked
-from pipelines.phase_runs import last_losses
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.runs import continual_runs
+from pipelines.runs.phase_runs import last_losses
+from pipelines.study.study import Study
 from pipelines.sweep import train_missing
-from training import record
+from training.record import keys
 
 DOMAINS = {"python": 3, "docs": 3, "cpp": 3, "web": 1.5, "tables": 1}  # and their max_mb
 PAIRS = (
@@ -76,16 +77,16 @@ def measure(plan: Study) -> pd.DataFrame:
     asked = plan.critical
     assert asked is not None
     corpus, machines = prepare(plan), entry.machines()
-    base = continued_runs.find_base(plan, corpus, asked, machines)
+    base = continual_runs.find_base(plan, corpus, asked, machines)
     planned = {
-        (share, seed): continued_runs.run(
+        (share, seed): continual_runs.run(
             plan, corpus, asked, base, f"measured-{share:g}-seed{seed}",
-            continued_runs.blend(plan, asked, share), seed, record.TARGET,
+            continual_runs.blend(plan, asked, share), seed, keys.TARGET,
         )
         for share in MEASURED
         for seed in SEEDS
     }  # fmt: skip
-    ids = train_missing(plan, corpus, list(planned.values()), machines, record.CRITICAL)
+    ids = train_missing(plan, corpus, list(planned.values()), machines, keys.CRITICAL)
     sides = {"original": next(iter(asked.original)), "new": next(iter(asked.new))}
     rows = []
     for (share, seed), run in planned.items():
@@ -150,7 +151,7 @@ def main() -> None:
             plan = study(folder, original, new)
             assert plan.critical is not None
             asked = Asked([original], [], {}, None, [0.0], f"{original}-{new}")
-            with entry.stage(record.CRITICAL):
+            with entry.stage(keys.CRITICAL):
                 given = critical.of_study(plan, plan.critical, asked, entry.machines())
                 rows[f"{original} → {new}"] = compared(given.found, measure(plan))
         table = pd.DataFrame(rows).map(lambda x: f"{x:.4f}" if isinstance(x, float) else x)

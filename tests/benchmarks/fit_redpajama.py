@@ -17,13 +17,16 @@ import pandas as pd
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from fitting import choose, fit, methods, mixinglaws, solve
-from fitting.choose import Options
-from fitting.foreign import Found
-from fitting.methods import Target
-from fitting.table import Observations
+from fitting import fit
+from fitting.data.observations import Observations
+from fitting.estimators import candidates, least_squares
+from fitting.estimators.candidates import Target
+from fitting.importing import mixinglaws
+from fitting.importing.table_reader import Found
+from fitting.selection import choose
+from fitting.selection.choose import Options
 from tests.conftest import ROOT
-from training import record
+from training.record import keys
 
 DATA = ROOT.parent / "shared" / "data" / "mixinglaws"
 DOMAINS = ("common_crawl", "c4", "github", "arxiv", "books", "stackexchange", "wikipedia")
@@ -44,11 +47,11 @@ def tidy(found: Found) -> pd.DataFrame:
                 {
                     "run": run.name,
                     "check": run.check,
-                    record.N_PARAMS: float(run.n_params),
-                    record.TOKENS: float(tokens),
+                    keys.N_PARAMS: float(run.n_params),
+                    keys.TOKENS: float(tokens),
                     "step": step,
-                    **record.with_prefix(record.MIXTURE, run.mixture),
-                    **record.with_prefix(record.VAL_LOSS, named),
+                    **keys.with_prefix(keys.MIXTURE, run.mixture),
+                    **keys.with_prefix(keys.VAL_LOSS, named),
                 }
             )
     return pd.DataFrame(rows)
@@ -59,9 +62,9 @@ def main() -> None:
     seconds: dict[str, float] = {}
     began = time.process_time()
     table = tidy(mixinglaws.logs(str(folder), DOMAINS, {}))
-    large = table[table[record.N_PARAMS] == TARGET.n_params]
+    large = table[table[keys.N_PARAMS] == TARGET.n_params]
     fitted = table[~table["check"] & (table["step"] <= LAST_STEP)].drop(columns="check")
-    o = Observations.from_tidy(fitted[fitted[record.N_PARAMS] < TARGET.n_params])
+    o = Observations.from_tidy(fitted[fitted[keys.N_PARAMS] < TARGET.n_params])
     raw = json.loads((folder.parent / "valid_weight.json").read_text())
     weights = np.array([raw[d] for d in o.val_domains])
     weights /= weights.sum()
@@ -78,12 +81,12 @@ def main() -> None:
 
 
 def asked(large: pd.DataFrame, o: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    mixtures = large[[record.MIXTURE + d for d in o.domains]].to_numpy()
-    return mixtures, large[record.N_PARAMS].to_numpy(), large[record.TOKENS].to_numpy()
+    mixtures = large[[keys.MIXTURE + d for d in o.domains]].to_numpy()
+    return mixtures, large[keys.N_PARAMS].to_numpy(), large[keys.TOKENS].to_numpy()
 
 
 def tell_errors(found: fit.Fit, large: pd.DataFrame, weights: np.ndarray, o: Observations) -> None:
-    observed = large[[record.VAL_LOSS + d for d in o.val_domains]].to_numpy() @ weights
+    observed = large[[keys.VAL_LOSS + d for d in o.val_domains]].to_numpy() @ weights
     error = found.law.predict(*asked(large, o)) @ weights - observed
     width = found.interval.half_width(weights, *asked(large, o))
     for row in np.flatnonzero(large["step"] == 100_000):
@@ -99,11 +102,11 @@ def tell_errors(found: fit.Fit, large: pd.DataFrame, weights: np.ndarray, o: Obs
 
 def compare_laws(o: Observations, weights: np.ndarray, large: pd.DataFrame) -> None:
     """Each law at its best, with its error on the 1B runs."""
-    observed = large[[record.VAL_LOSS + d for d in o.val_domains]].to_numpy() @ weights
+    observed = large[[keys.VAL_LOSS + d for d in o.val_domains]].to_numpy() @ weights
     ends = (large["step"] == 100_000).to_numpy()
     rows = []
     with threadpool_limits(1):
-        for method in methods.ALL_METHODS:
+        for method in candidates.ALL_METHODS:
             began = time.process_time()
             try:
                 options = Options(methods=(method,), compare=False)
@@ -112,7 +115,7 @@ def compare_laws(o: Observations, weights: np.ndarray, large: pd.DataFrame) -> N
                 print(f"{method}: {error}")
                 continue
             spent = time.process_time() - began
-            law = methods.fit(o, best.best, TARGET)
+            law = candidates.fit(o, best.best, TARGET)
             error = law.predict(*asked(large, o)) @ weights - observed
             rows.append(
                 {
@@ -149,7 +152,7 @@ def published_way(o: Observations) -> None:
     each = (time.process_time() - began) / CURVES / STARTS
     curves = len(o.runs) * len(o.val_domains)
     began = time.process_time()
-    solve.power_laws(x, o.losses, o.run_of, "domain", huber=1e-3)
+    least_squares.power_laws(x, o.losses, o.run_of, "domain", huber=1e-3)
     ours = time.process_time() - began
     theirs = each * curves * PUBLISHED_STARTS
     print(

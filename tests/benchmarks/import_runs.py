@@ -9,7 +9,8 @@ import time
 
 import mlflow
 
-from fitting import history, imported
+from fitting.data import histories
+from fitting.importing import writer
 from tests.benchmarks import stores
 
 VAL_DOMAINS, EVALUATIONS = 20, 10
@@ -23,11 +24,11 @@ def measured(kind: str, count: int) -> tuple[float, float, float]:
         experiment_id = mlflow.create_experiment("import")
         marks = [time.perf_counter()]
         with mlflow.start_run(experiment_id=experiment_id) as active:
-            imported.write(runs, imported.Parent(experiment_id, active.info.run_id, "made up"))
+            writer.write(runs, writer.Parent(experiment_id, active.info.run_id, "made up"))
         marks.append(time.perf_counter())
-        assert not imported.missing(runs, experiment_id, {})
+        assert not writer.missing(runs, experiment_id, {})
         marks.append(time.perf_counter())
-        assert len(history.pull([experiment_id]).table) == count * EVALUATIONS
+        assert len(histories.pull([experiment_id]).table) == count * EVALUATIONS
         marks.append(time.perf_counter())
     write, again, pull = (end - start for start, end in itertools.pairwise(marks))
     return write, again, pull

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import mlflow
 
-from fitting import history, imported
+from fitting.data import histories
+from fitting.importing import writer
 from tests.benchmarks import stores
-from training import record
+from training.record import keys
 
 VAL_DOMAINS, EVALUATIONS = 22, 12
 REPEATS = 3
@@ -41,14 +42,14 @@ def measured(kind: str, runs: int, plain_runs: int) -> tuple[float, float, float
         client = mlflow.MlflowClient()
         experiment_id = client.create_experiment("pull")
         written = stores.made_up_runs(runs, VAL_DOMAINS, EVALUATIONS)
-        imported.write(written, imported.Parent(experiment_id, "0" * 32, "made up"))
-        compact = seconds(lambda: history.pull([experiment_id]), REPEATS)
-        expected = history.pull([experiment_id]).table
-        for run in history.search([experiment_id], f"tags.{record.STAGE} = '{record.PROXY}'"):
-            for key in [key for key in run.data.tags if key.startswith(record.HISTORY)]:
+        writer.write(written, writer.Parent(experiment_id, "0" * 32, "made up"))
+        compact = seconds(lambda: histories.pull([experiment_id]), REPEATS)
+        expected = histories.pull([experiment_id]).table
+        for run in histories.search([experiment_id], f"tags.{keys.STAGE} = '{keys.PROXY}'"):
+            for key in [key for key in run.data.tags if key.startswith(keys.HISTORY)]:
                 client.delete_tag(run.info.run_id, key)
-        bare = seconds(lambda: history.pull([experiment_id]))
-        assert len(history.pull([experiment_id]).table) == len(expected) == runs * EVALUATIONS
+        bare = seconds(lambda: histories.pull([experiment_id]))
+        assert len(histories.pull([experiment_id]).table) == len(expected) == runs * EVALUATIONS
         plain = seconds(lambda: plain_loop(experiment_id, plain_runs)) * runs / plain_runs
     return compact, bare, plain
 

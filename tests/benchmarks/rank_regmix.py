@@ -16,11 +16,13 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from fitting import choose, methods, pairs
-from fitting.choose import Options
-from fitting.methods import Candidate, Target
-from fitting.table import Observations
-from fitting.validate import spearman
+from fitting.data.observations import Observations
+from fitting.estimators import candidates
+from fitting.estimators.candidates import Candidate, Target
+from fitting.importing import pair
+from fitting.selection import choose
+from fitting.selection.choose import Options
+from fitting.selection.cross_validation import spearman
 from tests.benchmarks.fit_redpajama import tidy
 from tests.conftest import ROOT
 
@@ -34,7 +36,7 @@ FOLDS = 5
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
-    found = pairs.pair(str(folder), None, None, STRIP)
+    found = pair.pair(str(folder), None, None, STRIP)
     o = Observations.from_tidy(tidy(found).drop(columns="check"))
     x, y = o.proportions(), o.losses
     fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
@@ -66,7 +68,7 @@ def law(o: Observations, train: Array, rows: Array, candidate: Candidate | None)
     if candidate is None:
         weights = np.full(o.losses.shape[1], 1 / o.losses.shape[1])
         candidate = choose.choose(fitted, weights, scale, Options(compare=False)).best
-    found = methods.fit(fitted, candidate, scale)
+    found = candidates.fit(fitted, candidate, scale)
     return found.predict(o.proportions()[rows], o.n_params[rows], o.tokens[rows])
 
 

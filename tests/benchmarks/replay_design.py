@@ -20,14 +20,16 @@ import pandas as pd
 from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
-from fitting import methods, mixinglaws, pairs
-from fitting.laws import Law
-from fitting.methods import Candidate, Target
-from fitting.table import Observations
-from fitting.validate import spearman
-from optimization import propose, simplex
+from fitting.artifact.laws import Law
+from fitting.data.observations import Observations
+from fitting.estimators import candidates
+from fitting.estimators.candidates import Candidate, Target
+from fitting.importing import mixinglaws, pair
+from fitting.selection.cross_validation import spearman
+from optimization.design import acquisition
+from optimization.domain import simplex
 from tests.benchmarks import fit_redpajama, rank_regmix
-from training import record
+from training.record import keys
 
 Array = np.ndarray
 
@@ -73,7 +75,7 @@ class At:
 @cache
 def regmix() -> History:
     """512 runs of one scale, 17 domains."""
-    table = fit_redpajama.tidy(pairs.pair(str(rank_regmix.DATA), None, None, rank_regmix.STRIP))
+    table = fit_redpajama.tidy(pair.pair(str(rank_regmix.DATA), None, None, rank_regmix.STRIP))
     o = Observations.from_tidy(table.drop(columns="check"))
     target = Target(float(o.n_params[0]), float(o.tokens[0]))
     sizes = (24, 32, 40, 48, 64, 80, 96, 128, 160, 200, 256, 320)
@@ -85,7 +87,7 @@ def redpajama() -> History:
     """20 mixtures of 7 domains at four sizes, each run's last evaluation up to step 30,000."""
     folder = fit_redpajama.DATA / "RedPajama"
     table = fit_redpajama.tidy(mixinglaws.logs(str(folder), fit_redpajama.DOMAINS, {}))
-    large = table[record.N_PARAMS] == fit_redpajama.TARGET.n_params
+    large = table[keys.N_PARAMS] == fit_redpajama.TARGET.n_params
     table = table[~table["check"] & ~large & (table["step"] == fit_redpajama.LAST_STEP)]
     o = Observations.from_tidy(table.drop(columns="check"))
     target = Target(float(o.n_params.max()), float(o.tokens.max()))
@@ -97,7 +99,7 @@ def redpajama() -> History:
 def synthetic() -> History:
     """A law as truth, candidates from the whole simplex and from its corners and edges."""
     real = regmix()
-    truth = methods.fit(real.observations, Candidate("joint", 0.35, 1e-4, 2), real.target)
+    truth = candidates.fit(real.observations, Candidate("joint", 0.35, 1e-4, 2), real.target)
     domains, rng = len(real.observations.domains), np.random.default_rng(0)
     cube = qmc.Sobol(domains - 1, seed=0).random(SYNTHETIC // 2)
     inside = simplex.from_cube(cube, np.zeros(domains), np.ones(domains))
@@ -144,7 +146,7 @@ def spread(mixtures: Array, have: list[int], left: list[int], count: int) -> lis
 
 def ensemble(
     history: History, have: list[int], left: list[int], rng: np.random.Generator
-) -> propose.Ensemble:
+) -> acquisition.Ensemble:
     """What the fit of some mixtures says of others: a bootstrap, its errors out of the bag.
 
     As in a fit, noise is their mean square less what the bootstrap's spread shows of it.
@@ -153,22 +155,22 @@ def ensemble(
     m = len(o.mixtures)
     counts = rng.multinomial(m, np.full(m, 1 / m), size=DRAWS).astype(float)
     counts = counts[(counts > 0).sum(axis=1) >= DISTINCT]
-    laws = methods.bootstrap(o, history.candidate, target, counts)
+    laws = candidates.bootstrap(o, history.candidate, target, counts)
     drawn = np.array([law.predict(o.proportions(), o.n_params, o.tokens) for law in laws])
     out = (counts == 0)[:, o.mixture_of, None]
     error = np.where(out, drawn - o.losses, 0).sum(axis=0) / np.maximum(out.sum(axis=0), 1)
     square = (error[out.any(axis=0)[:, 0]] ** 2).mean(axis=0)
     noise = np.maximum(square - drawn.var(axis=0).mean(axis=0), LEAST_NOISE * square)
-    law = At(methods.fit(o, history.candidate, target), target)
+    law = At(candidates.fit(o, history.candidate, target), target)
     replicates = [At(law, target) for law in laws]
-    candidates = history.observations.mixtures[left]
-    return propose.ensemble(law, replicates, candidates, noise, history.weights)
+    left_out = history.observations.mixtures[left]
+    return acquisition.ensemble(law, replicates, left_out, noise, history.weights)
 
 
 def score(history: History, have: list[int], test: Array) -> dict[str, float]:
     """Errors on the test part and on its best quarter, the mean Spearman of the validation
     domains, and how far the mixture that the law takes for the best lies above the best."""
-    law = At(methods.fit(of(history, have), history.candidate, history.target), history.target)
+    law = At(candidates.fit(of(history, have), history.candidate, history.target), history.target)
     said, truth = law.predict(history.observations.mixtures[test]), history.truth[test]
     wanted, found = truth @ history.weights, said @ history.weights
     ranks = [spearman(truth[:, v], said[:, v]) for v in range(truth.shape[1])]
@@ -207,7 +209,7 @@ def batch(
         return left[:count]
     if way == "spread":
         return spread(history.observations.mixtures, have, left, count)
-    return [left[i] for i in propose.propose(ensemble(history, have, left, rng), count)]
+    return [left[i] for i in acquisition.propose(ensemble(history, have, left, rng), count)]
 
 
 def reached(rows: pd.DataFrame, factor: float) -> float:

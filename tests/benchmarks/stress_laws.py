@@ -18,14 +18,16 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import choose, history, methods
-from fitting.methods import Candidate, Target
-from fitting.table import Observations
+from fitting.data import histories
+from fitting.data.observations import Observations
+from fitting.estimators import candidates
+from fitting.estimators.candidates import Candidate, Target
+from fitting.selection import choose
 from pipelines import entry
 from pipelines.prepare import prepare
-from pipelines.study import Study
+from pipelines.study.study import Study
 from pipelines.sweep import proxy_runs, train_missing
-from training import record
+from training.record import keys
 
 DOMAINS = {"python": 3, "docs": 3, "cpp": 3, "web": 1.5, "tables": 1}  # and their max_mb
 PAIRS = tuple(itertools.combinations(DOMAINS, 2))
@@ -80,28 +82,28 @@ def train(folder: Path, steps: int) -> pd.DataFrame:
         plan.run(
             corpus,
             f"again-{'-'.join(mixture)}",
-            record.checked_mixture(mixture, list(plan.domains)),
+            keys.checked_mixture(mixture, list(plan.domains)),
             size="57k",
             seed=AGAIN,
         )
         for mixture in even
     ]
-    with entry.stage(record.SWEEP):
+    with entry.stage(keys.SWEEP):
         runs = [*proxy_runs(plan, corpus), *again]
-        train_missing(plan, corpus, runs, entry.machines(), record.SWEEP)
-    comparable = f"tags.{record.STUDY} = '{plan.tag(corpus)}' and params.max_steps = '{steps}'"
+        train_missing(plan, corpus, runs, entry.machines(), keys.SWEEP)
+    comparable = f"tags.{keys.STUDY} = '{plan.tag(corpus)}' and params.max_steps = '{steps}'"
     tables = []
     for seed in (USUAL, AGAIN):
-        pulled = history.pull([experiment], f"{comparable} and params.{record.SEED} = '{seed}'")
+        pulled = histories.pull([experiment], f"{comparable} and params.{keys.SEED} = '{seed}'")
         tables.append(pulled.table.assign(seed=seed))
     return pd.concat(tables, ignore_index=True)
 
 
 def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
     """The rows with no other domain, without the columns of those."""
-    both = table[[record.MIXTURE + name for name in pair]].sum(axis=1)
-    others = [record.MIXTURE + name for name in DOMAINS if name not in pair]
-    return table[both > 1 - record.MIXTURE_TOLERANCE].drop(columns=others)
+    both = table[[keys.MIXTURE + name for name in pair]].sum(axis=1)
+    others = [keys.MIXTURE + name for name in DOMAINS if name not in pair]
+    return table[both > 1 - keys.MIXTURE_TOLERANCE].drop(columns=others)
 
 
 def held_out_errors(table: pd.DataFrame, pair: tuple[str, str]) -> list[dict[str, object]]:
@@ -119,7 +121,7 @@ def held_out_errors(table: pd.DataFrame, pair: tuple[str, str]) -> list[dict[str
             errors.setdefault(MEAN, []).append(fitted.losses.mean(axis=0) - asked.losses)
             for power in choose.POWERS:
                 candidate = Candidate("joint", power=power, ridge=choose.USUAL_RIDGE)
-                law = methods.fit(fitted, candidate, target)
+                law = candidates.fit(fitted, candidate, target)
                 predicted = law.predict(asked.proportions(), asked.n_params, asked.tokens)
                 errors.setdefault(phi(power), []).append(predicted - asked.losses)
         for law_name, parts in errors.items():
@@ -143,8 +145,8 @@ def phi(power: float) -> str:
 
 def noise(table: pd.DataFrame) -> float:
     """Standard deviation of a loss over seeds, from the mixtures that were trained twice."""
-    mixture = [column for column in table if column.startswith(record.MIXTURE)]
-    losses = [column for column in table if column.startswith(record.VAL_LOSS)]
+    mixture = [column for column in table if column.startswith(keys.MIXTURE)]
+    losses = [column for column in table if column.startswith(keys.VAL_LOSS)]
     rounded = [table[column].round(6) for column in mixture]
     twice = table.groupby(rounded)[losses].agg(["var", "count"]).stack(level=0, future_stack=True)
     return float(np.sqrt(twice.loc[twice["count"] > 1, "var"].mean()))

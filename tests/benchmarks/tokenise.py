@@ -14,8 +14,8 @@ from pathlib import Path
 import datasets
 import transformers
 
-from training import corpus, embedded
-from training.settings import Domain, Tokenizer, Validation
+from training.config import Domain, Tokenizer, Validation
+from training.data import corpus, embedded
 
 
 def texts(megabytes: float) -> Iterator[str]:

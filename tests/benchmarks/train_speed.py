@@ -26,10 +26,12 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
-from training import devices, ledger, loop, model, record, worker
-from training.corpus import Corpus, TokenFiles
-from training.events import Event, Finished, Job, Queue
-from training.settings import LADDER, Run, Size, Training
+from training.config import LADDER, Run, Size, Training
+from training.data.corpus import Corpus, TokenFiles
+from training.engine import loop, model
+from training.record import keys
+from training.workers import devices, ledger, worker
+from training.workers.messages import Event, Finished, Job, Queue
 
 VOCABULARY = 1024
 CPU_CASES = {  # size, training, steps timed
@@ -69,7 +71,7 @@ def planned(text: Corpus, size: Size, shape: tuple[int, int], steps: int, seed: 
     precision = "bf16" if torch.cuda.is_available() else "fp32"
     return Run(
         name=f"run{seed}",
-        stage=record.PROXY,
+        stage=keys.PROXY,
         study="benchmark",
         workspace=text.manifest.parent.parent,
         corpus=text.manifest,

@@ -22,17 +22,18 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from fitting import fit as fits
-from fitting import laws, predictor, rows
-from fitting.choose import Options
-from fitting.methods import Target
-from fitting.table import Observations
-from optimization import answer, design
-from optimization.answer import Answer, Problem
-from optimization.constraints import Constraints
-from optimization.feasible import feasible
-from optimization.model import Predictor
+from fitting.artifact import input_checks, laws, predictor
+from fitting.data.observations import Observations
+from fitting.estimators.candidates import Target
+from fitting.selection.choose import Options
+from optimization.design import space_filling
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import feasible
+from optimization.domain.predictor import Predictor
+from optimization.mixture import solve
+from optimization.mixture.solve import Answer, Problem
 from pipelines.fit import spec_of
-from training import record
+from training.record import keys
 
 Array = np.ndarray
 SIZES, TOKENS, TARGET = (1e6, 4e6, 16e6), (1e8, 2e8, 4e8, 8e8), Target(64e6, 3.2e9)
@@ -96,15 +97,11 @@ def table(truth: Truth, mixtures: Array, noise: float, rng: np.random.Generator)
                 rows.append(
                     {
                         "run": f"{m}-{n:.0f}",
-                        record.N_PARAMS: n,
-                        record.TOKENS: d,
+                        keys.N_PARAMS: n,
+                        keys.TOKENS: d,
                         "step": d,
-                        **record.with_prefix(
-                            record.MIXTURE, dict(zip(names, mixture, strict=True))
-                        ),
-                        **record.with_prefix(
-                            record.VAL_LOSS, dict(zip(names, losses, strict=True))
-                        ),
+                        **keys.with_prefix(keys.MIXTURE, dict(zip(names, mixture, strict=True))),
+                        **keys.with_prefix(keys.VAL_LOSS, dict(zip(names, losses, strict=True))),
                     }
                 )
     return pd.DataFrame(rows)
@@ -116,7 +113,7 @@ def loaded(found: fits.Fit, default: Array, folder: Path) -> Predictor:
     file = folder / "predictor.json"
     file.write_text(json.dumps(spec))
     python = predictor.MixturePredictor()
-    artifacts = {"predictor": str(file), "laws": laws.__file__, "rows": rows.__file__}
+    artifacts = {"predictor": str(file), "laws": laws.__file__, "rows": input_checks.__file__}
     python.load_context(SimpleNamespace(artifacts=artifacts))
     domains = found.observations.domains
     return Predictor(
@@ -166,14 +163,14 @@ def study(seed: int, default: Array | None = None) -> tuple[Truth, Answer, Array
     if default is None:
         default = rng.dirichlet(np.full(domains, 3.0))
     given = np.array([default, np.full(domains, 1 / domains)])
-    mixtures = design.designed(design.SPREAD, count, given, allowed, seed)
+    mixtures = space_filling.designed(space_filling.SPREAD, count, given, allowed, seed)
     noise = float(rng.choice([0.002, 0.005, 0.015]))
     observed = Observations.from_tidy(table(truth, mixtures, noise, rng))
     weights = np.full(domains, 1 / domains)
     found = fits.fit(observed, weights, TARGET, Options(("joint",), compare=False))
     with tempfile.TemporaryDirectory() as folder:
         asked = loaded(found, default, Path(folder))
-        solved = answer.solve(asked, Problem(trials=100))
+        solved = solve.solve(asked, Problem(trials=100))
     return truth, solved, default, true_best(truth, domains, rng)
 
 

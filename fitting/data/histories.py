@@ -1,0 +1,338 @@
+"""MLflow → the tidy table: the validation losses of the complete proxy runs of experiments."""
+
+import gc
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+
+from fitting.data import comparable, origin
+from training.record import keys
+from training.record.errors import InputError
+
+Read = tuple[Run, keys.History]
+
+ASK = "unplanned=true takes those that keep the rules"
+THREADS = 16
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What was pulled, and what was left out and why."""
+
+    table: pd.DataFrame  # tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
+    left_out: dict[str, str]  # run name → reason
+    parents: tuple[str, ...]
+    """Ids of the runs that say what those that are not reused are for: the study's newest sweep,
+    else all sweep or import runs above them."""
+    names: dict[str, str]  # run id → name; several runs of one name are told apart by their ids
+    reused: frozenset[str]  # ids of the runs that `reuse` selected
+    domains: tuple[str, ...]  # training domains of the others
+    unit: str  # of the losses
+    origins: dict[str, str]  # run id → where it comes from (`fitting.origin`)
+
+
+def pull(
+    experiment_ids: Sequence[str], runs: str = "", reuse: str = "", *, unplanned: bool = True
+) -> Histories:
+    """The histories of the complete proxy runs that an MLflow filter string selects, and of those
+    of any study that a second one, `reuse`, selects.
+
+    Without `unplanned` runs, those that `train` added to a study are left out. Reads the compact
+    copy in a run's tags, or else its metric histories. A domain that some run does not know has
+    proportion 0 there, and its loss is NaN. Raises InputError when there is no such run, and for
+    runs whose losses are not comparable.
+    """
+    old = search(experiment_ids, _proxies(reuse)) if reuse else []
+    reused = frozenset(run.info.run_id for run in old)
+    found = search(experiment_ids, _proxies(runs))
+    proxies = [*[run for run in found if run.info.run_id not in reused], *old]
+    names = _names(proxies)
+    origins = origin.origins(proxies)
+    strays = {i for i, o in origins.items() if o == origin.UNPLANNED and i not in reused}
+    strays = set() if unplanned else strays
+    usable, faults = _usable([run for run in proxies if run.info.run_id not in strays])
+    reasons = {**dict.fromkeys(strays, origin.UNPLANNED), **faults}
+    left_out = {names[run_id]: reason for run_id, reason in reasons.items()}
+    ours = [run for run, _ in usable if run.info.run_id not in reused]
+    theirs = [run for run, _ in usable if run.info.run_id in reused]
+    _refuse_none(ours, experiment_ids, runs, left_out)
+    if reuse:
+        _refuse_none(theirs, experiment_ids, reuse, left_out)
+    comparable.refuse_several_studies(ours, experiment_ids)
+    unit = comparable.one_unit([*ours, *theirs])
+    comparable.refuse_other_training(ours, theirs)
+    return Histories(
+        table=_table(usable),
+        left_out=left_out,
+        parents=_parents(ours, experiment_ids),
+        names=names,
+        reused=reused,
+        domains=tuple(_union(_mixture(run) for run in ours)),
+        unit=unit,
+        origins=origins,
+    )
+
+
+def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, ...]:
+    study = runs[0].data.tags.get(keys.STUDY)
+    if study is not None:
+        sweeps = mlflow.MlflowClient().search_runs(
+            list(experiment_ids),
+            f"tags.{keys.STAGE} = '{keys.SWEEP}' and tags.{keys.STUDY} = '{study}'",
+            order_by=["attributes.start_time DESC"],
+        )
+        told = (run.info.run_id for run in sweeps if keys.TARGET_TOKENS in run.data.params)
+        if newest := next(told, None):
+            return (newest,)
+    return tuple(sorted({run.data.tags.get(keys.PARENT, "") for run in runs} - {""}))
+
+
+def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = keys.NATS) -> pd.DataFrame:
+    """The tidy table of the complete check runs, which no fit reads, `run` their names; empty where
+    there are none whose losses have this unit."""
+    found = search(experiment_ids, f"{_proxies(runs)} and tags.{keys.CHECK} = 'true'")
+    whole = [
+        run
+        for run in found
+        if run.info.status == "FINISHED"
+        and run.data.tags.get(keys.COMPLETE) == "true"
+        and run.data.params.get(keys.UNIT, keys.NATS) == unit
+    ]
+    if not whole:
+        return pd.DataFrame()
+    table = _table(list(zip(whole, _histories(whole), strict=True)))
+    return table.assign(run=table["run"].map(_names(whole)))
+
+
+def _proxies(query: str) -> str:
+    return f"tags.{keys.STAGE} = '{keys.PROXY}'" + (f" and {query}" if query else "")
+
+
+def _usable(proxies: Sequence[Run]) -> tuple[list[Read], dict[str, str]]:
+    """The complete runs with their histories; of the others, id → why they cannot be used.
+
+    An attempt at a run that is complete by now is neither.
+    """
+    faults = {run.info.run_id: _unfit(run) for run in proxies}
+    complete = [run for run in proxies if not faults[run.info.run_id]]
+    read = list(zip(complete, _histories(complete), strict=True))
+    empty = [run.info.run_id for run, history in read if not history.steps]
+    faults |= dict.fromkeys(empty, "no validation losses")
+    usable = [(run, history) for run, history in read if history.steps]
+    usable, twice = _once(usable)
+    trained = {run.data.tags.get(keys.FINGERPRINT) for run, _ in usable} - {None}
+    reasons = {
+        run.info.run_id: fault
+        for run in proxies
+        if (fault := faults[run.info.run_id]) and run.data.tags.get(keys.FINGERPRINT) not in trained
+    }
+    return usable, {**reasons, **twice}
+
+
+def _once(usable: Sequence[Read]) -> tuple[list[Read], dict[str, str]]:
+    """Each run once where several have one fingerprint, by preference one below another command;
+    of the others, id → that they are there already."""
+    kept: dict[str, Read] = {}
+    for one in sorted(usable, key=lambda read: keys.PARENT not in read[0].data.tags):
+        kept.setdefault(one[0].data.tags.get(keys.FINGERPRINT, one[0].info.run_id), one)
+    ids = {run.info.run_id for run, _ in kept.values()}
+    twice = {
+        run.info.run_id: "another run with the same fingerprint is taken"
+        for run, _ in usable
+        if run.info.run_id not in ids
+    }
+    return [read for read in usable if read[0].info.run_id in ids], twice
+
+
+def _mixture(run: Run) -> dict[str, float]:
+    return keys.without_prefix(keys.MIXTURE, run.data.params)
+
+
+def threads(most: int) -> int:
+    """How many threads help: many hide a server's latency, on SQLite more than one only wait."""
+    return 1 if mlflow.get_tracking_uri().startswith("sqlite") else most
+
+
+def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
+    """Every run of the experiments that a filter string selects, page by page."""
+    client = mlflow.MlflowClient()
+    found: list[Run] = []
+    token = None
+    while True:
+        with _uncollected():
+            page = client.search_runs(
+                list(experiment_ids), query, max_results=PAGE, page_token=token
+            )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which takes two thirds of the time of pages of many objects."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What the sweeps above the runs were for; None or empty where they do not say or agree."""
+
+    n_params: float | None
+    tokens: float | None
+    weights: dict[str, float]
+    default_mixture: dict[str, float]
+    lowest: dict[str, float]
+    highest: dict[str, float]
+    bundles: dict[str, dict[str, float]]
+
+
+def purpose(parents: Sequence[str]) -> Purpose:
+    """Target, weights, default mixture and bounds from the params of the sweep runs."""
+    sweeps = [mlflow.get_run(run_id).data for run_id in parents]
+    params = [data.params for data in sweeps]
+    bundles = {data.tags.get(keys.BUNDLES, "{}") for data in sweeps}
+    agreed = {
+        key: value
+        for key, value in (params[0] if params else {}).items()
+        if all(p.get(key) == value for p in params)
+    }
+    n_params, tokens = agreed.get(keys.TARGET_N_PARAMS), agreed.get(keys.TARGET_TOKENS)
+    return Purpose(
+        n_params=float(n_params) if n_params else None,
+        tokens=float(tokens) if tokens else None,
+        weights=keys.without_prefix(keys.WEIGHT, agreed),
+        default_mixture=keys.without_prefix(keys.DEFAULT_MIXTURE, agreed),
+        lowest=keys.without_prefix(keys.LOWEST, agreed),
+        highest=keys.without_prefix(keys.HIGHEST, agreed),
+        bundles=json.loads(bundles.pop()) if len(bundles) == 1 else {},
+    )
+
+
+def _unfit(run: Run) -> str:
+    """Why a run cannot be used; empty when it can."""
+    tags = run.data.tags
+    if tags.get(keys.CHECK) == "true":
+        return "check run"
+    if keys.DIVERGED in tags:
+        return tags.get(keys.ERROR, "diverged")
+    if run.info.status != "FINISHED":
+        return f"status {run.info.status}"
+    if tags.get(keys.COMPLETE) != "true":
+        return "not marked complete"
+    if keys.N_PARAMS not in run.data.params:
+        return f"no param {keys.N_PARAMS}"
+    try:
+        mixture = _mixture(run)
+        keys.checked_mixture(mixture, list(mixture))
+    except InputError as error:
+        return str(error)
+    except ValueError as error:
+        return f"mixture: {error}"
+    return ""
+
+
+def _refuse_none(
+    runs: Sequence[Run], experiment_ids: Sequence[str], query: str, left_out: dict[str, str]
+) -> None:
+    if not runs:
+        raise InputError(
+            f"no complete proxy run in experiment {', '.join(experiment_ids)}"
+            + (f" matches {query!r}" if query else "")
+            + (f" (left out: {counted(left_out)})" if left_out else "")
+            + (f"; {ASK}" if origin.UNPLANNED in left_out.values() else "")
+        )
+
+
+def _names(runs: Sequence[Run]) -> dict[str, str]:
+    """Run id → name, with the id's beginning where several runs share the name."""
+    names = {run.info.run_id: run.info.run_name or run.info.run_id for run in runs}
+    shared = Counter(names.values())
+    return {
+        run_id: name if shared[name] == 1 else f"{name}-{run_id[:8]}"
+        for run_id, name in names.items()
+    }
+
+
+def counted(left_out: dict[str, str]) -> str:
+    """The reasons and how many runs each one left out."""
+    return ", ".join(f"{n} × {reason}" for reason, n in Counter(left_out.values()).most_common())
+
+
+def _histories(runs: Sequence[Run]) -> list[keys.History]:
+    """The history of each run: the compact copy where there is one, else its metrics."""
+    compact = [keys.history_from_tags(run.data.tags) for run in runs]
+    bare = [run for run, history in zip(runs, compact, strict=True) if history is None]
+    with ThreadPoolExecutor(threads(THREADS)) as pool:
+        read = pool.map(_from_metrics, bare)
+        return [history or next(read) for history in compact]
+
+
+def _from_metrics(run: Run) -> keys.History:
+    """A history from the metrics themselves, one request a domain."""
+    client = mlflow.MlflowClient()
+    names = sorted(key for key in run.data.metrics if key.startswith(keys.VAL_LOSS))
+    series = {
+        key: {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
+        for key in [*names, keys.TOKENS]
+    }
+    tokens = series.pop(keys.TOKENS)
+    steps = sorted(set().union(*series.values()) & set(tokens))
+    return keys.History(
+        tuple(key.removeprefix(keys.VAL_LOSS) for key in names),
+        tuple(steps),
+        tuple(int(tokens[step]) for step in steps),
+        tuple(tuple(series[key].get(step, math.nan) for key in names) for step in steps),
+    )
+
+
+def _table(runs: Sequence[Read]) -> pd.DataFrame:
+    """The tidy table, one row an evaluation, filled column block by column block."""
+    lengths = [len(history.steps) for _, history in runs]
+    mixtures = [_mixture(run) for run, _ in runs]
+    domains = _union(mixtures)
+    shares = np.array([[mixture.get(d, 0.0) for d in domains] for mixture in mixtures])
+    val_domains = _union(history.domains for _, history in runs)
+    column = {name: i for i, name in enumerate(val_domains)}
+    losses = np.full((sum(lengths), len(val_domains)), np.nan)
+    for end, (_, history) in zip(np.cumsum(lengths), runs, strict=True):
+        rows = slice(end - len(history.steps), end)
+        losses[rows, [column[name] for name in history.domains]] = history.losses
+    scale = {
+        "run": np.repeat([run.info.run_id for run, _ in runs], lengths),
+        keys.N_PARAMS: np.repeat(
+            [float(run.data.params[keys.N_PARAMS]) for run, _ in runs], lengths
+        ),
+        keys.TOKENS: np.concatenate([history.tokens for _, history in runs]),
+        "step": np.concatenate([history.steps for _, history in runs]),
+    }
+    blocks = (
+        pd.DataFrame(scale),
+        pd.DataFrame(
+            np.repeat(shares, lengths, axis=0), columns=[keys.MIXTURE + d for d in domains]
+        ),
+        pd.DataFrame(losses, columns=[keys.VAL_LOSS + d for d in val_domains]),
+    )
+    return pd.concat(blocks, axis=1)
+
+
+def _union(groups: Iterable[Iterable[str]]) -> list[str]:
+    """The distinct names of all groups, in the order of their first appearance."""
+    return list(dict.fromkeys(name for group in groups for name in group))

@@ -1,0 +1,105 @@
+"""The table that the fits use: one row an evaluation of a run, as arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from training.record import keys
+from training.record.errors import InputError
+
+Array = np.ndarray
+SAME_MIXTURE = 6  # decimals to which proportions must agree to be one mixture
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Validation losses of proxy runs, joined by run and domain name, never by position."""
+
+    domains: tuple[str, ...]  # training domains, M
+    val_domains: tuple[str, ...]  # V
+    runs: tuple[str, ...]
+    mixtures: Array  # distinct ones, (m, M)
+    mixture_of: Array  # index into mixtures of each row, (rows,)
+    run_of: Array  # index into runs of each row, (rows,)
+    n_params: Array  # non-embedding parameters, (rows,)
+    tokens: Array  # (rows,)
+    losses: Array  # nats per token, (rows, V)
+
+    @classmethod
+    def from_tidy(cls, table: pd.DataFrame) -> Self:
+        """From the tidy table: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
+
+        Raises InputError for missing columns, a missing value and a mixture that does not sum
+        to one.
+        """
+        for column in ("run", keys.N_PARAMS, keys.TOKENS):
+            if column not in table:
+                raise InputError(f"run table: no column {column!r}")
+        domains = named(table, keys.MIXTURE)
+        val_domains = named(table, keys.VAL_LOSS)
+        values = table[[c for c in table if c != "run"]]
+        if (bad := values.isna()).any(axis=None):
+            row, column = np.argwhere(bad.to_numpy())[0]
+            raise InputError(
+                f"run table: run {table['run'].iloc[row]!r} has no value of "
+                f"{values.columns[column]!r} at row {row}; every run needs all of them"
+            )
+        raw = table[[keys.MIXTURE + d for d in domains]].to_numpy(float)
+        off = np.abs(raw.sum(axis=1) - 1) > keys.MIXTURE_TOLERANCE
+        if off.any() or (raw < 0).any():
+            row = int(np.argmax(off | (raw < 0).any(axis=1)))
+            raise InputError(
+                f"run table: run {table['run'].iloc[row]!r}: proportions {raw[row].tolist()} must "
+                f"be >= 0 and sum to 1 within {keys.MIXTURE_TOLERANCE:g}"
+            )
+        proportions = raw / raw.sum(axis=1, keepdims=True)
+        _, first, mixture_of = np.unique(
+            proportions.round(SAME_MIXTURE), axis=0, return_index=True, return_inverse=True
+        )
+        runs, run_of = np.unique(table["run"].to_numpy(str), return_inverse=True)
+        return cls(
+            domains,
+            val_domains,
+            tuple(runs.tolist()),
+            proportions[first],
+            mixture_of.ravel(),
+            run_of,
+            table[keys.N_PARAMS].to_numpy(float),
+            table[keys.TOKENS].to_numpy(float),
+            table[[keys.VAL_LOSS + d for d in val_domains]].to_numpy(float),
+        )
+
+    def rows(self, keep: Array) -> Self:
+        """The observations where `keep`, (rows,) bool; mixtures and runs without any are gone."""
+        mixtures, mixture_of = np.unique(self.mixture_of[keep], return_inverse=True)
+        runs, run_of = np.unique(self.run_of[keep], return_inverse=True)
+        return replace(
+            self,
+            runs=tuple(self.runs[i] for i in runs),
+            mixtures=self.mixtures[mixtures],
+            mixture_of=mixture_of,
+            run_of=run_of,
+            n_params=self.n_params[keep],
+            tokens=self.tokens[keep],
+            losses=self.losses[keep],
+        )
+
+    def last(self) -> Array:
+        """Whether each row is its run's last evaluation, (rows,) bool."""
+        ends = np.full(len(self.runs), -np.inf)
+        np.maximum.at(ends, self.run_of, self.tokens)
+        return self.tokens == ends[self.run_of]
+
+    def proportions(self) -> Array:
+        """The mixture of each row, (rows, M)."""
+        return self.mixtures[self.mixture_of]
+
+
+def named(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:
+    found: Sequence[str] = [str(c).removeprefix(prefix) for c in table if str(c).startswith(prefix)]
+    if not found:
+        raise InputError(f"run table: no column {prefix}<domain>")
+    return tuple(found)

@@ -1,0 +1,230 @@
+"""Tables of run histories in files → runs; every mistake is named by its file, row and column."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fitting.importing import table_file
+from fitting.importing.table_file import numbers
+from training.record import keys
+from training.record.errors import InputError
+
+RUN, STEP = "run", "step"
+SCALE = (keys.N_PARAMS, keys.TOKENS, STEP)
+IDS = (RUN, "run_id", "index", "name")  # columns that may name runs: read as text
+RUN_NAME_LIMIT = 250  # characters, of MLflow's database
+SHOWN = 60  # characters of a name in an error
+MOST_DECIMALS = 6
+MOST_ROUNDING = 0.05  # by which a sum of rounded proportions may miss 1
+EXACT = 1e-12  # a sum this near 1 stays as it is, so that a table survives export and import
+
+
+@dataclass(frozen=True)
+class ForeignRun:
+    """A run that was trained elsewhere."""
+
+    name: str
+    n_params: int  # non-embedding parameters
+    mixture: dict[str, float]  # sums to one
+    history: keys.History
+    params: dict[str, str] = field(default_factory=dict)  # what else its source tells
+    check: bool = False  # never fitted
+    unit: str = keys.NATS  # of its losses
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs of a source, and what the user should know about how they were read."""
+
+    runs: tuple[ForeignRun, ...]
+    notes: tuple[str, ...] = ()
+    unit: str = ""  # of the losses, where the source tells it
+
+    def val_domains(self) -> list[str]:
+        """The validation domains of all runs."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.history.domains))
+
+
+def tidy(path: str) -> Found:
+    """The runs of a CSV or Parquet file in the form that `export` writes.
+
+    Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit where the
+    losses are not in nats per token; an empty loss is a missing one. Raises InputError.
+    """
+    file = table_file.read(path, IDS)
+    table, unit = _without_unit(file.cells)
+    shares, losses = named(table, keys.MIXTURE), named(table, keys.VAL_LOSS)
+    form = f"run, n_params, tokens, step, {keys.MIXTURE}<domain>…, {keys.VAL_LOSS}<domain>…"
+    if unknown := [c for c in table if c not in (RUN, *SCALE, *shares, *losses)]:
+        raise InputError(f"{path}: unknown column {unknown[0]!r}; a tidy table has {form}")
+    missing = [c for c in (RUN, *SCALE) if c not in table]
+    missing += [f"{p}<domain>" for p in (keys.MIXTURE, keys.VAL_LOSS) if not named(table, p)]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; a tidy table has {form}")
+    table, notes = normalised(checked(table))
+    left_out = [f"left out of {path}: {what}" for what in file.left_out]
+    return Found(runs(table), (*left_out, *notes), unit)
+
+
+def _without_unit(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The table without its column `unit`, and the one unit that is there; empty without it."""
+    if keys.UNIT not in table:
+        return table, ""
+    column = table[[keys.UNIT]]
+    _refuse(table, column.isna(), "must name the unit of the losses")
+    unit = str(column.iloc[0, 0])
+    if fault := keys.unit_fault(unit):
+        raise InputError(f"{table.index[0]}, column {keys.UNIT!r}: {fault}")
+    _refuse(table, column != unit, f"is not {unit}: a table has losses of one unit")
+    return table.drop(columns=keys.UNIT), unit
+
+
+def named(table: pd.DataFrame, prefix: str) -> list[str]:
+    """The columns whose names begin with a prefix."""
+    return [c for c in table if c.startswith(prefix)]
+
+
+def checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers in all columns but `run`; InputError names the first bad cell."""
+    _refuse_names(table)
+    found = table.drop(columns=RUN).apply(numbers)
+    rule = "must be a number, such as 0.25 or 1e6: a decimal point, no thousands separator, no %"
+    _refuse(table, found.isna() & table[list(found)].notna(), rule)
+    _refuse_counts(table, found[[c for c in SCALE if c in found]])
+    shares = found[named(found, keys.MIXTURE)]
+    rule = "must be a proportion from 0 to 1; write 0 for a domain that is not used"
+    _refuse(table, ~((shares >= 0) & (shares <= 1)), rule)
+    losses = found[named(found, keys.VAL_LOSS)]
+    rule = "must be a loss >= 0 and finite; leave it empty where there is none"
+    _refuse(table, (losses < 0) | np.isinf(losses), rule)
+    return pd.concat([table[[RUN]].astype(str), found], axis=1)
+
+
+def _refuse_names(table: pd.DataFrame) -> None:
+    """Raise InputError for names of domains and of runs that MLflow cannot hold."""
+    for column in table:
+        domain = column.removeprefix(keys.MIXTURE).removeprefix(keys.VAL_LOSS)
+        if fault := keys.name_fault(domain):
+            path = table.index[0].rsplit(", ", 1)[0]
+            raise InputError(f"{path}: column {shown(column)}: {fault}; rename it")
+    _refuse(table, table[[RUN]].isna(), "must name the run")
+    names = table[RUN].astype(str)
+    held = (names.str.len() <= RUN_NAME_LIMIT) & ~names.str.contains(r"[\x00-\x1f\x7f]")
+    rule = f"must name the run in 1 to {RUN_NAME_LIMIT} characters without tabs and line breaks"
+    _refuse(table, ~(held & (names.str.strip() != "")).to_frame(RUN), rule)
+
+
+def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
+    """Raise InputError for a bad number of parameters, tokens or steps."""
+    for column in counts:
+        least = 1 if column == keys.N_PARAMS else 0
+        values = counts[[column]]
+        whole = (values >= least) & (values % 1 == 0)
+        _refuse(table, ~whole, f"must be a whole number of at least {least}")
+        rule = f"must be less than {keys.LARGEST:.2g}, the most that MLflow's stores hold"
+        _refuse(table, values >= float(keys.LARGEST), rule)
+    if {keys.TOKENS, STEP} <= set(counts):
+        early = (counts[keys.TOKENS] == 0) & (counts[STEP] != 0)
+        _refuse(
+            table,
+            early.to_frame(keys.TOKENS),
+            "must be more than 0 after step 0, which is before training",
+        )
+
+
+def shown(name: str) -> str:
+    """A text of the user's for an error, cut where it is long."""
+    return repr(name if len(name) <= SHOWN else name[:SHOWN] + "…")
+
+
+def normalised(
+    table: pd.DataFrame, check_runs: Collection[str] = ()
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The table with proportions that sum to one, and notes on what was more than a trifle.
+
+    A sum may miss 1 by 1e-3, or by as much as the number of decimals explains with which all
+    proportions are written; that of a check run, which no fit reads, by 0.05. Raises InputError
+    for the first row beyond.
+    """
+    columns = named(table, keys.MIXTURE)
+    shares = table[columns].to_numpy()
+    sums = shares.sum(axis=1)
+    off = np.abs(sums - 1)
+    candidates = (d for d in range(1, MOST_DECIMALS) if np.array_equal(shares.round(d), shares))
+    decimals = next(candidates, MOST_DECIMALS)
+    rounding = min(len(columns) * 0.5 * 10.0**-decimals, MOST_ROUNDING)
+    far = off > max(rounding, keys.MIXTURE_TOLERANCE) + EXACT
+    spared = table[RUN].isin(check_runs).to_numpy() & (off <= MOST_ROUNDING)
+    for row in np.flatnonzero(far & ~spared)[:1]:
+        raise InputError(
+            f"{table.index[row]}: the proportions of run {table[RUN].iloc[row]!r} sum to "
+            f"{sums[row]:.6g}; they must sum to 1"
+        )
+    exact = np.where(off[:, None] > EXACT, shares / sums[:, None], shares)
+    whole = table.assign(**dict(zip(columns, exact.T, strict=True)))
+    by_run = pd.Series(sums, table[RUN]).groupby(level=0).first()
+    notes = [
+        f"the proportions of check run {name} sum to {total:.6g}: they are divided by it"
+        for name, total in by_run[sorted(set(table[RUN][far]))].items()
+    ]
+    rounded = by_run[sorted(set(table[RUN][~far & (off > keys.MIXTURE_TOLERANCE + EXACT)]))]
+    if len(rounded):
+        notes.append(
+            f"the proportions of {len(rounded)} of {len(by_run)} mixtures sum to "
+            f"{rounded.min():.4g} … {rounded.max():.4g}, as rounding to {decimals} decimals "
+            "explains: they are divided by their sum"
+        )
+    return whole, tuple(notes)
+
+
+def runs(table: pd.DataFrame) -> tuple[ForeignRun, ...]:
+    """The runs of a checked tidy table; raises InputError where its rows contradict each other."""
+    shares, losses = named(table, keys.MIXTURE), named(table, keys.VAL_LOSS)
+    _refuse(table, table.duplicated([RUN, STEP]).to_frame(STEP), "is there twice for its run")
+    constant = table[[keys.N_PARAMS, *shares]]
+    first = constant.groupby(table[RUN]).transform("first")
+    rule = "is not what the first row of its run has; a run has one size and one mixture"
+    _refuse(table, constant != first, rule)
+    codes, names = pd.factorize(table[RUN])
+    order = np.lexsort((table[STEP], codes))
+    table = table.iloc[order]
+    bounds = np.flatnonzero(np.diff(codes[order])) + 1
+    steps, tokens = (np.split(table[c].to_numpy(int), bounds) for c in (STEP, keys.TOKENS))
+    n_params = table[keys.N_PARAMS].to_numpy(int)[[0, *bounds]]
+    mixtures = table[shares].to_numpy()[[0, *bounds]]
+    domains = tuple(c.removeprefix(keys.VAL_LOSS) for c in losses)
+    return tuple(
+        ForeignRun(
+            name=str(name),
+            n_params=int(n_params[i]),
+            mixture={
+                c.removeprefix(keys.MIXTURE): float(x)
+                for c, x in zip(shares, mixtures[i], strict=True)
+            },
+            history=keys.History(
+                domains,
+                tuple(steps[i].tolist()),
+                tuple(tokens[i].tolist()),
+                tuple(map(tuple, rows.tolist())),
+            ),
+        )
+        for i, (name, rows) in enumerate(
+            zip(names, np.split(table[losses].to_numpy(), bounds), strict=True)
+        )
+    )
+
+
+def _refuse(table: pd.DataFrame, bad: pd.DataFrame, rule: str) -> None:
+    """Raise InputError for the first cell that is bad."""
+    rows, columns = np.nonzero(bad.to_numpy())
+    if not len(rows):
+        return
+    column = bad.columns[columns[0]]
+    value: Any = table[column].iloc[rows[0]]
+    number = pd.notna(pd.to_numeric(pd.Series([value]), errors="coerce")[0])
+    text = "an empty cell" if pd.isna(value) else value if number else shown(str(value))
+    more = f" ({len(rows) - 1} more such cells)" if len(rows) > 1 else ""
+    raise InputError(f"{table.index[rows[0]]}, column {shown(column)}: {text} {rule}{more}")

@@ -1,0 +1,172 @@
+"""How well a law predicts mixtures that it has not seen: cross-validation over mixtures."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+from fitting.data.observations import Observations
+from fitting.estimators import candidates
+from fitting.estimators.candidates import Candidate, Target
+from training.record.errors import InputError
+
+Array = np.ndarray
+
+LEAVE_ONE_OUT_UP_TO = 30  # mixtures; beyond, ten folds
+FOLDS = 10
+MIN_MIXTURES = 3
+MIN_RUNS = 4  # of one scale, to compare mixtures at it
+THREADS_FROM = 100  # mixtures; smaller fits spend their time in Python, which threads share
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Out-of-fold errors at each run's last evaluation; the objective is Σ w_i L_i."""
+
+    objective_mae: float
+    objective_rmse: float
+    mixing_rmse: float  # of the objective's differences between mixtures at one scale
+    mixing_error: float  # the same of the domains, each relative to its spread
+    mean_prediction_mae: float  # of predicting the mean of the other mixtures at the same scale
+    mean_prediction_rmse: float
+    objective_spread: float  # standard deviation of the observed objective
+    domain_mae: float  # Σ w_i |error_i|
+    spearman: float  # of the objective
+    domain_spearman: float  # mean over the validation domains
+    r2: float  # of the objective, against predicting the mean
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a candidate predicts of mixtures that it has not seen."""
+
+    candidate: Candidate
+    predictions: Array  # of each run's last evaluation, (runs, V)
+    scores: Scores
+    squares: Array  # of the mixing error, mean over each mixture's runs, (m,)
+
+
+class CrossValidation:
+    """Folds over mixtures, the same for every candidate; both cores work on them."""
+
+    def __init__(
+        self, observations: Observations, weights: Array, target: Target, seed: int = 0
+    ) -> None:
+        count = len(observations.mixtures)
+        if count < MIN_MIXTURES:
+            raise InputError(
+                f"{count} distinct mixtures were trained; a mixing law and its cross-validation "
+                f"need at least {MIN_MIXTURES}, and about two more than there are domains to be "
+                "good"
+            )
+        self.observations, self.weights, self.target = observations, weights, target
+        self.held_out = observations.rows(observations.last())
+        self.fold_of = np.arange(count)
+        if count > LEAVE_ONE_OUT_UP_TO:
+            self.fold_of = np.random.default_rng(seed).permutation(count) % FOLDS
+        self.memory: candidates.Memory = {}
+        self._mean = self._mean_of_other_folds()
+        h = self.held_out
+        self._scale = _scales(h)
+        self._spread = self._between(h.losses).std(axis=0).clip(1e-12)  # of each domain, (V,)
+
+    def run(self, wanted: Sequence[Candidate]) -> list[Held]:
+        """Every candidate's predictions of each mixture by a fit without it, and their scores."""
+        candidates.fit_all(self.observations, wanted, self.target, self.memory)
+        predictions = np.empty((len(wanted), *self.held_out.losses.shape))
+
+        def leave_out(fold: int) -> None:
+            train, rows = self.split(fold)
+            laws = candidates.fit_all(train, wanted, self.target, dict(self.memory))
+            h = self.held_out
+            for i, candidate in enumerate(wanted):
+                predictions[i, rows] = laws[candidate].predict(
+                    h.proportions()[rows], h.n_params[rows], h.tokens[rows]
+                )
+
+        threads = os.cpu_count() if len(self.fold_of) > THREADS_FROM else 1
+        doing = f"{wanted[0].method} law, {len(wanted)} candidates"
+        with ThreadPoolExecutor(threads) as pool:
+            folds = pool.map(leave_out, range(self.folds))
+            list(tqdm(folds, doing, self.folds, leave=False, unit=" folds", disable=None))
+        return [
+            Held(candidate, predicted, self.score(predicted), self._squares(predicted))
+            for candidate, predicted in zip(wanted, predictions, strict=True)
+        ]
+
+    @property
+    def folds(self) -> int:
+        """How many there are."""
+        return int(self.fold_of.max()) + 1
+
+    def split(self, fold: int) -> tuple[Observations, Array]:
+        """What a fold's fit sees, and which rows of `held_out` it predicts, (runs,) bool."""
+        left_out = self.fold_of == fold
+        train = self.observations.rows(~left_out[self.observations.mixture_of])
+        return train, left_out[self.held_out.mixture_of]
+
+    def _squares(self, predictions: Array) -> Array:
+        """Squared errors between mixtures of a scale, relative to each domain's spread, weighted
+        over the domains and averaged over each mixture's runs, (m,)."""
+        h = self.held_out
+        relative = self._between(predictions - h.losses) / self._spread
+        sums = np.bincount(h.mixture_of, relative**2 @ self.weights)
+        return sums / np.bincount(h.mixture_of)
+
+    def _between(self, values: Array) -> Array:
+        """Values (runs, …) less their mean over the runs of the same scale."""
+        sums = np.zeros((self._scale.max() + 1, values.shape[1]))
+        np.add.at(sums, self._scale, values)
+        return values - (sums / np.bincount(self._scale)[:, None])[self._scale]
+
+    def _mean_of_other_folds(self) -> Array:
+        """For each run, the mean objective of the other folds' runs at its scale, (runs,)."""
+        h = self.held_out
+        objective, folds = h.losses @ self.weights, self.fold_of[h.mixture_of]
+        means = np.empty(len(objective))
+        for i in range(len(objective)):
+            others = folds != folds[i]
+            same = others & (h.n_params == h.n_params[i]) & (h.tokens == h.tokens[i])
+            means[i] = objective[same if same.any() else others].mean()
+        return means
+
+    def score(self, predictions: Array) -> Scores:
+        """Of predictions of each run's last evaluation, (runs, V)."""
+        h = self.held_out
+        observed, predicted = h.losses @ self.weights, predictions @ self.weights
+        error, baseline = predicted - observed, self._mean - observed
+        ranks = [spearman(h.losses[:, v], predictions[:, v]) for v in range(h.losses.shape[1])]
+        between = self._between(error[:, None])[:, 0]
+        return Scores(
+            objective_mae=float(np.abs(error).mean()),
+            objective_rmse=float(np.sqrt((error**2).mean())),
+            mixing_rmse=float(np.sqrt((between**2).mean())),
+            mixing_error=float(np.sqrt(self._squares(predictions).mean())),
+            mean_prediction_mae=float(np.abs(baseline).mean()),
+            mean_prediction_rmse=float(np.sqrt((baseline**2).mean())),
+            objective_spread=float(observed.std()),
+            domain_mae=float((np.abs(predictions - h.losses) @ self.weights).mean()),
+            spearman=spearman(observed, predicted),
+            domain_spearman=float(np.mean(ranks)),
+            r2=float(1 - (error**2).sum() / max((baseline**2).sum(), 1e-300)),
+        )
+
+
+def _scales(runs: Observations) -> Array:
+    """A number for each run's scale, (rows,); scales of fewer than MIN_RUNS runs count as one."""
+    scales = np.stack([runs.n_params, runs.tokens])
+    _, scale, counts = np.unique(scales, axis=1, return_inverse=True, return_counts=True)
+    shared = np.where(counts[scale] >= MIN_RUNS, scale, len(counts))
+    return np.unique(shared, return_inverse=True)[1]
+
+
+def spearman(first: Array, second: Array) -> float:
+    """Rank correlation; 0 where one of them is constant."""
+    a, b = rankdata(first), rankdata(second)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])

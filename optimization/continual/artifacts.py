@@ -1,0 +1,170 @@
+"""What is logged and printed of critical proportions."""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pandas as pd
+
+from optimization.continual import plots
+from optimization.continual.solve import Forgetting
+from training.record import keys, layout
+
+Array = np.ndarray
+
+FITTED, CHECK = "fitted", "check"
+AT_END = 1e-4  # of the trained range, proportion
+NAME = 23  # cells of a check run's name
+KEPT = 1e-6  # nats per token, by which a loss that is just kept may miss its level
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The critical proportions, and the runs that they come from or that check them."""
+
+    found: Forgetting
+    measured: pd.DataFrame
+    """A row a run: run, kind (fitted, check), share, original, new, predicted_original and
+    predicted_new: losses in the predictor's unit."""
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        return self.measured[self.measured["kind"] == CHECK]
+
+
+def log(given: Answer) -> None:
+    """Log an answer to the active run."""
+    found = given.found
+    metrics = {"base/original": found.before[0], "base/new": found.before[1]}
+    rows = []
+    for one in found.answers:
+        values = {
+            "share": one.share,
+            "share_low": one.share_low,
+            "share_high": one.share_high,
+            "original_loss": one.original and one.original[0],
+            "new_loss": one.new and one.new[0],
+            "bound": one.bound,
+        }
+        shares = {} if one.mixture is None else named(found, one.mixture)
+        rows.append(
+            {"tolerance": one.tolerance, **values, **keys.with_prefix(keys.MIXTURE, shares)}
+        )
+        prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
+        metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
+    mixture = found.answers[0].mixture
+    if mixture is not None:
+        mlflow.log_params(keys.with_prefix(keys.MIXTURE, named(found, mixture)))
+    if len(given.checks):
+        metrics |= {
+            f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
+        }
+    mlflow.log_metrics(metrics)
+    tables = {"critical": pd.DataFrame(rows), "forgetting": found.curve, "runs": given.measured}
+    for name, table in tables.items():
+        mlflow.log_table(table, f"{name}.json")
+    for name, figure in (
+        ("critical_proportion", plots.against_share(found, given.measured)),
+        ("learnt_against_forgotten", plots.learnt_against_forgotten(found, given.measured)),
+    ):
+        mlflow.log_figure(figure, f"figures/{name}.png")
+        plt.close(figure)
+    lines = report(given)
+    mlflow.set_tag(keys.NOTE, layout.description(lines))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
+
+
+def report(given: Answer) -> list[str]:
+    """The critical proportions, and what runs that were not fitted say of them."""
+    lines = _answers(given.found)
+    if not len(given.checks):
+        return lines
+    names = layout.short(list(given.checks["run"].unique()), NAME)
+    lines.append(
+        f"{'check run':<{NAME + 1}}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}"
+        f"{'predicted':>11}"
+    )
+    for row in given.checks.to_dict("records"):
+        lines.append(
+            layout.padded(names[row["run"]], NAME + 1)
+            + f"{row['share']:>8.4f}{row['original']:>10.4f}"
+            f"{row['predicted_original']:>11.4f}{row['new']:>9.4f}{row['predicted_new']:>11.4f}"
+        )
+    return lines
+
+
+def _answers(found: Forgetting) -> list[str]:
+    """The critical proportions, and what they rest on."""
+    low, high = found.trained
+    unit = keys.unit_text(found.predictor.unit)
+    lines = [
+        f"the base: loss on the original data {found.before[0]:.4f}, on the new data "
+        f"{found.before[1]:.4f} {unit}",
+        f"{'allowed loss':<14}{'original share':>15}{'90 %':>18}{'original loss':>15}"
+        f"{'new loss':>10}",
+    ]
+    for answer in found.answers:
+        allowed = f"+{answer.tolerance:g}"
+        if answer.share is None or answer.original is None or answer.new is None:
+            lines.append(f"{allowed:<14}{'none is enough':>15}")
+            continue
+        edge = "≤" if (answer.share_low or 0.0) <= low + AT_END else ""
+        ends = f"[{edge}{_end(answer.share_low)}, {_end(answer.share_high)}]"
+        lines.append(
+            f"{allowed:<14}{answer.share:>15.4f}{ends:>18}{answer.original[0]:>15.4f}"
+            f"{answer.new[0]:>10.4f}"
+        )
+    first = found.answers[0]
+    least = float(found.curve["original"].min()) - found.before[0]
+    if first.share is None:
+        lines.append(
+            f"no mixture with {low:g} to {high:g} of original data, as trained, keeps the loss on "
+            f"it: at best it rises by {least:.4f} {unit}"
+        )
+    elif first.share <= low + AT_END:
+        lines.append(
+            f"the loss on the original data is kept down to the least proportion that was trained, "
+            f"{low:g}: the critical one lies below; train less to find it"
+        )
+    details = []
+    for answer in found.answers:
+        if answer.original is None or answer.share is None:
+            continue
+        room = found.before[0] + answer.tolerance - answer.original[0]
+        if room > KEPT and answer.share > low + AT_END:
+            details.append(
+                f"at +{answer.tolerance:g}: less original data would be enough, but the loss on "
+                "the new data is least here"
+            )
+        if answer.share_high is None:
+            lines.append(
+                f"at +{answer.tolerance:g}: by the upper end of the interval not even the most "
+                f"original data that was trained ({high:g}) is enough"
+            )
+    return [*lines, *details, *_mixtures(found)]
+
+
+def _mixtures(found: Forgetting) -> list[str]:
+    """The mixture of each answer, where the share alone does not tell it."""
+    answers = {
+        f"+{one.tolerance:g}": named(found, one.mixture)
+        for one in found.answers
+        if one.mixture is not None
+    }
+    if found.one_dimensional or not answers:
+        return []
+    return layout.mixtures(
+        answers,
+        heads=("allowed loss", ""),
+        exact="mixtures by the allowed loss; exact proportions: critical.json of this run",
+    )
+
+
+def named(found: Forgetting, mixture: Array) -> dict[str, float]:
+    """A mixture's proportions by domain."""
+    return dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
+
+
+def _end(share: float | None) -> str:
+    return "–" if share is None else f"{share:.3f}"

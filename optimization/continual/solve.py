@@ -1,0 +1,216 @@
+"""What continued training forgets of the original data for what it learns of the new.
+
+The critical proportion of the original data (Ye et al., arXiv 2403.16952) is the one at which the
+loss on it stays what it was before: of the mixtures that forget no more than is allowed, the one
+that learns most of the new data. Where the sides keep their inner proportions that is the crossing
+of a curve; else the mixtures between the sides are free, and it is a point of a frontier.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from optimization.domain import objective
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from optimization.domain.objective import Objective
+from optimization.domain.predictor import Predictor
+from optimization.search import epsilon_constraint
+from optimization.search.epsilon_constraint import LimitedSearch
+from training.record import keys
+from training.record.errors import InputError
+
+Array = np.ndarray
+Span = tuple[float, float, float]  # value and the ends of its 90 % interval
+
+LEVELS = 33  # of the curve or frontier
+POINTS = 1025  # on the line between the sides
+SAME = 1e-3  # by which a proportion may miss its share of its side, as rounding may leave it
+FREE = 1e-6  # least range of a proportion that is free
+
+
+@dataclass(frozen=True)
+class Critical:
+    """The answer for one tolerance; nothing where no mixture keeps the loss."""
+
+    tolerance: float  # nats per token
+    mixture: Array | None  # (M,)
+    share: float | None  # of original data
+    share_low: float | None  # enough by the lower end of the original loss's 90 % interval
+    share_high: float | None  # enough by the upper end; None: no trained proportion is
+    original: Span | None  # predicted losses there
+    new: Span | None
+    bound: float | None  # no allowed mixture has a smaller loss on the new data
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The critical proportions of a predictor of continued training."""
+
+    predictor: Predictor
+    allowed: Feasible
+    original: Array  # weights of the validation domains, (V,)
+    new: Array
+    is_original: Array  # of the training domains, (M,) bool
+    before: tuple[float, float]  # losses of the base: original, new
+    answers: tuple[Critical, ...]  # by rising tolerance, 0 first
+    curve: pd.DataFrame  # share, original and new losses with intervals, mixture/<domain>…
+
+    @property
+    def trained(self) -> tuple[float, float]:
+        """Least and largest proportion of original data among the fitted mixtures."""
+        shares = self.predictor.fitted @ self.is_original
+        return float(shares.min()), float(shares.max())
+
+    @property
+    def one_dimensional(self) -> bool:
+        """Whether each side keeps its inner proportions."""
+        return int((self.allowed.upper - self.allowed.lower > FREE).sum()) == 2
+
+    def line(self, count: int) -> Array:
+        """Mixtures from the least to the most original data that was trained, (count, M)."""
+        fitted = self.predictor.fitted
+        order = (fitted @ self.is_original).argsort()
+        ends = self.allowed.repaired(self.allowed.variables(fitted[order[[0, -1]]]))
+        steps = np.linspace(0, 1, count)[:, None]
+        return np.asarray((1 - steps) * ends[0] + steps * ends[1])
+
+    def losses(self, mixture: Array) -> tuple[Span, Span]:
+        """Original and new losses of a mixture (M,), with their intervals."""
+        sums = np.stack([self.original, self.new], axis=1)
+        values = self.predictor.surface.predict(mixture[None])[0] @ sums
+        off = self.predictor.half_width(sums, mixture[None])[0]
+        ends = np.stack([values, values - off, values + off]).T.tolist()
+        return tuple(ends[0]), tuple(ends[1])
+
+
+def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
+    """The critical proportions for these tolerances (nats per token) and 0, and the frontier.
+
+    Raises InputError for a predictor that tells no base.
+    """
+    told = predictor.metadata
+    if "base" not in told:
+        raise InputError(
+            f"model {predictor.uri!r} tells no losses of a base; `critical` registers one that does"
+        )
+    original, new = (
+        np.array([told[side].get(d, 0.0) for d in predictor.val_domains])
+        for side in ("original_weights", "new_weights")
+    )
+    losses = np.array([told["base"][d] for d in predictor.val_domains])
+    is_original = np.array([d in told["original"] for d in predictor.domains])
+    allowed = feasible(_trained(predictor, is_original), predictor.domains, predictor.tokens)
+    with threadpool_limits(1):
+        bare = Forgetting(
+            predictor=predictor,
+            allowed=allowed,
+            original=original,
+            new=new,
+            is_original=is_original,
+            before=(float(losses @ original), float(losses @ new)),
+            answers=(),
+            curve=pd.DataFrame(),
+        )
+        searching = _search(bare)
+        answers = [_critical(bare, searching, t) for t in sorted({0.0, *tolerances})]
+        return replace(bare, answers=tuple(answers), curve=_curve(bare, searching))
+
+
+def _trained(predictor: Predictor, is_original: Array) -> Constraints:
+    """The mixtures within the proportions that were trained; a side whose domains kept theirs among
+    each other keeps them."""
+    fitted = predictor.fitted
+    domains = np.array(predictor.domains)
+    bounds = {
+        d: (float(low), float(high))
+        for d, low, high in zip(domains, fitted.min(axis=0), fitted.max(axis=0), strict=True)
+    }
+    all_original = fitted @ is_original
+    ends = float(all_original.min()), float(all_original.max())
+    bounds["+".join(domains[is_original])] = ends
+    bundles = {}
+    for name, side in (("original", is_original), ("new", ~is_original)):
+        varied = side & (np.ptp(fitted, axis=0) > FREE)  # a domain that never varied stays
+        there = fitted[:, varied]
+        total = there.sum(axis=1, keepdims=True)
+        inner = there.sum(axis=0) / max(total.sum(), FREE)
+        if varied.sum() > 1 and np.abs(there - total * inner).max() < SAME:
+            bundles[name] = dict(zip(domains[varied].tolist(), inner.tolist(), strict=True))
+    kept = {d for shares in bundles.values() for d in shares}
+    return Constraints(
+        bounds={name: ends for name, ends in bounds.items() if name not in kept}, bundles=bundles
+    )
+
+
+def _search(found: Forgetting) -> LimitedSearch:
+    predictor = found.predictor
+    return epsilon_constraint.search(
+        objective.weighted(predictor, found.new),
+        objective.weighted(predictor, found.original),
+        found.allowed,
+        found.line(POINTS) if found.one_dimensional else predictor.fitted,
+    )
+
+
+def _critical(found: Forgetting, searching: LimitedSearch, tolerance: float) -> Critical:
+    level = found.before[0] + tolerance
+    best = searching.best(level)
+    risky = objective.weighted(found.predictor, found.original, pessimistic=True)
+    upper, lower = (_share(found, searching, end, level) for end in (risky, _optimistic(risky)))
+    if best is None:
+        return Critical(tolerance, None, None, lower, upper, None, None, None)
+    share = float(best @ found.is_original)
+    ends = [share, *(end for end in (lower, upper) if end is not None)]
+    original, new = found.losses(best)
+    return Critical(
+        tolerance=tolerance,
+        mixture=best,
+        share=share,
+        share_low=min(ends),  # of free sides the ends need not lie on either side of it
+        share_high=None if upper is None else max(ends),
+        original=original,
+        new=new,
+        bound=searching.bound(best, level),
+    )
+
+
+def _optimistic(upper: Objective) -> Objective:
+    """The lower end of an interval from its upper end."""
+    assert upper.risk is not None
+    return replace(upper, risk=replace(upper.risk, quantile=-upper.risk.quantile))
+
+
+def _share(
+    found: Forgetting, searching: LimitedSearch, limit: Objective, level: float
+) -> float | None:
+    best = searching.limited_by(limit).best(level)
+    return None if best is None else float(best @ found.is_original)
+
+
+def _curve(found: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
+    """Along the line between the sides, or the frontier from least forgotten to most learnt."""
+    if found.one_dimensional:
+        mixtures = found.line(LEVELS)
+    else:
+        most = float(searching.limit(searching.unlimited()[None])[0])
+        levels = np.linspace(searching.least_level, most, LEVELS)
+        mixtures = np.array(
+            [searching.samples[-1], *(searching.best(level) for level in levels[1:])]
+        )
+    rows = []
+    for mixture in mixtures:
+        original, new = found.losses(mixture)
+        rows.append((float(mixture @ found.is_original), *original, *new, *mixture))
+    ends = ("", "_low", "_high")
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "share",
+            *(f"{side}{end}" for side in ("original", "new") for end in ends),
+            *(keys.MIXTURE + d for d in found.predictor.domains),
+        ],
+    )

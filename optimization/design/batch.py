@@ -1,0 +1,64 @@
+"""Many mixtures that could be trained next, and which of them to train."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from optimization.design import acquisition, space_filling
+from optimization.design.acquisition import Ensemble, Worth
+from optimization.domain import objective
+from optimization.domain.feasible import Feasible, distances
+from optimization.domain.predictor import Predictor
+from optimization.mixture import sensitivity
+from optimization.search.descent import descend
+
+Array = np.ndarray
+EVERYWHERE = 2**10  # Sobol points of the allowed set
+BETWEEN = 2**8  # of them half way to the best mixture
+SAME = 1e-4  # distance (share of tokens) below which two mixtures are one
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates, what the predictor says of them, and those that were chosen."""
+
+    mixtures: Array  # (n, M)
+    ensemble: Ensemble  # of them
+    chosen: list[int]
+    best: Array  # the predictor's best mixture, (M,)
+    worth: Worth
+
+
+def choose(
+    predictor: Predictor, allowed: Feasible, planned: Array, count: int, seed: int
+) -> Choice:
+    """Choose `count` mixtures to train; those that are planned, (p, M), count as trained."""
+    with threadpool_limits(1):  # small matrices: more threads only wait for each other
+        best, mixtures = _candidates(predictor, allowed, seed)
+        seen = np.vstack([predictor.fitted, planned])
+        mixtures = mixtures[distances(mixtures, seen).min(axis=1) > SAME]
+        unfitted = planned[distances(planned, predictor.fitted).min(axis=1) > SAME]
+        every = np.vstack([mixtures, unfitted])
+        found = acquisition.ensemble(
+            predictor.surface,
+            predictor.replicates,
+            every,
+            acquisition.noise(predictor),
+            predictor.weights,
+        )
+        chosen = acquisition.propose(found, count, range(len(mixtures), len(every)))
+        return Choice(every, found, chosen, best, acquisition.worth(found, chosen))
+
+
+def _candidates(predictor: Predictor, allowed: Feasible, seed: int) -> tuple[Array, Array]:
+    """The best mixture, (M,), and candidates, (n, M): everywhere, on the way to the best one, and
+    the best ones by each law of the bootstrap."""
+    weighted = objective.weighted(predictor, predictor.weights)
+    everywhere = space_filling.sobol(allowed, EVERYWHERE, seed)
+    best = descend(weighted, allowed, everywhere[weighted(everywhere).argmin()])
+    optima, _ = sensitivity.by_replicate(weighted, allowed, best, predictor)
+    near = space_filling.tidy(
+        np.vstack([(everywhere[:BETWEEN] + best) / 2, best[None], optima]), allowed
+    )
+    return best, np.unique(np.vstack([everywhere, near]), axis=0)

@@ -1,0 +1,109 @@
+"""Figures of a design: the mixtures proposed for training, and why."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from optimization import drawing
+from optimization.drawing import Array, Values
+from optimization.mixture.trial_plots import SQUARES
+from training.record import keys
+
+COLOURS = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C0 is the best mixture's
+COLUMNS = 4  # of the legend
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+JITTER = 0.16  # of a row, of the fitted mixtures
+
+
+def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str]) -> Figure:
+    """A row a domain: its proportions in the fitted mixtures (m, M), and in the proposed ones.
+
+    `chosen` is name → domain → proportion; `domains` are the columns of `fitted`. The scale is the
+    square root: most proportions are small.
+    """
+    mean = np.mean([[mixture[d] for d in domains] for mixture in chosen.values()], axis=0)
+    ordered = drawing.largest_first(dict(zip(domains, mean, strict=True)))
+    each = 0.3 + 0.02 * len(chosen)
+    figure, axis = plt.subplots(
+        figsize=(9.0, drawing.height(len(domains), each)), layout="constrained"
+    )
+    drawing.domain_rows(axis, ordered)
+    y = np.arange(len(ordered))
+    columns = fitted[:, [list(domains).index(d) for d in ordered]]
+    shift = np.random.default_rng(0).uniform(-JITTER, JITTER, columns.shape)
+    dots = axis.scatter(
+        columns, y + shift, s=7, color="0.55", alpha=0.6, linewidth=0,
+        label=f"trained ({len(fitted)} mixtures)",
+    )  # fmt: skip
+    handles: list[Artist] = [dots]
+    offsets = drawing.group_offsets(len(chosen))
+    for offset, (name, colour, marker) in zip(offsets, _styles(chosen), strict=True):
+        x = [chosen[name][d] for d in ordered]
+        handles.append(_mark(axis, x, y + offset, colour, marker, name))
+    highest = max(columns.max(), *(max(mixture.values()) for mixture in chosen.values()))
+    _root_scale(axis, highest)
+    axis.set_xlabel("proportion of the training tokens (√ scale)")
+    axis.set_title("The proposed mixtures, and those that are trained already")
+    drawing.legend(figure, handles, COLUMNS)
+    return figure
+
+
+def uncertainty(
+    objective: Array,
+    deviation: Array,
+    chosen: Sequence[int],
+    names: Sequence[str],
+    unit: str = keys.NATS,
+) -> Figure:
+    """The candidates' predicted objective against its standard deviation, both (n,), in a unit.
+
+    `chosen` are indices of the proposed candidates, `names` what they are called.
+    """
+    figure, axis = plt.subplots(figsize=(8.0, 5.5), layout="constrained")
+    dots = axis.scatter(
+        objective, deviation, s=9, color="0.75", linewidth=0,
+        label=f"candidate ({len(objective)})",
+    )  # fmt: skip
+    line = axis.axvline(
+        objective.min(), color="0.3", linestyle=":", linewidth=1, label="lowest prediction"
+    )
+    handles: list[Artist] = [dots, line]
+    for index, (name, colour, marker) in zip(chosen, _styles(names), strict=True):
+        x, y = objective[index], deviation[index]
+        handles.append(_mark(axis, x, y, colour, marker, name, 55))
+    axis.set_xlabel(f"predicted objective ({keys.unit_text(unit)})")
+    axis.set_ylabel(f"standard deviation of the prediction ({keys.unit_text(unit)})")
+    axis.set_title("Where the law is uncertain, and what is proposed")
+    axis.grid(color="0.92")
+    axis.set_axisbelow(True)
+    axis.margins(x=0.05, y=0.08)
+    axis.set_ylim(bottom=0)
+    drawing.legend(figure, handles, COLUMNS)
+    return figure
+
+
+def _styles(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Name, colour and marker; as many differ as there are pairs of the two."""
+    for i, name in enumerate(names):
+        yield name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+
+
+def _mark(
+    axis: Axes, x: ArrayLike, y: ArrayLike, colour: str, marker: str, label: str, size: float = 32
+) -> Artist:
+    return axis.scatter(
+        x, y, s=size, color=colour, marker=marker, edgecolor="white", linewidth=0.6, zorder=6,
+        label=label, clip_on=False,
+    )  # fmt: skip
+
+
+def _root_scale(axis: Axes, highest: float) -> None:
+    """A horizontal square-root scale from 0 to a little over the highest proportion."""
+    axis.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axis.set_xticks([tick for tick in SQUARES if tick <= highest])
+    axis.set_xlim(0, 1.03 * highest)

@@ -1,0 +1,192 @@
+"""A registered predictor as the search sees it: through MLflow alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, Self, runtime_checkable
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from training.record import keys
+from training.record.errors import InputError
+
+Array = np.ndarray
+STEP = 1e-7  # of the forward differences where a law has no derivatives of its own
+
+
+class Surface(Protocol):
+    """Losses over the simplex at one scale.
+
+    `predict` maps mixtures (n, M) to losses (n, V), `jacobian` to dL_i/dr_j, (n, V, M).
+    """
+
+    def predict(self, mixtures: Array) -> Array: ...
+
+    def jacobian(self, mixtures: Array) -> Array: ...
+
+
+@runtime_checkable
+class Convex(Surface, Protocol):
+    """Losses that are convex in φ(r), φ a concave function of each proportion.
+
+    `features` is φ(r) and `feature_slopes` dφ/dr, both (n, M); `feature_jacobian` is dL_i/dφ_j,
+    (n, V, M); `power` is a where φ(r) = r^a, 0 for another φ.
+    """
+
+    power: float
+
+    def features(self, mixtures: Array) -> Array: ...
+
+    def feature_slopes(self, mixtures: Array) -> Array: ...
+
+    def feature_jacobian(self, mixtures: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A law without derivatives of its own, at one scale."""
+
+    law: Any
+    n_params: float
+    tokens: float
+
+    def predict(self, mixtures: Array) -> Array:
+        ones = np.ones(len(mixtures))
+        return np.asarray(self.law.predict(mixtures, self.n_params * ones, self.tokens * ones))
+
+    def jacobian(self, mixtures: Array) -> Array:
+        n, domains = mixtures.shape
+        moved = (mixtures[:, None] + STEP * np.eye(domains)).reshape(-1, domains)
+        change = self.predict(moved).reshape(n, domains, -1) - self.predict(mixtures)[:, None]
+        return change.transpose(0, 2, 1) / STEP
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the predictor says of one mixture."""
+
+    losses: dict[str, float]
+    losses_low: dict[str, float]
+    losses_high: dict[str, float]
+    objective: float
+    low: float
+    high: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A loaded predictor, asked at one scale."""
+
+    uri: str
+    domains: tuple[str, ...]
+    val_domains: tuple[str, ...]
+    weights: Array  # of the validation domains, (V,)
+    n_params: float
+    tokens: float
+    metadata: dict[str, Any]
+    loaded: Any  # mlflow.pyfunc.PyFuncModel
+    python: Any  # the artifact's own MixturePredictor
+    unit: str = keys.NATS  # of the losses
+
+    def at(self, n_params: float, tokens: float) -> Self:
+        """The same predictor, asked at another scale."""
+        return replace(self, n_params=n_params, tokens=tokens)
+
+    def table(self, mixtures: Array) -> pd.DataFrame:
+        """The predictor's answer for mixtures (n, M), a row each."""
+        rows = pd.DataFrame(mixtures, columns=[keys.MIXTURE + d for d in self.domains])
+        rows["n_params"], rows["tokens"] = self.n_params, self.tokens
+        return self.loaded.predict(rows, params={"domain_intervals": True})
+
+    def ask(self, mixture: Mapping[str, float]) -> Prediction:
+        """The prediction for one mixture."""
+        row = dict(self.table(np.array([[mixture[d] for d in self.domains]])).iloc[0])
+        return Prediction(
+            losses=keys.without_prefix(keys.VAL_LOSS, row),
+            losses_low=keys.without_prefix(keys.VAL_LOSS_LOW, row),
+            losses_high=keys.without_prefix(keys.VAL_LOSS_HIGH, row),
+            objective=float(row["objective"]),
+            low=float(row["objective_low"]),
+            high=float(row["objective_high"]),
+            distance=float(row["distance"]),
+        )
+
+    @cached_property
+    def fitted(self) -> Array:
+        """The mixtures that the law was fitted to, (m, M)."""
+        return np.array(self.python.spec["mixtures"])
+
+    @cached_property
+    def surface(self) -> Surface:
+        """The law at this scale."""
+        return self.surface_of(self.python.law)
+
+    @cached_property
+    def replicates(self) -> list[Surface]:
+        """The laws of the bootstrap over mixtures, at this scale."""
+        return [self.surface_of(law) for law in self.python.interval.bootstrap]
+
+    def half_width(self, weights: Array, mixtures: Array) -> Array:
+        """Half the 90 % interval of the weighted loss; weights (V,) → (n,), (V, k) → (n, k)."""
+        n_params, tokens = (np.full(len(mixtures), x) for x in (self.n_params, self.tokens))
+        return np.asarray(self.python.interval.half_width(weights, mixtures, n_params, tokens))
+
+    def surface_of(self, law: Any) -> Surface:
+        """A law of the artifact at this scale."""
+        if hasattr(law, "mixing"):
+            surface: Surface = law.mixing(self.n_params, self.tokens)
+            return surface
+        return Numeric(law, self.n_params, self.tokens)
+
+
+def load(
+    uri: str, n_params: float | None = None, tokens: float | None = None, unit: str | None = None
+) -> Predictor:
+    """Load a registered predictor; at another scale than its target when given.
+
+    Raises InputError for what is not one, for one whose losses are not in `unit`, where it is
+    given, and for a scale at which it has no answer.
+    """
+    try:
+        loaded = mlflow.pyfunc.load_model(uri)
+    except MlflowException as error:
+        raise InputError(f"model {uri!r} cannot be loaded: {error.message}") from error
+    metadata = loaded.metadata.metadata or {}
+    if "target" not in metadata:
+        raise InputError(f"model {uri!r} is no mixture predictor; `fit` registers one")
+    python = loaded.unwrap_python_model()
+    if not hasattr(python, "scales"):
+        raise InputError(
+            f"model {uri!r} was registered by an earlier `fit`, without what a search needs; "
+            "fit again"
+        )
+    target = metadata["target"]
+    predictor = Predictor(
+        uri,
+        tuple(metadata["domains"]),
+        tuple(metadata["val_domains"]),
+        np.array(python.spec["weights"]),
+        n_params or target["n_params"],
+        tokens or target["tokens"],
+        metadata,
+        loaded,
+        python,
+        python.spec.get(keys.UNIT, keys.NATS),
+    )
+    if unit not in (None, predictor.unit):
+        raise InputError(
+            f"model {uri!r} predicts {keys.unit_text(predictor.unit)}, but training measures "
+            f"{keys.unit_text(unit)}; use a model fitted to losses in {keys.unit_text(unit)}"
+        )
+    try:
+        predictor.table(predictor.fitted[:1])
+    except MlflowException as error:
+        raise InputError(
+            f"model {uri!r} has no answer at n_params {predictor.n_params:,.0f} and tokens "
+            f"{predictor.tokens:,.0f}: {error.message}"
+        ) from error
+    return predictor

@@ -1,0 +1,202 @@
+"""What a search leaves in its MLflow run: params, metrics, tables and figures."""
+
+import time
+
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param, RunTag
+
+from optimization.mixture import landscape_plots, sensitivity, ternary_plot, trial_plots
+from optimization.mixture.sensitivity import Freedom
+from optimization.mixture.solve import BEST, Answer
+from optimization.search.search import Found, Front
+from training.record import keys
+from training.record.secrets import masked
+
+Array = np.ndarray
+
+
+def log(answer: Answer, *, children: bool = False) -> None:
+    """Log an answer to the active run; its trials as a table, and as child runs when asked for."""
+    problem, predictor = answer.problem, answer.predictor
+    mlflow.log_params(
+        {
+            **keys.with_prefix(keys.MIXTURE, answer.best),
+            "model_uri": masked(predictor.uri),
+            keys.TARGET_N_PARAMS: predictor.n_params,
+            keys.TARGET_TOKENS: predictor.tokens,
+            keys.UNIT: predictor.unit,
+            "minimised": ",".join(problem.objectives),
+            "pull_strength": answer.pull,
+            "compared_with": answer.compared,
+            "n_trials": len(answer.search.trials),
+        }
+    )
+    mlflow.log_metrics(_metrics(answer))
+    mlflow.log_dict(answer.best, "best_mixture.json")
+    for name, table in _tables(answer).items():
+        mlflow.log_table(table, f"{name}.json")
+    for name, figure in _figures(answer).items():
+        mlflow.log_figure(figure, f"figures/{name}.png")
+        plt.close(figure)
+    if children:
+        _log_children(answer)
+
+
+def _metrics(answer: Answer) -> dict[str, float]:
+    metrics = {"gain": answer.gain}
+    half = answer.gain_half_width
+    metrics |= {"gain_low": answer.gain - half, "gain_high": answer.gain + half}
+    for name, p in answer.predictions.items():
+        key = name.replace(" ", "_")
+        metrics[f"objective/{key}"] = p.objective
+        metrics[f"distance/{key}"] = p.distance
+        metrics |= {f"predicted/{key}/{d}": loss for d, loss in p.losses.items()}
+    steps, found, freedom = answer.steps, answer.search, answer.freedom
+    if steps is not None:
+        told = {"steps_fewer": steps.fewer, "steps_more": steps.more}
+        metrics |= {name: share for name, share in told.items() if share is not None}
+    if isinstance(found, Found):
+        metrics["least"] = found.value
+        if found.bound is not None:
+            metrics |= {"certified_bound": found.bound, "gap": found.value - found.bound}
+    if freedom is not None:
+        metrics["regret"] = float(freedom.regrets.mean())
+        for domain, lowest, highest in freedom.ranges.itertuples(index=False):
+            metrics |= {f"lowest/{domain}": lowest, f"highest/{domain}": highest}
+    return metrics
+
+
+def _tables(answer: Answer) -> dict[str, pd.DataFrame]:
+    tables = {"trials": answer.search.trials, "compared": _compared(answer)}
+    if answer.path is not None:
+        tables["pull"] = answer.path
+    freedom = answer.freedom
+    if freedom is not None:
+        tables |= {
+            "near_optimal": freedom.ranges,
+            "sensitivity_to_weights": freedom.by_weight,
+            "optimum_by_scale": freedom.by_scale,
+            "optimum_by_replicate": pd.DataFrame(
+                freedom.optima, columns=answer.allowed.columns
+            ).assign(regret=freedom.regrets),
+        }
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+def _compared(answer: Answer) -> pd.DataFrame:
+    """A row a compared mixture: its proportions and predicted losses with their intervals."""
+    rows = []
+    for name, mixture in answer.mixtures.items():
+        p = answer.predictions[name]
+        rows.append(
+            {
+                "mixture": name,
+                **keys.with_prefix(keys.MIXTURE, mixture),
+                "objective": p.objective,
+                "objective_low": p.low,
+                "objective_high": p.high,
+                "distance": p.distance,
+                **keys.with_prefix(keys.VAL_LOSS, p.losses),
+                **keys.with_prefix(keys.VAL_LOSS_LOW, p.losses_low),
+                **keys.with_prefix(keys.VAL_LOSS_HIGH, p.losses_high),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _figures(answer: Answer) -> dict[str, Figure]:
+    losses = {name: p.losses for name, p in answer.predictions.items()}
+    intervals = {
+        name: {d: (p.losses_low[d], p.losses_high[d]) for d in p.losses}
+        for name, p in answer.predictions.items()
+    }
+    domains, found = answer.predictor.domains, answer.search
+    trials, unit = _by_domain(found.trials), answer.predictor.unit
+    figures = {"best_mixture": trial_plots.mixtures(answer.mixtures, losses, intervals, unit)}
+    if isinstance(found, Front):
+        names = list(found.objectives)
+        chosen = found.trials.iloc[found.chosen][names]
+        figures["pareto"] = trial_plots.pareto(found.trials, names, {BEST: dict(chosen)}, unit)
+        trials["objective"] = found.trials[names[0]]
+    else:
+        figures["trials"] = trial_plots.trials(found.trials, unit)
+    figures["parallel_coordinates"] = trial_plots.parallel_coordinates(
+        trials, domains, answer.best, unit
+    )
+    if len(domains) == 3:
+        figures["map"] = ternary_plot.ternary(
+            lambda mixtures: _allowed_loss(answer, mixtures),
+            domains,
+            {name: list(mixture.values()) for name, mixture in answer.mixtures.items()},
+            answer.predictor.fitted,
+            unit,
+        )
+    if answer.path is not None:
+        figures["pull"] = landscape_plots.pull_path(answer.path, answer.pull, unit)
+    if answer.freedom is not None:
+        figures |= _freedom_figures(answer, answer.freedom)
+    return figures
+
+
+def _freedom_figures(answer: Answer, freedom: Freedom) -> dict[str, Figure]:
+    predictor, best = answer.predictor, answer.best
+    domains = list(predictor.domains)
+    curves = sensitivity.curves(predictor, answer.weights, answer.allowed, answer.differences)
+    figures = {
+        "near_optimal": landscape_plots.near_optimal(freedom.ranges, answer.mixtures),
+        "loss_against_proportions": landscape_plots.loss_against_proportions(
+            curves, best, predictor.unit
+        ),
+        "sensitivity": landscape_plots.sensitivity(
+            freedom.optima, freedom.by_weight, best, predictor.unit
+        ),
+    }
+    if len(freedom.by_scale) > 1:
+        figures["optimum_by_scale"] = landscape_plots.optima_by_scale(
+            _by_domain(freedom.by_scale), domains
+        )
+    return figures
+
+
+def _by_domain(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with columns `<domain>` for `mixture/<domain>`, and n_params and tokens."""
+    kept = [
+        c for c in table if c.startswith(keys.MIXTURE) or c in ("n_params", "tokens", "objective")
+    ]
+    return table[kept].rename(columns=lambda name: name.removeprefix(keys.MIXTURE))
+
+
+def _allowed_loss(answer: Answer, mixtures: Array) -> Array:
+    """The predicted weighted loss, (n,); NaN for a mixture that breaks a constraint."""
+    values = answer.predictor.surface.predict(mixtures) @ answer.weights
+    return np.where(answer.allowed.inside(mixtures), values, np.nan)
+
+
+def _log_children(answer: Answer) -> None:
+    """A child run a trial, with its mixture and what it was evaluated to."""
+    active, client = mlflow.active_run(), mlflow.MlflowClient()
+    assert active is not None
+    columns = answer.allowed.columns
+    for row in answer.search.trials.to_dict("records"):
+        run = client.create_run(
+            active.info.experiment_id,
+            tags={keys.STAGE: keys.TRIAL, keys.PARENT: active.info.run_id},
+            run_name=f"trial-{row['trial']:03d}",
+        )
+        values = {
+            key: float(value)
+            for key, value in row.items()
+            if key not in ("trial", "kind", "on_front") and key not in columns
+        }
+        now = int(time.time() * 1000)
+        client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in values.items()],
+            params=[Param(column, str(row[column])) for column in columns],
+            tags=[RunTag("kind", str(row["kind"]))],
+        )
+        client.set_terminated(run.info.run_id)

@@ -1,0 +1,123 @@
+"""How sure it is that one mixture is better than another.
+
+Errors that all mixtures share, such as those of the step and size laws, cancel in a difference.
+Everything that tells mixtures apart rests on this: the gain, the near-optimal set and the verdict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import softmax
+
+from optimization.domain.objective import LEAST, Objective
+from optimization.domain.predictor import Convex, Predictor, Surface
+
+Array = np.ndarray
+FLOOR = 1e-20  # variance, (nats per token)²: keeps the slope at the base mixture finite
+
+
+@dataclass(frozen=True)
+class Differences:
+    """By how much an objective is higher than at a base mixture, and the half width of the 90 %
+    interval of that difference (docs/math.md, "Differences").
+
+    variance = mean square of what the laws of the bootstrap add to the difference
+             + 2 · residual · (1 − exp(−h² / reach²)), h² = Σ_j (√r_j − √base_j)²
+    """
+
+    objective: Objective  # without its pull and risk
+    base: Array  # (M,)
+    replicates: Sequence[Surface]
+    residual: float  # variance of one mixture's error beside what the bootstrap shows
+    reach: float  # how far apart, in h, two mixtures' errors are independent
+    quantile: float  # of the error, in standard deviations
+
+    @classmethod
+    def of(cls, predictor: Predictor, objective: Objective, base: Array) -> "Differences":
+        """Those of an objective of a predictor from a base mixture (M,)."""
+        interval = predictor.python.interval
+        beyond = interval.distance(predictor.n_params, predictor.tokens)
+        own = getattr(interval, "own", interval.common)  # of models registered before there was one
+        plain = Objective(objective.surface, objective.sums, objective.offsets)
+        return cls(
+            objective=plain,
+            base=base,
+            replicates=predictor.replicates,
+            residual=float(np.max(own(objective.sums, beyond))),
+            reach=_spacing(predictor.fitted),
+            quantile=interval.quantile,
+        )
+
+    def mean(self, mixtures: Array) -> Array:
+        """The difference by the law, (n,), of mixtures (n, M)."""
+        return np.asarray(self.objective(mixtures) - self.objective(self.base[None]))
+
+    def half_width(self, mixtures: Array) -> Array:
+        """Half the 90 % interval of the difference, (n,), of mixtures (n, M)."""
+        added = self._drawn(mixtures) - self.mean(mixtures)
+        apart = ((np.sqrt(mixtures) - np.sqrt(self.base)) ** 2).sum(axis=1)
+        own = 2 * self.residual * -np.expm1(-apart / self.reach**2)
+        return np.asarray(self.quantile * np.sqrt((added**2).mean(axis=0) + own))
+
+    def __call__(self, mixtures: Array) -> Array:
+        """The lower end of the interval, (n,): at most 0 where a mixture may be no worse."""
+        return self.mean(mixtures) - self.half_width(mixtures)
+
+    def smooth(self, mixture: Array, temperature: float) -> tuple[float, Array]:
+        """The lower end at one mixture (M,) and its gradient, (M,)."""
+        one = mixture[None]
+        mean, slope = self.mean(one)[0], self.objective.smooth(mixture, temperature)[1]
+        added = self._drawn(one)[:, 0] - mean
+        roots = np.sqrt(np.maximum(mixture, LEAST))
+        apart = float(((roots - np.sqrt(self.base)) ** 2).sum())
+        near = np.exp(-apart / self.reach**2)
+        variance = (added**2).mean() + 2 * self.residual * (1 - near) + FLOOR
+        rise = 2 * added @ (self._slopes(mixture, temperature) - slope) / len(added)
+        rise = rise + 2 * self.residual * near / self.reach**2 * (1 - np.sqrt(self.base) / roots)
+        deviation = np.sqrt(variance)
+        value = float(mean - self.quantile * deviation)
+        return value, slope - self.quantile * rise / (2 * deviation)
+
+    @cached_property
+    def _stacked(self) -> Sequence[Surface]:
+        """The laws of the bootstrap; those of one power as one law of B · V losses."""
+        first = self.replicates[0]
+        if not isinstance(first, Convex) or not hasattr(first, "log_scale"):
+            return self.replicates
+        parts = {
+            name: np.concatenate([getattr(surface, name) for surface in self.replicates])
+            for name in ("floor", "log_scale", "slope")
+        }
+        return [type(first)(power=first.power, **parts)]  # type: ignore[call-arg]
+
+    def _losses(self, mixtures: Array) -> Array:
+        """By each law of the bootstrap, (B, n, V)."""
+        every = np.concatenate([s.predict(mixtures) for s in self._stacked], axis=1)
+        shape = (len(mixtures), len(self.replicates), len(self.objective.sums))
+        return every.reshape(shape).transpose(1, 0, 2)
+
+    def _parts(self, mixtures: Array) -> Array:
+        return self._losses(mixtures) @ self.objective.sums - self.objective.offsets
+
+    def _drawn(self, mixtures: Array) -> Array:
+        """The difference by each law of the bootstrap, (B, n)."""
+        at_base = self._parts(self.base[None]).max(axis=2)
+        return np.asarray(self._parts(mixtures).max(axis=2) - at_base)
+
+    def _slopes(self, mixture: Array, temperature: float) -> Array:
+        """The gradient of the objective by each law of the bootstrap, (B, M)."""
+        one = mixture[None]
+        jacobian = np.concatenate([s.jacobian(one)[0] for s in self._stacked])
+        jacobian = jacobian.reshape(len(self.replicates), -1, len(mixture))
+        shares = softmax(self._parts(one)[:, 0] / temperature, axis=1)  # (B, k)
+        return np.einsum("bk,vk,bvm->bm", shares, self.objective.sums, jacobian, optimize=True)
+
+
+def _spacing(mixtures: Array) -> float:
+    """The median distance h of a fitted mixture from its nearest neighbour."""
+    roots = np.sqrt(mixtures)
+    apart = np.sqrt(((roots[:, None] - roots[None]) ** 2).sum(axis=2))
+    np.fill_diagonal(apart, np.inf)
+    return float(np.median(apart.min(axis=1)))

@@ -1,0 +1,118 @@
+"""An answer in a few lines."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from optimization.domain.objective import WORST
+from optimization.mixture.sensitivity import Freedom, Steps
+from optimization.mixture.solve import BEST, Answer
+from optimization.search.search import Found, Front
+from training.record import keys, layout
+
+
+def report(answer: Answer) -> list[str]:
+    """The compared mixtures as a table, and what is known of the best one."""
+    unit = keys.unit_text(answer.predictor.unit)
+    lines = [*_table(answer), "", *_gain(answer, unit)]
+    found = answer.search
+    lines += _proof(answer, found, unit) if isinstance(found, Found) else _front(found)
+    if answer.pull:
+        lines.append(
+            f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
+            f"{answer.pull:.3g} {unit}"
+        )
+    if answer.freedom is not None:
+        lines += _freedom(answer.freedom)
+    return lines
+
+
+def _table(answer: Answer) -> list[str]:
+    beside = {}
+    for name in answer.mixtures:
+        p = answer.predictions[name]
+        broken = answer.broken_rule(name)
+        beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]" + (
+            f"   breaks {broken}" if broken else ""
+        )
+    return layout.mixtures(
+        answer.mixtures,
+        beside,
+        heads=("mixture", "predicted loss"),
+        exact="exact proportions: compared.json of the optimize run",
+    )
+
+
+def _gain(answer: Answer, unit: str) -> Iterator[str]:
+    low, high = answer.gain - answer.gain_half_width, answer.gain + answer.gain_half_width
+    yield (
+        f"predicted gain over the {answer.compared} mixture: {answer.gain:.4f} {unit} "
+        f"[{low:.4f}, {high:.4f}]"
+    )
+    if answer.steps is not None:
+        yield from _steps(answer.steps, answer.compared)
+    distance = answer.predictions[BEST].distance
+    yield f"distance of the best mixture from the nearest that was trained: {distance:.3f}"
+
+
+def _steps(steps: Steps, compared: str) -> Iterator[str]:
+    if steps.fewer is not None and steps.fewer < 1:
+        yield (
+            f"by the law it has the {compared} mixture's final loss after "
+            f"{100 * steps.fewer:.0f} % of the steps: {100 * (1 - steps.fewer):.0f} % fewer"
+        )
+    if steps.more is None:
+        yield f"by the law the {compared} mixture never has its final loss"
+    elif steps.more > 1:
+        more = 100 * (steps.more - 1)
+        yield f"by the law the {compared} mixture needs {more:.0f} % more steps for its loss"
+
+
+def _proof(answer: Answer, found: Found, unit: str) -> Iterator[str]:
+    kind = "excess of the worst domain" if WORST in answer.problem.objectives else "loss"
+    tried = (
+        f"{found.agreeing} of {found.starts} polished starts of {len(found.trials)} trials end "
+        "there"
+    )
+    if found.bound is None:
+        yield f"the least {kind} that was found ({tried}); nothing proves that there is no less"
+    else:
+        yield (
+            "by the law no allowed mixture is better by more than "
+            f"{max(0.0, found.value - found.bound):.1e} {unit}, certified by its convexity in "
+            f"φ(r); {tried}"
+        )
+
+
+def _front(found: Front) -> Iterator[str]:
+    front = found.trials[found.trials["on_front"]]
+    yield (
+        f"{len(front)} of {len(found.trials)} trials are on the Pareto front of "
+        f"{', '.join(found.objectives)}; best is that nearest to the least of each"
+    )
+    for name in found.objectives:
+        yield f"  {name}: {front[name].min():.4f} to {front[name].max():.4f} on the front"
+
+
+def _freedom(freedom: Freedom) -> Iterator[str]:
+    yield (
+        f"by another draw of the fitted mixtures another one would be better by "
+        f"{freedom.regrets.mean():.4f} on average, {np.quantile(freedom.regrets, 0.9):.4f} in one "
+        "of ten"
+    )
+    yield (
+        "near-optimal set (mixtures that the law cannot tell from the best one): proportions range "
+        "over"
+    )
+    ranges = freedom.ranges.sort_values("highest", ascending=False)
+    small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)
+    listed, tail = (ranges, ranges[:0]) if small.sum() < 2 else (ranges[~small], ranges[small])
+    names = layout.short(list(ranges["domain"]))
+    yield from layout.grid(
+        {names[d]: f"{low:.3f}–{high:.3f}" for d, low, high in listed.itertuples(index=False)}
+    )
+    if len(tail):
+        yield (
+            f"  and {len(tail)} further domains, each at most {tail['highest'].max():.3f} there "
+            "(near_optimal.json)"
+        )

@@ -1,0 +1,267 @@
+"""From a predictor and a problem to an answer: the best mixture and all that is said of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from optimization.domain import objective
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from optimization.domain.objective import DEVIATION, LOSS, WORST, Objective
+from optimization.domain.predictor import Prediction, Predictor
+from optimization.mixture import sensitivity
+from optimization.mixture.differences import Differences
+from optimization.mixture.sensitivity import Freedom, Steps
+from optimization.search import projection, search
+from optimization.search.search import Found, Front
+from training.record import keys
+from training.record.errors import InputError
+
+Array = np.ndarray
+Mixture = dict[str, float]
+
+BEST, DEFAULT, REFERENCE = "best", "default", "reference"
+OBSERVED = "best observed"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wanted of a mixture."""
+
+    objectives: tuple[str, ...] = (LOSS,)
+    """`loss` (weighted), `worst` (the worst domain's excess over the reference), or several of
+    `loss`, `deviation` (divergence from the reference) and validation domains."""
+    weights: Mapping[str, float] | None = None  # of the validation domains; None: the predictor's
+    constraints: Constraints = field(default_factory=Constraints)
+    reference: Mapping[str, float] | None = None  # None: the default mixture, else the uniform one
+    pull: float | None = 0.0  # nats per token a nat of divergence; None: chosen
+    pessimistic: bool = False  # whether the upper end of the interval is minimised
+    trials: int = 300
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best mixture beside those it is compared with, how sure it is and how free."""
+
+    problem: Problem
+    predictor: Predictor
+    allowed: Feasible
+    weights: Array  # of the validation domains, (V,), summing to one
+    mixtures: dict[str, Mixture]  # `best` first
+    predictions: dict[str, Prediction]
+    compared: str  # which of them the gain is over
+    differences: Differences  # of the weighted loss from the best mixture's
+    steps: Steps | None  # the gain in steps; None where there is no step law
+    search: Found | Front
+    pull: float = 0.0  # the strength given or chosen
+    path: pd.DataFrame | None = None  # along strengths of the pull
+    freedom: Freedom | None = None  # None for several objectives
+
+    @property
+    def best(self) -> Mixture:
+        return self.mixtures[BEST]
+
+    @property
+    def gain(self) -> float:
+        """Of the weighted loss, nats per token."""
+        return self.loss(self.compared) - self.loss(BEST)
+
+    @property
+    def gain_half_width(self) -> float:
+        """Half the 90 % interval of the gain."""
+        return float(self.differences.half_width(self._array(self.compared))[0])
+
+    def broken_rule(self, name: str) -> str:
+        """The rule that a compared mixture breaks, in words; empty when none."""
+        return self.allowed.broken_rule(self._array(name)[0], keys.MIXTURE_TOLERANCE)
+
+    def _array(self, name: str) -> Array:
+        return np.array([[self.mixtures[name][d] for d in self.predictor.domains]])
+
+    def loss(self, name: str) -> float:
+        """The predicted loss of a compared mixture by the problem's weights."""
+        losses = self.predictions[name].losses
+        return float(np.dot(self.weights, [losses[d] for d in self.predictor.val_domains]))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A problem read against a predictor."""
+
+    problem: Problem
+    predictor: Predictor
+    weights: Array
+    allowed: Feasible
+    known: dict[str, Array]
+    compared: str
+
+    @property
+    def reference(self) -> Array:
+        return self.known[self.compared]
+
+    def objective(self, name: str) -> Objective:
+        """One of the problem's objectives, without the pull."""
+        pessimistic = self.problem.pessimistic
+        if name == WORST:
+            found = objective.worst_excess(
+                self.predictor, self.weights, self.reference, pessimistic=pessimistic
+            )
+        elif name == DEVIATION:
+            self.refuse_infinite_pull()
+            found = objective.pull_alone(self.predictor)
+        else:
+            weights = self.weights
+            if name != LOSS:
+                weights = np.eye(len(weights))[self.predictor.val_domains.index(name)]
+            found = objective.weighted(self.predictor, weights, pessimistic=pessimistic)
+        return replace(found, reference=self.reference)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every allowed mixture has a finite divergence from the reference."""
+        return not self._lacking()
+
+    def refuse_infinite_pull(self) -> None:
+        if lacking := self._lacking():
+            raise InputError(
+                f"reference: it has none of {lacking[0]!r}, so that any of it lies infinitely far "
+                "away; give the domain a proportion there, or none in the search "
+                f"(bounds={lacking[0]}=0)"
+            )
+
+    def _lacking(self) -> list[str]:
+        highest = self.allowed.spread @ self.allowed.upper
+        rows = zip(self.allowed.domains, self.reference, highest, strict=True)
+        return [domain for domain, there, most in rows if there == 0 and most > 0]
+
+
+def solve(predictor: Predictor, problem: Problem) -> Answer:
+    """Search, prove and explain the best mixture of a problem.
+
+    Raises InputError for constraints that no mixture satisfies together and for names that the
+    predictor does not know.
+    """
+    weights = predictor.weights
+    if problem.weights:
+        weights = np.array(keys.checked_weights(problem.weights, predictor.val_domains))
+    allowed = feasible(problem.constraints, predictor.domains, predictor.tokens, predictor.fitted)
+    known = _known(predictor, problem, allowed)
+    compared = next((name for name in (REFERENCE, DEFAULT) if name in known), None)
+    setting = _Setting(
+        problem=problem,
+        predictor=predictor,
+        weights=weights,
+        allowed=allowed,
+        known=known,
+        compared=compared or next(name for name in known if name != OBSERVED),
+    )
+    _refuse_unreadable(problem, predictor)
+    with threadpool_limits(1):  # small matrices: more threads only wait for each other
+        return _several(setting) if len(problem.objectives) > 1 else _single(setting)
+
+
+def _several(setting: _Setting) -> Answer:
+    objectives = {
+        name if name in (LOSS, DEVIATION) else keys.VAL_LOSS + name: setting.objective(name)
+        for name in setting.problem.objectives
+    }
+    trials, seed = setting.problem.trials, setting.problem.seed
+    found = search.front(objectives, setting.allowed, setting.known, trials, seed)
+    return _answer(setting, found)
+
+
+def _single(setting: _Setting) -> Answer:
+    problem, allowed = setting.problem, setting.allowed
+    if problem.pull != 0:
+        setting.refuse_infinite_pull()
+    free = setting.objective(problem.objectives[0])
+    found = search.search(free, allowed, setting.known, problem.trials, problem.seed)
+    path, strength = None, 0.0
+    if setting.finite:
+        path = sensitivity.pull_path(free, allowed, found.mixture, problem.pull)
+        strength = sensitivity.strongest_pull(path) if problem.pull is None else problem.pull
+    pulled = free.pulled(strength)
+    if strength:
+        found = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
+    freedom = sensitivity.freedom(pulled, allowed, found.mixture, setting.predictor)
+    return replace(_answer(setting, found), path=path, pull=strength, freedom=freedom)
+
+
+def _answer(setting: _Setting, found: Found | Front) -> Answer:
+    predictor, weights = setting.predictor, setting.weights
+    domains = predictor.domains
+    arrays = {BEST: found.mixture, **setting.known}
+    mixtures = {n: dict(zip(domains, r.tolist(), strict=True)) for n, r in arrays.items()}
+    plain = objective.weighted(predictor, weights)
+    return Answer(
+        problem=setting.problem,
+        predictor=predictor,
+        allowed=setting.allowed,
+        weights=weights,
+        mixtures=mixtures,
+        predictions={name: predictor.ask(mixture) for name, mixture in mixtures.items()},
+        compared=setting.compared,
+        differences=Differences.of(predictor, plain, found.mixture),
+        steps=sensitivity.in_steps(predictor, weights, found.mixture, setting.reference),
+        search=found,
+    )
+
+
+def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[str, Array]:
+    """The mixtures that the best one is compared with, by name.
+
+    Raises InputError for a reference outside what the predictor's sweep was allowed.
+    """
+    domains, metadata = predictor.domains, predictor.metadata
+
+    def array(mixture: Mapping[str, float], name: str) -> Array:
+        return np.array([*keys.checked_mixture(mixture, domains, name).values()])
+
+    known = {}
+    if problem.reference:
+        known[REFERENCE] = array(problem.reference, REFERENCE)
+        _refuse_outside(known[REFERENCE], predictor)
+    if default := metadata.get("default_mixture"):
+        known[DEFAULT] = array(default, DEFAULT)
+    name, even = projection.uniform(allowed)
+    known[name] = even
+    if observed := metadata.get("best_observed"):
+        known[OBSERVED] = array(observed, OBSERVED)
+    return known
+
+
+def _refuse_outside(reference: Array, predictor: Predictor) -> None:
+    lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
+    bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
+    explored = Constraints(bounds=bounds, bundles=predictor.metadata.get("bundles", {}))
+    rules = feasible(explored, predictor.domains, predictor.tokens)
+    if broken := rules.broken_rule(reference, keys.MIXTURE_TOLERANCE):
+        raise InputError(
+            f"{REFERENCE}: it lies outside the mixtures that were explored ({broken}), where the "
+            "law knows nothing; give another reference"
+        )
+
+
+def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:
+    """Raise InputError for objectives and a pull that are none."""
+    objectives, several = problem.objectives, len(problem.objectives) > 1
+    known = (LOSS, DEVIATION, *predictor.val_domains) if several else (LOSS, WORST)
+    for name in objectives:
+        if name not in known:
+            raise InputError(
+                f"objective: {name!r}; it is {', '.join(known)}"
+                + (" or several of these" if several else ", or several, separated by commas")
+            )
+    if len(set(objectives)) < len(objectives):
+        raise InputError(f"objective: {','.join(objectives)} names one twice")
+    if problem.pull is not None and not 0 <= problem.pull < np.inf:
+        raise InputError(f"pull: {problem.pull:g}; it must be >= 0, or auto")
+    if problem.pull != 0 and several:
+        raise InputError(
+            "pull: it belongs to one objective; with several, name deviation among them and leave "
+            "the pull out (pull=0)"
+        )

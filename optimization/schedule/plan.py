@@ -1,0 +1,242 @@
+"""From a registered schedule predictor to a schedule: the best mixture of each phase, and what it
+gains over one mixture for all.
+
+The law adds: L at a phase's end is ρ · L at its start + m(r). So the value of a state is linear in
+it. With λ_K = w and λ_{k-1} = ρ_k λ_k (each domain's own), what phase k adds counts Σ λ_k m_k(r) at
+the end of the last phase, whatever the others do: Bellman's recursion is exact, each phase is one
+search of the usual kind, and the bounds of the searches add up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from threadpoolctl import threadpool_limits
+
+from optimization.domain.feasible import Feasible
+from optimization.domain.objective import Objective
+from optimization.domain.predictor import Convex
+from optimization.search.descent import descend
+from optimization.search.search import Found, search
+from training.record import keys
+from training.record.errors import InputError
+
+Array = np.ndarray
+
+JOINT, GREEDY, CONSTANT = "schedule", "phase by phase", "constant"
+TRAJECTORIES = "by trajectories"
+ENDS = (0.05, 0.95)  # quantiles over the laws of the bootstrap
+
+
+@dataclass(frozen=True)
+class SchedulePredictor:
+    """A loaded schedule predictor."""
+
+    uri: str
+    domains: tuple[str, ...]
+    val_domains: tuple[str, ...]
+    weights: Array  # of the validation domains, (V,)
+    tokens: Array  # at the end of each phase, (K,)
+    fitted: Array  # the mixtures that were tried, (m, M)
+    law: Any
+    replicates: list[Any]  # the laws of the bootstrap
+    loaded: Any  # mlflow.pyfunc.PyFuncModel
+
+    def objectives(self, law: Any, schedules: Array) -> Array:
+        """Weighted losses at the end of each phase, (n, K), of schedules (n, K, M)."""
+        return np.asarray(law.predict(schedules) @ self.weights)
+
+    def values(self, law: Any, last: int) -> list[Array]:
+        """λ of each phase up to one: what a loss that the phase adds counts at that one's end, a
+        list of (V,)."""
+        found = [self.weights]
+        for k in range(last, 0, -1):
+            found.insert(0, law.kept[k] * found[0])
+        return found
+
+    def ask(self, schedule: Array) -> dict[str, float]:
+        """The predictor's own answer for one schedule (K, M)."""
+        row = {
+            f"{keys.PHASE}{k}/{keys.MIXTURE}{domain}": share
+            for k, mixture in enumerate(schedule, 1)
+            for domain, share in zip(self.domains, mixture, strict=True)
+        }
+        return {
+            str(k): float(x) for k, x in self.loaded.predict(pd.DataFrame([row])).iloc[0].items()
+        }
+
+
+def load(uri: str) -> SchedulePredictor:
+    """Load a registered schedule predictor; raises InputError for what is none."""
+    try:
+        loaded = mlflow.pyfunc.load_model(uri)
+    except MlflowException as error:
+        raise InputError(f"model {uri!r} cannot be loaded: {error.message}") from error
+    python = loaded.unwrap_python_model()
+    if not hasattr(python, "replicates"):
+        raise InputError(f"model {uri!r} is no schedule predictor; `schedule` registers one")
+    return SchedulePredictor(
+        uri=uri,
+        domains=tuple(python.spec["domains"]),
+        val_domains=tuple(python.spec["val_domains"]),
+        weights=np.array(python.spec["weights"]),
+        tokens=np.array(python.spec["law"]["tokens"]),
+        fitted=np.array(python.spec["mixtures"]),
+        law=python.law,
+        replicates=python.replicates,
+        loaded=loaded,
+    )
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The losses that one mixture adds in several phases, side by side, (n, K V)."""
+
+    phases: tuple[Convex, ...]
+
+    @property
+    def power(self) -> float:
+        return self.phases[0].power
+
+    def predict(self, mixtures: Array) -> Array:
+        return np.concatenate([p.predict(mixtures) for p in self.phases], axis=1)
+
+    def jacobian(self, mixtures: Array) -> Array:
+        return np.concatenate([p.jacobian(mixtures) for p in self.phases], axis=1)
+
+    def feature_jacobian(self, mixtures: Array) -> Array:
+        return np.concatenate([p.feature_jacobian(mixtures) for p in self.phases], axis=1)
+
+    def features(self, mixtures: Array) -> Array:
+        return self.phases[0].features(mixtures)
+
+    def feature_slopes(self, mixtures: Array) -> Array:
+        return self.phases[0].feature_slopes(mixtures)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to choose the mixtures of the phases."""
+
+    name: str
+    schedule: Array  # (K, M)
+    objectives: Array  # predicted after each phase, (K,)
+    replicates: Array  # the same by each law of the bootstrap, (B, K)
+    bound: float | None  # no schedule of its kind ends lower; None where nothing proves one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ways to choose a schedule, beside each other."""
+
+    predictor: SchedulePredictor
+    ways: dict[str, Way]
+    chosen: Array
+    """What schedules gain over constant mixtures where each law of the bootstrap chooses both and
+    the law of all runs judges them, (B,): how much of the gain survives the luck of the runs."""
+
+    @property
+    def best(self) -> Way:
+        return self.ways[JOINT]
+
+    def gain(self, name: str = JOINT) -> float:
+        """At the end over the best constant mixture, nats per token."""
+        return float(self.ways[CONSTANT].objectives[-1] - self.ways[name].objectives[-1])
+
+    def range(self, name: str = JOINT) -> tuple[float, float]:
+        """The middle nine tenths of the gain by the laws of the bootstrap."""
+        gains = self.ways[CONSTANT].replicates[:, -1] - self.ways[name].replicates[:, -1]
+        low, high = np.quantile(gains, ENDS)
+        return float(low), float(high)
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether nineteen of twenty laws of the bootstrap choose a schedule that is better."""
+        return float(np.quantile(self.chosen, ENDS[0])) > 0
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Searches of the mixture of some phases over one allowed set."""
+
+    predictor: SchedulePredictor
+    allowed: Feasible
+    known: Mapping[str, Array]
+    trials: int
+    seed: int
+
+    def find(self, phases: list[int], weights: list[Array]) -> Found:
+        """The one mixture for several phases, each with the weights of what it adds."""
+        objective = _objective(self.predictor.law, phases, weights)
+        return search(objective, self.allowed, self.known, self.trials, self.seed)
+
+    def constant(self, last: int) -> Found:
+        """The one mixture for all phases up to one, at whose end the weighted loss is least."""
+        return self.find(list(range(last + 1)), self.predictor.values(self.predictor.law, last))
+
+    def chosen(self, joint: Array, constant: Array) -> Array:
+        """`Plan.chosen`, from the optima of the law of all runs, (K, M) and (M,)."""
+        p, phases = self.predictor, list(range(len(self.predictor.tokens)))
+        ends = []
+        for law in p.replicates:
+            worth = p.values(law, phases[-1])
+            schedule = np.array(
+                [descend(_objective(law, [k], [worth[k]]), self.allowed, joint[k]) for k in phases]
+            )
+            one = descend(_objective(law, phases, worth), self.allowed, constant)
+            pair = np.stack([schedule, np.broadcast_to(one, schedule.shape)])
+            ends.append(p.objectives(p.law, pair)[:, -1])
+        return np.diff(ends, axis=1)[:, 0]
+
+    def way(self, name: str, found: list[Found], *, proven: bool = True) -> Way:
+        mixtures = np.array([one.mixture for one in found])
+        schedule = np.broadcast_to(mixtures, (len(self.predictor.tokens), mixtures.shape[1]))
+        bounds = [one.bound for one in found if one.bound is not None]
+        return Way(
+            name=name,
+            schedule=schedule,
+            objectives=self.predictor.objectives(self.predictor.law, schedule[None])[0],
+            replicates=np.array(
+                [
+                    self.predictor.objectives(law, schedule[None])[0]
+                    for law in self.predictor.replicates
+                ]
+            ),
+            bound=sum(bounds) if proven and len(bounds) == len(found) else None,
+        )
+
+
+def _objective(law: Any, phases: list[int], weights: list[Array]) -> Objective:
+    surface = Stacked(tuple(law.phase(k) for k in phases))
+    return Objective(surface, np.concatenate(weights)[:, None], np.zeros(1))
+
+
+def plan(
+    predictor: SchedulePredictor,
+    allowed: Feasible,
+    known: Mapping[str, Array],
+    trials: int,
+    seed: int,
+) -> Plan:
+    """The best schedule, and others: phase by phase, each for its own end; the best constant
+    mixture; and for each phase the constant mixture that is best at its end (RegMix-D's offline
+    way, arXiv 2606.18663)."""
+    searches = _Search(predictor, allowed, known, trials, seed)
+    last = len(predictor.tokens) - 1
+    with threadpool_limits(1):  # small matrices: more threads only wait for each other
+        worth = predictor.values(predictor.law, last)
+        joint = [searches.find([k], [worth[k]]) for k in range(last + 1)]
+        greedy = [searches.find([k], [predictor.weights]) for k in range(last)]
+        constants = [searches.constant(k) for k in range(last + 1)]
+        chosen = searches.chosen(np.array([one.mixture for one in joint]), constants[-1].mixture)
+    ways = (
+        searches.way(JOINT, joint),
+        searches.way(GREEDY, [*greedy, joint[-1]], proven=False),
+        searches.way(CONSTANT, constants[-1:]),
+        searches.way(TRAJECTORIES, constants, proven=False),
+    )
+    return Plan(predictor, {way.name: way for way in ways}, chosen)

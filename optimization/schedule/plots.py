@@ -1,0 +1,110 @@
+"""Figures of a planned schedule."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from optimization import drawing
+from optimization.schedule.plan import CONSTANT, ENDS, JOINT, Plan
+
+Array = np.ndarray
+
+
+def schedules(plan: Plan) -> Figure:
+    """The proportions over tokens of each way, a panel a way."""
+    tokens = np.concatenate([[0], plan.predictor.tokens])
+    figure, axes = drawing.grid(len(plan.ways), 4, (3.2, 3.4), sharey=True)
+    for axis, way in zip(axes, plan.ways.values(), strict=True):
+        bottom = np.zeros(len(way.schedule))
+        for i, domain in enumerate(plan.predictor.domains):
+            shares = way.schedule[:, i]
+            bars = axis.bar(
+                tokens[:-1], shares, np.diff(tokens), bottom, align="edge", color=f"C{i}",
+                edgecolor="white", linewidth=1.5, label=domain,
+            )  # fmt: skip
+            labels = [f"{share:.2f}" if share >= 0.06 else "" for share in shares]
+            axis.bar_label(bars, labels, label_type="center", color="white", fontsize=8)
+            bottom += shares
+        axis.set_title(way.name)
+        axis.set_xlabel("tokens")
+        axis.set_xticks(tokens, [drawing.count(t) if t else "0" for t in tokens])
+        axis.margins(x=0)
+    axes[0].set_ylabel("proportion")
+    handles, _ = axes[0].get_legend_handles_labels()
+    drawing.legend(figure, handles, columns=8)
+    return figure
+
+
+def gains(plan: Plan) -> Figure:
+    """What each way gains over the best constant mixture after each phase, with the range over the
+    laws of the bootstrap."""
+    constant = plan.ways[CONSTANT]
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    phases = np.arange(1, len(plan.predictor.tokens) + 1)
+    others = [way for name, way in plan.ways.items() if name != CONSTANT]
+    for i, way in enumerate(others):
+        drawn = constant.replicates - way.replicates
+        low, high = np.quantile(drawn, ENDS, axis=0)
+        gain = constant.objectives - way.objectives
+        axis.errorbar(
+            phases + 0.06 * (i - 1), gain, [np.maximum(0, gain - low), np.maximum(0, high - gain)],
+            fmt="o-", capsize=4, color=f"C{i}", label=way.name,
+        )  # fmt: skip
+    axis.axhline(0, color="0.4", linewidth=1)
+    axis.set_xticks(phases)
+    axis.set_xlabel("after phase")
+    axis.set_ylabel("predicted gain (nats/token)")
+    axis.set_title("Gain over the best constant mixture, 90 % of the bootstrap's laws")
+    axis.legend(frameon=False)
+    return figure
+
+
+def kept(plan: Plan) -> Figure:
+    """How much of a phase's start is still there at its end, by validation domain."""
+    predictor = plan.predictor
+    later = range(1, len(predictor.tokens))
+    figure, axis = plt.subplots(
+        figsize=(7, drawing.height(len(predictor.val_domains), 0.45)), layout="constrained"
+    )
+    groups = [
+        (f"phase {k + 1}", dict(zip(predictor.val_domains, predictor.law.kept[k], strict=True)))
+        for k in later
+    ]
+    colours = [f"C{k}" for k in later]
+    handles = drawing.bars(axis, groups, colours, list(predictor.val_domains))
+    axis.set_xlabel("ρ: what a nat of loss at the phase's start is at its end")
+    axis.set_xlim(0, 1)
+    axis.set_title("What is left of a phase's start")
+    drawing.legend(figure, handles)
+    return figure
+
+
+def proof(
+    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
+) -> Figure:
+    """Measured final loss of the schedule and the constant mixture, a line a seed, beside the
+    prediction, name → (value, low, high)."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    names = [CONSTANT, JOINT]
+    for i, name in enumerate(names):
+        value, low, high = predicted[name]
+        axis.errorbar(
+            i - 0.15, value, [[value - low], [high - value]], fmt="s", color="C0", capsize=4,
+            label="predicted, 90 % interval" if i == 0 else None,
+        )  # fmt: skip
+    for j, pair in enumerate(zip(*(measured[name] for name in names), strict=True)):
+        axis.plot(
+            [0.15, 1.15], pair, "o-", color="C1", alpha=0.8,
+            label="measured, a line a seed" if j == 0 else None,
+        )  # fmt: skip
+    axis.set_xticks(range(len(names)), ["best constant mixture", "schedule"])
+    axis.set_xlim(-0.5, 1.5)
+    axis.set_ylabel("objective at the end (nats/token)")
+    axis.set_title("Models trained on both, beside the prediction")
+    axis.legend(frameon=False)
+    return figure

@@ -1,0 +1,95 @@
+"""The least of one objective while another stays below a level: what may be learnt without
+forgetting more than is allowed."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.stats import qmc
+
+from optimization.domain.feasible import Feasible
+from optimization.domain.objective import Objective
+from optimization.search.certificate import prove
+from optimization.search.descent import descend, descend_within
+
+Array = np.ndarray
+
+SAMPLES = 1024
+STARTS = 4  # best samples that keep the level, from which the descent begins
+LARGEST_PRICE = 1e3
+
+
+@dataclass(frozen=True)
+class LimitedSearch:
+    """Minimises an objective below levels of another, the limit, over the allowed mixtures.
+
+    Both are one sum of the losses each, of one law.
+    """
+
+    objective: Objective
+    limit: Objective
+    allowed: Feasible
+    samples: Array  # allowed mixtures, (n, M); the last has the least limit
+
+    @property
+    def least_level(self) -> float:
+        """The least value of the limit."""
+        return float(self.limit(self.samples[-1][None])[0])
+
+    def limited_by(self, limit: Objective) -> "LimitedSearch":
+        """The same with another limit."""
+        return search(self.objective, limit, self.allowed, self.samples)
+
+    def unlimited(self) -> Array:
+        """The best mixture whatever the limit, (M,)."""
+        start = self.samples[self.objective(self.samples).argmin()]
+        return descend(self.objective, self.allowed, start)
+
+    def best(self, level: float) -> Array | None:
+        """The best mixture that keeps the level, (M,); None where none does."""
+        inside = self.samples[self.limit(self.samples) <= level]
+        if not len(inside):
+            return None
+        starts = inside[self.objective(inside).argsort(kind="stable")[:STARTS]]
+        ends = np.array(
+            [
+                descend_within(self.objective, self.limit, level, self.allowed, start)
+                for start in starts
+            ]
+        )
+        return np.asarray(ends[self.objective(ends).argmin()])
+
+    def bound(self, best: Array, level: float) -> float | None:
+        """What no allowed mixture that keeps the level is better than; None: nothing proves it.
+
+        By Lagrange: for every price μ ≥ 0 the least of f + μ (g − level) lies below the least f
+        where g ≤ level; the highest such bound.
+        """
+        if self.limit.risk is not None:
+            return None
+
+        def proven(price: float) -> float:
+            sums = self.objective.sums + price * self.limit.sums
+            found = prove(replace(self.objective, sums=sums), self.allowed, best)[1]
+            return -np.inf if found is None else found - price * level
+
+        free = proven(0.0)
+        if not np.isfinite(free):
+            return None
+        priced = minimize_scalar(
+            lambda u: -proven(np.expm1(u)),
+            bounds=(0.0, np.log1p(LARGEST_PRICE)),
+            method="bounded",
+            options={"xatol": 1e-6},
+        )
+        return max(-float(priced.fun), free)
+
+
+def search(
+    objective: Objective, limit: Objective, allowed: Feasible, known: Array, seed: int = 0
+) -> LimitedSearch:
+    """Prepare searches below several levels; known mixtures (n, M) that are allowed are tried."""
+    cube = qmc.Sobol(max(1, allowed.free), rng=seed).random(SAMPLES)[:, : allowed.free]
+    samples = np.vstack([allowed.from_cube(cube), known[allowed.inside(known)]])
+    least = descend(limit, allowed, samples[limit(samples).argmin()])
+    return LimitedSearch(objective, limit, allowed, np.vstack([samples, least]))

@@ -1,0 +1,47 @@
+"""The allowed mixture nearest to one that breaks a rule."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimization.design.space_filling import tidy
+from optimization.domain.feasible import Feasible
+from optimization.domain.objective import Objective
+from optimization.search.descent import descend
+
+Array = np.ndarray
+UNIFORM, NEAR_UNIFORM = "uniform", "nearest to uniform"
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """Losses of no validation domain, so that a pull is all of an objective."""
+
+    def predict(self, mixtures: Array) -> Array:
+        return np.zeros((len(mixtures), 1))
+
+    def jacobian(self, mixtures: Array) -> Array:
+        return np.zeros((len(mixtures), 1, mixtures.shape[1]))
+
+
+def nearest(mixture: Array, allowed: Feasible) -> Array:
+    """A mixture (M,) itself where it is allowed, else the allowed one with the least
+    Kullback-Leibler divergence from it, to four decimals.
+
+    Proportions that no rule touches keep their ratios. Every domain needs a proportion.
+    """
+    if allowed.inside(mixture[None])[0]:
+        return mixture
+    start = allowed.spread @ allowed.inner
+    if allowed.balls:
+        start = min((b.centre for b in allowed.balls), key=lambda c: np.abs(c - mixture).sum())
+    away = Objective(_Nothing(), np.zeros((1, 1)), np.zeros(1), reference=mixture, pull=1.0)
+    return np.asarray(tidy(descend(away, allowed, start)[None], allowed)[0])
+
+
+def uniform(allowed: Feasible) -> tuple[str, Array]:
+    """The uniform mixture, or the nearest allowed one, (M,), under the name that says which."""
+    domains = len(allowed.domains)
+    even = np.full(domains, 1 / domains)
+    found = nearest(even, allowed)
+    return (UNIFORM if found is even else NEAR_UNIFORM), found

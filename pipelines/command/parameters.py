@@ -1,0 +1,179 @@
+"""The texts that `mlproject` hands over, read: one rule for numbers, names, lists and files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from training.record import keys
+from training.record.errors import InputError
+
+
+def number(where: str, value: object) -> float:
+    """A finite number; the error says where there is none."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: {value!r} is not a number") from None
+    except OverflowError:
+        found = float("inf")
+    if not isfinite(found):
+        raise InputError(f"{where}: {value!r} is not a finite number")
+    return found
+
+
+def integer(name: str, text: str, least: int = 0) -> int:
+    """An integer of at least `least`; `1e9` is one."""
+    try:
+        value = int(text)
+    except ValueError:
+        found = number(name, text)
+        value = int(found)
+        if value != found:
+            raise InputError(f"{name}: {text!r} is not an integer") from None
+    if not least <= value <= keys.LARGEST:
+        raise InputError(f"{name}: {text!r} is not an integer from {least} to {keys.LARGEST:.2g}")
+    return value
+
+
+def boolean(name: str, text: str) -> bool:
+    """`true` or `false`."""
+    if text.lower() not in ("true", "false"):
+        raise InputError(f"{name}: {text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def names(name: str, text: str, separator: str = ",") -> list[str]:
+    """A list of names; none for an empty text."""
+    found = _items(name, text, separator)
+    _refuse_repeated(name, found)
+    return found
+
+
+def pairs(name: str, text: str) -> dict[str, float]:
+    """`a=1,b=2` as numbers by name."""
+    return {key: number(f"{name}: {key!r}", value) for key, value in _values(name, text).items()}
+
+
+def limits(name: str, text: str) -> dict[str, tuple[float, float]]:
+    """`web=0.1:0.5,python+cpp=:0.3,tables=0.1` as name → (lowest, highest)."""
+    found = {}
+    for key, value in _values(name, text).items():
+        low, colon, high = value.partition(":")
+        place = f"{name}: {key!r}"
+        if not value:
+            raise InputError(f"{place}: write name=lowest:highest, or name=proportion to fix it")
+        least = number(place, low) if low else 0.0
+        found[key] = (least, least if not colon else number(place, high) if high else 1.0)
+    return found
+
+
+def shares(name: str, text: str) -> dict[str, dict[str, float]]:
+    """`code=python:0.6+cpp:0.4,…` as name → part → its share; the names may hold colons."""
+    found = {}
+    for key, value in _values(name, text).items():
+        place = f"{name}: {key!r}"
+        parts = [item.rpartition(":") for item in _items(place, value, "+")]
+        if not parts or not all(part for part, _, _ in parts):
+            raise InputError(f"{place}: {value!r} is not part:share+part:share")
+        _refuse_repeated(place, [part for part, _, _ in parts])
+        found[key] = {part: number(f"{place}: {part!r}", share) for part, _, share in parts}
+    return found
+
+
+def numbers(name: str, text: str) -> dict[str, float]:
+    """`web=2,code=1`, a JSON object, or a file with one: name → number."""
+    if not _is_file(text) and "=" in text and not text.lstrip().startswith("{"):
+        return pairs(name, text)
+    raw = json_value(name, text)
+    if not isinstance(raw, dict):
+        raise InputError(f"{name}: {text}: write a JSON object, name → number")
+    return {key: number(f"{name}: {text}: {key!r}", value) for key, value in raw.items()}
+
+
+def mixture(text: str, domains: Sequence[str], name: str = "mixture") -> dict[str, float]:
+    """A mixture: `web=0.5,code=0.5`, a JSON object or file, or `runs:/<id>` of a run with one."""
+    found = of_run(name, text) if text.startswith("runs:/") else numbers(name, text)
+    return keys.checked_mixture(found, domains, name)
+
+
+def of_run(name: str, uri: str) -> dict[str, float]:
+    """The mixture of a run, by `runs:/<id>`."""
+    run_id = uri.removeprefix("runs:/").split("/")[0]
+    try:
+        params: Mapping[str, str] = mlflow.get_run(run_id).data.params
+    except MlflowException as error:
+        raise InputError(f"{name}: {uri}: {error.message}") from error
+    found = {
+        key.removeprefix(keys.MIXTURE): number(f"{name}: {uri}, param {key!r}", value)
+        for key, value in params.items()
+        if key.startswith(keys.MIXTURE)
+    }
+    if not found:
+        raise InputError(f"{name}: run {run_id} has no params {keys.MIXTURE}<domain>")
+    return found
+
+
+def json_value(name: str, text: str) -> Any:
+    """What a JSON text says, or the file that it names: UTF-8, UTF-16 or UTF-32.
+
+    Raises InputError for a key that is given twice, too.
+    """
+
+    def once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_repeated(f"{name}: {text}", [key for key, _ in entries])
+        return dict(entries)
+
+    written = text.lstrip()[:1] in ("{", "[")
+    try:
+        return json.loads(text if written else Path(text).read_bytes(), object_pairs_hook=once)
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: {text}: not Unicode text: {error}; save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name}: {text}: not JSON: {error}") from error
+    except RecursionError:
+        raise InputError(f"{name}: {text}: not JSON: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name}: {text!r} is neither JSON nor a file that can be read: {error}"
+        ) from error
+
+
+def _values(name: str, text: str) -> dict[str, str]:
+    """`a=x,b=y` as texts by name."""
+    found = []
+    for item in _items(name, text):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not (key and equals):
+            raise InputError(f"{name}: {item!r} is not name=value")
+        found.append((key, value))
+    _refuse_repeated(name, [key for key, _ in found])
+    return dict(found)
+
+
+def _items(name: str, text: str, separator: str = ",") -> list[str]:
+    found = [part.strip() for part in text.split(separator)] if text.strip() else []
+    if "" in found:
+        raise InputError(f"{name}: {text!r} has an empty item; remove a {separator!r}")
+    return found
+
+
+def _refuse_repeated(where: str, found: Sequence[str]) -> None:
+    for i, name in enumerate(found):
+        if name in found[:i]:
+            raise InputError(f"{where}: {name!r} is given twice")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,106 @@
+"""What a command needs, looked at before it writes, tokenises, trains or fits anything.
+
+Each function raises InputError in one line. What concerns one command alone stands in its module.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from pipelines.study.study import Study
+from training.record import stores
+from training.record.errors import InputError, first_line
+from training.workers import launcher
+from training.workers.devices import Machines, check_compiler, visible_gpus
+
+DATABASES = ("postgresql", "postgres", "mysql", "mssql", "sqlite")
+
+
+def tracking_store() -> None:
+    """MLflow's tracking store answers; looked at before a run is started in it."""
+    _store(mlflow.get_tracking_uri(), "tracking store (MLFLOW_TRACKING_URI)", "experiments")
+
+
+def registry_and_artifacts() -> None:
+    """The model registry answers, and the active run's artifacts can be written."""
+    registry = mlflow.get_registry_uri()
+    if registry != mlflow.get_tracking_uri():
+        _store(registry, "model registry (MLFLOW_REGISTRY_URI)", "registered_models")
+    active = mlflow.active_run()
+    assert active is not None
+    place = urlsplit(active.info.artifact_uri)
+    if place.scheme in ("", "file"):
+        stores.refuse_unwritable(Path(unquote(place.path)), "artifacts of this MLflow run")
+
+
+def preparing(plan: Study) -> None:
+    """The workspace can be written."""
+    stores.refuse_unwritable(plan.workspace, "workspace")
+
+
+def training(plan: Study, machines: Machines, sizes: Sequence[str], *, queued: bool = True) -> None:
+    """Models of these sizes can be trained here; `queued`: those that the ledger shares out."""
+    preparing(plan)
+    if machines.hostfile is None and not visible_gpus():
+        check_compiler()
+    plan.engine.micro_batch(plan.training, machines.ranks)
+    if machines.hostfile is not None:
+        launcher.refuse_unreachable(machines.hostfile)
+    for name in dict.fromkeys(sizes):
+        _config(plan, name)
+    if queued:
+        ledger(plan)
+
+
+def ledger(plan: Study) -> None:
+    """The ledger answers; one in the workspace is made there."""
+    if plan.ledger is not None:
+        stores.refuse_unanswering(plan.ledger, "ledger", "studies")
+
+
+def output(path: Path) -> None:
+    """A file can be written."""
+    if not path.parent.is_dir():
+        raise InputError(f"output: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"output: {path} is a folder, not a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"output: {path} cannot be written")
+    stores.refuse_unwritable(path.parent, "output")
+
+
+def _config(plan: Study, name: str) -> None:
+    """A size that is a Transformers config can be loaded, and sees a whole sequence."""
+    config = plan.size(name).config
+    if config is not None:
+        from training.engine import model  # slow: torch
+
+        what = f"sizes.{name}: config {config!r}"
+        model.refuse_short(model.load_config(config, what), what, plan.training.sequence_length)
+
+
+def _store(uri: str, what: str, table: str) -> None:
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise InputError(f"{what} {uri!r} is not a URL: {error}") from error
+    if scheme.partition("+")[0] in DATABASES:
+        stores.refuse_unanswering(uri, what, table)
+        if scheme == "sqlite":
+            stores.make_sqlite(uri)
+    elif scheme == "file" or (not scheme and uri != "databricks"):
+        stores.refuse_unwritable(Path(unquote(urlsplit(uri).path)), what)
+    elif scheme in ("http", "https"):
+        try:
+            with stores.impatient():
+                client = mlflow.MlflowClient(uri, uri)
+                if table == "experiments":
+                    client.search_experiments(max_results=1)
+                else:
+                    client.search_registered_models(max_results=1)
+        except MlflowException as error:
+            raise InputError(f"{what} {uri!r} cannot be used: {first_line(error)}") from error

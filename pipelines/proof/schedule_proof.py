@@ -1,0 +1,117 @@
+"""The proof of a schedule: it and the best constant mixture, trained with the same seeds."""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from optimization.schedule import plots
+from optimization.schedule.plan import CONSTANT, JOINT, Plan
+from pipelines.runs import phase_runs
+from pipelines.runs.phase_runs import last_losses
+from pipelines.study.sections import Phases
+from pipelines.study.study import Study
+from pipelines.sweep import train_missing
+from training.data.corpus import Corpus
+from training.record import keys
+from training.workers.devices import Machines
+
+PROBABILITY = 0.9
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The schedule and the best constant mixture, trained with the same seeds."""
+
+    table: pd.DataFrame  # way, seed, run_id, objective, val_loss/<domain>…; in the seeds' order
+    gain: float  # of the schedule, mean over the seeds, nats per token
+    half_width: float  # of its 90 % interval, by the seeds' differences
+
+    def measured(self) -> dict[str, list[float]]:
+        """Objectives of each way, in the seeds' order."""
+        return {str(way): rows["objective"].tolist() for way, rows in self.table.groupby("way")}
+
+    @property
+    def verdict(self) -> str:
+        """Whether the schedule won."""
+        told = (
+            f"{self.gain:+.4f} ± {self.half_width:.4f} nats/token over {len(self.table) // 2} seeds"
+        )
+        if self.gain - self.half_width > 0:
+            return f"trained, the schedule is better than the best constant mixture: {told}"
+        if self.gain + self.half_width < 0:
+            return f"trained, the schedule is worse than the best constant mixture: {told}"
+        return f"trained, the schedule does not beat the best constant mixture: {told}"
+
+
+def prove(plan: Study, corpus: Corpus, asked: Phases, found: Plan, machines: Machines) -> Proof:
+    """Train the schedule and the best constant mixture with every seed."""
+    domains = found.predictor.domains
+    planned = {
+        (name, seed): phase_runs.run(
+            plan,
+            corpus,
+            asked,
+            f"{name}-seed{seed}",
+            [
+                keys.checked_mixture(dict(zip(domains, map(float, mixture), strict=True)), domains)
+                for mixture in found.ways[name].schedule
+            ],
+            seed,
+        )
+        for seed in asked.seeds
+        for name in (JOINT, CONSTANT)
+    }
+    run_ids = train_missing(plan, corpus, list(planned.values()), machines, keys.SCHEDULE)
+    rows = []
+    for (name, seed), run in planned.items():
+        losses = last_losses(run_ids[run.name])
+        objective = sum(w * losses[d] for d, w in plan.weights().items())
+        rows.append(
+            {
+                "way": name,
+                "seed": seed,
+                "run_id": run_ids[run.name],
+                "objective": objective,
+                **keys.with_prefix(keys.VAL_LOSS, losses),
+            }
+        )
+    table = pd.DataFrame(rows)
+    by_way = {name: group["objective"].to_numpy() for name, group in table.groupby("way")}
+    gains = by_way[CONSTANT] - by_way[JOINT]
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    width = student.ppf((1 + PROBABILITY) / 2, len(gains) - 1) * error
+    return Proof(table, float(gains.mean()), float(width))
+
+
+def log(found: Plan, proof: Proof) -> None:
+    """Log measured beside predicted to the active run."""
+    mlflow.log_metrics(
+        {
+            "measured_gain": proof.gain,
+            "measured_gain_low": proof.gain - proof.half_width,
+            "measured_gain_high": proof.gain + proof.half_width,
+        }
+    )
+    mlflow.log_table(proof.table, "measured.json")
+    predicted = {}
+    for name in (CONSTANT, JOINT):
+        answer = found.predictor.ask(found.ways[name].schedule)
+        ends = (answer["objective"], answer["objective_low"], answer["objective_high"])
+        predicted[name] = ends
+    figure = plots.proof(proof.measured(), predicted)
+    mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
+    plt.close(figure)
+
+
+def report(found: Plan, proof: Proof) -> list[str]:
+    """Measured beside predicted, and the verdict."""
+    lines = [f"{'trained on':<22}{'predicted':>10}{'measured':>10}   seeds"]
+    for name, losses in proof.measured().items():
+        seeds = ", ".join(f"{loss:.4f}" for loss in losses)
+        predicted = found.ways[name].objectives[-1]
+        lines.append(f"{name:<22}{predicted:>10.4f}{np.mean(losses):>10.4f}   {seeds}")
+    return [*lines, proof.verdict]

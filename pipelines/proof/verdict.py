@@ -1,0 +1,218 @@
+"""What the trained targets prove, in words: whether the best mixture is better, and whether to
+believe it."""
+
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fitting.registry import Standing
+from optimization.domain.objective import LOSS
+from optimization.mixture.solve import BEST, DEFAULT
+from training.record import layout
+
+Lines = list[str]
+BETTER, WORSE, UNCLEAR = "BETTER", "WORSE", "NO CLEAR DIFFERENCE"
+DOUBTED = "NOT TO BE BELIEVED"
+CLEAR = "No warnings: the law fits, the backtests hold, and no other mixture measured better."
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of objectives, nats per token, with its 90 % interval."""
+
+    value: float
+    half_width: float
+
+    def __str__(self) -> str:
+        low, high = self.value - self.half_width, self.value + self.half_width
+        return f"{self.value:.4f} [{low:.4f}, {high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A target of the study that an earlier command trained, as long as those of now."""
+
+    run_name: str
+    run_id: str
+    objective: float  # mean over its seeds
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the trained targets say of the prediction."""
+
+    table: pd.DataFrame  # a row a target: mixture, seed, measured and predicted objective
+    gain: Gain  # of best over default, measured
+    predicted: Gain
+    seed_spread: float  # largest difference between two seeds of one mixture
+    earlier: Earlier | None  # measured before, and better than best is now
+    steps: int
+    steps_to_default: float | None  # of the best mixture, until it stays below the default's end
+    searched_for: str  # objective of the study's search
+    error: float  # largest |predicted − measured| / measured over the mixtures
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a mixture was trained with two seeds, which measure the noise."""
+        return bool((self.table.groupby("mixture")["seed"].count() > 1).any())
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two gains are within the uncertainty of their difference."""
+        half_width = math.hypot(self.gain.half_width, self.predicted.half_width)
+        return abs(self.gain.value - self.predicted.value) <= half_width
+
+
+def headline(proof: Proof, standing: Standing) -> str:
+    """The verdict in a word or two."""
+    return DOUBTED if standing.misfit else _outcome(proof.gain)
+
+
+def verdict(proof: Proof, standing: Standing) -> Lines:
+    """Whether the best mixture is better than the default one, whether to believe it, and why not,
+    in lines that fit."""
+    measured = _measured(proof)
+    doubts = [line for doubt in _doubts(proof, standing) for line in _filled(doubt, "- ")]
+    if standing.misfit:
+        first = f"{DOUBTED}: {standing.misfit}."
+        more = ["Further reasons for caution:", *doubts] if doubts else []
+        return [*_filled(first), *_filled(f"For what it is worth, {measured}"), *more]
+    outcome = _outcome(proof.gain)
+    clear = [CLEAR] if outcome == BETTER else []
+    more = ["Reasons for caution:", *doubts] if doubts else clear
+    return [*_filled(f"{outcome}: {measured}"), *more]
+
+
+def metrics(proof: Proof) -> dict[str, float]:
+    """The measured and the predicted gain with their 90 % intervals, nats per token."""
+    found = {}
+    for name, gain in (("gain", proof.gain), ("predicted_gain", proof.predicted)):
+        found[name] = gain.value
+        found[f"{name}_low"] = gain.value - gain.half_width
+        found[f"{name}_high"] = gain.value + gain.half_width
+    return found
+
+
+def report(proof: Proof, standing: Standing) -> Lines:
+    """The verdict, measured beside predicted, and what it means in steps."""
+    return [*verdict(proof, standing), "", *table(proof)]
+
+
+def _outcome(gain: Gain) -> str:
+    if gain.value > gain.half_width:
+        return BETTER
+    return WORSE if gain.value < -gain.half_width else UNCLEAR
+
+
+def _measured(proof: Proof) -> str:
+    seeds = int((proof.table["mixture"] == BEST).sum())
+    how = {
+        BETTER: "the best mixture has a lower loss than the default mixture",
+        WORSE: "the best mixture has a higher loss than the default mixture",
+        UNCLEAR: "the measurements cannot separate the best mixture from the default mixture",
+    }[_outcome(proof.gain)]
+    return (
+        f"{how}. Measured gain: {proof.gain} nats/token (90 % interval), with {seeds} "
+        f"seed{'s' * (seeds > 1)} each; predicted: {proof.predicted}."
+    )
+
+
+def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
+    """What speaks against the answer, what matters most for the decision first."""
+    if proof.searched_for != LOSS:
+        yield (
+            f"the search was for the objective {proof.searched_for!r}; what is compared here is "
+            "the weighted loss alone"
+        )
+    for name in proof.table["mixture"].unique():
+        lead = _lead(proof, name)
+        if name not in (BEST, DEFAULT) and lead > 0 and not _same(proof, name):
+            tied = lead <= proof.seed_spread
+            yield f"{name} measured {lead:.4f} lower than best" + (
+                ", which is within the spread between seeds" if tied else ""
+            )
+    if proof.earlier is not None:
+        one = proof.earlier
+        yield (
+            f"a target that was trained before measured lower, {one.objective:.4f}: "
+            f"{one.run_name}, run {one.run_id}"
+        )
+    if _outcome(proof.gain) == BETTER and _outcome(proof.predicted) != BETTER:
+        yield "the law alone cannot tell best from default: its interval of the gain includes 0"
+    if not proof.agrees:
+        yield (
+            "the measured gain lies outside what was predicted: do not trust the size of predicted "
+            "differences"
+        )
+    if standing.champion and standing.champion != standing.version:
+        yield (
+            f"the predictor is version {standing.version} of {standing.name!r}, which is not the "
+            f"champion: {standing.reason}"
+        )
+    if not standing.fitted:
+        yield "the run of the predictor's fit is gone: nothing is known of how well its law fits"
+    yield from standing.warnings
+    if not proof.repeated:
+        yield (
+            "every mixture was trained with one seed, so the noise was not measured; list several "
+            "in target.seeds"
+        )
+
+
+def _same(proof: Proof, name: str) -> str:
+    """Which of default and best a mixture is too, for it has the same run; empty when none."""
+    runs = {key: set(rows["run_id"]) for key, rows in proof.table.groupby("mixture")}
+    others = (other for other in (DEFAULT, BEST) if other != name and runs[other] & runs[name])
+    return next(others, "")
+
+
+def _lead(proof: Proof, name: str) -> float:
+    """By how much a mixture measured lower than best, over the seeds that both have."""
+    by_seed = proof.table.pivot_table("measured", "seed", "mixture")
+    return float((by_seed[BEST] - by_seed[name]).mean())
+
+
+def _filled(text: str, bullet: str = "") -> Lines:
+    """A sentence in lines that fit."""
+    return textwrap.wrap(
+        text,
+        layout.WIDTH,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def table(proof: Proof) -> Lines:
+    """Measured beside predicted, and what it means in steps."""
+    width = max(14, *(layout.cells(name) + 1 for name in proof.table["mixture"]))
+    lines = [f"{'target on':<{width}}{'predicted':>11}{'measured':>10}   seeds"]
+    for name, rows in proof.table.groupby("mixture", sort=False):
+        seeds, mean = ", ".join(f"{x:.4f}" for x in rows["measured"]), rows["measured"].mean()
+        note = ""
+        if same := _same(proof, name):
+            note = f"   (the same mixture as {same})"
+        elif name != BEST and proof.repeated and abs(_lead(proof, name)) <= proof.seed_spread:
+            note = "   (within the spread between seeds)"
+        lines.append(
+            f"{name:<{width}}{rows['predicted'].iloc[0]:>11.4f}{mean:>10.4f}   {seeds}{note}"
+        )
+    spread = f" (two seeds differ by up to {proof.seed_spread:.4f})" if proof.repeated else ""
+    lines.append(
+        f"measured gain over the default: {proof.gain} nats/token{spread}; predictions within "
+        f"{100 * proof.error:.1f} % of measured"
+    )
+    if proof.steps_to_default is None:
+        if proof.gain.value > 0:
+            lines.append("the best mixture did not reach the default's final loss to stay")
+    else:
+        saved = 100 * (1 - proof.steps_to_default / proof.steps)
+        lines.append(
+            f"the best mixture reaches the default's final loss after "
+            f"{proof.steps_to_default:.0f} of {proof.steps} steps: {saved:.0f} % saved"
+        )
+    return lines

@@ -1,0 +1,274 @@
+"""What training takes before it is done: tokens, FLOPs, hours, repetition and disk."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+
+from fitting.data import histories
+from pipelines.study import repetition
+from pipelines.study.repetition import Repeated
+from pipelines.study.study import Study
+from training import run_log
+from training.config import Domain, Run, Tokenizer
+from training.data import corpus as corpora
+from training.data import sources
+from training.data.corpus import Corpus, TokenFiles
+from training.record import keys
+
+CHECKPOINT_BYTES = 16  # a parameter: fp32 weights, two moments of AdamW and what goes with them
+MODEL_BYTES = {"fp32": 4, "bf16": 2}  # a parameter
+BYTES_PER_TOKEN = 4.0  # of text, with a tokenizer whose vocabulary is not known
+NETWORK_SECONDS = 3
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What is known of the text before anything is prepared."""
+
+    corpus: Corpus  # an estimate without files where it is not prepared; vocab_size 0: unknown
+    prepared: bool
+    unknown: tuple[str, ...] = ()  # domains of which nothing tells how much text there is
+    notes: tuple[str, ...] = ()  # what a look at the sources left open
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one worker computes."""
+
+    flops_per_second: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one size and length."""
+
+    size: str
+    n_params: int  # non-embedding
+    runs: int
+    steps: int
+    run_tokens: int
+    run_flops: int
+    speed: Speed | None
+
+    @property
+    def tokens(self) -> int:
+        return self.runs * self.run_tokens
+
+    @property
+    def flops(self) -> int:
+        return self.runs * self.run_flops
+
+    @property
+    def hours(self) -> float | None:
+        """Of one worker."""
+        return self.flops / self.speed.flops_per_second / 3600 if self.speed else None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What runs would take."""
+
+    rows: tuple[Row, ...]
+    targets: Row | None  # those that `verify` would train, at most
+    left: tuple[Row, ...] | None  # what MLflow does not hold yet; None: not known
+    repeated: Repeated | None
+    token_bytes: int | None
+    checkpoint_bytes: int
+    model_bytes: int
+    workers: int
+
+    def every_row(self) -> list[Row]:
+        """Those of the targets too."""
+        return [*self.rows, *([self.targets] if self.targets else [])]
+
+
+def basis(study: Study) -> Basis:
+    """The prepared corpus, or an estimate of it from `max_mb`.
+
+    Raises InputError for local sources in which a first look finds what `prepare` would refuse.
+    """
+    found = corpora.find(study.domains, study.tokenizer, study.validation, study.workspace)
+    if found:
+        return Basis(found, prepared=True)
+    notes = tuple(sources.look(study.domains))
+    vocab_size = _vocabulary(study.tokenizer) or 0
+    domains = {
+        name: _estimate(domain, vocab_size, study.validation.fraction)
+        for name, domain in study.domains.items()
+    }
+    unknown = tuple(name for name, domain in study.domains.items() if not domain.max_mb)
+    estimate = Corpus(Path(), "", vocab_size, domains)
+    return Basis(estimate, prepared=False, unknown=unknown, notes=notes)
+
+
+def _estimate(domain: Domain, vocab_size: int, held_out: float) -> TokenFiles:
+    """Token counts from `max_mb`; a trained BPE has about 2 bytes a token at 1,024 entries, 4 at
+    50,000."""
+    size = 2 + 0.36 * (math.log2(vocab_size) - 10) if vocab_size else BYTES_PER_TOKEN
+    tokens = (domain.max_mb or 1.0) * 1e6 / size
+    return TokenFiles(
+        folder="",
+        dtype="uint16" if vocab_size <= 2**16 else "uint32",
+        train_tokens=round(tokens * (1 - held_out)),
+        validation_tokens=round(tokens * held_out),
+        bytes_per_token=size,
+        documents=0,
+        digest="",
+    )
+
+
+def _vocabulary(tokenizer: Tokenizer) -> int | None:
+    """Entries of the study's tokenizer; None where it cannot be read or fetched in seconds."""
+    if tokenizer.vocab_size:
+        return tokenizer.vocab_size
+    import huggingface_hub
+    import tokenizers
+
+    assert tokenizer.name is not None
+    file = Path(tokenizer.name, "tokenizer.json")
+    try:
+        if not file.exists():
+            cached = huggingface_hub.try_to_load_from_cache(tokenizer.name, file.name)
+            file = Path(cached) if isinstance(cached, str) else file
+        if file.exists():
+            text = file.read_text()
+        else:  # one attempt: the hub's own client tries again for most of a minute
+            url = huggingface_hub.hf_hub_url(tokenizer.name, file.name)
+            session = huggingface_hub.get_session()
+            answer = session.get(url, timeout=NETWORK_SECONDS, follow_redirects=True)
+            text = answer.raise_for_status().text
+        return int(tokenizers.Tokenizer.from_str(text).get_vocab_size())
+    except Exception:  # whatever fails, the plan says what it leaves out
+        return None
+
+
+def make(
+    study: Study,
+    basis: Basis,
+    runs: Sequence[Run],
+    workers: int,
+    throughput: float | None,
+    *,
+    targets: bool,
+) -> Budget:
+    """What training `runs` takes, with the targets of `verify` beside them or not."""
+    active = mlflow.active_run()
+    assert active is not None
+    experiment = active.info.experiment_id
+    corpus, vocab_size = basis.corpus, basis.corpus.vocab_size
+    planned = _targets(study, corpus) if targets else []
+    every = [*runs, *planned]
+    sizes = {run.size.n_params: run for run in every}
+    speeds = _speeds(list(sizes.values()), vocab_size, experiment, throughput)
+    epochs = [repetition.most_repeated(run, corpus) for run in every]
+    largest = max(_parameters(run, vocab_size) for run in every)
+    saved = sum(_parameters(run, vocab_size) for run in runs if run.engine.save_models)
+    return Budget(
+        rows=_rows(runs, vocab_size, speeds),
+        targets=_row(planned, vocab_size, speeds) if planned else None,
+        left=_rows(_missing(runs, experiment), vocab_size, speeds) if basis.prepared else None,
+        repeated=None if basis.unknown else max(epochs, key=lambda repeated: repeated.epochs),
+        token_bytes=None if basis.unknown else _token_bytes(corpus),
+        checkpoint_bytes=CHECKPOINT_BYTES * largest * min(workers, len(runs)),
+        model_bytes=MODEL_BYTES[study.training.precision] * saved,
+        workers=workers,
+    )
+
+
+def _targets(study: Study, corpus: Corpus) -> list[Run]:
+    """As many as `verify` may train: best and default with every seed, uniform and best observed
+    with one. Only the default mixture is known, so all have it."""
+    run = study.run(
+        corpus,
+        "target-default",
+        study.default(corpus),
+        size=study.target.size,
+        seed=study.target.seeds[0],
+        stage=keys.TARGET,
+        steps=study.target.steps,
+    )
+    return [run] * (2 * len(study.target.seeds) + 2)
+
+
+def _parameters(run: Run, vocab_size: int) -> int:
+    """All parameters, of two embeddings too."""
+    return run.size.n_params + 2 * vocab_size * run.size.width
+
+
+def _token_bytes(corpus: Corpus) -> int:
+    width = {"uint16": 2, "uint32": 4}
+    return sum(
+        width[files.dtype] * (files.train_tokens + files.validation_tokens)
+        for files in corpus.domains.values()
+    )
+
+
+def _missing(runs: Sequence[Run], experiment: str) -> list[Run]:
+    done = run_log.settled(experiment, keys.PROXY)
+    return [run for run in runs if run_log.fingerprint(run) not in done]
+
+
+def _rows(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> tuple[Row, ...]:
+    """A row a size and length, in the runs' order."""
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.size_name, run.training.steps), []).append(run)
+    return tuple(_row(group, vocab_size, speeds) for group in groups.values())
+
+
+def _row(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> Row:
+    """The row of equally large and long runs."""
+    run = runs[0]
+    return Row(
+        size=run.size_name,
+        n_params=run.size.n_params,
+        runs=len(runs),
+        steps=run.training.steps,
+        run_tokens=run.training.steps * run.training.tokens_per_step,
+        run_flops=run.flops(vocab_size),
+        speed=speeds.get(run.size.n_params),
+    )
+
+
+def _speeds(
+    runs: Sequence[Run], vocab_size: int, experiment: str, given: float | None
+) -> dict[int, Speed]:
+    """Non-embedding parameters → speed: the given one, else the median of what finished runs of
+    that size in the experiment measured, else that of the nearest size."""
+    if given:
+        return {run.size.n_params: Speed(given, "given") for run in runs}
+    tokens_per_second: dict[int, list[float]] = {}
+    query = f"tags.{keys.COMPLETE} = 'true' and metrics.{keys.TOKENS_PER_SECOND} > 0"
+    for done in histories.search([experiment], query):
+        n_params = int(float(done.data.params.get(keys.N_PARAMS, 0)))
+        speed = done.data.metrics[keys.TOKENS_PER_SECOND]
+        tokens_per_second.setdefault(n_params, []).append(speed)
+    found = {}
+    for run in runs:
+        n_params = run.size.n_params
+        if n_params in tokens_per_second:
+            seen = tokens_per_second[n_params]
+            flops_per_token = run.flops(vocab_size) / (
+                run.training.steps * run.training.tokens_per_step
+            )
+            source = f"measured on {len(seen)} runs"
+            found[n_params] = Speed(statistics.median(seen) * flops_per_token, source)
+    measured = {run.size.n_params: run.size_name for run in runs if run.size.n_params in found}
+    for run in runs if measured else ():
+        n_params = run.size.n_params
+        near = min(measured, key=lambda other: abs(math.log(other / n_params)))
+        if near != n_params:
+            found[n_params] = Speed(
+                found[near].flops_per_second, f"as measured on {measured[near]}"
+            )
+    return found
+
+
+def all_hours(rows: Sequence[Row]) -> float | None:
+    hours = [row.hours for row in rows]
+    return math.fsum(h for h in hours if h is not None) if None not in hours else None

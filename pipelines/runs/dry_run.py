@@ -1,0 +1,200 @@
+"""`plan=true`: say what a sweep or a run would take; trains and prepares nothing."""
+
+import math
+from collections.abc import Sequence
+
+import mlflow
+import pandas as pd
+
+from pipelines.command import parameters
+from pipelines.runs import budget as budgets
+from pipelines.runs.budget import Basis, Budget, Row, all_hours
+from pipelines.study.study import Study
+from training.config import Run
+from training.record import keys, layout
+from training.record.errors import InputError
+
+STAGE = "plan"
+WORKER = "a worker is one GPU (with ranks=N, N of them), or one core where there is none"
+PLANNED = "planned_only"  # tag of a run that trained nothing
+
+
+def wanted(plan: str, throughput: str) -> bool:
+    """Whether the parameters ask for a plan; a throughput asks for nothing else."""
+    if throughput and not parameters.boolean("plan", plan):
+        raise InputError("throughput: only plan=true uses it; add it, or leave throughput out")
+    return parameters.boolean("plan", plan)
+
+
+def _report(study: Study, basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
+    """The plan in words and a table; `loop` are the stages, where it is of all of them."""
+    lines = [
+        f"plan of study {study.name!r}; nothing is trained",
+        f"{'size':<9}{'parameters':>15}{'runs':>6}{'steps':>9}{'tokens a run':>14}{'tokens':>9}"
+        f"{'FLOPs':>10}{'worker-hours':>14}",
+        *(_line(row) for row in budget.rows),
+        _total(budget.rows),
+    ]
+    if budget.targets:
+        lines.append(_line(budget.targets) + "   the targets of verify, at most")
+    if loop and budget.targets:
+        lines.append(_total(budget.every_row(), "with the targets"))
+    return [*lines, "", *loop, *_notes(study, basis, budget, bool(loop))]
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.size:<9}{row.n_params:>15,}{row.runs:>6}{row.steps:>9,}{_short(row.run_tokens):>14}"
+        f"{_short(row.tokens):>9}{row.flops:>10.2e}{_hours(row.hours):>14}"
+    )
+
+
+def _total(rows: Sequence[Row], name: str = "total") -> str:
+    return (
+        f"{name:<24}{sum(row.runs for row in rows):>6}{'':>23}"
+        f"{_short(sum(row.tokens for row in rows)):>9}{sum(row.flops for row in rows):>10.2e}"
+        f"{_hours(all_hours(rows)):>14}"
+    )
+
+
+def _notes(study: Study, basis: Basis, budget: Budget, whole: bool) -> list[str]:
+    lines = [*basis.notes]
+    if not basis.corpus.vocab_size:
+        lines.append(
+            f"vocabulary: unknown ({study.tokenizer.name} cannot be fetched now): FLOPs and disk "
+            "leave out the embeddings"
+        )
+    if budget.left is None:
+        lines.append("already trained: not known before the corpus is prepared")
+    else:
+        left, hours = sum(row.runs for row in budget.left), all_hours(budget.left)
+        done = sum(row.runs for row in budget.rows) - left
+        rest = f", {_hours(hours)} worker-hours" if hours is not None else ""
+        aside = "; targets are not counted here" if whole else ""
+        lines.append(f"already trained: {layout.count(done, 'run')}; {left} are left{rest}{aside}")
+    how = "" if basis.prepared else " (estimated from max_mb)"
+    if budget.repeated is None or budget.token_bytes is None:
+        why = f"unknown before preparing: {layout.some(basis.unknown)} have no max_mb"
+        lines.append(f"repetition: {why}")
+        tokens = why
+    else:
+        most = budget.repeated
+        lines.append(
+            f"repetition: at most {most.epochs:.2f} epochs, of {most.domain} in {most.run}{how}; "
+            f"repetition.limit is {study.repetition.limit:g}"
+        )
+        tokens = _bytes(budget.token_bytes) + how
+    models = f"; models {_bytes(budget.model_bytes)}" if budget.model_bytes else ""
+    lines.append(
+        f"disk: token files {tokens}; checkpoints {_bytes(budget.checkpoint_bytes)}, of "
+        f"{budget.workers} workers at once{models}"
+    )
+    return [*lines, *_speed_notes(budget, whole)]
+
+
+def _speed_notes(budget: Budget, whole: bool) -> list[str]:
+    hours = all_hours(budget.every_row() if whole else budget.rows)
+    if hours is None:
+        return [
+            "hours: unknown; give throughput=… (FLOP/s of a worker), or train one proxy first",
+            WORKER,
+        ]
+    sizes: dict[str, dict[str, None]] = {}
+    for row in budget.every_row():
+        if row.speed:
+            told = f"{row.speed.flops_per_second:.2e} {row.speed.source}"
+            sizes.setdefault(told, {})[row.size] = None
+    return [
+        "FLOP/s of a worker: "
+        + "; ".join(f"{speed} ({', '.join(names)})" for speed, names in sizes.items()),
+        f"{WORKER}; with {budget.workers} workers about {_hours(hours / budget.workers)} hours for "
+        + ("all, targets included" if whole else "the proxies"),
+    ]
+
+
+def _short(count: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:g}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _hours(hours: float | None) -> str:
+    return "unknown" if hours is None else f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _log(budget: Budget, lines: Sequence[str]) -> None:
+    """Write the plan to the active run, whose name and a tag say that it trained nothing."""
+    active = mlflow.active_run()
+    assert active is not None
+    mlflow.set_tag(keys.RUN_NAME, f"plan of {active.info.run_name}")
+    rows = budget.every_row()
+    numbers: dict[str, float | None] = {
+        "runs": sum(row.runs for row in budget.rows),
+        "runs_left": None if budget.left is None else sum(row.runs for row in budget.left),
+        "tokens": sum(row.tokens for row in budget.rows),
+        "flops": sum(row.flops for row in budget.rows),
+        "target_flops": budget.targets.flops if budget.targets else None,
+        "worker_hours": all_hours(budget.rows),
+        "epochs": budget.repeated.epochs if budget.repeated else None,
+        "token_bytes": budget.token_bytes,
+        "checkpoint_bytes": budget.checkpoint_bytes,
+        "model_bytes": budget.model_bytes,
+    }
+    mlflow.set_tag(PLANNED, "true")
+    mlflow.log_metrics({f"planned/{k}": float(v) for k, v in numbers.items() if v is not None})
+    table = pd.DataFrame(
+        {
+            "of": ["target" if row is budget.targets else "proxy" for row in rows],
+            "size": [row.size for row in rows],
+            keys.N_PARAMS: [row.n_params for row in rows],
+            "runs": [row.runs for row in rows],
+            "steps": [row.steps for row in rows],
+            "tokens_a_run": [row.run_tokens for row in rows],
+            "flops_a_run": [float(row.run_flops) for row in rows],
+            "worker_hours": [row.hours for row in rows],
+        }
+    )
+    mlflow.log_table(table, "plan.json")
+    mlflow.log_text("\n".join(lines), "plan.txt")
+
+
+def loop(study: Study, basis: Basis, runs: Sequence[Run]) -> list[str]:
+    """What each stage of `main` would do."""
+    texts = "the text is tokenised already"
+    if not basis.prepared:
+        texts = f"tokenises {len(study.domains)} domains (their first rows were checked)"
+    return [
+        f"prepare   {texts}",
+        f"sweep     trains {len(runs)} proxies, as above",
+        f"fit       fits the law and registers it as {study.model!r}; trains nothing",
+        f"optimize  searches with {study.search.trials} trials; trains nothing",
+        "verify    trains the targets above, each on its mixture",
+        "",
+    ]
+
+
+def show(
+    study: Study,
+    basis: Basis,
+    runs: Sequence[Run],
+    workers: int,
+    throughput: str,
+    *,
+    targets: bool,
+    stages: Sequence[str] = (),
+) -> Budget:
+    """Print and log what these runs would take, with the targets of `verify` beside them or not;
+    `stages` say what else would be done."""
+    speed = parameters.number("throughput", throughput) if throughput else None
+    if speed is not None and not 0 < speed < math.inf:
+        raise InputError(f"throughput: {throughput!r} must be positive, in FLOP/s of a worker")
+    budget = budgets.make(study, basis, runs, workers, speed, targets=targets)
+    lines = _report(study, basis, budget, stages)
+    print("\n".join(lines))
+    _log(budget, lines)
+    return budget

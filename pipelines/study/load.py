@@ -1,0 +1,137 @@
+"""Reading a study file: where it is, what is wrong in it in words, and its paths made absolute."""
+
+import datetime
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import pydantic
+
+from pipelines.study import yaml_file
+from pipelines.study.sections import COUNT, LISTED
+from pipelines.study.study import Study
+from training.config import Section
+from training.record.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "pipelines" / "studies"
+SCALARS = (bool, int, float, datetime.date)
+UNIONS = ("files", "domain_value", "pull")  # keys that take a text or something else
+
+
+def load(name: str) -> Study:
+    """A study by the name of a ready-made one, or by a path.
+
+    Raises InputError that names the file, the key and the rule.
+    """
+    path = _find(name)
+    raw = yaml_file.load(path)
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
+    try:
+        return _resolve(Study.model_validate(raw), path.parent)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: {_explain(error.errors())}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _find(name: str) -> Path:
+    ready_made = STUDIES / f"{name}.yaml"
+    if ready_made.exists():
+        return ready_made
+    path = (ROOT / name).absolute()
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+        raise InputError(
+            f"study {name!r}: no such file ({path}); give a path (a relative one starts at the "
+            f"project's folder) or a ready-made study: {known}"
+        )
+    return path
+
+
+def _resolve(study: Study, folder: Path) -> Study:
+    """Paths made absolute: a domain's files, a model's config and a base from the study's folder,
+    the workspace from ROOT. A config or base that is no file or folder there stays: it is a hub id
+    or, of a base, a URI."""
+
+    def absolute(pattern: str) -> str:
+        return str(folder / _expanded(pattern))
+
+    sizes = dict(study.sizes)
+    for name, size in sizes.items():
+        if size.config and Path(absolute(size.config)).exists():
+            sizes[name] = size.model_copy(update={"config": absolute(size.config)})
+
+    domains = {}
+    for name, domain in study.domains.items():
+        if domain.files:
+            patterns = [domain.files] if isinstance(domain.files, str) else domain.files
+            domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
+        domains[name] = domain
+    critical = study.critical
+    if critical and critical.base and Path(absolute(critical.base)).exists():
+        critical = critical.model_copy(update={"base": absolute(critical.base)})
+    workspace = (ROOT / _expanded(str(study.workspace))).absolute()
+    found = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
+    return study.model_copy(update=found)
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _explain(errors: Sequence[Any]) -> str:
+    """pydantic's errors as `key: rule; …`; an unknown key with the nearest known one."""
+    rules: dict[str, list[str]] = {}
+    unknown = []
+    for item in errors:
+        parts = _keys(item["loc"])
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)
+        where = where.removeprefix(".")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(item["loc"][:-1])
+            near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0)
+            unknown.append(f"unknown key {where!r}; the nearest known key is {near[0]!r}")
+            continue
+        rule = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "string_type" and isinstance(item["input"], SCALARS):
+            rule += f", and YAML reads {item['input']!r}; put it in quotes"
+        rules.setdefault(where, []).append(rule)
+    lines = [
+        f"{where}: {', or: '.join(told)}" if where else told[0]
+        for where, told in rules.items()
+        if not any(other.startswith((f"{where}.", f"{where}[")) for other in rules if where)
+    ]
+    return "; ".join(unknown + lines)
+
+
+def _keys(location: Sequence[str | int]) -> list[str | int]:
+    """The keys of a study in pydantic's location, without its names of types."""
+    types = ("str", "float") if len(location) > 1 and location[-2] in UNIONS else ()
+    last = len(location) - 1
+    return [
+        part
+        for i, part in enumerate(location)
+        if part not in (COUNT, LISTED)
+        and not (isinstance(part, str) and "[" in part)
+        and not (i == last and part in types)
+    ]
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """The keys of the section at a location in the study."""
+    section: Any = Study
+    for part in location:
+        if isinstance(section, type) and issubclass(section, Section):
+            section = section.model_fields[str(part)].annotation
+        else:  # a list or a mapping: its values' type
+            section = get_args(section)[-1]
+        if NoneType in get_args(section):  # a section that may be absent
+            section = next(kind for kind in get_args(section) if kind is not NoneType)
+    return list(section.model_fields)

@@ -1,0 +1,84 @@
+"""A schedule: the mixtures of a run, each from a number of tokens on."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import mlflow
+import pydantic
+from mlflow.exceptions import MlflowException
+
+from pipelines.command import parameters
+from training.config import Phase
+from training.record import keys
+from training.record.errors import InputError
+
+ARTIFACT = "schedule.json"  # of a run that planned one
+
+
+def checked(
+    schedule: Sequence[Phase], domains: Sequence[str], tokens_per_step: int, place: str
+) -> list[Phase]:
+    """The phases with the proportions of every domain.
+
+    Raises InputError for a first phase that does not begin at 0 tokens, phases out of order, one
+    that begins within a step, and a mixture that is none.
+    """
+    for i, phase in enumerate(schedule):
+        if phase.from_tokens % tokens_per_step:
+            before = phase.from_tokens - phase.from_tokens % tokens_per_step
+            raise InputError(
+                f"{place}[{i}].from_tokens: {phase.from_tokens:,} tokens are not a multiple of "
+                f"the tokens of a step, {tokens_per_step:,}; the nearest are {before:,} and "
+                f"{before + tokens_per_step:,}"
+            )
+    starts = [phase.from_tokens for phase in schedule]
+    if starts and starts[0]:
+        raise InputError(f"{place}[0].from_tokens: {starts[0]:,}; the first phase begins at 0")
+    for i, (one, other) in enumerate(pairwise(starts), 1):
+        if other <= one:
+            raise InputError(
+                f"{place}[{i}].from_tokens: {other:,} is not after the phase before, {one:,}"
+            )
+    return [
+        Phase(
+            from_tokens=phase.from_tokens,
+            mixture=keys.checked_mixture(phase.mixture, domains, f"{place}[{i}].mixture"),
+        )
+        for i, phase in enumerate(schedule)
+    ]
+
+
+def refuse_beyond(later: Sequence[Phase], tokens: int) -> None:
+    """Raise InputError for a phase that would begin after the run's end."""
+    for phase in later:
+        if phase.from_tokens >= tokens:
+            raise InputError(
+                f"schedule: a phase begins at {phase.from_tokens:,} tokens, the run ends at "
+                f"{tokens:,}; train longer or shorten the schedule"
+            )
+
+
+def read(text: str, domains: Sequence[str], tokens_per_step: int) -> list[Phase]:
+    """A schedule parameter: a JSON list or file, or `runs:/<id>` of a run that planned one."""
+    raw = _raw(text)
+    if not isinstance(raw, list) or not raw:
+        raise InputError(
+            f'schedule: {text}: must hold a JSON list of {{"from_tokens": …, "mixture": {{…}}}}'
+        )
+    try:
+        phases = [Phase.model_validate(phase) for phase in raw]
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"schedule: {text}: {where}: {first['msg']}") from error
+    return checked(phases, domains, tokens_per_step, "schedule")
+
+
+def _raw(text: str) -> Any:
+    if not text.startswith("runs:/"):
+        return parameters.json_value("schedule", text)
+    try:
+        return mlflow.artifacts.load_dict(f"{text.rstrip('/')}/{ARTIFACT}")
+    except MlflowException as error:
+        raise InputError(f"schedule: {text}: {error.message}") from error

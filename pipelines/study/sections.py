@@ -1,0 +1,128 @@
+"""Sections of a study file that are the pipelines' own.
+
+Those of single models and their text are in `training.settings`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from training.config import DomainName, Name, Section, Seed, Seeds
+
+COUNT, LISTED = "#count", "#listed"  # the two kinds of `sweep.mixtures`, in pydantic's locations
+
+
+def _kind_of_mixtures(given: object) -> str:
+    return LISTED if isinstance(given, list) else COUNT
+
+
+class Sweep(Section):
+    """Which proxy runs are trained: every mixture at every size."""
+
+    mixtures: Annotated[
+        Annotated[int, Field(ge=3), Tag(COUNT)]
+        | Annotated[list[dict[DomainName, float]], Field(min_length=3), Tag(LISTED)],
+        Discriminator(_kind_of_mixtures),
+    ]
+    """How many to design, the default mixture and the uniform one among them; or the mixtures
+    themselves, each domain → proportion, trained in this order."""
+    design: Literal["spread", "halved", "sobol", "dirichlet"] = "spread"
+    """How they are designed: spread over the simplex by clustering; the paper's grid of halved
+    proportions; scrambled Sobol points; or drawn around the default mixture."""
+    concentration: float = Field(default=10.0, gt=0)
+    """How close to the default mixture `dirichlet` draws; 1 around uniform is uniform."""
+    sizes: list[Name] = Field(min_length=1)
+    seed: Seed = 0
+    """Of the design and of every proxy run."""
+
+
+class Target(Section):
+    """The large run that the predictor is fitted for and that `verify` trains."""
+
+    size: Name
+    steps: int = Field(gt=0)
+    seeds: Seeds = Field(default=[0, 1], min_length=1)
+
+
+class Search(Section):
+    """The search over the mixture against the registered predictor."""
+
+    trials: int = Field(default=300, gt=0)
+    seed: Seed = 0
+    objective: str = "loss"
+    """`loss`, weighted as the validation; `worst`, the worst domain's excess over the reference;
+    or several of loss, deviation and domains, separated by commas."""
+    bounds: dict[str, tuple[float, float]] = Field(default={})
+    """[lowest, highest] proportion of a domain, within the study's, or of several
+    together: `web+books`."""
+    epochs: float | None = Field(default=None, gt=0)
+    """How often the target may see the text that `prepare` counted; no limit when absent."""
+    reference: dict[DomainName, float] | None = None
+    """What the best mixture is compared with and pulled to; the default mixture when absent."""
+    pull: float | Literal["auto"] = Field(default=0.0)
+    """What a nat of divergence from the reference must gain, nats per token; `auto`: the
+    strongest pull that keeps nine tenths of the gain."""
+    trust_region: float | None = Field(default=None, ge=0, le=1)
+    """Largest distance (share of tokens) from the nearest fitted mixture."""
+    pessimistic: bool = False
+    """Whether the upper end of the interval is minimised."""
+
+
+class Critical(Section):
+    """A base model that is continued on its original data and new domains: how much of the original
+    keeps what it knew."""
+
+    base: str | None = None
+    """A Transformers checkpoint: a folder, a hub id, or `runs:/<id>/model`; trained here on the
+    original domains when absent."""
+    size: Name | None = None
+    """Of the base that is trained here."""
+    base_steps: int | None = Field(default=None, gt=0)
+    """Of the base that is trained here; those of `training` when absent."""
+    original: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """Domains of the original data → their proportions among each other."""
+    new: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """The same of the new data."""
+    steps: int = Field(gt=0)
+    """For which the base is continued."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate then; as for a model of the base's width when absent."""
+    decay: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the steps, the last ones, over which the rate falls to zero; in the base that is
+    trained here too."""
+    shares: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[])
+    """Proportions of the original data, all domains together, that are tried; each side keeps its
+    proportions."""
+    mixtures: int = Field(default=0, ge=0)
+    """How many mixtures are tried in which all these domains move freely."""
+    tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
+    """By how much the loss on the original data may rise, nats per token."""
+    seeds: Seeds = Field(default=[1, 2])
+    """With which the answer is trained; none: it is not."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if both := sorted(set(self.original) & set(self.new)):
+            raise ValueError(f"{both[0]!r} is in original and in new; a domain is one of them")
+        if (self.base is None) == (self.size is None):
+            raise ValueError("give either base, or size (of one that is trained here)")
+        if len(set(self.shares)) + self.mixtures < 3:
+            raise ValueError("shares, mixtures: give three or more mixtures in all")
+        return self
+
+
+class Phases(Section):
+    """How `schedule` plans a mixture that changes while a model trains."""
+
+    size: Name
+    steps: list[Annotated[int, Field(gt=0)]] = Field(min_length=2)
+    """Of each phase."""
+    mixtures: int = Field(default=10, ge=4)
+    """How many are tried in each phase."""
+    trunks: int = Field(default=3, ge=2)
+    """How many of them are trained on to the next phases; there every mixture is tried from the
+    end of each."""
+    decay: float = Field(default=0.2, ge=0, le=1)
+    """Share of the last phase over which the learning rate falls to zero."""
+    seeds: Seeds = Field(default=[1, 2, 3, 4], min_length=2)
+    """With which the best schedule and the best constant mixture are trained."""

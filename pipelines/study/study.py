@@ -1,0 +1,323 @@
+"""The study file: one YAML with all that an experiment fixes, checked before anything runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, field_serializer, model_validator
+
+from fitting import registry
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from optimization.domain.objective import DEVIATION, LOSS, WORST
+from optimization.search import projection
+from pipelines.study import repetition, schedule_section
+from pipelines.study.sections import Critical, Phases, Search, Sweep, Target
+from training.config import (
+    LADDER,
+    Domain,
+    DomainName,
+    Engine,
+    Name,
+    Phase,
+    Repetition,
+    Run,
+    Section,
+    Size,
+    Tokenizer,
+    Training,
+    Validation,
+)
+from training.data.corpus import Corpus
+from training.record import keys, secrets
+from training.record.errors import InputError
+
+CONTINUED, SCHEDULED = "-continued", "-schedule"  # what names of derived predictors end in
+DECIMALS = 6  # to which mixtures that agree are the same
+
+
+class Study(Section):
+    """An experiment, from text to verified mixture."""
+
+    name: Name
+    domains: dict[DomainName, Domain] = Field(min_length=2)
+    default_mixture: Literal["proportional"] | dict[DomainName, float] = "proportional"
+    """What the best mixture is compared with; `proportional` to the domains' training tokens, or
+    the nearest to that which the bounds and bundles allow."""
+    bounds: dict[DomainName, tuple[float, float]] = Field(default={})
+    """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
+    bundles: dict[DomainName, dict[DomainName, float]] = Field(default={})
+    """Domains that keep these proportions among each other, in the sweep and the search: they count
+    as one. For those that older runs have told of already."""
+    tokenizer: Tokenizer
+    validation: Validation = Validation()
+    sizes: dict[Name, Size] = Field(default={})
+    """Sizes of the study's own, beside those of the ladder (`training.settings.LADDER`)."""
+    training: Training
+    engine: Engine = Engine()
+    repetition: Repetition = Repetition()
+    sweep: Sweep
+    target: Target
+    search: Search = Search()
+    schedule: list[Phase] = Field(default=[])
+    """The mixture over time that `train` takes when it is given none; its phases in their order,
+    the first from 0 tokens."""
+    phases: Phases | None = None
+    critical: Critical | None = None
+    model: str = "mixture-predictor"
+    """Name of the registered predictor."""
+    workspace: Path = Path("workspace")
+    """Folder for tokens and the ledger; a relative one lies in the project's folder."""
+    ledger: str | None = Field(default=None, repr=False)
+    """SQLAlchemy URL of the sweep's ledger; by default SQLite in the workspace. A password in it is
+    masked in all that is written."""
+
+    @field_serializer("ledger")
+    def _without_password(self, ledger: str | None) -> str | None:
+        return ledger and secrets.masked(ledger)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        secrets.remember(self.ledger)
+        known = list(self.domains)
+        for name in (self.model, *self.derived_models()):
+            registry.refuse_bad_name(name, "model")
+        keys.refuse_unknown(self.validation.weights or {}, known, "validation.weights")
+        if isinstance(self.default_mixture, dict):
+            keys.checked_mixture(self.default_mixture, known, "default_mixture")
+        for place, name in (
+            *(("sweep.sizes", name) for name in self.sweep.sizes),
+            ("target.size", self.target.size),
+        ):
+            self.size(name, place)
+        if self.validation.weights is not None:
+            missing = [name for name in known if name not in self.validation.weights]
+            if missing:
+                raise ValueError(
+                    f"validation.weights: no weight for {', '.join(missing)}; give 0 to ignore one"
+                )
+            if not sum(self.validation.weights.values()):
+                raise ValueError("validation.weights: at least one weight must be positive")
+        if self.training.first_evaluation > self.target.steps:
+            raise ValueError("target.steps: fewer than training.first_evaluation")
+        self._check_decay(self.target.steps, "target.steps")
+        for place, steps in (("training", self.training.steps), ("target", self.target.steps)):
+            if steps * self.training.tokens_per_step > keys.LARGEST:
+                raise ValueError(f"{place}.steps: more than {keys.LARGEST:.2g} tokens")
+        if len(set(self.sweep.sizes)) < len(self.sweep.sizes):
+            raise ValueError("sweep.sizes: a size is named twice")
+        trained = {self.size(name) for name in self.sweep.sizes}
+        if len(trained) == 1 and self.size(self.target.size) not in trained:
+            raise ValueError(
+                f"sweep.sizes: proxies of one size show no size law that reaches target.size "
+                f"{self.target.size}; add sizes (three or more), or make the target one of them"
+            )
+        if self.training.evaluations == 1 and self.target.steps != self.training.steps:
+            raise ValueError(
+                "training.evaluations: one evaluation a run shows no step law that reaches "
+                f"target.steps {self.target.steps}; evaluate three or more times"
+            )
+        self._check_listed(self.feasible())
+        if given := self.given_default():
+            self.refuse_forbidden({"default_mixture": given})
+        self._check_search()
+        schedule_section.checked(self.schedule, known, self.training.tokens_per_step, "schedule")
+        if self.phases is not None:
+            self.size(self.phases.size, "phases.size")
+        if self.critical is not None:
+            asked = self.critical
+            keys.refuse_unknown(asked.original, known, "critical.original")
+            keys.refuse_unknown(asked.new, known, "critical.new")
+            for domain in (*asked.original, *asked.new):
+                if self.bounds.get(domain, (0, 1))[1] == 0:
+                    raise ValueError(
+                        f"critical: it trains on {domain!r}, which bounds holds at 0; change one "
+                        "of them"
+                    )
+            if asked.size is not None:
+                self.size(asked.size, "critical.size")
+        return self
+
+    def refuse_length(self, steps: int, later: Sequence[Phase] = ()) -> None:
+        """Raise InputError for fewer steps than the learning rate decays over, and than the later
+        phases of a schedule have."""
+        self._check_decay(steps, "steps")
+        schedule_section.refuse_beyond(later, steps * self.training.tokens_per_step)
+
+    def _check_decay(self, steps: int, place: str) -> None:
+        if steps <= self.training.decay_steps:
+            raise InputError(
+                f"{place}: {steps:,} must be more than training.decay_steps "
+                f"({self.training.decay_steps:,})"
+            )
+
+    def _check_listed(self, allowed: Feasible) -> None:
+        seen: dict[tuple[float, ...], str] = {}
+        for i, mixture in enumerate(self.listed_mixtures()):
+            place = f"sweep.mixtures[{i}]"
+            _refuse_broken(place, mixture, allowed)
+            key = tuple(round(share, DECIMALS) for share in mixture.values())
+            if key in seen:
+                raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
+            seen[key] = place
+
+    def _check_search(self) -> None:
+        known, asked = list(self.domains), self.search
+        feasible(self.constraints().within(asked.bounds), known, self.target_tokens())
+        if asked.reference is not None:
+            reference = keys.checked_mixture(asked.reference, known, "search.reference")
+            self.refuse_forbidden({"search.reference": reference})
+        for name in asked.objective.split(","):
+            if name.strip() not in (LOSS, WORST, DEVIATION, *known):
+                raise ValueError(
+                    f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
+                    f"deviation, {', '.join(known)}"
+                )
+
+    def derived_models(self) -> list[str]:
+        """Names under which `critical` and `schedule` register their predictors."""
+        suffixes = (self.critical and CONTINUED, self.phases and SCHEDULED)
+        return [f"{self.model}{suffix}" for suffix in suffixes if suffix]
+
+    def size(self, name: str, place: str = "size") -> Size:
+        """A size by its name; the study's own come before the ladder's."""
+        found = self.sizes.get(name) or LADDER.get(name)
+        if found is None:
+            known = ", ".join([*self.sizes, *LADDER])
+            raise InputError(f"{place}: no size {name!r}; there are {known}")
+        return found
+
+    def limits(self) -> tuple[list[float], list[float]]:
+        """Lowest and highest proportion of each domain, in the study's order."""
+        pairs = [self.bounds.get(name, (0.0, 1.0)) for name in self.domains]
+        return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def constraints(self) -> Constraints:
+        """What the mixtures of the sweep satisfy."""
+        return Constraints(bounds=self.bounds, bundles=self.bundles)
+
+    def feasible(self) -> Feasible:
+        """The mixtures that the sweep may train.
+
+        Raises InputError for rules that no mixture satisfies together.
+        """
+        return feasible(self.constraints(), list(self.domains), self.target_tokens())
+
+    def refuse_forbidden(self, mixtures: Mapping[str, Mapping[str, float]]) -> None:
+        """Raise InputError for the first of the mixtures, by name, that breaks the study's bounds
+        or bundles."""
+        allowed = self.feasible()
+        for name, mixture in mixtures.items():
+            _refuse_broken(name, mixture, allowed)
+
+    def broken_rule(self, mixture: Mapping[str, float]) -> str:
+        """The bound or bundle that a mixture breaks, in words; empty when none."""
+        values = np.array([mixture[d] for d in self.domains])
+        return self.feasible().broken_rule(values, keys.MIXTURE_TOLERANCE)
+
+    def listed_mixtures(self) -> list[dict[str, float]]:
+        """The mixtures that the study gives; none where they are to be designed."""
+        if isinstance(self.sweep.mixtures, int):
+            return []
+        return [
+            keys.checked_mixture(mixture, list(self.domains), f"sweep.mixtures[{i}]")
+            for i, mixture in enumerate(self.sweep.mixtures)
+        ]
+
+    def weights(self) -> dict[str, float]:
+        """What each domain's validation loss weighs in the objective; sums to one."""
+        raw = self.validation.weights or dict.fromkeys(self.domains, 1.0)
+        total = sum(raw.values())
+        return {name: raw[name] / total for name in self.domains}
+
+    def default(self, corpus: Corpus) -> dict[str, float]:
+        """The default mixture."""
+        if given := self.given_default():
+            return given
+        proportional = corpus.proportional_mixture()
+        there = np.array([proportional[d] for d in self.domains])
+        nearest = projection.nearest(there, self.feasible())
+        if nearest is there:
+            return proportional
+        return dict(zip(self.domains, nearest.tolist(), strict=True))
+
+    def given_default(self) -> dict[str, float] | None:
+        """The default mixture where the study gives it; None where it follows from the text."""
+        if isinstance(self.default_mixture, dict):
+            return keys.checked_mixture(self.default_mixture, list(self.domains))
+        return None
+
+    def target_tokens(self) -> int:
+        return self.target.steps * self.training.tokens_per_step
+
+    def ledger_url(self) -> str:
+        return self.ledger or f"sqlite:///{self.workspace / 'ledger.db'}"
+
+    def tag(self, corpus: Corpus) -> str:
+        """Names the runs whose losses are comparable: same data, same training but its length.
+
+        Runs that repeat their text as often as the target are comparable for one target.
+        """
+        spec = [
+            corpus.digest,
+            self.validation.tokens,
+            self.training.model_dump(exclude={"steps", "first_evaluation", "evaluations"}),
+            self.target.steps if self.repetition.match_target else None,
+        ]
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.name}-{digest}"
+
+    def run(
+        self,
+        corpus: Corpus,
+        name: str,
+        mixture: dict[str, float],
+        *,
+        size: str,
+        seed: int,
+        stage: str = keys.PROXY,
+        steps: int | None = None,
+        later: Sequence[Phase] = (),
+    ) -> Run:
+        """One model of this study to train; a short one is evaluated at its end at least.
+
+        `later` are the phases of a schedule after the first, whose mixture is given. Raises
+        InputError for fewer steps than the learning rate decays over, and than the schedule has.
+        """
+        steps = steps or self.training.steps
+        self.refuse_length(steps, later)
+        first = min(self.training.first_evaluation, steps)
+        matched = self.repetition.match_target
+        return Run(
+            name=name,
+            stage=stage,
+            study=self.tag(corpus),
+            workspace=self.workspace,
+            corpus=corpus.manifest,
+            corpus_digest=corpus.digest,
+            mixture=mixture,
+            later=tuple(later),
+            size_name=size,
+            size=self.size(size),
+            training=self.training.model_copy(update={"steps": steps, "first_evaluation": first}),
+            validation_tokens=self.validation.tokens,
+            data_share=min(1.0, steps / self.target.steps) if matched else 1.0,
+            seed=seed,
+            engine=self.engine,
+        )
+
+    def check_repetition(self, runs: Sequence[Run], corpus: Corpus) -> None:
+        """Warn of runs that would see the same text too often, or refuse them.
+
+        To be called before they are trained, with those that are not trained yet.
+        """
+        repetition.check(self.repetition, runs, corpus)
+
+
+def _refuse_broken(name: str, mixture: Mapping[str, float], allowed: Feasible) -> None:
+    values = np.array([mixture[d] for d in allowed.domains])
+    if broken := allowed.broken_rule(values, keys.MIXTURE_TOLERANCE):
+        raise InputError(f"{name} breaks the rule {broken!r}; change one of them")

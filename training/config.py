@@ -1,0 +1,339 @@
+"""What a training stage needs to know, as the study file states it: one frozen section a stage."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from training.record import keys
+from training.record.errors import InputError
+
+
+class Section(BaseModel):
+    """A part of the study file: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _checked_short_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name):
+        raise ValueError("it must have 1 to 60 of the characters a-z A-Z 0-9 _ . -")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_short_name)]
+"""Of a study or a size."""
+
+
+def _checked_name(name: str) -> str:
+    if fault := keys.name_fault(name):
+        raise ValueError(fault)
+    return name
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is given twice; give each once")
+    return seeds
+
+
+Seed = Annotated[int, Field(ge=0, le=keys.LARGEST)]
+Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
+DomainName = Annotated[str, AfterValidator(_checked_name)]
+
+
+class Domain(Section):
+    """Where a domain's documents come from: exactly one of `embedded`, `files` and `dataset`."""
+
+    embedded: Literal["python", "cpp", "docs", "web", "tables"] | None = None
+    """Text that the project's own dependencies ship; needs no download."""
+    files: str | list[str] | None = None
+    """Globs of JSONL, Parquet or text files (.gz, .zst too); relative to the study file."""
+    dataset: str | None = None
+    """A Hugging Face `datasets` path, with `config`, `split` and `revision`."""
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    text_column: str = "text"
+    domain_column: str | None = None
+    """With `domain_value`: take only the rows whose column holds it; `meta.set` is a key within."""
+    domain_value: str | list[str] | None = None
+    on_error: Literal["refuse", "skip"] = "refuse"
+    """What a line that is no JSON, or a row without text, does: end the preparation, or be counted
+    and left out."""
+    sample_by: Literal["document", "paragraph", "line"] = "document"
+    """What one document is in a text file."""
+    max_mb: float | None = Field(default=None, gt=0)
+    """Stop after this much text, in 10^6 bytes."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("embedded", "files", "dataset") if getattr(self, key)]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            raise ValueError(f"give exactly one of embedded, files, dataset; found {found}")
+        if (self.domain_column is None) != (self.domain_value is None):
+            raise ValueError("domain_column and domain_value go together")
+        if self.embedded and self.max_mb is None:
+            raise ValueError("an embedded source needs max_mb")
+        return self
+
+
+class Tokenizer(Section):
+    """Either a byte-level BPE trained on the study's own text, or an existing tokenizer."""
+
+    vocab_size: int | None = Field(default=None, ge=300, le=1_000_000)
+    """Entries of the BPE to train, on an equal amount of training text from each domain."""
+    name: str | None = None
+    """A hub id or folder that `AutoTokenizer.from_pretrained` knows."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.vocab_size is None) == (self.name is None):
+            raise ValueError("give exactly one of vocab_size and name")
+        return self
+
+
+class Validation(Section):
+    """The held-out part of each domain, and what each domain's loss weighs in the objective."""
+
+    fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of documents held out, chosen by a hash of their text."""
+    tokens: int = Field(default=20_480, gt=0)
+    """Tokens a domain that one evaluation reads, spread evenly over the held-out part."""
+    weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
+    """Every domain → weight, divided by their sum; equal when absent."""
+
+
+class Size(Section):
+    """One model: the shape of a GPT-NeoX, or any causal language model of Transformers."""
+
+    hidden_size: int | None = Field(default=None, gt=0)
+    layers: int | None = Field(default=None, gt=0)
+    heads: int | None = Field(default=None, gt=0)
+    config: str | None = None
+    """Instead of a shape: the path or hub id of a Transformers config. Its vocabulary becomes that
+    of the study's tokenizer; all else, the scale of the initial weights too, stays as it says."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate; by default `training.rate_times_width` / hidden size."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        shape = [self.hidden_size, self.layers, self.heads]
+        if (None in shape) if self.config is None else any(shape):
+            raise ValueError("give either hidden_size, layers and heads, or config")
+        if self.hidden_size and self.heads and self.hidden_size % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide hidden_size ({self.hidden_size})")
+        return self
+
+    @property
+    def width(self) -> int:
+        """The hidden size."""
+        return self.hidden_size or self._of_config()[0]
+
+    @property
+    def n_params(self) -> int:
+        """Non-embedding parameters, known before the model is built."""
+        if self.hidden_size is None or self.layers is None:
+            return self._of_config()[1]
+        width = self.hidden_size
+        return self.layers * (12 * width**2 + 13 * width) + 2 * width
+
+    def _of_config(self) -> tuple[int, int]:
+        from training.engine import model  # slow: torch
+
+        assert self.config is not None
+        return model.width_and_parameters(self.config)
+
+
+LADDER = {
+    "0.1M": Size(hidden_size=64, layers=2, heads=4),
+    "0.2M": Size(hidden_size=80, layers=3, heads=5),
+    "0.4M": Size(hidden_size=96, layers=4, heads=6),
+    "0.8M": Size(hidden_size=128, layers=4, heads=8),
+    "14M": Size(hidden_size=128, layers=6, heads=4),
+    "31M": Size(hidden_size=256, layers=6, heads=8),
+    "70M": Size(hidden_size=512, layers=6, heads=8),
+    "160M": Size(hidden_size=768, layers=12, heads=12),
+    "305M": Size(hidden_size=1024, layers=16, heads=16),
+    "410M": Size(hidden_size=1024, layers=24, heads=16),
+    "1B": Size(hidden_size=2048, layers=16, heads=8),
+}
+"""Sizes that every study knows. From 14M up they are Pythia's (arXiv 2304.01373), named as there
+after all parameters with its large vocabulary, and the 305M of arXiv 2403.16952; the smaller ones
+are named after their non-embedding parameters."""
+
+
+class Training(Section):
+    """How every model of a study is trained; equal for all, so that losses are comparable."""
+
+    sequence_length: int = Field(default=128, gt=1)
+    batch_size: int = Field(default=16, gt=0)
+    """Sequences an optimizer step, over all processes."""
+    steps: int = Field(gt=0)
+    """Optimizer steps of a proxy run."""
+    warmup_steps: int = Field(default=40, ge=0)
+    """Linear warm-up; the rate is constant afterwards, so that checkpoints are comparable."""
+    decay_steps: int = Field(default=0, ge=0)
+    """The last steps, over which the rate falls linearly to zero (WSD, arXiv 2404.06395). What is
+    evaluated there lies on no step law with what came before: for proxies leave it 0, or evaluate
+    once."""
+    rate_times_width: float = Field(default=0.25, gt=0)
+    """Peak learning rate × hidden size (see `training.model.learning_rate`)."""
+    first_evaluation: int = Field(gt=0)
+    """The first evaluated step; the others are log-spaced up to the last step."""
+    evaluations: int = Field(default=6, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    gradient_clipping: float = Field(default=1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if self.first_evaluation > self.steps:
+            raise ValueError(
+                f"first_evaluation ({self.first_evaluation}) lies after the last step, {self.steps}"
+            )
+        if self.decay_steps >= self.steps:
+            raise ValueError(
+                f"decay_steps ({self.decay_steps}) must be fewer than steps ({self.steps})"
+            )
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.sequence_length
+
+
+class Engine(Section):
+    """How DeepSpeed runs a model. Losses do not depend on it beyond rounding."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What is split over the processes: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Sequences a process computes at once, the rest by gradient accumulation; its whole share of
+    the batch when absent."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass rather than keep them."""
+    compile: bool = False
+    """`torch.compile` the model."""
+    start_minutes: float = Field(default=10, gt=0)
+    """Within which a worker must be ready to train."""
+    checkpoint_minutes: float = Field(default=5, ge=0)
+    """Time between two checkpoints, from which a killed run goes on; a checkpoint that takes long
+    is made less often."""
+    save_models: bool = False
+    """Log every trained model as the artifact `model` of its run, a Transformers checkpoint."""
+
+    def micro_batch(self, training: Training, ranks: int) -> int:
+        """Sequences that each of `ranks` processes computes at once.
+
+        Raises InputError for a batch that cannot be shared out over them.
+        """
+        share, rest = divmod(training.batch_size, ranks)
+        if rest:
+            raise InputError(
+                f"training.batch_size: {training.batch_size} sequences cannot be shared evenly by "
+                f"{ranks} processes; change it, or ranks"
+            )
+        micro = self.micro_batch_size or share
+        if share % micro:
+            raise InputError(
+                f"engine.micro_batch_size: {micro} does not divide the {share} sequences that each "
+                f"of {ranks} processes has of a batch ({training.batch_size})"
+            )
+        return micro
+
+
+class Repetition(Section):
+    """How often a run may see the same text."""
+
+    limit: float = Field(default=4, gt=0)
+    """Epochs of a domain; up to about 4, repeated text is worth almost as much as new text
+    (arXiv 2305.16264)."""
+    on_excess: Literal["warn", "refuse"] = "warn"
+    match_target: bool = False
+    """Give each run the part D / D* of every domain's text, for a run of D and a target of D*
+    tokens, so that it repeats its text as often as the target would (arXiv 2606.07597)."""
+
+
+class Phase(Section):
+    """A part of a schedule: the mixture from a number of tokens on."""
+
+    from_tokens: int = Field(default=0, ge=0)
+    """Tokens that the run has seen when it begins; a whole number of steps."""
+    mixture: dict[DomainName, float]
+
+
+class Base(Section):
+    """A trained model whose weights a run begins with; its optimizer begins anew."""
+
+    source: str
+    """A folder or a hub id that `from_pretrained` knows."""
+    digest: str
+    """Of its weights."""
+
+
+class Run(Section):
+    """One model to train: all that its losses depend on, and where it belongs."""
+
+    name: str
+    stage: str
+    study: str
+    """Fingerprint of the study's training part; fits select by it."""
+    workspace: Path
+    """The study's folder; checkpoints lie in it."""
+    corpus: Path
+    """The manifest that `prepare` wrote."""
+    corpus_digest: str
+    mixture: dict[str, float]
+    """From the first step on."""
+    later: tuple[Phase, ...] = ()
+    """The phases of a schedule after the first, in their order."""
+    base: Base | None = None
+    """What it continues; fresh weights when absent."""
+    size_name: str
+    size: Size
+    training: Training
+    validation_tokens: int
+    data_share: float = 1.0
+    """The part of each domain's training text that the run may see."""
+    seed: int
+    engine: Engine = Engine()
+    """Not a part of what the losses depend on."""
+    keep_state: bool = False
+    """Whether its last state is kept for runs that begin as it did; nor is this."""
+
+    @property
+    def phases(self) -> list[tuple[int, dict[str, float]]]:
+        """Steps done when each phase begins, and its mixture."""
+        per_step = self.training.tokens_per_step
+        return [(0, self.mixture), *((p.from_tokens // per_step, p.mixture) for p in self.later)]
+
+    def mean_mixture(self) -> dict[str, float]:
+        """The proportions of all tokens of the run."""
+        starts, mixtures = zip(*self.phases, strict=True)
+        lengths = [b - a for a, b in pairwise([*starts, self.training.steps])]
+        return {
+            name: sum(n * m[name] for n, m in zip(lengths, mixtures, strict=True))
+            / self.training.steps
+            for name in self.mixture
+        }
+
+    def until(self, step: int) -> Self:
+        """The run that ends where this one has done so many steps; all that its state depends on,
+        its evaluations aside."""
+        ended = {"steps": step, "first_evaluation": step, "evaluations": 1, "decay_steps": 0}
+        tokens = step * self.training.tokens_per_step
+        return self.model_copy(
+            update={
+                "training": self.training.model_copy(update=ended),
+                "later": tuple(p for p in self.later if p.from_tokens < tokens),
+            }
+        )
+
+    def flops(self, vocab_size: int) -> int:
+        """Training compute, 6 FLOPs a parameter and token; the input embedding computes none."""
+        parameters = self.size.n_params + vocab_size * self.size.width
+        return 6 * parameters * self.training.tokens_per_step * self.training.steps

@@ -1,0 +1,307 @@
+"""Text → token files: one folder a domain, kept until its text or the tokenizer changes.
+
+    <workspace>/tokenizers/<key>/              a saved tokenizer
+    <workspace>/tokens/<key>/{train,validation}.{bin,idx}, domain.json
+    <workspace>/corpora/<key>.json             the manifest: which of these a study uses
+
+A `.bin` is a flat array of token ids, each document followed by the end-of-text token, an `.idx`
+the array of the documents' ends in it, counted in tokens; both are read through memory maps.
+`domain.json` and the manifest are written last, so that what exists is whole. Until then a
+domain's files lie in `tokens/<key>.partial/`, from where an interrupted preparation goes on.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from training.config import Domain, Tokenizer, Validation
+from training.data import sources, tokenise
+from training.record.errors import InputError
+
+FORMAT = 2  # raise when the files' layout or the held-out rule changes
+END_OF_TEXT = "<|endoftext|>"
+BPE_SAMPLE = 1_000_000  # characters a domain that a trained tokenizer sees
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """One domain's tokens on disk."""
+
+    folder: str
+    dtype: str
+    train_tokens: int
+    validation_tokens: int
+    bytes_per_token: float
+    """UTF-8 bytes a token of the held-out part; turns nats per token into bits per byte."""
+    documents: int
+    digest: str
+    """Of the tokens, both parts."""
+    skipped: int = 0
+    """Rows left out under `on_error: skip`."""
+
+    def train(self) -> np.ndarray:
+        """Token ids, (train_tokens,), memory-mapped."""
+        return np.memmap(Path(self.folder, "train.bin"), dtype=self.dtype, mode="r")
+
+    def validation(self) -> np.ndarray:
+        """Token ids, (validation_tokens,), memory-mapped."""
+        return np.memmap(Path(self.folder, "validation.bin"), dtype=self.dtype, mode="r")
+
+    def train_documents(self) -> np.ndarray:
+        """Where each training document ends, its end-of-text token included: (documents,)."""
+        return np.memmap(Path(self.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")
+
+    def validation_documents(self) -> np.ndarray:
+        """Where each held-out document ends, its end-of-text token included: (documents,)."""
+        return np.memmap(Path(self.folder, "validation.idx"), dtype=tokenise.ENDS, mode="r")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The token files of a study's domains, in the study's order."""
+
+    manifest: Path
+    tokenizer: str
+    vocab_size: int
+    domains: dict[str, TokenFiles]
+
+    @property
+    def digest(self) -> str:
+        """Of all tokens of all domains."""
+        parts = [f"{name}:{files.digest}" for name, files in self.domains.items()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def proportional_mixture(self) -> dict[str, float]:
+        """Each domain in proportion to its training tokens."""
+        total = sum(files.train_tokens for files in self.domains.values())
+        return {name: files.train_tokens / total for name, files in self.domains.items()}
+
+
+def load(manifest: Path) -> Corpus:
+    """A prepared corpus from its manifest."""
+    raw = json.loads(manifest.read_text())
+    domains = {name: TokenFiles(**files) for name, files in raw["domains"].items()}
+    return Corpus(manifest, raw["tokenizer"], raw["vocab_size"], domains)
+
+
+def prepare(
+    domains: Mapping[str, Domain],
+    tokenizer: Tokenizer,
+    validation: Validation,
+    sequence_length: int,
+    workspace: Path,
+) -> Corpus:
+    """Tokenise what is not yet tokenised and return the corpus.
+
+    Of several processes that prepare in one workspace, one does at a time. Raises InputError for
+    a source that cannot be read, an empty domain, and a domain whose held-out or training part is
+    smaller than what the study reads from it.
+    """
+    texts = _fingerprints(domains, workspace)
+    manifest = _manifest(texts, tokenizer, validation, workspace)
+    if not _whole(manifest):
+        with _locked(workspace):
+            sources.look(domains)  # before the first is tokenised
+            folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
+            loaded = tokenise.load_tokenizer(folder)
+            keys = {
+                name: _key([FORMAT, text, folder.name, validation.fraction])
+                for name, text in texts.items()
+            }
+            tokens = workspace / "tokens"
+            _tokenise(domains, keys, loaded, validation.fraction, tokens)
+            found = {
+                n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
+            }
+            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), "domains": found}
+            tokenise.write_json(manifest, summary)
+    corpus = load(manifest)
+    for name, files in corpus.domains.items():
+        _check_size(name, files, validation, sequence_length)
+    return corpus
+
+
+def find(
+    domains: Mapping[str, Domain], tokenizer: Tokenizer, validation: Validation, workspace: Path
+) -> Corpus | None:
+    """The corpus where it is prepared and up to date; prepares nothing.
+
+    Raises InputError for files that cannot be read.
+    """
+    if not (workspace / "corpora").exists():
+        return None  # without reading the files' contents
+    texts = _fingerprints(domains, workspace)
+    manifest = _manifest(texts, tokenizer, validation, workspace)
+    return load(manifest) if _whole(manifest) else None
+
+
+def _fingerprints(domains: Mapping[str, Domain], workspace: Path) -> dict[str, str]:
+    digests = workspace / "digests.json"
+    return {name: sources.fingerprint(name, d, digests) for name, d in domains.items()}
+
+
+def _manifest(
+    texts: Mapping[str, str], tokenizer: Tokenizer, validation: Validation, workspace: Path
+) -> Path:
+    key = _key([FORMAT, list(texts.items()), tokenizer.model_dump(), validation.fraction])
+    return workspace / "corpora" / f"{key}.json"
+
+
+def _whole(manifest: Path) -> bool:
+    """Whether a manifest exists and every file it names is still there."""
+    if not manifest.exists():
+        return False
+    folders = [files.folder for files in load(manifest).domains.values()]
+    return all(Path(folder, "domain.json").exists() for folder in folders)
+
+
+def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_length: int) -> None:
+    needed = max(validation.tokens, sequence_length) + 1
+    if files.validation_tokens < needed:
+        raise InputError(
+            f"domain {name!r}: its held-out part has {files.validation_tokens:,} tokens, an "
+            f"evaluation reads {needed:,}; add text, raise validation.fraction "
+            f"({validation.fraction:g}) or lower validation.tokens ({validation.tokens:,})"
+        )
+    if files.train_tokens <= sequence_length:
+        raise InputError(
+            f"domain {name!r}: its training part has {files.train_tokens:,} tokens, less than "
+            f"one sequence ({sequence_length}); add text or lower validation.fraction"
+        )
+
+
+@contextmanager
+def _locked(workspace: Path) -> Iterator[None]:
+    """Alone among the processes that prepare in this workspace."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace / "prepare.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting: another process prepares in {workspace}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _tokenizer_folder(
+    domains: Mapping[str, Domain],
+    texts: Mapping[str, str],
+    tokenizer: Tokenizer,
+    validation: Validation,
+    workspace: Path,
+) -> Path:
+    """The folder of the study's tokenizer, trained or fetched if it is not there yet."""
+    trained_on = [texts, validation.fraction] if tokenizer.vocab_size else None
+    folder = workspace / "tokenizers" / _key([FORMAT, tokenizer.model_dump(), trained_on])
+    if not folder.exists():
+        scratch = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        if tokenizer.vocab_size:
+            _train_bpe(domains, tokenizer.vocab_size, validation.fraction, scratch)
+        else:
+            tokenise.load_tokenizer(tokenizer.name).save_pretrained(scratch)
+        os.replace(scratch, folder)
+    return folder
+
+
+def _train_bpe(
+    domains: Mapping[str, Domain], vocab_size: int, fraction: float, folder: Path
+) -> None:
+    """Train a byte-level BPE on an equal amount of training text from each domain."""
+    import tokenizers
+    import transformers
+
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_bpe_sample(domains, fraction), trainer)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END_OF_TEXT
+    ).save_pretrained(folder)
+
+
+def _bpe_sample(domains: Mapping[str, Domain], fraction: float) -> Iterator[str]:
+    """The first `BPE_SAMPLE` characters of each domain's training text."""
+    left = dict.fromkeys(domains, BPE_SAMPLE)
+    total = BPE_SAMPLE * len(domains)
+    with tqdm(desc="reading for a tokenizer", total=total, unit="B", unit_scale=True) as bar:
+        for group in sources.groups(domains):
+            for names, text in sources.Reading(group):
+                for name in names if not tokenise.held_out(text, fraction) else ():
+                    part = text[: left[name]]
+                    left[name] -= len(part)
+                    bar.update(len(part))
+                    yield part
+                if not any(left[name] for name in group):
+                    break
+
+
+def _tokenise(
+    domains: Mapping[str, Domain],
+    keys: Mapping[str, str],
+    tokenizer: Any,
+    fraction: float,
+    folder: Path,
+) -> None:
+    """Write the token files of every key that `folder` does not hold yet."""
+    for scratch in folder.glob("*.partial"):
+        _take_over(scratch)
+    names = {key: name for name, key in keys.items() if not _done(folder / key)}
+    for group in sources.groups({name: domains[name] for name in names.values()}):
+        parts = {name: keys[name] for name in group}
+        scratch = folder / f"{_key(parts)}.partial"
+        _drop_superseded(scratch, parts.values())
+        folders = {name: scratch / key for name, key in parts.items()}
+        found = tokenise.write(group, folders, tokenizer, fraction, scratch / "progress.json")
+        for name, key in parts.items():
+            summary = {"folder": str(folder / key), **found[name]}
+            tokenise.write_json(folders[name] / "domain.json", summary)
+        _take_over(scratch)
+
+
+def _done(folder: Path) -> bool:
+    return (folder / "domain.json").exists()
+
+
+def _take_over(scratch: Path) -> None:
+    """Move the domains of a group to their place, if they are whole."""
+    finished = [path.parent for path in scratch.glob("*/domain.json")]
+    for path in finished:
+        place = scratch.parent / path.name
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(path, place)
+    if finished:
+        shutil.rmtree(scratch)
+
+
+def _drop_superseded(scratch: Path, keys: Iterable[str]) -> None:
+    """Remove what earlier preparations of these domains left that do not go on in `scratch`."""
+    for key in keys:
+        for other in scratch.parent.glob(f"*.partial/{key}"):
+            if other.parent != scratch:
+                shutil.rmtree(other.parent)
+
+
+def _key(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,293 @@
+"""Documents → token files: read, encoded and written at once, and resumed where it stopped.
+
+One thread reads batches of text, a second hands them to the tokenizer, whose own threads encode
+them on all cores, and the first one here writes. What is written depends on neither the threads
+nor the size of a batch. Every so often the files are flushed and `progress.json` beside them says
+how long they are and how far the source was read; what lies beyond is cut off on resuming.
+"""
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from training.config import Domain
+from training.data import sources
+from training.record.errors import InputError, first_line
+
+BATCH = 2_000_000  # characters encoded at once
+AHEAD = 2  # batches read, and batches encoded, before they are needed
+SAVE_BYTES = 64_000_000  # of text between two records of the progress
+SAVE_SECONDS = 30.0
+PARTS = ("train", "validation")
+ENDS = np.dtype("uint64")  # where each document ends, in tokens
+
+T = TypeVar("T")
+Encode = Callable[[list[str]], Iterable[list[int]]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents with the names of their domains, and where the reading is after them."""
+
+    documents: list[tuple[list[str], str]]
+    cursor: sources.Cursor
+    fraction: float
+
+
+def load_tokenizer(name: str | Path | None) -> Any:
+    """A Transformers tokenizer that can end documents."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    try:
+        loaded = transformers.AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"tokenizer.name {str(name)!r} cannot be loaded: {first_line(error)}"
+        ) from error
+    if loaded.eos_token_id is None:
+        raise InputError(f"tokenizer.name {str(name)!r} has no end-of-text token to end documents")
+    return loaded
+
+
+def encoder(tokenizer: Any) -> Encode:
+    """What gives the ids of each text, without special tokens; on all cores where it can."""
+    if not tokenizer.is_fast:
+        return lambda texts: tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # shells often turn it off against a warning
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+
+    def encode(texts: list[str]) -> Iterable[list[int]]:
+        encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return (one.ids for one in encoded)
+
+    return encode
+
+
+def held_out(text: str, fraction: float) -> bool:
+    """Whether a document is held out: by its text's hash, so copies never cross the parts."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < fraction * 2**64
+
+
+def write(
+    group: Mapping[str, Domain],
+    folders: Mapping[str, Path],
+    tokenizer: Any,
+    fraction: float,
+    progress: Path,
+) -> dict[str, dict[str, Any]]:
+    """Encode the documents of domains that share a source, each into its folder; what is there.
+
+    A call with the same arguments goes on from what the file `progress` says. Raises InputError
+    as `sources.Reading` does.
+    """
+    saved = json.loads(progress.read_text()) if progress.exists() else {"cursor": {}, "domains": {}}
+    reading = sources.Reading(group, sources.Cursor(**saved["cursor"]))
+    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(closing(_Writer(folder, dtype, saved["domains"].get(name))))
+            for name, folder in folders.items()
+        }
+        record = _Record(progress, writers, reading.cursor())
+        stack.callback(record.save)
+        bar = stack.enter_context(_bar(group, record.cursor))
+        encoded = _ahead(_encoded(_ahead(_batches(reading)), encoder(tokenizer)))
+        for batch, all_ids in stack.enter_context(closing(encoded)):
+            for (names, text), ids in zip(batch.documents, all_ids, strict=True):
+                tokens = np.array([*ids, tokenizer.eos_token_id], dtype=dtype)
+                for name in names:
+                    writers[name].add(tokens, len(text.encode()), held_out(text, fraction))
+            record.update(batch.cursor)
+            _show(bar, batch, group)
+    _warn_of_skipped(record.cursor)
+    skipped = record.cursor.skipped
+    return {name: {**w.summary(), "skipped": skipped[name]} for name, w in writers.items()}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    scratch.write_text(json.dumps(value, indent=1))
+    os.replace(scratch, path)
+
+
+def _batches(reading: sources.Reading) -> Iterator[Batch]:
+    documents, size = list[tuple[list[str], str]](), 0
+    for names, text in reading:
+        documents.append((names, text))
+        size += len(text)
+        if size >= BATCH:
+            yield Batch(documents, reading.cursor(), reading.fraction)
+            documents, size = [], 0
+    yield Batch(documents, reading.cursor(), reading.fraction)
+
+
+def _encoded(
+    batches: Iterable[Batch], encode: Encode
+) -> Iterator[tuple[Batch, Iterable[list[int]]]]:
+    for batch in batches:
+        texts = [text for _, text in batch.documents]
+        yield batch, encode(texts) if texts else []
+
+
+def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The items, of which a thread makes the next ones meanwhile."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                yield item
+                waiting.append(pool.submit(next, items, end))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Writer:
+    """A domain's token files, written on from the counts of an earlier writer."""
+
+    def __init__(self, folder: Path, dtype: str, counts: Mapping[str, Any] | None) -> None:
+        counts = counts or {"tokens": [0, 0], "documents": [0, 0], "bytes_held_out": 0}
+        self._dtype = np.dtype(dtype)
+        self._tokens = list(counts["tokens"])  # train, validation
+        self._documents = list(counts["documents"])
+        self._bytes_held_out = int(counts["bytes_held_out"])
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ids = [
+            _cut(folder / f"{part}.bin", n * self._dtype.itemsize)
+            for part, n in zip(PARTS, self._tokens, strict=True)
+        ]
+        self._ends = [
+            _cut(folder / f"{part}.idx", n * ENDS.itemsize)
+            for part, n in zip(PARTS, self._documents, strict=True)
+        ]
+
+    def add(self, tokens: np.ndarray, size: int, is_held_out: bool) -> None:
+        """Append a document of `size` bytes of text."""
+        part = int(is_held_out)
+        self._tokens[part] += len(tokens)
+        self._documents[part] += 1
+        self._bytes_held_out += size * part
+        self._ids[part].write(tokens.tobytes())
+        self._ends[part].write(np.array(self._tokens[part], dtype=ENDS).tobytes())
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "tokens": list(self._tokens),
+            "documents": list(self._documents),
+            "bytes_held_out": self._bytes_held_out,
+        }
+
+    def flush(self) -> None:
+        for file in self._ids + self._ends:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        for file in self._ids + self._ends:
+            file.close()
+
+    def summary(self) -> dict[str, Any]:
+        """What `TokenFiles` says of the finished files."""
+        digest = hashlib.sha256()
+        for file in self._ids:
+            with Path(file.name).open("rb") as finished:
+                digest.update(hashlib.file_digest(finished, "sha256").digest())
+        return {
+            "dtype": self._dtype.name,
+            "train_tokens": self._tokens[0],
+            "validation_tokens": self._tokens[1],
+            "bytes_per_token": self._bytes_held_out / max(self._tokens[1], 1),
+            "documents": sum(self._documents),
+            "digest": digest.hexdigest()[:16],
+        }
+
+
+def _cut(path: Path, size: int) -> IO[bytes]:
+    """A file of which `size` bytes are kept, open at its end."""
+    file = path.open("ab")
+    if file.tell() < size:
+        raise InputError(f"{path}: shorter than was recorded; delete {path.parent.parent}")
+    file.truncate(size)
+    return file
+
+
+class _Record:
+    """The progress as of the last whole batch, saved now and then and at the end."""
+
+    def __init__(self, path: Path, writers: Mapping[str, _Writer], cursor: sources.Cursor) -> None:
+        self._path = path
+        self._writers = writers
+        self.update(cursor, first=True)
+
+    def update(self, cursor: sources.Cursor, *, first: bool = False) -> None:
+        """Note that all documents before the cursor are written; save it when it is time."""
+        self.cursor = cursor
+        self._counts = {name: writer.counts() for name, writer in self._writers.items()}
+        if first:
+            self._mark()
+        elif (
+            sum(cursor.bytes.values()) >= self._saved_bytes + SAVE_BYTES
+            or time.monotonic() >= self._saved_at + SAVE_SECONDS
+        ):
+            self.save()
+
+    def save(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+        write_json(self._path, {"cursor": asdict(self.cursor), "domains": self._counts})
+        self._mark()
+
+    def _mark(self) -> None:
+        self._saved_bytes = sum(self.cursor.bytes.values())
+        self._saved_at = time.monotonic()
+
+
+def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
+    names = ", ".join(group) if len(group) <= 3 else f"{len(group)} domains"
+    return tqdm(
+        desc=f"tokenising {names}",
+        initial=sum(cursor.bytes.values()),
+        unit="B",
+        unit_scale=True,
+        mininterval=2,
+    )
+
+
+def _show(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
+    """Advance the bar; its total is the limits' sum or what the part read so far lets expect."""
+    done = sum(batch.cursor.bytes.values())
+    limit = sum((domain.max_mb or math.inf) * 1e6 for domain in group.values())
+    total = min(limit, done / batch.fraction if batch.fraction else math.inf)
+    bar.total = max(round(total), done) if math.isfinite(total) else None
+    bar.update(done - bar.n)
+
+
+def _warn_of_skipped(cursor: sources.Cursor) -> None:
+    counts = [f"{name} {count:,}" for name, count in cursor.skipped.items() if count]
+    if counts:
+        print(
+            f"left out (on_error: skip): {', '.join(counts)} rows; the first: "
+            + "; ".join(cursor.problems),
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,73 @@
+"""Validation: the held-out windows of all domains, their losses and standard errors."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.nn.functional import cross_entropy
+
+from training.config import Run
+from training.data.corpus import Corpus
+from training.data.sampling import validation_documents, validation_windows
+from training.record.keys import Evaluation
+
+
+class Validation:
+    """The held-out windows of all domains, evaluated in one pass."""
+
+    def __init__(self, run: Run, corpus: Corpus, batch_size: int) -> None:
+        wanted = (run.validation_tokens, run.training.sequence_length)
+        windows = [validation_windows(files, *wanted) for files in corpus.domains.values()]
+        self._windows = torch.from_numpy(np.concatenate(windows))
+        self._documents = {
+            name: validation_documents(files, *wanted) for name, files in corpus.domains.items()
+        }
+        self._batch_size = batch_size
+
+    def evaluate(self, engine: Any, rank: int, ranks: int) -> Evaluation:
+        """Losses of every domain; each process computes every `ranks`-th window."""
+        count = len(self._windows)
+        rounds = -(-count // (ranks * self._batch_size))  # the same for all: ZeRO 3 meets in each
+        ours = torch.arange(rank, rounds * ranks * self._batch_size, ranks)
+        losses = torch.zeros(count, dtype=torch.float64, device=engine.device)
+        with torch.no_grad():
+            for rows in torch.split(ours, self._batch_size):
+                found = window_losses(
+                    engine, self._windows[rows % count].to(engine.device)
+                ).double()
+                inside = rows < count
+                losses[rows[inside]] = found[inside]
+        if ranks > 1:
+            distributed.all_reduce(losses)
+        lengths = [len(documents) for documents in self._documents.values()]
+        parts = [part.cpu().numpy() for part in torch.split(losses, lengths)]
+        pairs = list(zip(self._documents.items(), parts, strict=True))
+        return Evaluation(
+            losses={name: float(part.mean()) for (name, _), part in pairs},
+            standard_errors={
+                name: standard_error(part, documents) for (name, documents), part in pairs
+            },
+        )
+
+
+def standard_error(losses: np.ndarray, documents: np.ndarray) -> float:
+    """Of the mean of the windows' losses, (windows,), by the document of each, (windows,).
+
+    Windows of one document are no independent samples: documents are (cluster-robust variance).
+    From one document alone nothing is known of others: infinite.
+    """
+    residuals = np.bincount(documents - documents.min(), losses - losses.mean())
+    count = len(np.unique(documents))
+    if count < 2:
+        return math.inf
+    return float(np.sqrt((residuals**2).sum() * count / (count - 1)) / len(losses))
+
+
+def window_losses(engine: Any, windows: torch.Tensor) -> torch.Tensor:
+    """Mean loss of each window, (rows, sequence_length + 1) → (rows,), nats per token."""
+    logits = engine(input_ids=windows[:, :-1], use_cache=False).logits
+    targets = windows[:, 1:]
+    losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(dim=1)

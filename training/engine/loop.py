@@ -1,0 +1,291 @@
+"""Train one model on one mixture with a DeepSpeed engine; yields what it measured.
+
+The same code runs in one process or in several that DeepSpeed's launcher started: each computes
+its rows of every batch, and what is yielded is reduced over all of them.
+"""
+
+import functools
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+import transformers
+from torch import distributed
+
+from training.config import Run, Training
+from training.data.corpus import Corpus
+from training.data.sampling import MixtureSampler
+from training.engine import checkpoint, kernels
+from training.engine import model as models
+from training.engine.checkpoint import Checkpoint
+from training.engine.evaluation import Validation, window_losses
+from training.record import quiet as quieting
+from training.record.errors import DivergedError
+from training.record.keys import Evaluation
+from training.workers.devices import free_port
+
+REPORT_EVERY = 10  # steps between reports, where processes meet and losses are looked at
+VALIDATION_BATCH = 32  # sequences a process evaluates at once, or fewer by micro_batch_size
+CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # (rows, sequence_length + 1) tokens, (rows,) domains
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the steps since the last report measured."""
+
+    step: int  # optimizer steps done; 0: of a base, before any
+    tokens: int
+    train_loss: float  # mean over these steps; NaN at step 0
+    tokens_per_second: float  # of these steps; evaluations and checkpoints are not counted
+    evaluation: Evaluation | None
+
+
+def evaluation_steps(training: Training) -> list[int]:
+    """Log-spaced from the first evaluation to the last step, both included."""
+    first = min(training.first_evaluation, training.steps)
+    steps = np.geomspace(first, training.steps, training.evaluations)
+    return sorted({*np.rint(steps).astype(int).tolist(), training.steps})
+
+
+def quiet() -> None:
+    """Leave the terminal to the progress display: training libraries report errors only."""
+    quieting.quiet()
+    for name in ("DeepSpeed", "deepspeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+class Trainer:
+    """One model, its engine and its data, from a checkpoint where there is one.
+
+    Raises InputError for a batch that cannot be shared out over the processes.
+    """
+
+    def __init__(self, run: Run, corpus: Corpus, saved: Checkpoint | None = None) -> None:
+        connect()
+        self.run = run
+        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        training = run.training
+        self._micro = run.engine.micro_batch(training, self.ranks)
+        module = models.build(
+            run.size, corpus.vocab_size, training.sequence_length, run.seed, run.base
+        )
+        self.n_params, self.n_embedding = models.count_parameters(module)
+        self.learning_rate = models.learning_rate(run.size, training)
+        self.engine = _engine(module, run, self.learning_rate, self._micro, self.ranks)
+        self.sampler = MixtureSampler(
+            corpus.domains,
+            run.mixture,
+            training.batch_size,
+            training.sequence_length,
+            training.steps,
+            run.seed,
+            run.data_share,
+            run.phases[1:],
+        )
+        self._validation = Validation(run, corpus, min(VALIDATION_BATCH, self._micro))
+        self._domains = tuple(corpus.domains)
+        cuda = self.engine.device.type == "cuda"
+        self._generator = (
+            torch.cuda.default_generators[self.engine.device.index]
+            if cuda
+            else torch.default_generator
+        )
+        self._sums = torch.zeros(REPORT_EVERY, len(self._domains), device=self.engine.device)
+        self._done = 0
+        if saved is not None:
+            self._done = saved.step
+            saved.load_into(self.engine)
+
+    def reports(self, keep: Callable[[], object] = dict) -> Iterator[Report]:
+        """Train to the last step, reporting every `REPORT_EVERY` steps and at evaluations.
+
+        `keep` gives what the first process wants to find in a checkpoint; it is asked after a
+        report was consumed. Raises DivergedError.
+        """
+        training = self.run.training
+        evaluate_at = set(evaluation_steps(training))
+        saving = 0.0
+        if self.run.base is not None and not self._done:
+            yield Report(0, 0, math.nan, math.nan, self._evaluate(0))
+        saved_at = started = time.perf_counter()
+        for step, batch in self._batches():
+            self._train_step(step, *batch)
+            evaluating = step in evaluate_at
+            if not (evaluating or step % REPORT_EVERY == 0):
+                continue
+            loss = self._settle(step)
+            tokens = (step - self._done) * training.tokens_per_step
+            speed = tokens / (time.perf_counter() - started)
+            evaluation = self._evaluate(step) if evaluating else None
+            self._done = step
+            yield Report(step, step * training.tokens_per_step, loss, speed, evaluation)
+            started = time.perf_counter()
+            if step < training.steps and self._due(started - saved_at, saving):
+                checkpoint.save(self.run, self.engine, step, self.ranks, keep)
+                saved_at = time.perf_counter()
+                saving, started = saved_at - started, saved_at
+
+    def keep_state(self) -> None:
+        """Keep the last state for runs that begin as this one did; every process calls it."""
+        if self.run.training.decay_steps:
+            raise ValueError("no other run begins with a learning rate that has decayed")
+        steps = self.run.training.steps
+        checkpoint.save(self.run.until(steps), self.engine, steps, self.ranks, dict, kept=True)
+
+    def save_model(self, folder: Path | None = None) -> None:
+        """Write the model for `from_pretrained`; every process calls it, one with a folder."""
+        weights = list(self.engine.module.parameters())
+        split = self.run.engine.zero_stage == 3
+        with deepspeed.zero.GatheredParameters(weights, enabled=split):
+            if folder is not None:
+                self.engine.module.save_pretrained(folder)
+
+    def close(self) -> None:
+        """Give the memory back, for the next model of this process."""
+        self.engine.destroy()
+        del self.engine, self._sums
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        """The steps that are left, from 1, each with its batch; for a GPU read one step ahead."""
+        steps = range(self._done + 1, self.run.training.steps + 1)
+        if self.engine.device.type == "cpu":
+            yield from ((step, self._share(step)) for step in steps)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._share, steps[0]) if steps else None
+            for step in steps:
+                assert ahead is not None
+                batch = ahead.result()
+                if step < steps[-1]:
+                    ahead = reader.submit(self._share, step + 1)
+                yield step, batch
+
+    def _share(self, step: int) -> Batch:
+        """This process's part of a step's sequences, and the domain of each."""
+        size = self.run.training.batch_size // self.ranks
+        rows = slice(self.rank * size, (self.rank + 1) * size)
+        windows = torch.from_numpy(self.sampler.batch(step - 1, rows))
+        domains = torch.from_numpy(self.sampler.domains(step - 1)[rows])
+        if self.engine.device.type == "cpu":
+            return windows, domains
+        return windows.pin_memory(), domains.pin_memory()
+
+    def _train_step(self, step: int, windows: torch.Tensor, domains: torch.Tensor) -> None:
+        """One optimizer step; adds each domain's losses to the sums of this report."""
+        device = self.engine.device
+        # dropout, where a config has it, depends on no earlier step
+        seed = (self.run.seed * 2**31 + step) * self.ranks + self.rank
+        self._generator.manual_seed(seed % 2**63)
+        sums = self._sums[step % REPORT_EVERY]
+        for rows, ids in zip(
+            torch.split(windows, self._micro), torch.split(domains, self._micro), strict=True
+        ):
+            losses = window_losses(self.engine, rows.to(device, non_blocking=True))
+            self.engine.backward(losses.mean())
+            self.engine.step()
+            sums.index_add_(0, ids.to(device, non_blocking=True), losses.detach())
+
+    def _settle(self, step: int) -> float:
+        """Mean training loss since the last report; raises DivergedError."""
+        if self.ranks > 1:
+            distributed.all_reduce(self._sums)
+        steps = range(self._done + 1, step + 1)
+        sums = self._sums.cpu().numpy()[[s % REPORT_EVERY for s in steps]]
+        self._sums.zero_()
+        for bad, row in zip(steps, np.isfinite(sums), strict=True):
+            if not row.all():
+                names = [name for name, fine in zip(self._domains, row, strict=True) if not fine]
+                raise DivergedError(f"training loss not finite at step {bad}: {', '.join(names)}")
+        return float(sums.sum() / (len(steps) * self.run.training.batch_size))
+
+    def _evaluate(self, step: int) -> Evaluation:
+        self.engine.eval()
+        evaluation = self._validation.evaluate(self.engine, self.rank, self.ranks)
+        self.engine.train()
+        bad = [name for name, loss in evaluation.losses.items() if not math.isfinite(loss)]
+        if bad:
+            raise DivergedError(f"validation loss not finite at step {step}: {', '.join(bad)}")
+        return evaluation
+
+    def _due(self, waited: float, saving: float) -> bool:
+        """Whether to save a checkpoint now, by the first process's clock."""
+        wait = max(self.run.engine.checkpoint_minutes * 60, saving / CHECKPOINT_SHARE)
+        due = torch.tensor([waited >= wait], device=self.engine.device)
+        if self.ranks > 1:
+            distributed.broadcast(due, 0)
+        return bool(due)
+
+
+def connect() -> None:
+    """Join the processes that the launcher started, or stand alone."""
+    if distributed.is_initialized():
+        return
+    if not torch.cuda.is_available():
+        kernels.load()
+    if "RANK" in os.environ:
+        deepspeed.init_distributed(verbose=False)
+    else:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        deepspeed.init_distributed(
+            auto_mpi_discovery=False,
+            verbose=False,
+            init_method=f"tcp://127.0.0.1:{free_port()}",
+            rank=0,
+            world_size=1,
+        )
+
+
+def _engine(module: Any, run: Run, learning_rate: float, micro: int, ranks: int) -> Any:
+    """A DeepSpeed engine with AdamW (fused) and the learning-rate schedule."""
+    training, engine = run.training, run.engine
+    if engine.activation_checkpointing:
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    if engine.compile:
+        module.compile()
+    optimizer = torch.optim.AdamW(
+        module.parameters(),
+        lr=learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: models.rate_factor(step, training)
+    )
+    config = {
+        "train_batch_size": training.batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": training.batch_size // (micro * ranks),
+        "gradient_clipping": training.gradient_clipping,
+        "zero_optimization": {"stage": engine.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": training.precision == "bf16"},
+        "steps_per_print": 2**31,
+    }
+    made = deepspeed.initialize(
+        model=module, optimizer=optimizer, lr_scheduler=schedule, config=config
+    )[0]
+    if engine.zero_stage == 0 and training.precision == "fp32":
+        # what DeepSpeed does here without ZeRO costs tiny models a tenth of their time: it clips
+        # tensor by tensor, and copies all gradients to reduce them over a single process
+        parameters = list(module.parameters())
+        made.clip_fp32_gradients = functools.partial(
+            torch.nn.utils.clip_grad_norm_, parameters, training.gradient_clipping
+        )
+        made.enable_backward_allreduce = ranks > 1
+    return made

@@ -1,0 +1,208 @@
+"""How mixtures, names and long lists are laid out in a text of fixed width.
+
+The width is the same on every terminal and in a log, which has none.
+"""
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+
+from training.record.keys import TAG_LIMIT
+
+Mixtures = Mapping[str, Mapping[str, float]]  # name → domain → proportion
+
+WIDTH = 100  # cells a line
+COLUMN = 8  # cells of a number at least
+FIRST = 14  # cells of the first column of a wide table at least
+NAME = 32  # cells of a name in a tall table or a list
+ROWS = 40  # domains that a tall table or a list names
+SMALL = 0.005  # a proportion below it is of the long tail
+REPORT = "report.txt"  # the artifact that holds a whole report
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def short(names: Sequence[str], width: int = NAME) -> dict[str, str]:
+    """Each name as it stands in a table: a long one is cut in its middle, and stays unique."""
+    found = {name: name for name in names if cells(name) <= width}
+    taken = set(found)
+    for name in names:
+        if name not in found:
+            found[name] = next(cut for cut in _cuts(name, width) if cut not in taken)
+            taken.add(found[name])
+    return found
+
+
+def _cuts(name: str, width: int) -> Iterator[str]:
+    for number in itertools.count(1):
+        middle = "…" if number == 1 else f"…{number}…"
+        room = width - cells(middle)
+        head = _first(name, room - room // 2)
+        yield head + middle + _first(name[::-1], room // 2)[::-1]
+
+
+def _first(text: str, width: int) -> str:
+    """The longest beginning of a text that fits."""
+    ends = itertools.accumulate(cells(c) for c in text)
+    return text[: sum(end <= width for end in ends)]
+
+
+def padded(text: str, width: int) -> str:
+    """A text at the left of a column."""
+    return text + " " * (width - cells(text))
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - cells(text)) + text
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    cut = short(names)
+    more = len(names) - most
+    listed = [cut[name] for name in names]
+    return ", ".join(listed) if more < 2 else f"{', '.join(listed[:most])} and {more} more"
+
+
+def listing(parts: Sequence[str], indent: str = "  ") -> list[str]:
+    """Parts separated by commas, in lines that fit."""
+    lines: list[str] = []
+    for i, part in enumerate(parts):
+        comma = i < len(parts) - 1
+        if lines and cells(f"{lines[-1]} {part}") + comma <= WIDTH:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(indent + part)
+        lines[-1] += "," if comma else ""
+    return lines
+
+
+def grid(values: Mapping[str, str], indent: str = "  ") -> list[str]:
+    """Values by name: in one line where they fit, else in aligned columns."""
+    line = indent + ", ".join(f"{name} {value}" for name, value in values.items())
+    if cells(line) <= WIDTH:
+        return [line]
+    first, second = (max(map(cells, texts)) for texts in (values, values.values()))
+    parts = [f"{padded(name, first)} {padded(value, second)}" for name, value in values.items()]
+    columns = max(1, (WIDTH - len(indent) + 3) // (first + second + 4))
+    rows = (parts[i : i + columns] for i in range(0, len(parts), columns))
+    return [(indent + "   ".join(row)).rstrip() for row in rows]
+
+
+def mixtures(
+    shares: Mixtures,
+    beside: Mapping[str, str] | None = None,
+    *,
+    heads: tuple[str, str] = ("mixture", ""),
+    decimals: int = 3,
+    exact: str = "",
+) -> list[str]:
+    """A table of mixtures, `beside` each of them what else is known of it.
+
+    Mixtures are rows where all domains fit beside each other, else columns: the domains in the
+    order of the first mixture's proportions, a long tail of small ones summed up. `exact` says
+    where the exact proportions are, below such a table.
+    """
+    beside = beside or {}
+    domains = list(next(iter(shares.values())))
+    wide = _wide(shares, domains, beside, heads, decimals)
+    if max(map(cells, wide)) <= WIDTH:
+        return wide
+    above = [*_wide(shares, [], beside, heads, decimals), ""] if beside else []
+    return [*above, *_tall(shares, domains, decimals), *([exact] if exact else [])]
+
+
+def _wide(
+    shares: Mixtures,
+    domains: Sequence[str],
+    beside: Mapping[str, str],
+    heads: tuple[str, str],
+    decimals: int,
+) -> list[str]:
+    first = max(FIRST, *(cells(name) + 1 for name in (heads[0], *shares)))
+    widths = {d: max(COLUMN, decimals + 4, cells(d) + 2) for d in domains}
+    lines = [padded(heads[0], first) + "".join(_right(d, w) for d, w in widths.items())]
+    for name, mixture in shares.items():
+        numbers = (f"{mixture[d]:>{w}.{decimals}f}" for d, w in widths.items())
+        lines.append(padded(name, first) + "".join(numbers))
+    texts = [heads[1], *(beside.get(name, "") for name in shares)]
+    return [f"{line}   {text}".rstrip() for line, text in zip(lines, texts, strict=True)]
+
+
+def _tall(shares: Mixtures, domains: Sequence[str], decimals: int) -> list[str]:
+    listed, tail = _split(shares, domains)
+    names, titles = short(domains), short(list(shares), WIDTH // 4)
+    rows = [(names[d], {m: mixture[d] for m, mixture in shares.items()}) for d in listed]
+    if tail:
+        most = max(mixture[d] for mixture in _uneven(shares) for d in tail)
+        label = f"{len(tail)} further domains, each at most {_rounded_up(most, decimals)}"
+        sums = {m: math.fsum(mixture[d] for d in tail) for m, mixture in shares.items()}
+        rows.append((label, sums))
+    first = max(cells(label) for label in ("domain", *(label for label, _ in rows)))
+    widths = {m: max(COLUMN, decimals + 4, cells(title) + 2) for m, title in titles.items()}
+    lines: list[str] = []
+    for block in _blocks(widths, WIDTH - first):
+        lines.append(padded("domain", first) + "".join(_right(titles[m], widths[m]) for m in block))
+        for label, values in rows:
+            numbers = (f"{values[m]:>{widths[m]}.{decimals}f}" for m in block)
+            lines.append(padded(label, first) + "".join(numbers))
+        lines.append("")
+    return lines[:-1]
+
+
+def _split(shares: Mixtures, domains: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The domains to list, the first mixture's largest first, and those of the long tail.
+
+    A domain counts by its proportion in the first mixture, or on average where that is more.
+    """
+    first, uneven = next(iter(shares.values())), _uneven(shares)
+    counts = {d: max(first[d], sum(m[d] for m in uneven) / len(uneven)) for d in domains}
+    ranked = sorted(domains, key=lambda d: -counts[d])
+    tail = {d for i, d in enumerate(ranked) if i >= ROWS or counts[d] < SMALL}
+    if len(tail) < 2:
+        tail = set()
+    ordered = sorted(domains, key=lambda d: -first[d])
+    return [d for d in ordered if d not in tail], [d for d in ordered if d in tail]
+
+
+def _uneven(shares: Mixtures) -> list[Mapping[str, float]]:
+    """The mixtures but a uniform one, which does not say which domains matter."""
+    every = list(shares.values())
+    return [m for m in every if max(m.values()) - min(m.values()) > SMALL / 1000] or every
+
+
+def _rounded_up(share: float, decimals: int) -> str:
+    scale = 10**decimals
+    return f"{math.ceil(share * scale - 1e-6) / scale:.{decimals}f}"
+
+
+def _blocks(widths: Mapping[str, int], room: int) -> list[list[str]]:
+    """Columns side by side as far as they fit, then those of the next block."""
+    blocks: list[list[str]] = [[]]
+    for name, width in widths.items():
+        if blocks[-1] and sum(widths[m] for m in blocks[-1]) + width > room:
+            blocks.append([])
+        blocks[-1].append(name)
+    return blocks
+
+
+def description(lines: Sequence[str]) -> str:
+    """A report as the description of an MLflow run, which holds the whole as an artifact."""
+    start, end, more = "```\n", "\n```", f"\n… and more in the artifact {REPORT}"
+    text = "\n".join(lines)
+    if len(start + text + end) > TAG_LIMIT:
+        room = TAG_LIMIT - len(start + more + end)
+        text = text[: text.rfind("\n", 0, room)] + more
+    return start + text + end

@@ -1,0 +1,308 @@
+"""How a model's training is written to MLflow, as `training.record.keys` names it."""
+
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+
+from training import plots
+from training.config import Run
+from training.data.corpus import Corpus, TokenFiles
+from training.data.sampling import MixtureSampler
+from training.record import keys, stores
+from training.record.keys import Evaluation
+from training.record.secrets import masked
+
+PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
+FLUSH_SECONDS = 10  # between two batches of training losses at least
+DRAW_LUCK = 2.5  # sequences × √steps: five standard deviations of systematic sampling at most
+
+
+@contextmanager
+def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
+    """`mlflow.start_run` whose end tells how it went: FINISHED, KILLED, or FAILED with the reason.
+
+    The reason is the tag `error`.
+    """
+    with mlflow.start_run(**options) as active:
+        try:
+            yield active
+        except KeyboardInterrupt:
+            with stores.impatient():
+                mlflow.set_tag(keys.ERROR, "interrupted")
+                mlflow.end_run("KILLED")
+            raise
+        except Exception as error:
+            mlflow.set_tag(keys.ERROR, masked(str(error))[: keys.TAG_LIMIT])
+            raise
+
+
+def fingerprint(run: Run) -> str:
+    """A hash of everything that a run's losses depend on."""
+    other = {"name", "stage", "study", "workspace", "corpus", "size_name", "engine", "keep_state"}
+    spec = run.model_dump(mode="json", exclude=other)
+    if run.base is None:
+        del spec["base"]
+    else:  # wherever its files lie
+        spec["base"] = run.base.digest
+        del spec["size"]["config"]
+    if not run.later:
+        del spec["later"]
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def settled(experiment_id: str, stage: str) -> dict[str, str]:
+    """Fingerprint → id of the run that makes one of a stage needless: complete or diverged.
+
+    Any with the losses of a target will do; a proxy is needed as a proxy, for fits take no other.
+    """
+    return {key: run.info.run_id for key, run in settled_runs(experiment_id, stage).items()}
+
+
+def settled_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
+    """Fingerprint → that run; of several a complete one that another command trained below it."""
+    client = mlflow.MlflowClient()
+    found: dict[str, MlflowRun] = {}
+    for state in ("FINISHED", "FAILED"):
+        token = None
+        while True:
+            page = client.search_runs(
+                [experiment_id],
+                f"attributes.status = '{state}' and tags.{keys.FINGERPRINT} != ''",
+                page_token=token,
+            )
+            for run in page:
+                tags = run.data.tags
+                key = tags[keys.FINGERPRINT]
+                ended = tags.get(keys.COMPLETE) == "true" or keys.DIVERGED in tags
+                ended &= stage != keys.PROXY or tags.get(keys.STAGE) == stage
+                if ended and (key not in found or _rank(run) > _rank(found[key])):
+                    found[key] = run
+            token = page.token
+            if not token:
+                break
+    return found
+
+
+def _rank(run: MlflowRun) -> tuple[bool, bool]:
+    return keys.COMPLETE in run.data.tags, keys.PARENT in run.data.tags
+
+
+def unfinished(run_id: str, experiment_id: str) -> str | None:
+    """The run's id where it is in this experiment and can go on."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException:
+        return None  # of another store, or deleted for good
+    active = run.info.lifecycle_stage == "active" and run.info.status != "FINISHED"
+    return run_id if active and run.info.experiment_id == experiment_id else None
+
+
+def close_abandoned(experiment_id: str, run: Run, but: str | None = None) -> None:
+    """End earlier attempts at this run that a crash left RUNNING, all but the one that goes on."""
+    client = mlflow.MlflowClient()
+    attempts = client.search_runs(
+        [experiment_id],
+        f"attributes.status = 'RUNNING' and tags.{keys.FINGERPRINT} = '{fingerprint(run)}'",
+    )
+    for attempt in attempts:
+        if attempt.info.run_id != but:
+            close(attempt.info.run_id, "its worker died; trained again")
+
+
+def close(run_id: str, reason: str) -> None:
+    """End a run that a crash left RUNNING, if this store has it."""
+    client = mlflow.MlflowClient()
+    try:
+        running = client.get_run(run_id).info.status == "RUNNING"
+    except MlflowException:
+        return
+    if running:
+        client.set_tag(run_id, keys.ERROR, reason)
+        client.set_terminated(run_id, "KILLED")
+
+
+def hand_over(run_id: str, heir: str) -> None:
+    """Note in a run, if this store has it, that another goes on with its work."""
+    close(run_id, "its process died")
+    client = mlflow.MlflowClient()
+    try:
+        ended = client.get_run(run_id).data.tags.get(keys.ERROR, "it ended")
+        client.set_tag(run_id, keys.ERROR, f"{ended}; run {heir} goes on")
+    except MlflowException:
+        return
+
+
+class RunLog:
+    """Writes one model's training into one MLflow run, an evaluation a batch.
+
+    `kept` is what a checkpoint kept of the log: its points are logged where this run does not hold
+    them yet, so that the run ends with each point once, whether it is the same run or another.
+    """
+
+    def __init__(
+        self, run_id: str, run: Run, corpus: Corpus, kept: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client = mlflow.MlflowClient()
+        self._run_id = run_id
+        self._bytes_per_token = {n: files.bytes_per_token for n, files in corpus.domains.items()}
+        self._tokens_per_step = run.training.tokens_per_step
+        self._length = run.training.sequence_length
+        self._points: list[Metric] = []
+        self._sent = 0  # of the points
+        self._sent_at = time.monotonic()
+        self._evaluations: list[tuple[int, tuple[float, ...]]] = []
+        self._domains = tuple(corpus.domains)
+        self._logged = {keys.TRAIN_LOSS: -1, keys.TOKENS: -1}  # last steps the run holds
+        self.goes_on = kept is not None and kept["run_id"] == run_id
+        if kept is not None:
+            self._restore(kept)
+        if not self.goes_on:
+            self._tag(
+                {
+                    keys.STAGE: run.stage,
+                    keys.STUDY: run.study,
+                    keys.FINGERPRINT: fingerprint(run),
+                }
+            )
+            log_datasets(run_id, corpus)
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this log; all of it is logged."""
+        self._flush()
+        return {
+            "run_id": self._run_id,
+            "points": [(p.key, p.value, p.timestamp, p.step) for p in self._points],
+            "evaluations": self._evaluations,
+        }
+
+    def training(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Log the training loss, nats per token, now or with the next points."""
+        values = {keys.TRAIN_LOSS: loss, keys.TOKENS_PER_SECOND: tokens_per_second}
+        self._add(keys.TRAIN_LOSS, step, values)
+        if time.monotonic() - self._sent_at > FLUSH_SECONDS:
+            self._flush()
+
+    def evaluation(self, step: int, found: Evaluation, sampler: MixtureSampler) -> None:
+        """Log one evaluation of all domains, with the points since the last, at once."""
+        drawn, epochs, planned = sampler.drawn(step), sampler.epochs(step), sampler.planned(step)
+        values: dict[str, float] = {keys.TOKENS: step * self._tokens_per_step}
+        for i, name in enumerate(self._domains):
+            loss = found.losses[name]
+            values[keys.VAL_LOSS + name] = loss
+            values[keys.VAL_LOSS_SE + name] = found.standard_errors[name]
+            values[keys.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
+            values[keys.TRAINED_TOKENS + name] = int(drawn[i]) * self._length
+            values[keys.PLANNED_TOKENS + name] = float(planned[i]) * self._length
+            values[keys.EPOCHS + name] = float(epochs[i])
+        self._add(keys.TOKENS, step, values)
+        self._evaluations.append((step, tuple(found.losses[name] for name in self._domains)))
+        self._flush()
+
+    def schedule(self, sampler: MixtureSampler) -> None:
+        """Log the figure of a schedule as it was drawn.
+
+        Raises RuntimeError where a domain's tokens are not what the schedule has of it.
+        """
+        steps = len(sampler.counts)
+        off = np.abs(sampler.drawn(steps) - sampler.planned(steps)).max()
+        if off > DRAW_LUCK * math.sqrt(steps) + 1:
+            raise RuntimeError(f"a domain's sequences miss its schedule by {off:.0f}")
+        figure = plots.schedule(sampler, self._domains, self._tokens_per_step)
+        self._client.log_figure(self._run_id, figure, "figures/schedule.png")
+
+    def complete(self) -> float:
+        """Write the compact history and mark the run complete; the last mean validation loss."""
+        self._flush()
+        steps, losses = zip(*self._evaluations, strict=True)
+        tokens = tuple(step * self._tokens_per_step for step in steps)
+        history = keys.History(self._domains, steps, tokens, losses)
+        self._tag({**keys.history_tags(history), keys.COMPLETE: "true"})
+        return statistics.fmean(losses[-1])
+
+    def diverged(self, reason: str) -> None:
+        """Say why the run has no complete history."""
+        self._flush()
+        self._tag({keys.DIVERGED: "true", keys.ERROR: reason})
+
+    def _restore(self, kept: Mapping[str, Any]) -> None:
+        self._points = [Metric(*point) for point in kept["points"]]
+        self._evaluations = [(step, tuple(losses)) for step, losses in kept["evaluations"]]
+        if self.goes_on:
+            self._sent = len(self._points)  # they were logged before they were kept
+            for key in self._logged:
+                history = self._client.get_metric_history(self._run_id, key)
+                self._logged[key] = max((m.step for m in history), default=-1)
+            if keys.ERROR in self._client.get_run(self._run_id).data.tags:
+                self._client.delete_tag(self._run_id, keys.ERROR)
+
+    def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Keep points that are logged together, unless an attempt before logged them."""
+        now = int(time.time() * 1000)
+        points = [Metric(key, value, now, step) for key, value in values.items()]
+        if step <= self._logged[group]:
+            self._points[self._sent : self._sent] = points
+            self._sent += len(points)
+        else:
+            self._points += points
+
+    def _flush(self) -> None:
+        for start in range(self._sent, len(self._points), METRIC_BATCH):
+            batch = self._points[start : start + METRIC_BATCH]
+            self._client.log_batch(self._run_id, metrics=batch)
+            self._sent += len(batch)
+        self._sent_at = time.monotonic()
+
+    def _tag(self, tags: Mapping[str, str]) -> None:
+        entries = [RunTag(key, value) for key, value in tags.items()]
+        self._client.log_batch(self._run_id, tags=entries)
+
+
+def log_params(run_id: str, params: Mapping[str, object]) -> None:
+    """Log any number of params, in as few batches as MLflow allows."""
+    entries = [
+        Param(key, masked(value) if isinstance(value, str) else str(value))
+        for key, value in params.items()
+    ]
+    for start in range(0, len(entries), PARAM_BATCH):
+        batch = entries[start : start + PARAM_BATCH]
+        mlflow.MlflowClient().log_batch(run_id, params=batch)
+
+
+def log_datasets(run_id: str, corpus: Corpus) -> None:
+    """Log each domain's training and held-out tokens as dataset inputs of a run.
+
+    The parent logs them before its workers do: MLflow's SQL store fails when two processes
+    create the same dataset at once.
+    """
+    inputs = [
+        DatasetInput(_dataset(part, files, tokens), [InputTag("mlflow.data.context", context)])
+        for name, files in corpus.domains.items()
+        for part, context, tokens in (
+            (name, "training", files.train_tokens),
+            (f"{name}/validation", "validation", files.validation_tokens),
+        )
+    ]
+    mlflow.MlflowClient().log_inputs(run_id, inputs)
+
+
+def _dataset(name: str, files: TokenFiles, tokens: int) -> Dataset:
+    return Dataset(
+        name=name,
+        digest=files.digest,
+        source_type="local",
+        source=json.dumps({"uri": files.folder}),
+        profile=json.dumps(
+            {"num_tokens": tokens, "documents": files.documents, "skipped": files.skipped}
+        ),
+    )

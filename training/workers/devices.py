@@ -1,0 +1,84 @@
+"""What this machine trains on."""
+
+import os
+import shutil
+import socket
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.record.errors import InputError
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What trains at once."""
+
+    workers: int
+    """Models at a time."""
+    ranks: int = 1
+    """Processes that train one model together."""
+    hostfile: Path | None = None
+    """The machines of these processes, as DeepSpeed's launcher reads it; this one when absent."""
+
+    @property
+    def threads(self) -> int:
+        """Of each process, where they compute on a CPU."""
+        return max(1, cores() // (self.workers * self.ranks))
+
+
+def visible_gpus() -> list[str]:
+    """The ids of the GPUs that may be used; none on a CPU. Asks no library."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu]
+    try:
+        return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
+    except OSError:
+        return []
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_device(index: int, threads: int) -> None:
+    """Take one GPU where there are any, else check what DeepSpeed needs on a CPU.
+
+    `index` is the worker's; a process that DeepSpeed's launcher started has a GPU already.
+    """
+    os.environ["PATH"] = _path()
+    import torch  # slow
+
+    if torch.cuda.is_available():
+        os.environ.setdefault("LOCAL_RANK", str(index % torch.cuda.device_count()))
+        torch.set_float32_matmul_precision("high")
+        return
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    torch.set_num_threads(threads)
+    check_compiler()
+
+
+def check_compiler() -> None:
+    """Raise InputError where DeepSpeed could not compile its kernel for a CPU."""
+    compiler = os.environ.get("CXX") or "c++"
+    if not (shutil.which(compiler) or shutil.which("g++")):
+        raise InputError(
+            f"no C++ compiler ({compiler} or g++) on the PATH: DeepSpeed compiles a kernel on a "
+            "CPU at first use; install one (Debian, Ubuntu: apt-get install g++) or set CXX"
+        )
+    if not shutil.which("ninja", path=_path()):
+        raise InputError("ninja is not on the PATH; install it with: pip install ninja")
+
+
+def _path() -> str:
+    """PATH with the commands of this environment, activated or not: ninja is one."""
+    return sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,163 @@
+"""DeepSpeed's launcher: starts the processes that train one model together."""
+
+import os
+import pickle
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from typing import Any
+
+from training.record.errors import InputError
+from training.record.secrets import VARIABLES
+from training.workers.devices import Machines, free_port, visible_gpus
+from training.workers.messages import Job
+
+ROOT = Path(__file__).parents[2]
+POLL_SECONDS = 0.1
+
+
+class Mailbox(BaseManager):
+    """The parent's queue of events, and the job, reached over a socket by processes that are not
+    its own."""
+
+
+class Launched:
+    """A worker of several processes, on this machine or those of the job's hostfile.
+
+    Has the methods of `multiprocessing.Process` that `training.workers.pool` needs.
+    """
+
+    def __init__(self, job: Job, index: int, events: Any) -> None:
+        self.name = f"worker-{index}"
+        self._job, self._index, self._events = job, index, events
+        self._note = job.corpus.parent / f"job-{os.getpid()}-{index}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        here = self._job.machines.hostfile is None
+        host, key = "127.0.0.1" if here else socket.gethostname(), secrets.token_bytes()
+        Mailbox.register("events", callable=lambda: self._events, exposed=["put"])
+        work = {"job": self._job, "environment": _private()}
+        Mailbox.register("work", callable=lambda: work, exposed=["get"])
+        server = Mailbox((host if here else "", 0), key).get_server()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = int(server.address[1])  # type: ignore[index]
+        self._note.touch(mode=0o600)  # it holds the key
+        place = (self._job.machines, self._job.corpus, self._index)
+        self._note.write_bytes(pickle.dumps((*place, (host, port), key)))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
+            + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
+            + ["--module", "training.workers.rank_main", str(self._note)],
+            cwd=ROOT,
+            env=environment(shown=not here),
+            stdout=sys.stderr,
+            start_new_session=True,  # so that `terminate` reaches every process
+        )
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def join(self, timeout: float = 0) -> None:
+        """Wait for the end of every process, `timeout` seconds at most."""
+        deadline = time.monotonic() + timeout
+        while self._signal(0) and time.monotonic() < deadline:
+            self.is_alive()  # reaps the launcher
+            time.sleep(POLL_SECONDS)
+        if not self._signal(0):
+            self._note.unlink(missing_ok=True)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll() if self._process else None
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to all processes; whether there are any."""
+        assert self._process is not None
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def slots(hostfile: Path) -> int:
+    """Processes that a hostfile offers."""
+    return sum(_hosts(hostfile).values())
+
+
+def refuse_unreachable(hostfile: Path) -> None:
+    """Raise InputError where the launcher cannot start processes on a hostfile's hosts."""
+    if len(_hosts(hostfile)) > 1 and not shutil.which("pdsh"):
+        raise InputError(
+            "hostfile: pdsh is not on the PATH; it starts the processes of other machines: install "
+            "it (Debian, Ubuntu: apt-get install pdsh)"
+        )
+
+
+def _hosts(hostfile: Path) -> dict[str, int]:
+    """Host → processes, of a hostfile's lines `host slots=n`."""
+    try:
+        lines = hostfile.read_text().splitlines()
+    except OSError as error:
+        raise InputError(f"hostfile: {hostfile} cannot be read: {error}") from error
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if text := line.partition("#")[0].strip():
+            found = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
+            if found is None:
+                raise InputError(
+                    f"hostfile: {hostfile}, line {number}: {text!r} is not 'host slots=n'"
+                )
+            if found[1] in hosts:
+                raise InputError(f"hostfile: {hostfile}, line {number}: {found[1]} is named twice")
+            hosts[found[1]] = int(found[2])
+    if not sum(hosts.values()):
+        raise InputError(f"hostfile: {hostfile} names no host")
+    return hosts
+
+
+def _places(machines: Machines, index: int) -> list[str]:
+    """Where the launcher starts the processes of the crew's worker number `index`."""
+    if machines.hostfile is not None:
+        return ["--hostfile", str(machines.hostfile)]
+    ranks = machines.ranks
+    if gpus := visible_gpus()[index * ranks : (index + 1) * ranks]:
+        return ["--include", f"localhost:{','.join(gpus)}"]
+    return ["--num_gpus", str(ranks)]  # the launcher's word for processes on a CPU too
+
+
+def _private() -> dict[str, str]:
+    """The variables that only the first process needs: where MLflow is, and who may write there."""
+    names = {name for name in os.environ if name.startswith("MLFLOW")}
+    return {name: os.environ[name] for name in {*names, *VARIABLES} & {*os.environ}}
+
+
+def environment(*, shown: bool = False) -> dict[str, str]:
+    """This process's, with what the launcher itself looks at.
+
+    `shown`: on the command lines of other machines, where the launcher writes those of MLflow.
+    """
+    path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
+    accelerator = {} if visible_gpus() else {"DS_ACCELERATOR": "cpu"}
+    kept = {n: value for n, value in os.environ.items() if not (shown and n.startswith("MLFLOW"))}
+    return {**kept, **accelerator, "PATH": path}

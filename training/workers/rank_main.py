@@ -1,0 +1,132 @@
+"""Several processes that train one model together, started by DeepSpeed's launcher.
+
+The first is a worker like any other. Before it trains a run it tells the others, which train
+along and log nothing.
+"""
+
+import functools
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.managers import RemoteError
+from pathlib import Path
+from typing import Any
+
+from training.record import secrets
+from training.record.errors import DivergedError, InputError
+from training.record.quiet import quiet
+from training.workers.launcher import Mailbox
+from training.workers.messages import Alive, Event
+from training.workers.signals import end
+
+PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
+WATCH_SECONDS = 2
+CLOSED = ("Connection closed by peer", "Connection reset by peer")  # what gloo says then
+
+
+def tell(task: object) -> None:
+    """Say to the other processes, if there are any, what to train next; None ends them."""
+    from torch import distributed
+
+    if distributed.get_world_size() > 1:
+        distributed.broadcast_object_list([task], 0, _control())
+
+
+def main(note: str) -> None:
+    """One process; `note` is the file in which `training.workers.pool` says what to do."""
+    from training.workers import worker
+    from training.workers.devices import use_device
+    from training.workers.signals import interrupt_on_signals
+
+    secrets.guard()
+    machines, manifest, index, address, key = pickle.loads(Path(note).read_bytes())
+    if os.environ["RANK"] == "0":
+        Mailbox.register("events", exposed=["put"])
+        Mailbox.register("work", exposed=["get"])
+        mailbox = Mailbox(address, authkey=key)
+        try:
+            mailbox.connect()
+            work = mailbox.work()  # type: ignore[attr-defined]
+            os.environ.update(work.get("environment"))
+            events = mailbox.events()  # type: ignore[attr-defined]
+        except (OSError, EOFError):
+            sys.exit(1)  # nobody is left to work for
+
+        def put(event: Event) -> None:
+            try:
+                events.put(event)
+            except (OSError, EOFError):
+                raise KeyboardInterrupt from None  # nobody is left to work for
+
+        threading.Thread(target=_watch, args=(put,), daemon=True).start()
+        sys.exit(worker.main(work.get("job"), index, put))
+    quiet()
+    interrupt_on_signals()
+    try:
+        use_device(index, machines.threads)
+        _follow(manifest)
+    except (InputError, KeyboardInterrupt):
+        sys.exit(1)  # the first process says why
+    except RuntimeError as error:
+        if not any(text in str(error) for text in CLOSED):
+            raise
+        sys.exit(1)  # the first process is gone
+
+
+def _watch(put: Callable[[Event], None]) -> None:
+    """End this process, and so the others, when the parent of all is gone."""
+    try:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            put(Alive())
+    except KeyboardInterrupt:
+        end()
+    except RemoteError:
+        pass  # this process has ended its work and taken leave of the mailbox
+
+
+def _follow(manifest: Path) -> None:
+    """Train what the first process says until it says that there is no more."""
+    from training.data import corpus
+    from training.engine import loop
+
+    loop.quiet()
+    loop.connect()
+    corpora = corpus.load(manifest)
+    while task := _hear():
+        run, saved = task
+        trainer = loop.Trainer(run, corpora, saved)
+        try:
+            for _ in trainer.reports():
+                pass
+            if run.engine.save_models:
+                trainer.save_model()
+            if run.keep_state:
+                trainer.keep_state()
+        except DivergedError:
+            pass  # the first process says so
+        trainer.close()
+
+
+def _hear() -> Any:
+    from torch import distributed
+
+    task = [None]
+    distributed.broadcast_object_list(task, 0, _control())
+    return task[0]
+
+
+@functools.cache
+def _control() -> Any:
+    """A group of its own for the talk between processes, which may wait long."""
+    from torch import distributed
+
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

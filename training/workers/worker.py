@@ -1,0 +1,229 @@
+"""A worker: claims runs from the ledger, trains them and logs them to MLflow.
+
+Started once a sweep by the pool, so that libraries are imported once and not per run.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow
+import optuna
+from mlflow.exceptions import MlflowException
+
+from training import run_log
+from training.config import Run
+from training.data import corpus as corpora
+from training.data.corpus import Corpus
+from training.engine import checkpoint
+from training.engine.checkpoint import Checkpoint
+from training.record import keys, secrets
+from training.record.errors import DivergedError, InputError, first_line
+from training.record.quiet import quiet
+from training.workers import rank_main
+from training.workers.devices import use_device
+from training.workers.ledger import Ledger
+from training.workers.messages import (
+    Alone,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Progress,
+    Queue,
+    Started,
+    Starting,
+    Waiting,
+)
+from training.workers.signals import ignore_signals, interrupt_on_signals
+
+if TYPE_CHECKING:
+    from training.engine import loop  # slow to import: torch
+
+TRAIN_POINTS = 500  # of the training loss a run, about
+REPORT_SECONDS = 0.5
+
+Tell = Callable[[Event], None]
+
+
+def main(job: Job, index: int, tell: Tell) -> int:
+    """The worker process: train until there is no more to train; returns its exit code.
+
+    Every end but the parent's own is told as an event. `tell` raises KeyboardInterrupt when the
+    parent is gone.
+    """
+    quiet()
+    interrupt_on_signals()
+    try:
+        secrets.remember(job.tracking_uri)
+        tell(Starting(index, "importing libraries"))
+        use_device(index, job.machines.threads)
+        mlflow.set_tracking_uri(job.tracking_uri)
+        _work(job, index, tell)
+    except KeyboardInterrupt:
+        return 1
+    except (InputError, DivergedError) as error:
+        tell(Failed(error))
+        return 1
+    except MlflowException as error:
+        tell(
+            Failed(
+                InputError(f"MLflow: {first_line(error)}; when it answers, start again to go on")
+            )
+        )
+        return 1
+    except BaseException:
+        tell(Failed(RuntimeError(secrets.masked(traceback.format_exc()))))
+        return 1
+    finally:
+        ignore_signals()
+    return 0
+
+
+def _work(job: Job, index: int, tell: Tell) -> None:
+    from training.engine import loop
+
+    loop.quiet()
+    tell(Starting(index, "waiting for its processes to join"))
+    loop.connect()
+    corpus = corpora.load(job.corpus)
+    tell(Starting(index))
+    match job.work:
+        case Alone(run, run_id):
+            with checkpoint.held(run):
+                saved = checkpoint.find(run, job.machines.ranks)
+                if saved is not None and saved.kept:
+                    run_log.hand_over(saved.kept["run_id"], run_id)
+                train_and_log(run, corpus, run_id, saved, tell)
+        case Queue() as queue:
+            _work_through(queue, job.machines.ranks, corpus, tell)
+    rank_main.tell(None)
+
+
+def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> None:
+    """Train the ledger's runs, each into an MLflow run of its own."""
+
+    def train(planned: Run) -> float:
+        now = {"workspace": queue.workspace, "engine": queue.engine}
+        run = planned.model_copy(update=now)
+        if run_log.fingerprint(run) in run_log.settled(queue.experiment_id, run.stage):
+            tell(Finished(run.name))
+            return 0.0
+        try:
+            with checkpoint.held(run):
+                saved = checkpoint.find(run, processes)
+                with _open(run, queue, saved) as active:
+                    return train_and_log(run, corpus, active.info.run_id, saved, tell)
+        except DivergedError as error:
+            tell(Finished(run.name, diverged=str(error)))
+            raise optuna.TrialPruned(str(error)) from error
+
+    Ledger(queue.ledger_url, queue.name).work(train, lambda n: tell(Waiting(n)))
+
+
+def _open(
+    run: Run, queue: Queue, saved: Checkpoint | None
+) -> AbstractContextManager[mlflow.ActiveRun]:
+    """The MLflow run that the checkpoint belongs to, or a new one."""
+    started = None
+    if saved is not None and saved.kept:
+        started = run_log.unfinished(saved.kept["run_id"], queue.experiment_id)
+    run_log.close_abandoned(queue.experiment_id, run, but=started)
+    if started is not None:
+        return run_log.open_run(run_id=started)
+    return run_log.open_run(
+        experiment_id=queue.experiment_id, run_name=run.name, parent_run_id=queue.parent_run_id
+    )
+
+
+def train_and_log(
+    run: Run, corpus: Corpus, run_id: str, saved: Checkpoint | None, tell: Tell
+) -> float:
+    """Train one model into an MLflow run; returns the last mean validation loss.
+
+    Raises DivergedError when the loss stops being finite; the run says so.
+    """
+    from training.engine import loop
+
+    rank_main.tell((run, saved))
+    trainer = loop.Trainer(run, corpus, saved)
+    log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
+    if not log.goes_on:
+        run_log.log_params(run_id, _params(run, corpus, trainer))
+    steps = run.training.steps
+    flops_per_step = run.flops(corpus.vocab_size) // steps
+    every = loop.REPORT_EVERY * -(-steps // (loop.REPORT_EVERY * TRAIN_POINTS))
+    losses: list[float] = []
+    speeds: list[float] = []
+    told_step, told_at = saved.step if saved else 0, time.monotonic()
+    tell(Started(run.name))
+    tell(Progress(told_step * flops_per_step, 0))
+    try:
+        for report in trainer.reports(log.kept):
+            if report.step:
+                losses.append(report.train_loss)
+                speeds.append(report.tokens_per_second)
+            if losses and (report.step % every == 0 or report.step == steps):
+                log.training(report.step, statistics.fmean(losses), statistics.median(speeds))
+                losses, speeds = [], []
+            if report.evaluation:
+                log.evaluation(report.step, report.evaluation, trainer.sampler)
+            if time.monotonic() - told_at > REPORT_SECONDS or report.step == steps:
+                done = report.step - told_step
+                tell(Progress(done * flops_per_step, done * run.training.tokens_per_step))
+                told_step, told_at = report.step, time.monotonic()
+    except DivergedError as error:
+        checkpoint.remove(run)
+        log.diverged(str(error))
+        raise
+    if run.engine.save_models:
+        _log_model(trainer, corpus, run_id)
+    if run.keep_state:
+        trainer.keep_state()
+    if run.later:
+        log.schedule(trainer.sampler)
+    trainer.close()
+    loss = log.complete()
+    checkpoint.remove(run)
+    tell(Finished(run.name))
+    return loss
+
+
+def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, object]:
+    """All that was trained, for the MLflow run."""
+    return {
+        **keys.with_prefix(keys.MIXTURE, run.mean_mixture()),
+        **(keys.phases(run.phases, run.training.tokens_per_step) if run.later else {}),
+        **({keys.BASE: run.base.source, keys.BASE_DIGEST: run.base.digest} if run.base else {}),
+        keys.N_PARAMS: trainer.n_params,
+        "n_embedding_params": trainer.n_embedding,
+        keys.TOKENS_PER_STEP: run.training.tokens_per_step,
+        keys.SEED: run.seed,
+        keys.SIZE: run.size_name,
+        **run.size.model_dump(exclude_none=True),
+        **run.training.model_dump(exclude={"steps"}),
+        **run.engine.model_dump(exclude={"start_minutes"}),
+        "max_steps": run.training.steps,
+        "learning_rate": trainer.learning_rate,
+        "optimizer": "AdamW",
+        "processes": trainer.ranks,
+        "data_share": run.data_share,
+        "vocab_size": corpus.vocab_size,
+        "validation_tokens": run.validation_tokens,
+        "corpus_digest": run.corpus_digest,
+    }
+
+
+def _log_model(trainer: "loop.Trainer", corpus: Corpus, run_id: str) -> None:
+    """The trained model and its tokenizer as the artifact `model`, for `from_pretrained`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "model")
+        shutil.copytree(corpus.tokenizer, folder)
+        trainer.save_model(folder)
+        mlflow.MlflowClient().log_artifacts(run_id, str(folder), "model")
