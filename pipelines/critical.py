@@ -24,15 +24,16 @@ from pipelines.command import parameters, preflight
 from pipelines.fit import register
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs
-from pipelines.runs.phase_runs import last_losses
+from pipelines.runs.proxy_runs import train_missing
 from pipelines.study import load as studies
 from pipelines.study.sections import Critical
 from pipelines.study.study import CONTINUED, Study
-from pipelines.sweep import train_missing
-from training.config import Run
 from training.engine import kernels
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import checked_mixture
+from training.record.mlflow_runs import last_losses
+from training.run import Run
 from training.workers.devices import Machines
 
 Array = np.ndarray
@@ -155,7 +156,7 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
 
     def continued_on(mixture: Array, name: str, seed: int) -> Run:
         shares = dict(zip(solved.found.predictor.domains, mixture.tolist(), strict=True))
-        checked = keys.checked_mixture(shares, list(plan.domains))
+        checked = checked_mixture(shares, list(plan.domains))
         return continual_runs.run(
             plan, corpus, section, base, name, checked, seed, stage=keys.TARGET
         )

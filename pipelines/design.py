@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from fitting.data import histories, origin
+from fitting.data import origin
 from fitting.registry import CHAMPION
 from optimization.design import batch, plots
 from optimization.design import space_filling as designs
@@ -26,15 +26,16 @@ from pipelines import entry
 from pipelines.command import parameters, preflight
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
+from pipelines.runs.proxy_runs import planned_runs, proxy_runs, queue
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.study import Study
-from pipelines.sweep import planned_runs, proxy_runs, queue
-from training.config import Run
 from training.data.corpus import Corpus
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.mlflow_runs import search
 from training.record.secrets import masked
+from training.run import Run
 from training.workers.ledger import Ledger
 
 Array = np.ndarray
@@ -92,7 +93,7 @@ def _known(plan: Study, corpus: Corpus) -> Array:
         f"tags.{keys.STAGE} = '{keys.PROXY}' and tags.{keys.COMPLETE} = 'true' and "
         f"tags.{keys.STUDY} = '{plan.tag(corpus)}'"
     )
-    complete = histories.search([active.info.experiment_id], query)
+    complete = search([active.info.experiment_id], query)
     origins = origin.origins(complete)
     trained = [
         keys.without_prefix(keys.MIXTURE, run.data.params)

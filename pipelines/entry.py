@@ -12,9 +12,9 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipelines.command import parameters, preflight, processes, titles
-from training import run_log
 from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
+from training.record.mlflow_runs import open_run
 from training.record.quiet import quiet
 from training.workers import launcher
 from training.workers.devices import Machines, cores, visible_gpus
@@ -29,7 +29,7 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
     """
     inside = mlflow.active_run() is not None
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
-    with run_log.open_run(nested=inside, run_name=None if joins else name) as active:
+    with open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(keys.STAGE, name)
         processes.mark(active.info.run_id)
         if given is not None:

@@ -31,6 +31,7 @@ from training.data import corpus as corpora
 from training.data.corpus import Corpus
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.mixtures import MIXTURE_TOLERANCE, checked_weights
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
@@ -92,7 +93,7 @@ def fit(
     notes = [*_left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
     observations = Observations.from_tidy(table)
     given = given or dict.fromkeys(observations.val_domains, 1.0)
-    w = np.array(keys.checked_weights(given, observations.val_domains))
+    w = np.array(checked_weights(given, observations.val_domains))
     weighed = dict(zip(observations.val_domains, w.tolist(), strict=True))
     if implicit:
         overall = (observations.losses @ w)[:, None]
@@ -256,7 +257,7 @@ def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
     broken = {
         run: rule
         for run, mixture in zip(first["run"], mixtures, strict=True)
-        if (rule := allowed.broken_rule(mixture, keys.MIXTURE_TOLERANCE))
+        if (rule := allowed.broken_rule(mixture, MIXTURE_TOLERANCE))
     }
     return _without(pulled, {run: f"breaks the rule '{rule}'" for run, rule in broken.items()})
 
@@ -275,7 +276,7 @@ def _explored(o: Observations, rules: Constraints) -> Constraints:
     for name, shares in rules.bundles.items():
         if set(shares) <= set(o.domains):
             bundle = feasible(Constraints(bundles={name: shares}), o.domains, 1.0)
-            if bundle.inside(o.mixtures, keys.MIXTURE_TOLERANCE).all():
+            if bundle.inside(o.mixtures, MIXTURE_TOLERANCE).all():
                 kept[name] = shares
     return Constraints(bounds=bounds, bundles=kept)
 

@@ -19,9 +19,10 @@ from fitting.importing import mixinglaws, pair, table_reader, writer
 from fitting.importing.table_reader import ForeignRun, Found
 from pipelines import entry
 from pipelines.command import parameters
-from training import run_log
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import refuse_unknown
+from training.record.mlflow_runs import log_params, open_run
 from training.record.secrets import masked
 
 EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
@@ -100,7 +101,7 @@ def import_runs(
         _write(new, active, params, found.notes)
     elif new:
         there = there or mlflow.create_experiment(experiment)
-        with run_log.open_run(experiment_id=there, run_name=keys.IMPORT, nested=True) as parent:
+        with open_run(experiment_id=there, run_name=keys.IMPORT, nested=True) as parent:
             mlflow.set_tag(keys.STAGE, keys.IMPORT)
             _write(new, parent, params, found.notes)
         mlflow.set_tags({"import_experiment": experiment, "import_run": parent.info.run_id})
@@ -135,7 +136,7 @@ def _write(
 ) -> None:
     """Write the runs below their parent, the active run, which tells where they are from."""
     info = parent.info
-    run_log.log_params(info.run_id, params)
+    log_params(info.run_id, params)
     if notes:
         mlflow.set_tag(keys.NOTE, masked("\n\n".join(notes))[: keys.TAG_LIMIT])
     if new:
@@ -180,7 +181,7 @@ def _experiment_id(name: str) -> str:
 def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
     """A weight for every validation domain, in their order."""
     given = parameters.numbers("weights", text)
-    keys.refuse_unknown(given, val_domains, "weights")
+    refuse_unknown(given, val_domains, "weights")
     if missing := [name for name in val_domains if name not in given]:
         raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
     if not all(math.isfinite(w) and w >= 0 for w in given.values()) or not any(given.values()):

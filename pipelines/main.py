@@ -25,9 +25,10 @@ from pipelines.proof import verdict
 from pipelines.proof.verdict import Proof
 from pipelines.runs import budget
 from pipelines.runs import dry_run as plans
+from pipelines.runs.proxy_runs import proxy_runs, refuse_design
 from pipelines.study import load as studies
 from pipelines.study import search_problem
-from pipelines.sweep import proxy_runs, refuse_design, sweep
+from pipelines.sweep import sweep
 from training.engine import kernels
 from training.record import keys, layout, secrets
 

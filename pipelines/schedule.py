@@ -19,17 +19,17 @@ from pipelines.command import advice, preflight
 from pipelines.prepare import prepare
 from pipelines.proof import schedule_proof
 from pipelines.runs import phase_runs
+from pipelines.runs.proxy_runs import refuse_design
 from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.sections import Phases
 from pipelines.study.study import SCHEDULED, Study
-from pipelines.sweep import refuse_design
-from training import run_log
-from training.config import Phase
 from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.mlflow_runs import log_params
+from training.run import Phase
 from training.workers.devices import Machines
 
 Array = np.ndarray
@@ -85,7 +85,7 @@ def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
     mixtures = [dict(zip(domains, map(float, row), strict=True)) for row in best.schedule]
     pairs = list(zip(steps, mixtures, strict=True))
     constant = dict(zip(domains, map(float, found.ways[CONSTANT].schedule[0]), strict=True))
-    run_log.log_params(
+    log_params(
         active.info.run_id,
         {
             **keys.phases(pairs, plan.training.tokens_per_step),

@@ -13,12 +13,12 @@ from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import Study
 from training import run_log
-from training.config import Phase, Run
 from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import keys
 from training.record.errors import InputError
-from training.record.keys import History
+from training.record.history import History, history_from_tags
+from training.run import Phase, Run
 from training.workers import pool
 from training.workers.devices import Machines
 from training.workers.messages import Alone
@@ -31,7 +31,7 @@ def train(run: Run, corpus: Corpus, machines: Machines) -> History:
     run_id = active.info.run_id
     run_log.log_datasets(run_id, corpus)
     pool.train([run], corpus, Alone(run, run_id), machines)
-    history = keys.history_from_tags(mlflow.get_run(run_id).data.tags)
+    history = history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
         raise InputError("the processes that trained it died; start it again to go on")
     return history

@@ -11,7 +11,6 @@ import pandas as pd
 from scipy.stats import t as student
 
 from fitting import registry
-from fitting.data.histories import search
 from optimization import proof_plots as plots
 from optimization.domain import predictor as predictors
 from optimization.domain.objective import weighted
@@ -24,16 +23,18 @@ from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
 from pipelines.proof.verdict import Earlier, Gain, Proof
+from pipelines.runs.proxy_runs import train_missing
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.study import DECIMALS, Study
-from pipelines.sweep import train_missing
-from training.config import Run
 from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import keys, layout
 from training.record.errors import InputError
-from training.record.keys import History
+from training.record.history import History, history_from_tags
+from training.record.mixtures import checked_mixture
+from training.record.mlflow_runs import search
+from training.run import Run
 from training.workers.devices import Machines
 
 Array = np.ndarray
@@ -47,7 +48,7 @@ def target_runs(plan: Study, corpus: Corpus, mixtures: dict[str, Mixture]) -> di
         f"{name}-{seed}": plan.run(
             corpus,
             f"{NAMES}{name.replace(' ', '-')}-seed{seed}",
-            keys.checked_mixture(mixture, list(plan.domains), name),
+            checked_mixture(mixture, list(plan.domains), name),
             size=plan.target.size,
             seed=seed,
             stage=keys.TARGET,
@@ -169,7 +170,7 @@ def _earlier(
     now = {_key(plan, mixture) for mixture in mixtures.values()}
     found: dict[tuple[float, ...], list[Earlier]] = {}
     for run in search([active.info.experiment_id], query):
-        there = keys.history_from_tags(run.data.tags)
+        there = history_from_tags(run.data.tags)
         if there is None or there.tokens[-1] != plan.target_tokens():
             continue
         mixture = keys.without_prefix(keys.MIXTURE, run.data.params)
@@ -220,7 +221,7 @@ def _objective(history: History, weights: Array) -> Array:
 
 def _history(run_id: str) -> History:
     run = mlflow.get_run(run_id)
-    history = keys.history_from_tags(run.data.tags)
+    history = history_from_tags(run.data.tags)
     if history is None:
         raise InputError(
             f"target run {run.info.run_name} has no history: {run.data.tags.get(keys.ERROR)}"

@@ -17,8 +17,6 @@ from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import Study
 from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus
-from training import run_log
-from training.config import Base, Phase, Run
 from training.data.corpus import Corpus
 from training.data.sampling import MixtureSampler
 from training.engine import base_model as bases
@@ -26,6 +24,7 @@ from training.engine import checkpoint, loop
 from training.engine import model as models
 from training.record import keys
 from training.record.errors import InputError
+from training.run import Base, Phase, Run, fingerprint
 from training.workers import devices
 
 TABLE = "phases.csv"
@@ -137,9 +136,9 @@ def test_what_losses_depend_on_is_in_the_fingerprint(corpus: Corpus) -> None:
         planned(corpus, base=base),
         planned(corpus, base=base.model_copy(update={"digest": "other"})),
     ]
-    assert len({run_log.fingerprint(run) for run in runs}) == len(runs)
+    assert len({fingerprint(run) for run in runs}) == len(runs)
     moved = planned(corpus, base=base.model_copy(update={"source": "/elsewhere"}), keep_state=True)
-    assert run_log.fingerprint(moved) == run_log.fingerprint(runs[3])
+    assert fingerprint(moved) == fingerprint(runs[3])
     params = keys.phases(runs[1].phases, PER_STEP)
     assert params["phase/2/from_tokens"] == 12 * PER_STEP
     assert params["phase/3/mixture/math"] == 0.75

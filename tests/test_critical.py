@@ -24,6 +24,8 @@ from pipelines.study import load as studies
 from tests.conftest import ROOT
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_from_tags
+from training.record.mlflow_runs import search
 from training.workers.devices import Machines
 
 CT = ROOT.parent / "shared" / "data" / "mixinglaws" / "ct"
@@ -180,11 +182,11 @@ def test_sides_that_kept_rounded_inner_proportions_are_one_line(store: str, tmp_
 
 def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
     assert store
-    losses = keys.History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
+    losses = History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
     for name in ("whole", "begun"):
         run = table_reader.ForeignRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
         writer.write([run], writer.Parent("0", "0" * 32, "made up"))
-    (begun,) = histories.search(["0"], "attributes.run_name = 'begun'")
+    (begun,) = search(["0"], "attributes.run_name = 'begun'")
     mlflow.MlflowClient().update_run(begun.info.run_id, status="RUNNING")
     assert set(histories.checks(["0"])["run"]) == {"whole"}
 
@@ -336,8 +338,8 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     checks = given.checks
     assert len(checks) == sum(answer.mixture is not None for answer in found.answers)
     assert np.allclose(checks["share"], [a.share for a in found.answers if a.share is not None])
-    for run in histories.search(["0"], "tags.study LIKE 'miniature-continued-%'"):
-        told = keys.history_from_tags(run.data.tags)
+    for run in search(["0"], "tags.study LIKE 'miniature-continued-%'"):
+        told = history_from_tags(run.data.tags)
         assert told is not None
         assert told.steps[0] == 0
         assert run.data.params[keys.BASE_DIGEST]

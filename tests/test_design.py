@@ -13,11 +13,12 @@ from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import design as designs
 from pipelines import entry, sweep
+from pipelines.runs.proxy_runs import planned_runs, proxy_runs, queue
 from pipelines.study import load as studies
 from tests.test_ledger import RUNS
-from training.config import Run
 from training.record import keys
 from training.record.errors import InputError
+from training.run import Run
 from training.workers.ledger import Ledger
 
 Array = np.ndarray
@@ -110,10 +111,10 @@ def test_proposals_wait_in_the_ledger_for_the_next_sweep(
             designs.main(path, "", "2", "", "true")
     with entry.stage(keys.SWEEP):
         corpus = sweep.prepare(plan)
-        planned, waiting = sweep.proxy_runs(plan, corpus), sweep.planned_runs(plan, corpus)
-        there = sweep.queue(plan, corpus)
+        planned, waiting = proxy_runs(plan, corpus), planned_runs(plan, corpus)
+        there = queue(plan, corpus)
         Ledger(there.ledger_url, there.name).plan(waiting)  # those that wait are there once
-        assert sweep.planned_runs(plan, corpus) == waiting
+        assert planned_runs(plan, corpus) == waiting
     assert waiting[: len(planned)] == planned
     new = waiting[len(planned) :]
     assert len(new) == 2 * 2 * 2  # two designs of two mixtures at two sizes

@@ -20,6 +20,7 @@ from mlflow.entities import Run
 
 from tests.conftest import ROOT, run_entry, take_ctrl_c
 from training.record import keys
+from training.record.history import history_from_tags
 
 Write = Callable[[dict[str, Any]], str]
 DOMAINS = ("news", "code", "math")
@@ -77,7 +78,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
         assert {"n_params", "tokens_per_step", "seed", "size", "learning_rate"} <= set(params)
         assert params["tokens_per_step"] == "256"
         assert tags["complete"] == "true"
-        read = keys.history_from_tags(tags)
+        read = history_from_tags(tags)
         assert read is not None
         assert read.steps == (4, 7, 12)
         assert read.tokens == (1024, 1792, 3072)
@@ -315,7 +316,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
     done = run_entry("train", "--study", study, "--size", "tiny")
     whole = runs_of("proxy", " and tags.complete = 'true'")[0]
     assert whole.info.run_id != resumed.info.run_id
-    one, other = (keys.history_from_tags(run.data.tags) for run in (resumed, whole))
+    one, other = (history_from_tags(run.data.tags) for run in (resumed, whole))
     assert one == other
     for run in (resumed, whole):
         series = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss/news")

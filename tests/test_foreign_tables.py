@@ -18,6 +18,7 @@ from tests.conftest import ROOT, run_entry
 from tests.test_import import DATA, proxies, published, run_import, table, write_csv
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mlflow_runs import search
 
 CASES = ROOT.parent / "shared" / "cases"
 cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"no cases in {CASES}")
@@ -203,7 +204,7 @@ def test_of_a_refused_import_nothing_is_left(store: str, case: str, message: str
     assert source in line
     assert message in line
     assert mlflow.get_experiment_by_name("new") is None
-    (left,) = histories.search(["0"], "")
+    (left,) = search(["0"], "")
     assert (left.info.status, left.data.tags["stage"]) == ("FAILED", "import")
 
 

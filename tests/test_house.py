@@ -10,7 +10,8 @@ import yaml
 
 from pipelines.study.sections import Critical, Phases, Search
 from tests.conftest import ROOT
-from training.config import LADDER, Domain, Engine, Phase, Size, Tokenizer, Training, Validation
+from training.config import LADDER, Domain, Engine, Size, Tokenizer, Training, Validation
+from training.run import Phase
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
 SHARED = "training.record"  # what training shares with the others

@@ -22,6 +22,8 @@ from tests.benchmarks import stores
 from tests.conftest import ROOT, run_entry, take_ctrl_c
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_from_tags
+from training.record.mlflow_runs import search
 
 DATA = ROOT.parent / "shared" / "data"
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data in {DATA}")
@@ -42,7 +44,7 @@ def proxies(experiment: str = "Default", query: str = "") -> dict[str, Run]:
     """The proxy runs of an experiment by name."""
     found = mlflow.get_experiment_by_name(experiment)
     query = f"tags.stage = 'proxy' {query}"
-    return {run.info.run_name: run for run in histories.search([found.experiment_id], query)}
+    return {run.info.run_name: run for run in search([found.experiment_id], query)}
 
 
 def table(runs: int = 3, evaluations: int = 2) -> pd.DataFrame:
@@ -130,8 +132,8 @@ def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
         if BASE in line and "python" not in line
     }
     for name, run in proxies("begun").items():
-        begun = keys.history_from_tags(run.data.tags)
-        alone = keys.history_from_tags(runs[name].data.tags)
+        begun = history_from_tags(run.data.tags)
+        alone = history_from_tags(runs[name].data.tags)
         assert begun is not None
         assert alone is not None
         assert (begun.steps, begun.tokens) == ((0, *alone.steps), (0, *alone.tokens))
@@ -186,7 +188,7 @@ def test_importing_twice_adds_nothing_and_other_content_is_refused(
 
 def statuses() -> Counter[str]:
     """How many proxy runs of the store have each status."""
-    return Counter(run.info.status for run in histories.search(["0"], "tags.stage = 'proxy'"))
+    return Counter(run.info.status for run in search(["0"], "tags.stage = 'proxy'"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -208,7 +210,7 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
     if number == signal.SIGINT:
         assert "import: interrupted; start it again to go on where it was" in told
         assert states.keys() <= {"FINISHED", "KILLED"}
-        (left,) = histories.search(["0"], "tags.stage = 'import'")
+        (left,) = search(["0"], "tags.stage = 'import'")
         assert (begun.returncode, left.info.status) == (1, "KILLED")
     else:  # nothing can end a run then but the next import
         client = mlflow.MlflowClient()
@@ -242,9 +244,9 @@ def test_where_the_store_refuses_a_run_none_stays_running(store: str, tmp_path: 
     states = statuses()
     assert states["FINISHED"] == 3
     assert states["FAILED"] == states.total() - 3 > 0
-    (left,) = histories.search(["0"], "tags.stage = 'import'")
+    (left,) = search(["0"], "tags.stage = 'import'")
     assert left.info.status == "FAILED"
-    for run in histories.search(["0"], "tags.stage = 'proxy' and attributes.status = 'FAILED'"):
+    for run in search(["0"], "tags.stage = 'proxy' and attributes.status = 'FAILED'"):
         assert "the disk is full" in run.data.tags["error"]
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
         database.execute("DROP TRIGGER full")
@@ -377,7 +379,7 @@ def test_a_pair_is_joined_by_value_whatever_its_order(tmp_path: Path) -> None:
     found = pair.pair(f"{tmp_path}/a.csv, {tmp_path}/b.csv", 5, None, [])
     runs = {run.name: run for run in found.runs}
     assert runs["a"].mixture == {"web": 0.5, "code": 0.5}
-    assert runs["a"].history == keys.History(("web", "code"), (1,), (10,), ((0.4, 0.6),))
+    assert runs["a"].history == History(("web", "code"), (1,), (10,), ((0.4, 0.6),))
     assert found.notes == ()
 
 
@@ -400,7 +402,7 @@ def test_a_checkpoints_name_tells_size_and_mixture(
     (read,) = found.runs
     assert (read.name, read.check) == (run, "999" in run)
     assert read.mixture == {"a": 0.75, "b": 0, "c": 0.25}
-    assert read.history == keys.History(("Pile-CC",), (2000,), (2000 * 2**20,), ((3.5,),))
+    assert read.history == History(("Pile-CC",), (2000,), (2000 * 2**20,), ((3.5,),))
     assert found.notes == ("skipped model.pt: no line of checkpoint, data and loss by tabs",)
 
 
@@ -465,7 +467,7 @@ def test_a_run_of_many_metrics_is_written_whole(store: str) -> None:
         "wide",
         10**6,
         dict.fromkeys(domains, 1 / 120),
-        keys.History(domains, tuple(range(1, 16)), tuple(range(10, 160, 10)), losses),
+        History(domains, tuple(range(1, 16)), tuple(range(10, 160, 10)), losses),
     )
     writer.write([run], writer.Parent("0", "0" * 32, "made up"))
     done = proxies()["wide"]

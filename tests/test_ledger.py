@@ -11,9 +11,9 @@ import optuna
 import pytest
 
 from tests.postgres import Server
-from training.config import Run, Size, Training
+from training.config import Size, Training
 from training.record.errors import InputError
-from training.run_log import fingerprint
+from training.run import Run, fingerprint
 from training.workers import ledger
 from training.workers.ledger import Ledger
 

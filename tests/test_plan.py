@@ -13,11 +13,12 @@ from pipelines import main, sweep, train
 from pipelines.prepare import prepare
 from pipelines.runs import budget
 from pipelines.runs import dry_run as plans
+from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from tests.conftest import empty_store
-from training import run_log
 from training.record import keys
 from training.record.errors import InputError
+from training.run import fingerprint
 
 Write = Callable[[dict[str, Any]], str]
 TOKENS = 12 * 8 * 32  # of one proxy: steps × sequences × length
@@ -181,13 +182,13 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
     path = write_study(miniature)
     study = studies.load(path)
     corpus = prepare(study)
-    trained = sweep.proxy_runs(study, corpus)[0]
+    trained = proxy_runs(study, corpus)[0]
     with mlflow.start_run():
         mlflow.set_tags(
             {
                 keys.STAGE: keys.PROXY,
                 keys.COMPLETE: "true",
-                keys.FINGERPRINT: run_log.fingerprint(trained),
+                keys.FINGERPRINT: fingerprint(trained),
             }
         )
     found = plan_sweep(path).data.metrics
@@ -207,7 +208,7 @@ def test_every_ready_made_study_is_planned_without_network_or_text(
 ) -> None:
     study = studies.load(name).model_copy(update={"workspace": tmp_path})
     known = budget.basis(study)
-    runs = sweep.proxy_runs(study, known.corpus)
+    runs = proxy_runs(study, known.corpus)
     with mlflow.start_run():
         plan = plans.show(study, known, runs, 8, "2e14", targets=True)
     assert not known.prepared

@@ -22,6 +22,7 @@ from tests import synthetic
 from tests.conftest import empty_store
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_tags
 
 MIXTURE = {"mixture/web": 0.5, "mixture/code": 0.3, "mixture/papers": 0.2}
 
@@ -34,8 +35,8 @@ def log_runs(table: pd.DataFrame, parent: dict[str, str] | None = None) -> str:
         domains = synthetic.VAL_DOMAINS
         losses = rows[[keys.VAL_LOSS + d for d in domains]].to_numpy()
         steps, tokens = (tuple(rows[c].astype(int).tolist()) for c in ("step", keys.TOKENS))
-        done = keys.History(domains, steps, tokens, tuple(map(tuple, losses.tolist())))
-        tags = {keys.STAGE: keys.PROXY, keys.COMPLETE: "true", **keys.history_tags(done)}
+        done = History(domains, steps, tokens, tuple(map(tuple, losses.tolist())))
+        tags = {keys.STAGE: keys.PROXY, keys.COMPLETE: "true", **history_tags(done)}
         with mlflow.start_run(run_name=str(name), parent_run_id=sweep.info.run_id, tags=tags):
             first = rows.iloc[0]
             mlflow.log_params(

@@ -6,16 +6,18 @@ import pytest
 
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_from_tags, history_tags
+from training.record.mixtures import checked_mixture
 
 
 def test_history_survives_its_tags_in_pieces() -> None:
     domains = tuple(f"domain{i}" for i in range(30))
     losses = tuple(tuple(1 / (3 + i + step) for i in range(30)) for step in range(40))
-    history = keys.History(domains, tuple(range(40)), tuple(range(0, 4000, 100)), losses)
-    tags = keys.history_tags(history)
+    history = History(domains, tuple(range(40)), tuple(range(0, 4000, 100)), losses)
+    tags = history_tags(history)
     assert len(tags) > 1
     assert max(map(len, tags.values())) <= keys.TAG_LIMIT
-    read = keys.history_from_tags({**tags, "other": "tag"})
+    read = history_from_tags({**tags, "other": "tag"})
     assert read is not None
     assert read.domains == domains
     assert read.tokens == history.tokens
@@ -25,15 +27,15 @@ def test_history_survives_its_tags_in_pieces() -> None:
 
 def test_a_history_cut_short_is_no_history() -> None:
     losses = tuple((i / 7,) * 9 for i in range(200))
-    history = keys.History(tuple("abcdefghi"), tuple(range(200)), tuple(range(200)), losses)
-    tags = keys.history_tags(history)
+    history = History(tuple("abcdefghi"), tuple(range(200)), tuple(range(200)), losses)
+    tags = history_tags(history)
     del tags["history/1"]
-    assert keys.history_from_tags(tags) is None
-    assert keys.history_from_tags({}) is None
+    assert history_from_tags(tags) is None
+    assert history_from_tags({}) is None
 
 
 def test_rounding_is_divided_out_and_absent_domains_are_zero() -> None:
-    mixture = keys.checked_mixture({"b": 0.50005, "a": 0.5}, ["a", "b", "c"])
+    mixture = checked_mixture({"b": 0.50005, "a": 0.5}, ["a", "b", "c"])
     assert list(mixture) == ["a", "b", "c"]
     assert sum(mixture.values()) == pytest.approx(1, abs=1e-12)
     assert mixture["c"] == 0
@@ -50,4 +52,4 @@ def test_rounding_is_divided_out_and_absent_domains_are_zero() -> None:
 )
 def test_a_mixture_that_is_none_is_refused(mixture: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        keys.checked_mixture(mixture, ["a", "b"])
+        checked_mixture(mixture, ["a", "b"])

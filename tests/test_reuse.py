@@ -25,6 +25,7 @@ from tests import synthetic
 from tests.conftest import empty_store
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_tags
 
 AT = Target(16e6, 8e8)
 NOISE = 0.002  # nats per token
@@ -113,9 +114,9 @@ def log(runs: pd.DataFrame, study: str, digest: str, **params: str) -> str:
     for row in runs.to_dict("records"):
         losses = {k: v for k, v in row.items() if k.startswith(keys.VAL_LOSS)}
         names = tuple(k.removeprefix(keys.VAL_LOSS) for k in losses)
-        done = keys.History(names, (row["step"],), (int(AT.tokens),), (tuple(losses.values()),))
+        done = History(names, (row["step"],), (int(AT.tokens),), (tuple(losses.values()),))
         tags = {keys.STAGE: keys.PROXY, keys.STUDY: study, keys.COMPLETE: "true"}
-        tags |= {keys.PARENT: sweep, **keys.history_tags(done)}
+        tags |= {keys.PARENT: sweep, **history_tags(done)}
         run_id = client.create_run("0", tags=tags, run_name=row["run"]).info.run_id
         shares = {keys.MIXTURE + d: row[keys.MIXTURE + d] for d in domains}
         held = {**shares, keys.N_PARAMS: int(AT.n_params), **TRAINING, **params}

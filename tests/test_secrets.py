@@ -19,9 +19,9 @@ import sqlalchemy
 from pipelines.study import load
 from tests.conftest import ROOT, run_entry
 from tests.postgres import PASSWORD, Server
-from training import run_log
 from training.record import stores as stores_of_training
 from training.record.errors import InputError
+from training.record.mlflow_runs import log_params
 from training.record.secrets import masked, remember
 
 Write = Callable[[dict[str, Any]], str]
@@ -190,7 +190,7 @@ def test_a_password_of_digits_changes_no_number(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PGPASSWORD", "4096")
     params = {"tokens_per_step": 4096, "mixture/web": 0.4096, "url": "x://u:4096@h"}
     with mlflow.start_run() as run:
-        run_log.log_params(run.info.run_id, params)
+        log_params(run.info.run_id, params)
     logged = mlflow.get_run(run.info.run_id).data.params
     assert logged == {"tokens_per_step": "4096", "mixture/web": "0.4096", "url": "x://u:***@h"}
 

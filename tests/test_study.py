@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import sweep
+from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as study
 from pipelines.study import repetition
-from training.config import Run
 from training.data.corpus import Corpus, TokenFiles
 from training.record.errors import InputError
+from training.run import Run
 
 Write = Callable[[dict[str, Any]], str]
 
@@ -67,7 +67,7 @@ def test_listed_mixtures_are_trained_as_they_stand(
         {"code": 1},
     ]
     plan = study.load(write_study(miniature))
-    runs = sweep.proxy_runs(plan, corpus_of(plan, 100_000))
+    runs = proxy_runs(plan, corpus_of(plan, 100_000))
     assert [run.name for run in runs] == [
         f"mix{i:02d}-{size}" for size in ("small", "tiny") for i in range(3)
     ]
@@ -92,7 +92,7 @@ def test_runs_that_repeat_their_text_are_told_or_refused(
         return plan, corpus_of(plan, 1000)
 
     plan, corpus = planned(limit=1.5, on_excess="warn")
-    runs = sweep.proxy_runs(plan, corpus)  # of 3,072 tokens; the default has 60 % of news
+    runs = proxy_runs(plan, corpus)  # of 3,072 tokens; the default has 60 % of news
     over = sum(max(run.mixture.values()) * 3.072 > 1.5 for run in runs)
     assert 0 < over < len(runs)
     plan.check_repetition(runs, corpus)

@@ -21,14 +21,15 @@ from mlflow.entities import Run as MlflowRun
 from tests.benchmarks import stores
 from tests.conftest import ROOT
 from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus
-from training.config import Engine, Run, Size, Training
+from training.config import Engine, Size, Training
 from training.data.corpus import Corpus
 from training.data.sampling import validation_windows
 from training.engine import checkpoint, loop, model
 from training.engine.evaluation import standard_error
 from training.record import keys
 from training.record.errors import InputError
-from training.record.keys import Evaluation
+from training.record.history import Evaluation, history_from_tags
+from training.run import Run
 from training.workers import devices, launcher, ledger, pool, worker
 from training.workers.messages import Event, Failed, Finished, Job, Queue
 
@@ -221,7 +222,7 @@ def test_a_killed_worker_goes_on_in_the_same_run(
         assert points(done, keys.VAL_LOSS + name) == losses
         errors = {step: found.standard_errors[name] for step, found in expected.items()}
         assert points(done, keys.VAL_LOSS_SE + name) == errors
-    history = keys.history_from_tags(done.data.tags)
+    history = history_from_tags(done.data.tags)
     assert history is not None
     assert history.steps == tuple(expected)
     assert list(points(done, keys.TRAIN_LOSS)) == list(range(10, 301, 10))
@@ -446,7 +447,7 @@ def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_p
     assert failed.info.status == "FAILED"
     for run, done in ((runs[1], first), (runs[2], last)):
         assert done.data.params["processes"] == "2"
-        history = keys.history_from_tags(done.data.tags)
+        history = history_from_tags(done.data.tags)
         assert history is not None
         alone = evaluations(run, corpus)[-1][1].losses
         assert dict(zip(DOMAINS, history.losses[-1], strict=True)) == pytest.approx(alone, abs=1e-6)

@@ -15,17 +15,18 @@ from optimization.mixture.solve import BEST, Answer
 from pipelines import entry, fit, optimize, verify
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
+from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.study import Study
-from pipelines.sweep import proxy_runs, sweep
+from pipelines.sweep import sweep
 from tests import conftest
-from training import run_log
-from training.config import Run
 from training.data.corpus import Corpus
 from training.engine import loop
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_tags
+from training.run import Run, fingerprint
 from training.workers.devices import Machines
 
 ALONE = Machines(workers=1, ranks=1)
@@ -57,9 +58,9 @@ def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
     tags = {
         keys.STAGE: run.stage,
         keys.STUDY: run.study,
-        keys.FINGERPRINT: run_log.fingerprint(run),
+        keys.FINGERPRINT: fingerprint(run),
         keys.COMPLETE: "true",
-        **keys.history_tags(keys.History(tuple(run.mixture), tuple(steps), tokens, series)),
+        **history_tags(History(tuple(run.mixture), tuple(steps), tokens, series)),
     }
     with mlflow.start_run(run_name=run.name, nested=True, tags=tags) as active:
         mlflow.MlflowClient().delete_tag(active.info.run_id, keys.PARENT)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from training.config import Run, Size, Training
+from training.config import Size, Training
 from training.data.corpus import Corpus, TokenFiles
 from training.engine import loop
 from training.record import keys
-from training.record.keys import Evaluation
+from training.record.history import Evaluation
+from training.run import Run
 
 DOMAINS = ("news", "code", "math")
 TRAINING = Training(

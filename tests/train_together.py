@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from training.config import Run
 from training.data import corpus as corpora
 from training.engine import loop
+from training.run import Run
 from training.workers import devices
 
 

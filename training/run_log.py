@@ -1,64 +1,28 @@
 """How a model's training is written to MLflow, as `training.record.keys` names it."""
 
-import hashlib
 import json
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from training import plots
-from training.config import Run
 from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
-from training.record import keys, stores
-from training.record.keys import Evaluation
-from training.record.secrets import masked
+from training.record import keys
+from training.record.history import Evaluation, History, history_tags
+from training.record.mlflow_runs import METRIC_BATCH, close
+from training.run import Run, fingerprint
 
-PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
 FLUSH_SECONDS = 10  # between two batches of training losses at least
 DRAW_LUCK = 2.5  # sequences × √steps: five standard deviations of systematic sampling at most
-
-
-@contextmanager
-def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
-    """`mlflow.start_run` whose end tells how it went: FINISHED, KILLED, or FAILED with the reason.
-
-    The reason is the tag `error`.
-    """
-    with mlflow.start_run(**options) as active:
-        try:
-            yield active
-        except KeyboardInterrupt:
-            with stores.impatient():
-                mlflow.set_tag(keys.ERROR, "interrupted")
-                mlflow.end_run("KILLED")
-            raise
-        except Exception as error:
-            mlflow.set_tag(keys.ERROR, masked(str(error))[: keys.TAG_LIMIT])
-            raise
-
-
-def fingerprint(run: Run) -> str:
-    """A hash of everything that a run's losses depend on."""
-    other = {"name", "stage", "study", "workspace", "corpus", "size_name", "engine", "keep_state"}
-    spec = run.model_dump(mode="json", exclude=other)
-    if run.base is None:
-        del spec["base"]
-    else:  # wherever its files lie
-        spec["base"] = run.base.digest
-        del spec["size"]["config"]
-    if not run.later:
-        del spec["later"]
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def settled(experiment_id: str, stage: str) -> dict[str, str]:
@@ -118,18 +82,6 @@ def close_abandoned(experiment_id: str, run: Run, but: str | None = None) -> Non
     for attempt in attempts:
         if attempt.info.run_id != but:
             close(attempt.info.run_id, "its worker died; trained again")
-
-
-def close(run_id: str, reason: str) -> None:
-    """End a run that a crash left RUNNING, if this store has it."""
-    client = mlflow.MlflowClient()
-    try:
-        running = client.get_run(run_id).info.status == "RUNNING"
-    except MlflowException:
-        return
-    if running:
-        client.set_tag(run_id, keys.ERROR, reason)
-        client.set_terminated(run_id, "KILLED")
 
 
 def hand_over(run_id: str, heir: str) -> None:
@@ -226,8 +178,8 @@ class RunLog:
         self._flush()
         steps, losses = zip(*self._evaluations, strict=True)
         tokens = tuple(step * self._tokens_per_step for step in steps)
-        history = keys.History(self._domains, steps, tokens, losses)
-        self._tag({**keys.history_tags(history), keys.COMPLETE: "true"})
+        history = History(self._domains, steps, tokens, losses)
+        self._tag({**history_tags(history), keys.COMPLETE: "true"})
         return statistics.fmean(losses[-1])
 
     def diverged(self, reason: str) -> None:
@@ -266,17 +218,6 @@ class RunLog:
     def _tag(self, tags: Mapping[str, str]) -> None:
         entries = [RunTag(key, value) for key, value in tags.items()]
         self._client.log_batch(self._run_id, tags=entries)
-
-
-def log_params(run_id: str, params: Mapping[str, object]) -> None:
-    """Log any number of params, in as few batches as MLflow allows."""
-    entries = [
-        Param(key, masked(value) if isinstance(value, str) else str(value))
-        for key, value in params.items()
-    ]
-    for start in range(0, len(entries), PARAM_BATCH):
-        batch = entries[start : start + PARAM_BATCH]
-        mlflow.MlflowClient().log_batch(run_id, params=batch)
 
 
 def log_datasets(run_id: str, corpus: Corpus) -> None:

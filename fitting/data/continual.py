@@ -8,6 +8,7 @@ import pandas as pd
 
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import checked_weights, refuse_unknown
 
 SAME = 1e-6  # between what two runs tell of their base
 
@@ -92,9 +93,9 @@ def sides(
     domains = [c.removeprefix(keys.MIXTURE) for c in shares]
     trained = [c.removeprefix(keys.MIXTURE) for c in shares if (shares[c] > 0).any()]
     val_domains = [c.removeprefix(keys.VAL_LOSS) for c in table if c.startswith(keys.VAL_LOSS)]
-    keys.refuse_unknown(original, domains, "original")
-    keys.refuse_unknown(new_validation, val_domains, "new_validation")
-    keys.refuse_unknown(weights, val_domains, "weights")
+    refuse_unknown(original, domains, "original")
+    refuse_unknown(new_validation, val_domains, "new_validation")
+    refuse_unknown(weights, val_domains, "weights")
     others = [d for d in trained if d not in original]
     if not set(original) & set(trained) or not others:
         raise InputError(
@@ -136,5 +137,5 @@ def _weights(
         raise InputError(
             f"weights: {', '.join(own)} of the {side} data are all 0; give weights of that side"
         )
-    checked = zip(own, keys.checked_weights(own, list(own)), strict=True)
+    checked = zip(own, checked_weights(own, list(own)), strict=True)
     return {d: w for d, w in checked if w}

@@ -1,12 +1,10 @@
 """MLflow → the tidy table: the validation losses of the complete proxy runs of experiments."""
 
-import gc
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlflow
@@ -17,12 +15,14 @@ from mlflow.entities import Run
 from fitting.data import comparable, origin
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_from_tags
+from training.record.mixtures import checked_mixture
+from training.record.mlflow_runs import search, threads
 
-Read = tuple[Run, keys.History]
+Read = tuple[Run, History]
 
 ASK = "unplanned=true takes those that keep the rules"
 THREADS = 16
-PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -158,39 +158,6 @@ def _mixture(run: Run) -> dict[str, float]:
     return keys.without_prefix(keys.MIXTURE, run.data.params)
 
 
-def threads(most: int) -> int:
-    """How many threads help: many hide a server's latency, on SQLite more than one only wait."""
-    return 1 if mlflow.get_tracking_uri().startswith("sqlite") else most
-
-
-def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
-    """Every run of the experiments that a filter string selects, page by page."""
-    client = mlflow.MlflowClient()
-    found: list[Run] = []
-    token = None
-    while True:
-        with _uncollected():
-            page = client.search_runs(
-                list(experiment_ids), query, max_results=PAGE, page_token=token
-            )
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection, which takes two thirds of the time of pages of many objects."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 @dataclass(frozen=True)
 class Purpose:
     """What the sweeps above the runs were for; None or empty where they do not say or agree."""
@@ -241,7 +208,7 @@ def _unfit(run: Run) -> str:
         return f"no param {keys.N_PARAMS}"
     try:
         mixture = _mixture(run)
-        keys.checked_mixture(mixture, list(mixture))
+        checked_mixture(mixture, list(mixture))
     except InputError as error:
         return str(error)
     except ValueError as error:
@@ -276,16 +243,16 @@ def counted(left_out: dict[str, str]) -> str:
     return ", ".join(f"{n} × {reason}" for reason, n in Counter(left_out.values()).most_common())
 
 
-def _histories(runs: Sequence[Run]) -> list[keys.History]:
+def _histories(runs: Sequence[Run]) -> list[History]:
     """The history of each run: the compact copy where there is one, else its metrics."""
-    compact = [keys.history_from_tags(run.data.tags) for run in runs]
+    compact = [history_from_tags(run.data.tags) for run in runs]
     bare = [run for run, history in zip(runs, compact, strict=True) if history is None]
     with ThreadPoolExecutor(threads(THREADS)) as pool:
         read = pool.map(_from_metrics, bare)
         return [history or next(read) for history in compact]
 
 
-def _from_metrics(run: Run) -> keys.History:
+def _from_metrics(run: Run) -> History:
     """A history from the metrics themselves, one request a domain."""
     client = mlflow.MlflowClient()
     names = sorted(key for key in run.data.metrics if key.startswith(keys.VAL_LOSS))
@@ -295,7 +262,7 @@ def _from_metrics(run: Run) -> keys.History:
     }
     tokens = series.pop(keys.TOKENS)
     steps = sorted(set().union(*series.values()) & set(tokens))
-    return keys.History(
+    return History(
         tuple(key.removeprefix(keys.VAL_LOSS) for key in names),
         tuple(steps),
         tuple(int(tokens[step]) for step in steps),

@@ -9,6 +9,7 @@ import pandas as pd
 
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import MIXTURE_TOLERANCE
 
 Array = np.ndarray
 SAME_MIXTURE = 6  # decimals to which proportions must agree to be one mixture
@@ -48,12 +49,12 @@ class Observations:
                 f"{values.columns[column]!r} at row {row}; every run needs all of them"
             )
         raw = table[[keys.MIXTURE + d for d in domains]].to_numpy(float)
-        off = np.abs(raw.sum(axis=1) - 1) > keys.MIXTURE_TOLERANCE
+        off = np.abs(raw.sum(axis=1) - 1) > MIXTURE_TOLERANCE
         if off.any() or (raw < 0).any():
             row = int(np.argmax(off | (raw < 0).any(axis=1)))
             raise InputError(
                 f"run table: run {table['run'].iloc[row]!r}: proportions {raw[row].tolist()} must "
-                f"be >= 0 and sum to 1 within {keys.MIXTURE_TOLERANCE:g}"
+                f"be >= 0 and sum to 1 within {MIXTURE_TOLERANCE:g}"
             )
         proportions = raw / raw.sum(axis=1, keepdims=True)
         _, first, mixture_of = np.unique(

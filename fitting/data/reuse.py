@@ -13,6 +13,7 @@ from fitting.data import histories
 from fitting.data.histories import Histories, Purpose
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.mixtures import checked_mixture, refuse_unknown
 
 Splits = Mapping[str, Mapping[str, float]]  # old domain → new domain → its share of the old one
 
@@ -62,7 +63,7 @@ def split(table: pd.DataFrame, splits: Splits, names: Mapping[str, str]) -> pd.D
     domain and a part of it.
     """
     domains = _named(table, keys.MIXTURE)
-    keys.refuse_unknown(splits, domains, "split")
+    refuse_unknown(splits, domains, "split")
     left = [name for name in domains if name not in splits]
     new = table.copy()
     for old, parts in splits.items():
@@ -71,7 +72,7 @@ def split(table: pd.DataFrame, splits: Splits, names: Mapping[str, str]) -> pd.D
                 f"split: {old!r}: a part has the name of a domain that is split, {min(both)!r}; "
                 "give the part another name in the new study"
             )
-        shares = keys.checked_mixture(parts, left, f"split: {old!r}")
+        shares = checked_mixture(parts, left, f"split: {old!r}")
         _refuse_whole_and_part(table, old, parts, names)
         for part in parts:
             new[keys.MIXTURE + part] += shares[part] * table[keys.MIXTURE + old]

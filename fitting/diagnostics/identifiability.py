@@ -6,6 +6,7 @@ from fitting.data.observations import Observations
 from fitting.estimators.candidates import Target
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.mixtures import MIXTURE_TOLERANCE
 
 Array = np.ndarray
 
@@ -27,7 +28,7 @@ def refuse_unreachable(observations: Observations, target: Target) -> None:
     what = {keys.N_PARAMS: "model sizes", keys.TOKENS: "checkpoints a run"}
     for name, only in only_scale(observations).items():
         wanted = getattr(target, name)
-        if only is not None and abs(wanted / only - 1) > keys.MIXTURE_TOLERANCE:
+        if only is not None and abs(wanted / only - 1) > MIXTURE_TOLERANCE:
             raise InputError(
                 f"{name}: the target has {wanted:,.0f}, every run {only:,.0f}: no law says what "
                 f"another {name} does; fit runs with three or more {what[name]}, or leave {name} "

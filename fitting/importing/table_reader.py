@@ -11,6 +11,8 @@ from fitting.importing import table_file
 from fitting.importing.table_file import numbers
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History
+from training.record.mixtures import MIXTURE_TOLERANCE
 
 RUN, STEP = "run", "step"
 SCALE = (keys.N_PARAMS, keys.TOKENS, STEP)
@@ -29,7 +31,7 @@ class ForeignRun:
     name: str
     n_params: int  # non-embedding parameters
     mixture: dict[str, float]  # sums to one
-    history: keys.History
+    history: History
     params: dict[str, str] = field(default_factory=dict)  # what else its source tells
     check: bool = False  # never fitted
     unit: str = keys.NATS  # of its losses
@@ -156,7 +158,7 @@ def normalised(
     candidates = (d for d in range(1, MOST_DECIMALS) if np.array_equal(shares.round(d), shares))
     decimals = next(candidates, MOST_DECIMALS)
     rounding = min(len(columns) * 0.5 * 10.0**-decimals, MOST_ROUNDING)
-    far = off > max(rounding, keys.MIXTURE_TOLERANCE) + EXACT
+    far = off > max(rounding, MIXTURE_TOLERANCE) + EXACT
     spared = table[RUN].isin(check_runs).to_numpy() & (off <= MOST_ROUNDING)
     for row in np.flatnonzero(far & ~spared)[:1]:
         raise InputError(
@@ -170,7 +172,7 @@ def normalised(
         f"the proportions of check run {name} sum to {total:.6g}: they are divided by it"
         for name, total in by_run[sorted(set(table[RUN][far]))].items()
     ]
-    rounded = by_run[sorted(set(table[RUN][~far & (off > keys.MIXTURE_TOLERANCE + EXACT)]))]
+    rounded = by_run[sorted(set(table[RUN][~far & (off > MIXTURE_TOLERANCE + EXACT)]))]
     if len(rounded):
         notes.append(
             f"the proportions of {len(rounded)} of {len(by_run)} mixtures sum to "
@@ -204,7 +206,7 @@ def runs(table: pd.DataFrame) -> tuple[ForeignRun, ...]:
                 c.removeprefix(keys.MIXTURE): float(x)
                 for c, x in zip(shares, mixtures[i], strict=True)
             },
-            history=keys.History(
+            history=History(
                 domains,
                 tuple(steps[i].tolist()),
                 tuple(tokens[i].tolist()),

@@ -15,10 +15,11 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from fitting.data import histories
 from fitting.importing.table_reader import ForeignRun
 from training.record import keys
 from training.record.errors import InputError
+from training.record.history import History, history_tags
+from training.record.mlflow_runs import search, threads
 from training.record.secrets import masked
 
 THREADS = 4  # each holds two of the store's database connections, of which SQLAlchemy gives 15
@@ -44,7 +45,7 @@ def missing(
     """
     names = {run.name for run in runs}
     query = f"tags.{keys.IMPORTED_FROM} != '' and tags.{keys.COMPLETE} = 'true'"
-    finished = histories.search([experiment_id], f"attributes.status = 'FINISHED' and {query}")
+    finished = search([experiment_id], f"attributes.status = 'FINISHED' and {query}")
     there = {run.info.run_name: run for run in finished if run.info.run_name in names}
     content = {name: run.data.tags[keys.FINGERPRINT] for name, run in there.items()}
     known = [run for run in runs if run.name in there]
@@ -86,7 +87,7 @@ def write(runs: Sequence[ForeignRun], parent: Parent) -> None:
         bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt} runs, {rate_fmt}, "
         "{remaining} left",
     )
-    with bar, ThreadPoolExecutor(histories.threads(THREADS)) as pool:
+    with bar, ThreadPoolExecutor(threads(THREADS)) as pool:
         written = [pool.submit(_write, run, parent) for run in runs]
         try:
             for done in as_completed(written):
@@ -120,7 +121,7 @@ def _close_abandoned(fingerprints: Collection[str], experiment_id: str) -> None:
     """End the runs of this content that an interrupted import left RUNNING."""
     client = mlflow.MlflowClient()
     query = f"attributes.status = 'RUNNING' and tags.{keys.IMPORTED_FROM} != ''"
-    for run in histories.search([experiment_id], query):
+    for run in search([experiment_id], query):
         if run.data.tags[keys.FINGERPRINT] in fingerprints:
             client.set_tag(run.info.run_id, keys.ERROR, "its import was interrupted")
             client.set_terminated(run.info.run_id, "KILLED")
@@ -136,7 +137,7 @@ def _write(run: ForeignRun, to: Parent) -> None:
         keys.IMPORTED_FROM: masked(to.source)[: keys.TAG_LIMIT],
         keys.FINGERPRINT: fingerprint(run),
         **({keys.CHECK: "true"} if run.check else {}),
-        **keys.history_tags(h),
+        **history_tags(h),
         keys.COMPLETE: "true",  # counts only once the run is FINISHED
     }
     params = {
@@ -173,7 +174,7 @@ def _give_up(run_id: str, error: BaseException) -> None:
         client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
 
 
-def _tokens_per_step(h: keys.History) -> int | None:
+def _tokens_per_step(h: History) -> int | None:
     """Tokens a step where every evaluation agrees; a lone step 1 stands for an unknown one."""
     trained = [(s, t) for s, t in zip(h.steps, h.tokens, strict=True) if t]
     if h.steps == (1,) or not trained or not all(step for step, _ in trained):

@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import checked_mixture, refuse_unknown
 
 Array = np.ndarray
 Limits = tuple[float, float]
@@ -62,7 +62,7 @@ def spread(bundles: Mapping[str, Mapping[str, float]], domains: Sequence[str]) -
     columns: list[list[float]] = []
     bundled: set[str] = set()
     for name, shares in bundles.items():
-        checked = keys.checked_mixture(shares, domains, f"bundle {name!r}")
+        checked = checked_mixture(shares, domains, f"bundle {name!r}")
         inside = [d for d in shares if checked[d] > 0]
         if twice := bundled & set(inside):
             raise InputError(f"bundle {name!r}: {min(twice)!r} is in another bundle already")
@@ -79,7 +79,7 @@ def rows(constraints: Constraints, domains: Sequence[str], tokens: float) -> tup
 
     for name, (low, high) in constraints.bounds.items():
         members = [name] if name in unit else name.split("+")
-        keys.refuse_unknown(members, domains, f"bounds: {name}")
+        refuse_unknown(members, domains, f"bounds: {name}")
         if not 0 <= low <= high <= 1:
             raise InputError(
                 f"bounds: {name}: [{low:g}, {high:g}] is not 0 <= lowest <= highest <= 1"
@@ -89,7 +89,7 @@ def rows(constraints: Constraints, domains: Sequence[str], tokens: float) -> tup
             found.append(Row(f"bounds: {name} at least {low:.9g}", -total, -low))
         if high < 1:
             found.append(Row(f"bounds: {name} at most {high:.9g}", total, high))
-    keys.refuse_unknown(constraints.available, domains, "available")
+    refuse_unknown(constraints.available, domains, "available")
     if not constraints.epochs > 0:
         raise InputError(f"epochs: {constraints.epochs:g}; it must be more than 0")
     for d, there in constraints.available.items():

@@ -19,6 +19,7 @@ from optimization.search import projection, search
 from optimization.search.search import Found, Front
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture, checked_weights
 
 Array = np.ndarray
 Mixture = dict[str, float]
@@ -77,7 +78,7 @@ class Answer:
 
     def broken_rule(self, name: str) -> str:
         """The rule that a compared mixture breaks, in words; empty when none."""
-        return self.allowed.broken_rule(self._array(name)[0], keys.MIXTURE_TOLERANCE)
+        return self.allowed.broken_rule(self._array(name)[0], MIXTURE_TOLERANCE)
 
     def _array(self, name: str) -> Array:
         return np.array([[self.mixtures[name][d] for d in self.predictor.domains]])
@@ -147,7 +148,7 @@ def solve(predictor: Predictor, problem: Problem) -> Answer:
     """
     weights = predictor.weights
     if problem.weights:
-        weights = np.array(keys.checked_weights(problem.weights, predictor.val_domains))
+        weights = np.array(checked_weights(problem.weights, predictor.val_domains))
     allowed = feasible(problem.constraints, predictor.domains, predictor.tokens, predictor.fitted)
     known = _known(predictor, problem, allowed)
     compared = next((name for name in (REFERENCE, DEFAULT) if name in known), None)
@@ -219,7 +220,7 @@ def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[st
     domains, metadata = predictor.domains, predictor.metadata
 
     def array(mixture: Mapping[str, float], name: str) -> Array:
-        return np.array([*keys.checked_mixture(mixture, domains, name).values()])
+        return np.array([*checked_mixture(mixture, domains, name).values()])
 
     known = {}
     if problem.reference:
@@ -239,7 +240,7 @@ def _refuse_outside(reference: Array, predictor: Predictor) -> None:
     bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
     explored = Constraints(bounds=bounds, bundles=predictor.metadata.get("bundles", {}))
     rules = feasible(explored, predictor.domains, predictor.tokens)
-    if broken := rules.broken_rule(reference, keys.MIXTURE_TOLERANCE):
+    if broken := rules.broken_rule(reference, MIXTURE_TOLERANCE):
         raise InputError(
             f"{REFERENCE}: it lies outside the mixtures that were explored ({broken}), where the "
             "law knows nothing; give another reference"

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import checked_mixture
 
 
 def number(where: str, value: object) -> float:
@@ -100,7 +101,7 @@ def numbers(name: str, text: str) -> dict[str, float]:
 def mixture(text: str, domains: Sequence[str], name: str = "mixture") -> dict[str, float]:
     """A mixture: `web=0.5,code=0.5`, a JSON object or file, or `runs:/<id>` of a run with one."""
     found = of_run(name, text) if text.startswith("runs:/") else numbers(name, text)
-    return keys.checked_mixture(found, domains, name)
+    return checked_mixture(found, domains, name)
 
 
 def of_run(name: str, uri: str) -> dict[str, float]:

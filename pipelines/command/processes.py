@@ -8,8 +8,8 @@ from pathlib import Path
 import mlflow
 import psutil
 
-from training import run_log
 from training.record import keys
+from training.record.mlflow_runs import close
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NAMESPACE = Path("/proc/self/ns/pid")  # containers on one machine count processes apart
@@ -32,7 +32,7 @@ def close_dead(experiment_id: str) -> None:
     query = f"attributes.status = 'RUNNING' and tags.{keys.PROCESS} LIKE '{here} %'"
     for run in client.search_runs([experiment_id], query):
         if _gone(*run.data.tags[keys.PROCESS].removeprefix(here).split()):
-            run_log.close(run.info.run_id, "its process was killed")
+            close(run.info.run_id, "its process was killed")
 
 
 def _machine() -> str:

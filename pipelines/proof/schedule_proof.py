@@ -11,12 +11,13 @@ from scipy.stats import t as student
 from optimization.schedule import plots
 from optimization.schedule.plan import CONSTANT, JOINT, Plan
 from pipelines.runs import phase_runs
-from pipelines.runs.phase_runs import last_losses
+from pipelines.runs.proxy_runs import train_missing
 from pipelines.study.sections import Phases
 from pipelines.study.study import Study
-from pipelines.sweep import train_missing
 from training.data.corpus import Corpus
 from training.record import keys
+from training.record.mixtures import checked_mixture
+from training.record.mlflow_runs import last_losses
 from training.workers.devices import Machines
 
 PROBABILITY = 0.9
@@ -57,7 +58,7 @@ def prove(plan: Study, corpus: Corpus, asked: Phases, found: Plan, machines: Mac
             asked,
             f"{name}-seed{seed}",
             [
-                keys.checked_mixture(dict(zip(domains, map(float, mixture), strict=True)), domains)
+                checked_mixture(dict(zip(domains, map(float, mixture), strict=True)), domains)
                 for mixture in found.ways[name].schedule
             ],
             seed,

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import mlflow
 
-from fitting.data import histories
 from pipelines.study import repetition
 from pipelines.study.repetition import Repeated
 from pipelines.study.study import Study
 from training import run_log
-from training.config import Domain, Run, Tokenizer
+from training.config import Domain, Tokenizer
 from training.data import corpus as corpora
 from training.data import sources
 from training.data.corpus import Corpus, TokenFiles
 from training.record import keys
+from training.record.mlflow_runs import search
+from training.run import Run, fingerprint
 
 CHECKPOINT_BYTES = 16  # a parameter: fp32 weights, two moments of AdamW and what goes with them
 MODEL_BYTES = {"fp32": 4, "bf16": 2}  # a parameter
@@ -210,7 +211,7 @@ def _token_bytes(corpus: Corpus) -> int:
 
 def _missing(runs: Sequence[Run], experiment: str) -> list[Run]:
     done = run_log.settled(experiment, keys.PROXY)
-    return [run for run in runs if run_log.fingerprint(run) not in done]
+    return [run for run in runs if fingerprint(run) not in done]
 
 
 def _rows(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> tuple[Row, ...]:
@@ -244,7 +245,7 @@ def _speeds(
         return {run.size.n_params: Speed(given, "given") for run in runs}
     tokens_per_second: dict[int, list[float]] = {}
     query = f"tags.{keys.COMPLETE} = 'true' and metrics.{keys.TOKENS_PER_SECOND} > 0"
-    for done in histories.search([experiment], query):
+    for done in search([experiment], query):
         n_params = int(float(done.data.params.get(keys.N_PARAMS, 0)))
         speed = done.data.metrics[keys.TOKENS_PER_SECOND]
         tokens_per_second.setdefault(n_params, []).append(speed)

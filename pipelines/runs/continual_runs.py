@@ -8,12 +8,14 @@ import numpy as np
 from optimization.design import space_filling
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
+from pipelines.runs.proxy_runs import train_missing
 from pipelines.study.sections import Critical
 from pipelines.study.study import Study
-from pipelines.sweep import train_missing
-from training.config import Base, Run, Size, Training
+from training.config import Size, Training
 from training.data.corpus import Corpus
 from training.record import keys
+from training.record.mixtures import checked_mixture
+from training.run import Base, Run
 from training.workers.devices import Machines
 
 Mixture = dict[str, float]
@@ -69,7 +71,7 @@ def blend(plan: Study, asked: Critical, share: float) -> Mixture:
     for total, side in sides:
         for name, part in side.items():
             found[name] += total * part / sum(side.values())
-    return keys.checked_mixture(found, list(plan.domains))
+    return checked_mixture(found, list(plan.domains))
 
 
 def mixtures(plan: Study, asked: Critical) -> dict[str, Mixture]:

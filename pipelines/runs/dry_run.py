@@ -10,9 +10,9 @@ from pipelines.command import parameters
 from pipelines.runs import budget as budgets
 from pipelines.runs.budget import Basis, Budget, Row, all_hours
 from pipelines.study.study import Study
-from training.config import Run
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.run import Run
 
 STAGE = "plan"
 WORKER = "a worker is one GPU (with ranks=N, N of them), or one core where there is none"

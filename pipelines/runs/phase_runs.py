@@ -5,18 +5,18 @@ last phase; at the end of each phase every mixture is tried from the state of ea
 is an ordinary one with a schedule that happens to find its beginning done.
 """
 
-import mlflow
 import numpy as np
 import pandas as pd
 
 from optimization.domain.feasible import distances
+from pipelines.runs.proxy_runs import designed, train_missing
 from pipelines.study.sections import Phases
 from pipelines.study.study import Study
-from pipelines.sweep import designed, train_missing
-from training.config import Phase, Run
 from training.data.corpus import Corpus
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mlflow_runs import last_losses
+from training.run import Phase, Run
 from training.workers.devices import Machines
 
 Mixture = dict[str, float]
@@ -132,11 +132,3 @@ def _branch(
     before = [tried[trunk]] * (number - 1) if trunk != SCRATCH else []
     name = f"phase{number}-{trunk}-{label}"
     return run(plan, corpus, asked, name, [*before, tried[label]], plan.sweep.seed)
-
-
-def last_losses(run_id: str) -> dict[str, float]:
-    """Validation losses at a run's end, nats per token."""
-    history = keys.history_from_tags(mlflow.get_run(run_id).data.tags)
-    if history is None:
-        raise InputError(f"run {run_id} has no history; delete it and start again to train it")
-    return dict(zip(history.domains, history.losses[-1], strict=True))

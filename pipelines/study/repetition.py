@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import mlflow
 
-from training.config import Repetition, Run
+from training.config import Repetition
 from training.data.corpus import Corpus
 from training.record.errors import InputError
+from training.run import Run
 
 TAG = "repetition"
 

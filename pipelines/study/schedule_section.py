@@ -9,9 +9,9 @@ import pydantic
 from mlflow.exceptions import MlflowException
 
 from pipelines.command import parameters
-from training.config import Phase
-from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import checked_mixture
+from training.run import Phase
 
 ARTIFACT = "schedule.json"  # of a run that planned one
 
@@ -43,7 +43,7 @@ def checked(
     return [
         Phase(
             from_tokens=phase.from_tokens,
-            mixture=keys.checked_mixture(phase.mixture, domains, f"{place}[{i}].mixture"),
+            mixture=checked_mixture(phase.mixture, domains, f"{place}[{i}].mixture"),
         )
         for i, phase in enumerate(schedule)
     ]

@@ -22,9 +22,7 @@ from training.config import (
     DomainName,
     Engine,
     Name,
-    Phase,
     Repetition,
-    Run,
     Section,
     Size,
     Tokenizer,
@@ -34,6 +32,8 @@ from training.config import (
 from training.data.corpus import Corpus
 from training.record import keys, secrets
 from training.record.errors import InputError
+from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture, refuse_unknown
+from training.run import Phase, Run
 
 CONTINUED, SCHEDULED = "-continued", "-schedule"  # what names of derived predictors end in
 DECIMALS = 6  # to which mixtures that agree are the same
@@ -85,9 +85,9 @@ class Study(Section):
         known = list(self.domains)
         for name in (self.model, *self.derived_models()):
             registry.refuse_bad_name(name, "model")
-        keys.refuse_unknown(self.validation.weights or {}, known, "validation.weights")
+        refuse_unknown(self.validation.weights or {}, known, "validation.weights")
         if isinstance(self.default_mixture, dict):
-            keys.checked_mixture(self.default_mixture, known, "default_mixture")
+            checked_mixture(self.default_mixture, known, "default_mixture")
         for place, name in (
             *(("sweep.sizes", name) for name in self.sweep.sizes),
             ("target.size", self.target.size),
@@ -129,8 +129,8 @@ class Study(Section):
             self.size(self.phases.size, "phases.size")
         if self.critical is not None:
             asked = self.critical
-            keys.refuse_unknown(asked.original, known, "critical.original")
-            keys.refuse_unknown(asked.new, known, "critical.new")
+            refuse_unknown(asked.original, known, "critical.original")
+            refuse_unknown(asked.new, known, "critical.new")
             for domain in (*asked.original, *asked.new):
                 if self.bounds.get(domain, (0, 1))[1] == 0:
                     raise ValueError(
@@ -168,7 +168,7 @@ class Study(Section):
         known, asked = list(self.domains), self.search
         feasible(self.constraints().within(asked.bounds), known, self.target_tokens())
         if asked.reference is not None:
-            reference = keys.checked_mixture(asked.reference, known, "search.reference")
+            reference = checked_mixture(asked.reference, known, "search.reference")
             self.refuse_forbidden({"search.reference": reference})
         for name in asked.objective.split(","):
             if name.strip() not in (LOSS, WORST, DEVIATION, *known):
@@ -216,14 +216,14 @@ class Study(Section):
     def broken_rule(self, mixture: Mapping[str, float]) -> str:
         """The bound or bundle that a mixture breaks, in words; empty when none."""
         values = np.array([mixture[d] for d in self.domains])
-        return self.feasible().broken_rule(values, keys.MIXTURE_TOLERANCE)
+        return self.feasible().broken_rule(values, MIXTURE_TOLERANCE)
 
     def listed_mixtures(self) -> list[dict[str, float]]:
         """The mixtures that the study gives; none where they are to be designed."""
         if isinstance(self.sweep.mixtures, int):
             return []
         return [
-            keys.checked_mixture(mixture, list(self.domains), f"sweep.mixtures[{i}]")
+            checked_mixture(mixture, list(self.domains), f"sweep.mixtures[{i}]")
             for i, mixture in enumerate(self.sweep.mixtures)
         ]
 
@@ -247,7 +247,7 @@ class Study(Section):
     def given_default(self) -> dict[str, float] | None:
         """The default mixture where the study gives it; None where it follows from the text."""
         if isinstance(self.default_mixture, dict):
-            return keys.checked_mixture(self.default_mixture, list(self.domains))
+            return checked_mixture(self.default_mixture, list(self.domains))
         return None
 
     def target_tokens(self) -> int:
@@ -319,5 +319,5 @@ class Study(Section):
 
 def _refuse_broken(name: str, mixture: Mapping[str, float], allowed: Feasible) -> None:
     values = np.array([mixture[d] for d in allowed.domains])
-    if broken := allowed.broken_rule(values, keys.MIXTURE_TOLERANCE):
+    if broken := allowed.broken_rule(values, MIXTURE_TOLERANCE):
         raise InputError(f"{name} breaks the rule {broken!r}; change one of them")

@@ -22,10 +22,10 @@ from pipelines import critical, entry
 from pipelines.critical import Asked
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs
-from pipelines.runs.phase_runs import last_losses
+from pipelines.runs.proxy_runs import train_missing
 from pipelines.study.study import Study
-from pipelines.sweep import train_missing
 from training.record import keys
+from training.record.mlflow_runs import last_losses
 
 DOMAINS = {"python": 3, "docs": 3, "cpp": 3, "web": 1.5, "tables": 1}  # and their max_mb
 PAIRS = (

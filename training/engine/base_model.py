@@ -9,10 +9,11 @@ import numpy as np
 import transformers
 from mlflow.exceptions import MlflowException
 
-from training.config import Base, Size
+from training.config import Size
 from training.data.corpus import Corpus
 from training.engine import model as models
 from training.record.errors import InputError, first_line
+from training.run import Base
 
 MLFLOW_SCHEMES = ("runs:/", "models:/", "mlflow-artifacts:/")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")

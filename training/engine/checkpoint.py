@@ -20,9 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from training import run_log
-from training.config import Run
 from training.record.errors import InputError, first_line
+from training.run import Run, fingerprint
 
 STATE = "state.json"
 CHECKPOINTS, STATES = "checkpoints", "states"
@@ -131,4 +130,4 @@ def _damaged(folder: Path, error: Exception) -> InputError:
 
 
 def _folder(run: Run, kind: str = CHECKPOINTS) -> Path:
-    return run.workspace / kind / run_log.fingerprint(run)
+    return run.workspace / kind / fingerprint(run)

@@ -8,10 +8,10 @@ import torch
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from training.config import Run
 from training.data.corpus import Corpus
 from training.data.sampling import validation_documents, validation_windows
-from training.record.keys import Evaluation
+from training.record.history import Evaluation
+from training.run import Run
 
 
 class Validation:

@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import distributed
 
-from training.config import Run, Training
+from training.config import Training
 from training.data.corpus import Corpus
 from training.data.sampling import MixtureSampler
 from training.engine import checkpoint, kernels
@@ -30,7 +30,8 @@ from training.engine.checkpoint import Checkpoint
 from training.engine.evaluation import Validation, window_losses
 from training.record import quiet as quieting
 from training.record.errors import DivergedError
-from training.record.keys import Evaluation
+from training.record.history import Evaluation
+from training.run import Run
 from training.workers.devices import free_port
 
 REPORT_EVERY = 10  # steps between reports, where processes meet and losses are looked at

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import transformers
 
-from training.config import Base, Size, Training
+from training.config import Size, Training
 from training.record.errors import InputError, first_line
+from training.run import Base
 
 INIT_STD_WIDTH = 0.5  # std of the initial weights × √hidden size
 

@@ -15,9 +15,8 @@ import sqlalchemy
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from training.config import Run
 from training.record import secrets, stores
-from training.run_log import fingerprint
+from training.run import Run, fingerprint
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat before a worker counts as dead

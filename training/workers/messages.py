@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.config import Engine, Run
+from training.config import Engine
+from training.run import Run
 from training.workers.devices import Machines
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import mlflow
 from tqdm import tqdm
 
-from training.config import Run
 from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import secrets
 from training.record.errors import InputError
+from training.run import Run
 from training.workers import worker
 from training.workers.devices import Machines
 from training.workers.launcher import Launched

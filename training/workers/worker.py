@@ -18,14 +18,15 @@ import optuna
 from mlflow.exceptions import MlflowException
 
 from training import run_log
-from training.config import Run
 from training.data import corpus as corpora
 from training.data.corpus import Corpus
 from training.engine import checkpoint
 from training.engine.checkpoint import Checkpoint
 from training.record import keys, secrets
 from training.record.errors import DivergedError, InputError, first_line
+from training.record.mlflow_runs import log_params, open_run
 from training.record.quiet import quiet
+from training.run import Run, fingerprint
 from training.workers import rank_main
 from training.workers.devices import use_device
 from training.workers.ledger import Ledger
@@ -112,7 +113,7 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> N
     def train(planned: Run) -> float:
         now = {"workspace": queue.workspace, "engine": queue.engine}
         run = planned.model_copy(update=now)
-        if run_log.fingerprint(run) in run_log.settled(queue.experiment_id, run.stage):
+        if fingerprint(run) in run_log.settled(queue.experiment_id, run.stage):
             tell(Finished(run.name))
             return 0.0
         try:
@@ -136,8 +137,8 @@ def _open(
         started = run_log.unfinished(saved.kept["run_id"], queue.experiment_id)
     run_log.close_abandoned(queue.experiment_id, run, but=started)
     if started is not None:
-        return run_log.open_run(run_id=started)
-    return run_log.open_run(
+        return open_run(run_id=started)
+    return open_run(
         experiment_id=queue.experiment_id, run_name=run.name, parent_run_id=queue.parent_run_id
     )
 
@@ -155,7 +156,7 @@ def train_and_log(
     trainer = loop.Trainer(run, corpus, saved)
     log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
     if not log.goes_on:
-        run_log.log_params(run_id, _params(run, corpus, trainer))
+        log_params(run_id, _params(run, corpus, trainer))
     steps = run.training.steps
     flops_per_step = run.flops(corpus.vocab_size) // steps
     every = loop.REPORT_EVERY * -(-steps // (loop.REPORT_EVERY * TRAIN_POINTS))

@@ -1,0 +1,68 @@
+"""The compact copy of a run's validation losses in its tags."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from training.record import keys
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Validation losses of every domain at one step, nats per token, and their standard errors."""
+
+    losses: dict[str, float]
+    standard_errors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class History:
+    """The validation losses of one run.
+
+    `losses` is (evaluations, domains) in nats per token, NaN where there is none; `steps` and
+    `tokens` are (evaluations,).
+    """
+
+    domains: tuple[str, ...]
+    steps: tuple[int, ...]
+    tokens: tuple[int, ...]
+    losses: tuple[tuple[float, ...], ...]
+
+
+def history_tags(history: History) -> dict[str, str]:
+    """The compact copy of a history, cut into tags `history/0`, `history/1`, …"""
+    text = json.dumps(
+        {
+            "domains": history.domains,
+            "steps": history.steps,
+            "tokens": history.tokens,
+            "losses": [
+                [None if math.isnan(x) else float(f"{x:.9g}") for x in row]
+                for row in history.losses
+            ],
+        },
+        separators=(",", ":"),
+    )
+    parts = [text[i : i + keys.TAG_LIMIT] for i in range(0, len(text), keys.TAG_LIMIT)]
+    return {f"{keys.HISTORY}{i}": part for i, part in enumerate(parts)}
+
+
+def history_from_tags(tags: Mapping[str, str]) -> History | None:
+    """The history in a run's tags; None where there is none or it is not whole."""
+    parts: list[str] = []
+    while (key := f"{keys.HISTORY}{len(parts)}") in tags:
+        parts.append(tags[key])
+    try:
+        raw = json.loads("".join(parts))
+    except json.JSONDecodeError:
+        return None
+    found = History(
+        domains=tuple(raw["domains"]),
+        steps=tuple(raw["steps"]),
+        tokens=tuple(raw["tokens"]),
+        losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
+    )
+    lengths = {len(found.steps), len(found.tokens), len(found.losses)}
+    whole = len(lengths) == 1 and {len(row) for row in found.losses} <= {len(found.domains)}
+    return found if whole else None

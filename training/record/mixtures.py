@@ -1,0 +1,53 @@
+"""Mixtures and weights by domain: what is wrong with them, said in one place."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from training.record.errors import InputError
+
+MIXTURE_TOLERANCE = 1e-3
+
+
+def checked_mixture(
+    mixture: Mapping[str, float], domains: Sequence[str], where: str = "mixture"
+) -> dict[str, float]:
+    """Proportions of every domain in `domains` order, summing to exactly one.
+
+    A domain that is left out has proportion 0. A sum within 1e-3 of one is rounding and is
+    divided out. Raises InputError for an unknown domain, a negative or non-finite proportion,
+    or a sum further from one.
+    """
+    refuse_unknown(mixture, domains, where)
+    for name, value in mixture.items():
+        if not math.isfinite(value) or value < 0:
+            raise InputError(f"{where}: proportion of {name!r} is {value}; it must be >= 0")
+    total = math.fsum(mixture.values())
+    if abs(total - 1) > MIXTURE_TOLERANCE:
+        raise InputError(
+            f"{where}: the proportions sum to {total:.6g}; they must sum to 1 "
+            f"(within {MIXTURE_TOLERANCE:g})"
+        )
+    return {name: mixture.get(name, 0.0) / total for name in domains}
+
+
+def checked_weights(weights: Mapping[str, float], domains: Sequence[str]) -> list[float]:
+    """Weights of every validation domain in `domains` order, divided by their sum.
+
+    Raises InputError for an unknown domain, one without a weight, a weight that is negative or no
+    number, and weights that are all 0.
+    """
+    refuse_unknown(weights, domains, "weights")
+    missing = [name for name in domains if name not in weights]
+    if missing:
+        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
+    raw = [weights[name] for name in domains]
+    if not all(math.isfinite(w) and w >= 0 for w in raw) or not sum(raw):
+        raise InputError("weights: they must be >= 0 and not all 0")
+    return [w / math.fsum(raw) for w in raw]
+
+
+def refuse_unknown(names: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Raise InputError for the first name that is not a known domain."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: unknown domain {name!r}; known: {', '.join(known)}")

@@ -1,0 +1,103 @@
+"""MLflow runs: how they are begun and ended, found and read."""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlflow
+from mlflow.entities import Param, Run
+from mlflow.exceptions import MlflowException
+
+from training.record import keys, stores
+from training.record.errors import InputError
+from training.record.history import history_from_tags
+from training.record.secrets import masked
+
+PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
+
+
+@contextmanager
+def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
+    """`mlflow.start_run` whose end tells how it went: FINISHED, KILLED, or FAILED with the reason.
+
+    The reason is the tag `error`.
+    """
+    with mlflow.start_run(**options) as active:
+        try:
+            yield active
+        except KeyboardInterrupt:
+            with stores.impatient():
+                mlflow.set_tag(keys.ERROR, "interrupted")
+                mlflow.end_run("KILLED")
+            raise
+        except Exception as error:
+            mlflow.set_tag(keys.ERROR, masked(str(error))[: keys.TAG_LIMIT])
+            raise
+
+
+def close(run_id: str, reason: str) -> None:
+    """End a run that a crash left RUNNING, if this store has it."""
+    client = mlflow.MlflowClient()
+    try:
+        running = client.get_run(run_id).info.status == "RUNNING"
+    except MlflowException:
+        return
+    if running:
+        client.set_tag(run_id, keys.ERROR, reason)
+        client.set_terminated(run_id, "KILLED")
+
+
+def log_params(run_id: str, params: Mapping[str, object]) -> None:
+    """Log any number of params, in as few batches as MLflow allows."""
+    entries = [
+        Param(key, masked(value) if isinstance(value, str) else str(value))
+        for key, value in params.items()
+    ]
+    for start in range(0, len(entries), PARAM_BATCH):
+        batch = entries[start : start + PARAM_BATCH]
+        mlflow.MlflowClient().log_batch(run_id, params=batch)
+
+
+PAGE = 1000
+
+
+def threads(most: int) -> int:
+    """How many threads help: many hide a server's latency, on SQLite more than one only wait."""
+    return 1 if mlflow.get_tracking_uri().startswith("sqlite") else most
+
+
+def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
+    """Every run of the experiments that a filter string selects, page by page."""
+    client = mlflow.MlflowClient()
+    found: list[Run] = []
+    token = None
+    while True:
+        with _uncollected():
+            page = client.search_runs(
+                list(experiment_ids), query, max_results=PAGE, page_token=token
+            )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which takes two thirds of the time of pages of many objects."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def last_losses(run_id: str) -> dict[str, float]:
+    """Validation losses at a run's end, nats per token."""
+    history = history_from_tags(mlflow.get_run(run_id).data.tags)
+    if history is None:
+        raise InputError(f"run {run_id} has no history; delete it and start again to train it")
+    return dict(zip(history.domains, history.losses[-1], strict=True))
