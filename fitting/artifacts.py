@@ -1,6 +1,5 @@
 """What a fit leaves in its MLflow run: params, metrics, tags, tables and figures."""
 
-import matplotlib.pyplot as plt
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
@@ -34,7 +33,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
                 for test in tests
                 for key, value in test.figures().items()
             },
-            **{f"{registry.SIGN}{sign.name}": sign.value for sign in fit.signs},
+            **{f"{registry.DIAGNOSTIC}{one.name}": one.value for one in fit.diagnostics},
             **{f"cpu_seconds/{stage}": value for stage, value in fit.cpu_seconds.items()},
             "half_width": fit.half_width(fit.target),
             "runs_used": len(fit.observations.runs),
@@ -42,7 +41,9 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
             "mixtures": len(fit.observations.mixtures),
         }
     )
-    mlflow.set_tags({f"{registry.SIGN}{sign.name}": sign.warning or "ok" for sign in fit.signs})
+    mlflow.set_tags(
+        {f"{registry.DIAGNOSTIC}{one.name}": one.warning or "ok" for one in fit.diagnostics}
+    )
     if fit.unidentified:
         mlflow.set_tag("not_identified", "; ".join(fit.unidentified)[: keys.TAG_LIMIT])
     numbers = pulled.table.drop(columns="run").astype(float)
@@ -57,7 +58,6 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     for name, figure in _figures(fit, optima, pulled.unit).items():
         if figure is not None:
             mlflow.log_figure(figure, f"figures/{name}.png")
-            plt.close(figure)
 
 
 def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | None]:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from fitting.artifact.laws import Interval, Law
 from fitting.data.observations import Observations
 from fitting.diagnostics import diagnostics, identifiability, interval, optimum
-from fitting.diagnostics.diagnostics import Signature
+from fitting.diagnostics.diagnostics import Diagnostic
 from fitting.diagnostics.optimum import Optimum, Space
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Target
@@ -33,7 +33,7 @@ class Fit:
     interval: Interval
     best: Optimum  # at the target, by the law
     by_size: list[Optimum]  # of each proxy size, by its runs alone
-    signs: list[Signature]
+    diagnostics: list[Diagnostic]
     unidentified: list[str]
     transient: str  # which checkpoints were left out as start-up transients; empty when none
     cpu_seconds: dict[str, float]  # by stage
@@ -96,12 +96,12 @@ def fit(
         interval=spread,
         best=best,
         by_size=by_size,
-        signs=[],
+        diagnostics=[],
         unidentified=identifiability.unidentified(observations, target),
         transient=transient,
         cpu_seconds=seconds,
     )
-    fitted.signs.extend(_signs(fitted))
+    fitted.diagnostics.extend(_diagnostics(fitted))
     return fitted
 
 
@@ -117,17 +117,17 @@ def _settled(observations: Observations, weights: Array) -> tuple[Observations, 
     )
 
 
-def _signs(fitted: Fit) -> list[Signature]:
+def _diagnostics(fitted: Fit) -> list[Diagnostic]:
     o, choice = fitted.observations, fitted.choice
     inside = fitted.half_width(Target(fitted.interval.n0, fitted.interval.d0))
-    signs = [
+    found = [
         diagnostics.law_fits(choice.scores),
         *diagnostics.extrapolates(choice.extrapolation, inside),
         diagnostics.optimum_is_near(fitted.best, o),
     ]
     if len(fitted.by_size) > 1:
-        signs.append(diagnostics.optimum_stays(fitted.best, fitted.by_size, o))
-    return signs
+        found.append(diagnostics.optimum_stays(fitted.best, fitted.by_size, o))
+    return found
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +12,7 @@ from fitting.artifact.laws import JointLaw, Law, NestedLaw
 from fitting.data.observations import Observations
 from fitting.diagnostics.optimum import Optimum
 from fitting.selection.choose import Choice
-from training.record import keys, layout
+from training.record import figures, keys, layout
 
 Array = np.ndarray
 COLUMNS = 4
@@ -65,7 +62,7 @@ def step_curves(
     if np.ptp(o.tokens) == 0:
         return None
     n_target, d_target = target
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = figures.panels((8, 5))
     tokens = np.geomspace(o.tokens.min(), max(d_target, o.tokens.max()), 60)
     sizes = np.unique(np.append(_few(o.n_params), n_target))
     axis.scatter(o.tokens, o.losses @ weights, s=4, color="lightgrey")
@@ -99,7 +96,7 @@ def size_curves(
     if np.ptp(o.n_params) == 0:
         return None
     n_target, d_target = target
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = figures.panels((8, 5))
     sizes = np.geomspace(o.n_params.min(), max(n_target, o.n_params.max()), 40)
     lengths = np.unique([np.median(o.tokens), o.tokens.max(), d_target])
     for colour, length in zip(_colours(len(lengths)), lengths, strict=True):
@@ -170,7 +167,7 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
     slope = law.interactions(o.mixtures.mean(axis=0)).copy()
     slope[:, [o.domains.index(name) for name in constant]] = np.nan
     width, height = 2.5 + 0.6 * len(o.domains), 1.8 + 0.42 * len(o.val_domains)
-    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
+    figure, axis = figures.panels((width, height))
     limit = np.nanmax(np.abs(slope)) or 1.0
     image = axis.imshow(slope, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     axis.set_xticks(range(len(o.domains)), _labels(o.domains), rotation=45, ha="right")
@@ -219,7 +216,7 @@ def cross_validation(choice: Choice) -> Figure:
 def laws_compared(choice: Choice, unit: str = keys.NATS) -> Figure:
     """Error of each law on left-out mixtures and of extrapolation."""
     table = choice.laws.dropna(subset="held_out_rmse").iloc[::-1]
-    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.6 * len(table)), layout="constrained")
+    figure, axis = figures.panels((8, 1.5 + 0.6 * len(table)))
     y = np.arange(len(table))
     kinds = {
         "held_out_rmse": "left-out mixtures",
@@ -240,7 +237,7 @@ def laws_compared(choice: Choice, unit: str = keys.NATS) -> Figure:
 
 def optima(domains: Sequence[str], found: Sequence[Optimum]) -> Figure:
     """The best mixture of each proxy size by its runs alone, and of the target by the law."""
-    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axis = figures.panels((8, 4.5))
     x = np.arange(len(domains))
     width = 0.8 / len(found)
     for i, (colour, best) in enumerate(zip(_colours(len(found)), found, strict=True)):
@@ -265,9 +262,7 @@ def _grid(panels: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
     size = (4 * columns, 3.6 * rows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=sharey
-    )
+    figure, axes = figures.panels(size, rows, columns, squeeze=False, sharey=sharey)
     flat = list(axes.flat)
     for axis in flat[panels:]:
         axis.set_visible(False)
@@ -275,7 +270,7 @@ def _grid(panels: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
 
 
 def _colours(count: int) -> list[tuple[float, ...]]:
-    return [plt.get_cmap("viridis")(x) for x in np.linspace(0, 0.9, count)]
+    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.9, count)]
 
 
 def _labels(names: Sequence[str]) -> list[str]:

@@ -27,7 +27,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
 WHY_NOT_CHAMPION = "why_not_champion"  # tag of a fit's run
-SIGN = "sign/"  # tags of a fit's run: `ok`, or what to beware of
+DIAGNOSTIC = "diagnostic/"  # tags of a fit's run: `ok`, or what to beware of
+DIAGNOSTIC_BEFORE = "sign/"  # what they began with before version 0.2
 BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # the hardest first
 MOST_VERSIONS = 200  # the newest, that are looked through
 LONGEST_NAME = 256  # characters, as MLflow's SQL stores hold
@@ -64,10 +65,10 @@ def standing(uri: str) -> Standing:
     """Of `models:/name/version` or `models:/name@alias`; nothing is known of other models."""
     client, version = mlflow.MlflowClient(), None
     with suppress(MlflowException):
-        if found := re.fullmatch(r"models:/(.+)@(.+)", uri):
-            version = client.get_model_version_by_alias(*found.groups())
-        elif found := re.fullmatch(r"models:/(.+)/(\d+)", uri):
-            version = client.get_model_version(*found.groups())
+        if match := re.fullmatch(r"models:/(.+)@(.+)", uri):
+            version = client.get_model_version_by_alias(*match.groups())
+        elif match := re.fullmatch(r"models:/(.+)/(\d+)", uri):
+            version = client.get_model_version(*match.groups())
     if version is None:
         return Standing("", "", "", "", "", (), False)
     tags: dict[str, str] = {}
@@ -76,12 +77,17 @@ def standing(uri: str) -> Standing:
         tags = client.get_run(version.run_id).data.tags
     with suppress(MlflowException):
         champion = str(client.get_model_version_by_alias(version.name, CHAMPION).version)
-    signs = {k.removeprefix(SIGN): v for k, v in tags.items() if k.startswith(SIGN) and v != "ok"}
-    misfit = signs.pop(MISFIT, "")
-    backtests = [signs.pop(name) for name in BACKTESTS if name in signs]
+    found = {
+        key.removeprefix(prefix): text
+        for prefix in (DIAGNOSTIC_BEFORE, DIAGNOSTIC)
+        for key, text in tags.items()
+        if key.startswith(prefix) and text != "ok"
+    }
+    misfit = found.pop(MISFIT, "")
+    backtests = [found.pop(name) for name in BACKTESTS if name in found]
     reason = tags.get(WHY_NOT_CHAMPION, f"champion is version {champion}")
     number = str(version.version)
-    warnings = (*signs.values(), *backtests[:1])
+    warnings = (*found.values(), *backtests[:1])
     return Standing(version.name, number, champion, reason, misfit, warnings, bool(tags))
 
 

@@ -22,11 +22,11 @@ def report(
     return [
         f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.best}; losses in "
         f"{keys.unit_text(unit)}",
-        *(f"  WARNING: {sign.warning}" for sign in found.signs if sign.warning),
+        *(f"  WARNING: {one.warning}" for one in found.diagnostics if one.warning),
         *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "
         f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
-        *(f"  {sign.line}" for sign in found.signs),
+        *(f"  {one.line}" for one in found.diagnostics),
         *_other_laws(found),
         f"  registered {registered.uri} as {registered.alias}"
         + (f": {registered.reason}" if registered.reason else ""),

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
@@ -201,7 +200,6 @@ def log(found: Proposal) -> None:
             ),
         ):
             mlflow.log_figure(figure, f"figures/{name}.png")
-            plt.close(figure)
     if found.longer is not None:
         metrics["longer_target_gain"] = found.longer
     mlflow.log_metrics(metrics)

@@ -1,6 +1,5 @@
 """`schedule`: plan a mixture that changes while a model trains, and prove it by training."""
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 from scipy.stats import t as student
@@ -121,7 +120,6 @@ def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
         ("kept", plots.kept(found)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
-        plt.close(figure)
 
 
 def main(study: str, model: str, workers: str, ranks: str) -> None:

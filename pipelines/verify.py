@@ -4,14 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
 from fitting import registry
-from optimization import proof_plots as plots
 from optimization.domain import predictor as predictors
 from optimization.domain.objective import weighted
 from optimization.domain.predictor import Predictor
@@ -29,6 +27,7 @@ from pipelines.study import search_problem
 from pipelines.study.study import DECIMALS, Study
 from training.data.corpus import Corpus
 from training.engine import kernels
+from training.record import figures as plots
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
@@ -262,7 +261,6 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
         ("loss_curves", plots.loss_curves(curves)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
-        plt.close(figure)
 
 
 def main(

@@ -1,10 +1,8 @@
 """Figures: the law of two training domains, and those of a search."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +11,9 @@ from matplotlib.tri import TriContourSet
 
 from fitting import plots
 from fitting.data.observations import Observations
-from optimization import drawing
 from optimization.mixture import landscape_plots, ternary_plot
 from optimization.mixture import trial_plots as search_plots
+from training.record import figures
 
 Array = np.ndarray
 
@@ -64,12 +62,6 @@ def test_three_domains_have_no_such_figure() -> None:
     assert plots.loss_against_proportion(observations(("a", "b", "c")), law, np.ones(2) / 2) is None
 
 
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
 def names(count: int) -> list[str]:
     """Domains with names of up to 20 characters."""
     return [f"domain_{i}_" + "x" * (i * 7 % 12) for i in range(count)]
@@ -85,7 +77,7 @@ def search_figures(domains: list[str], val_domains: list[str]) -> dict[str, Figu
     points = simplex_points(60, len(domains))
     known = {
         name: dict(zip(domains, point, strict=True))
-        for name, point in zip(drawing.STYLES, points, strict=False)
+        for name, point in zip(figures.STYLES, points, strict=False)
     }
     best = known["best"]
     losses = {name: dict(zip(val_domains, 1 + rng.random(22), strict=False)) for name in known}
@@ -139,7 +131,7 @@ def search_figures(domains: list[str], val_domains: list[str]) -> dict[str, Figu
 def test_every_name_is_shown_and_no_text_is_cut_or_covered(count: int, val_count: int) -> None:
     domains, val_domains = names(count), [f"{name}_v" for name in names(val_count)]
     for name, figure in search_figures(domains, val_domains).items():
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         labels = {
             text.get_text()
             for axis in figure.axes

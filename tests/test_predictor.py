@@ -261,9 +261,9 @@ def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
     assert {f"{name}.json" for name in names} <= tables
     assert run.data.metrics["cv/objective_mae"] == fitted.fit.choice.scores.objective_mae
     assert {"cv/spearman", "cv/mean_prediction_mae", "half_width"} <= set(run.data.metrics)
-    for sign in fitted.fit.signs:
-        assert run.data.metrics[f"sign/{sign.name}"] == sign.value
-        assert run.data.tags[f"sign/{sign.name}"] == (sign.warning or "ok")
+    for one in fitted.fit.diagnostics:
+        assert run.data.metrics[f"diagnostic/{one.name}"] == one.value
+        assert run.data.tags[f"diagnostic/{one.name}"] == (one.warning or "ok")
     assert run.inputs.dataset_inputs[0].dataset.name == "proxy-runs"
 
 

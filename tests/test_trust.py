@@ -33,7 +33,7 @@ def fitted(table: pd.DataFrame, options: Options = QUICK, **more: Any) -> Fit:
 
 
 def sign(found: Fit, name: str) -> str:
-    return next(s.warning for s in found.signs if s.name == name)
+    return next(s.warning for s in found.diagnostics if s.name == name)
 
 
 def test_cross_validation_beats_the_mean_and_finds_the_feature() -> None:
@@ -170,7 +170,7 @@ def test_a_best_mixture_that_moves_with_size_is_told() -> None:
     assert [best.n_params for best in found.by_size] == [1e6, 4e6, 16e6]
     moves = float(np.abs(found.by_size[0].mixture - found.best.mixture).sum() / 2)
     assert moves > 0.2
-    assert next(s.value for s in found.signs if s.name == "optimum_moves") == moves
+    assert next(s.value for s in found.diagnostics if s.name == "optimum_moves") == moves
     steady = fit.fit(Observations.from_tidy(large), weights, Target(16e6, 8e8), QUICK)
     assert not sign(steady, "optimum_moves")
 

@@ -4,25 +4,26 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
 import numpy as np
+from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from training import plots
 from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
-from training.record import keys
+from training.record import figures, keys
 from training.record.history import Evaluation, History, history_tags
 from training.record.mlflow_runs import METRIC_BATCH, close
 from training.run import Run, fingerprint
 
 FLUSH_SECONDS = 10  # between two batches of training losses at least
 DRAW_LUCK = 2.5  # sequences × √steps: five standard deviations of systematic sampling at most
+WINDOWS = 40  # in which the drawn tokens are counted
 
 
 def settled(experiment_id: str, stage: str) -> dict[str, str]:
@@ -170,7 +171,7 @@ class RunLog:
         off = np.abs(sampler.drawn(steps) - sampler.planned(steps)).max()
         if off > DRAW_LUCK * math.sqrt(steps) + 1:
             raise RuntimeError(f"a domain's sequences miss its schedule by {off:.0f}")
-        figure = plots.schedule(sampler, self._domains, self._tokens_per_step)
+        figure = _schedule(sampler, self._domains, self._tokens_per_step)
         self._client.log_figure(self._run_id, figure, "figures/schedule.png")
 
     def complete(self) -> float:
@@ -247,3 +248,28 @@ def _dataset(name: str, files: TokenFiles, tokens: int) -> Dataset:
             {"num_tokens": tokens, "documents": files.documents, "skipped": files.skipped}
         ),
     )
+
+
+def _schedule(sampler: MixtureSampler, domains: Sequence[str], tokens_per_step: int) -> Figure:
+    """Proportions over tokens: lines as planned, dots as drawn."""
+    steps = len(sampler.counts)
+    ends = np.unique(np.linspace(0, steps, min(WINDOWS, steps) + 1).astype(int))
+    drawn = np.diff([sampler.drawn(step) for step in ends], axis=0)
+    planned = np.diff([sampler.planned(step) for step in range(steps + 1)], axis=0)
+    shares = drawn / drawn.sum(axis=1, keepdims=True)
+    lines = planned / planned.sum(axis=1, keepdims=True)
+    figure, axis = figures.panels((7, 4.5))
+    for i, name in enumerate(domains):
+        axis.step(
+            np.arange(steps + 1) * tokens_per_step, np.append(lines[:, i], lines[-1, i]),
+            where="post", color=f"C{i}", label=name,
+        )  # fmt: skip
+        middles = (ends[1:] + ends[:-1]) / 2 * tokens_per_step
+        axis.plot(middles, shares[:, i], ".", color=f"C{i}", alpha=0.6)
+    axis.set_xlabel("tokens")
+    axis.set_ylabel("proportion")
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_title("The schedule as planned (lines) and as drawn (dots)")
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure

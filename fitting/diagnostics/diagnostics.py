@@ -1,4 +1,4 @@
-"""The signs that a fit should not be trusted, each with its figure and its warning."""
+"""What tells how far a fit can be trusted, each with its figure and its warning."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from fitting.selection.cross_validation import Scores
 
 Array = np.ndarray
 
-MISFIT = "mixing_error_against_mean"  # the sign that the law does not describe the runs
+MISFIT = "mixing_error_against_mean"  # that the law does not describe the runs
 POOR_FIT = 0.5  # error between left-out mixtures over that of predicting the mean
 
 
 @dataclass(frozen=True)
-class Signature:
-    """One sign: a metric of the fit run, a line of its summary, and a tag when it warns."""
+class Diagnostic:
+    """A metric of the fit run, a line of its summary, and a tag when it warns."""
 
     name: str
     value: float
@@ -26,14 +26,14 @@ class Signature:
     warning: str = ""
 
 
-def law_fits(scores: Scores) -> Signature:
+def law_fits(scores: Scores) -> Diagnostic:
     """Whether differences between left-out mixtures are predicted better than by their mean.
 
     An error that all mixtures of a scale share does not count: it is the backtests' matter.
     """
     relative = scores.mixing_rmse / max(scores.mean_prediction_rmse, 1e-300)
     poor = relative > POOR_FIT
-    return Signature(
+    return Diagnostic(
         MISFIT,
         relative,
         f"held-out mixtures: mean |error| of the objective {scores.objective_mae:.4f}, predicting "
@@ -48,10 +48,10 @@ def law_fits(scores: Scores) -> Signature:
     )
 
 
-def extrapolates(tested: Extrapolation, half_width: float) -> list[Signature]:
+def extrapolates(tested: Extrapolation, half_width: float) -> list[Diagnostic]:
     """Whether backtests end within the interval; half_width is that inside the data."""
     return [
-        Signature(
+        Diagnostic(
             f"backtest_{test.label}",
             test.bias,
             f"backtest without the {_left_out(test)}: error of the objective at their end "
@@ -85,11 +85,11 @@ def _broken(test: Backtest) -> str:
     return text + "too low: the gains tail off, and the target's loss may be higher than predicted"
 
 
-def optimum_is_near(best: Optimum, observations: Observations) -> Signature:
+def optimum_is_near(best: Optimum, observations: Observations) -> Diagnostic:
     """How far the target's best mixture lies from every fitted one."""
     distance = float(optimum.apart(best.mixture, observations.mixtures).min())
     spacing = optimum.spacing(observations.mixtures)
-    return Signature(
+    return Diagnostic(
         "optimum_distance",
         distance,
         f"the law's best mixture lies {distance:.2f} from the nearest fitted one (0: sampled, 1: "
@@ -102,12 +102,12 @@ def optimum_is_near(best: Optimum, observations: Observations) -> Signature:
     )
 
 
-def optimum_stays(best: Optimum, sizes: list[Optimum], observations: Observations) -> Signature:
+def optimum_stays(best: Optimum, sizes: list[Optimum], observations: Observations) -> Diagnostic:
     """How far the best mixture moves from the smallest of several sizes, fitted alone, to the
     target."""
     moves = float(optimum.apart(best.mixture, sizes[0].mixture))
     spacing = optimum.spacing(observations.mixtures)
-    return Signature(
+    return Diagnostic(
         "optimum_moves",
         moves,
         f"the best mixture by the smallest size alone lies {moves:.2f} from the target's",

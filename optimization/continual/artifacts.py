@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
@@ -69,7 +68,6 @@ def log(given: Answer) -> None:
         ("learnt_against_forgotten", plots.learnt_against_forgotten(found, given.measured)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
-        plt.close(figure)
     lines = report(given)
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)

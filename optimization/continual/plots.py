@@ -1,16 +1,12 @@
 """Figures of what continued training forgets and learns."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optimization.continual.solve import Forgetting
-from training.record import keys
+from training.record import figures, keys
 
 Array = np.ndarray
 MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "black")}  # kind → marker, colour
@@ -21,7 +17,7 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
 
     measured: a row a run, kind (fitted, check), share, original, new.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure, axes = figures.panels((11, 4.6), 1, 2)
     curve, unit = found.curve.sort_values("share"), keys.unit_text(found.predictor.unit)
     for axis, side, before in zip(axes, ("original", "new"), found.before, strict=True):
         axis.plot(curve["share"], curve[side], color="C0", label="law")
@@ -55,7 +51,7 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
 
 def learnt_against_forgotten(found: Forgetting, measured: pd.DataFrame) -> Figure:
     """The loss on the new data against what is forgotten of the original; `measured` as above."""
-    figure, axis = plt.subplots(figsize=(7, 4.8), layout="constrained")
+    figure, axis = figures.panels((7, 4.8))
     unit = keys.unit_text(found.predictor.unit)
     forgotten = found.curve["original"] - found.before[0]
     name = "line between the sides" if found.one_dimensional else "frontier"

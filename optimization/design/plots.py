@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from optimization import drawing
-from optimization.drawing import Array, Values
 from optimization.mixture.trial_plots import SQUARES
-from training.record import keys
+from training.record import figures, keys
+from training.record.figures import Array, Values
 
 COLOURS = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C0 is the best mixture's
 COLUMNS = 4  # of the legend
@@ -27,12 +26,12 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
     square root: most proportions are small.
     """
     mean = np.mean([[mixture[d] for d in domains] for mixture in chosen.values()], axis=0)
-    ordered = drawing.largest_first(dict(zip(domains, mean, strict=True)))
+    ordered = figures.largest_first(dict(zip(domains, mean, strict=True)))
     each = 0.3 + 0.02 * len(chosen)
     figure, axis = plt.subplots(
-        figsize=(9.0, drawing.height(len(domains), each)), layout="constrained"
+        figsize=(9.0, figures.height(len(domains), each)), layout="constrained"
     )
-    drawing.domain_rows(axis, ordered)
+    figures.domain_rows(axis, ordered)
     y = np.arange(len(ordered))
     columns = fitted[:, [list(domains).index(d) for d in ordered]]
     shift = np.random.default_rng(0).uniform(-JITTER, JITTER, columns.shape)
@@ -41,7 +40,7 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
         label=f"trained ({len(fitted)} mixtures)",
     )  # fmt: skip
     handles: list[Artist] = [dots]
-    offsets = drawing.group_offsets(len(chosen))
+    offsets = figures.group_offsets(len(chosen))
     for offset, (name, colour, marker) in zip(offsets, _styles(chosen), strict=True):
         x = [chosen[name][d] for d in ordered]
         handles.append(_mark(axis, x, y + offset, colour, marker, name))
@@ -49,7 +48,7 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
     _root_scale(axis, highest)
     axis.set_xlabel("proportion of the training tokens (√ scale)")
     axis.set_title("The proposed mixtures, and those that are trained already")
-    drawing.legend(figure, handles, COLUMNS)
+    figures.legend(figure, handles, COLUMNS)
     return figure
 
 
@@ -64,7 +63,7 @@ def uncertainty(
 
     `chosen` are indices of the proposed candidates, `names` what they are called.
     """
-    figure, axis = plt.subplots(figsize=(8.0, 5.5), layout="constrained")
+    figure, axis = figures.panels((8.0, 5.5))
     dots = axis.scatter(
         objective, deviation, s=9, color="0.75", linewidth=0,
         label=f"candidate ({len(objective)})",
@@ -83,7 +82,7 @@ def uncertainty(
     axis.set_axisbelow(True)
     axis.margins(x=0.05, y=0.08)
     axis.set_ylim(bottom=0)
-    drawing.legend(figure, handles, COLUMNS)
+    figures.legend(figure, handles, COLUMNS)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 import time
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
@@ -41,7 +40,6 @@ def log(answer: Answer, *, children: bool = False) -> None:
         mlflow.log_table(table, f"{name}.json")
     for name, figure in _figures(answer).items():
         mlflow.log_figure(figure, f"figures/{name}.png")
-        plt.close(figure)
     if children:
         _log_children(answer)
 

@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from optimization import drawing
-from optimization.drawing import Array, Values
-from training.record import keys
+from training.record import figures, keys
+from training.record.figures import Array, Values
 
 PANELS = (
     (2, 2, 4.8),
@@ -35,9 +34,9 @@ def loss_against_proportions(
     A curve has `proportion` (rising), `objective`, `low`, `high` and `near`: whether the mixture
     cannot be told from the best one. A curve that rises far above the others leaves its panel.
     """
-    domains = [d for d in drawing.largest_first(best) if d in curves]
+    domains = [d for d in figures.largest_first(best) if d in curves]
     columns, side = next((c, s) for most, c, s in PANELS if len(domains) <= most)
-    figure, axes = drawing.grid(len(domains), columns, (side, 0.9 * side), sharey=True)
+    figure, axes = figures.grid(len(domains), columns, (side, 0.9 * side), sharey=True)
     optima, rises, near = [], [], []
     for i, (axis, domain) in enumerate(zip(axes, domains, strict=True)):
         x, y = curves[domain]["proportion"], curves[domain]["objective"]
@@ -52,7 +51,7 @@ def loss_against_proportions(
     span = max(1.3 * float(np.median(rises)), 1.5 * np.nanmax(near), 1e-6)
     axes[0].set_ylim(max(lowest, optima[0] - span) - 0.1 * span, optima[0] + span)
     figure.suptitle("The objective as a domain's proportion moves and the others keep their ratios")
-    drawing.legend(figure, handles)
+    figures.legend(figure, handles)
     return figure
 
 
@@ -73,7 +72,7 @@ def _curve(axis: Axes, curve: pd.DataFrame, proportion: float, optimum: float) -
         label="cannot be told from the best",
     )
     axis.grid(color="0.92")
-    return [line, near, band, *drawing.marks(axis, {"best": (proportion, optimum)}, "best mixture")]
+    return [line, near, band, *figures.marks(axis, {"best": (proportion, optimum)}, "best mixture")]
 
 
 def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure:
@@ -84,12 +83,12 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
     """
     best = next(iter(mixtures.values()))
     by_domain = ranges.set_index("domain")
-    domains = drawing.largest_first({d: best[d] for d in ranges["domain"]})
+    domains = figures.largest_first({d: best[d] for d in ranges["domain"]})
     lowest, highest = (by_domain.loc[domains, end].to_numpy(float) for end in ("lowest", "highest"))
     figure, axis = plt.subplots(
-        figsize=(8.5, drawing.height(len(domains), 0.3)), layout="constrained"
+        figsize=(8.5, figures.height(len(domains), 0.3)), layout="constrained"
     )
-    drawing.domain_rows(axis, domains)
+    figures.domain_rows(axis, domains)
     y = np.arange(len(domains))
     bars = axis.barh(
         y,
@@ -101,12 +100,12 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
         label="range over the near-optimal set",
     )
     places = {name: ([m[d] for d in domains], y) for name, m in mixtures.items()}
-    marks = drawing.marks(axis, places)
+    marks = figures.marks(axis, places)
     right = 1.03 * max(highest.max(), *(max(x) for x, _ in places.values()))
     axis.set_xlim(-0.015 * right, right)
     axis.set_xlabel("proportion of the training tokens")
     axis.set_title("Near-optimal set: mixtures that cannot be told from the best one")
-    drawing.legend(figure, [bars, *marks])
+    figures.legend(figure, [bars, *marks])
     return figure
 
 
@@ -122,13 +121,13 @@ def sensitivity(
     """
     rows = max(len(best), weights_table["domain"].nunique())
     panels = 2 if len(weights_table) else 1
-    size = (6.5 * panels, drawing.height(rows, 0.3))
-    figure, axes = plt.subplots(1, panels, figsize=size, squeeze=False, layout="constrained")
+    size = (6.5 * panels, figures.height(rows, 0.3))
+    figure, axes = figures.panels(size, 1, panels, squeeze=False)
     left, *others = axes.flat
     handles = _replicates(left, replicates, best)
     for right in others:
         handles += _weights(right, weights_table, unit)
-    drawing.legend(figure, handles)
+    figures.legend(figure, handles)
     return figure
 
 
@@ -140,7 +139,7 @@ def _weights(axis: Axes, table: pd.DataFrame, unit: str) -> list[BarContainer]:
     names = [FACTORS.get(f, f"weight × {f:g}") for f in factors]
     groups = [(name, t["moved"].to_dict()) for name, t in zip(names, by_factor, strict=True)]
     greys = np.linspace(0.8, 0.5, len(factors)).astype(str)
-    handles = drawing.bars(axis, groups, list(greys), domains)
+    handles = figures.bars(axis, groups, list(greys), domains)
     for bars, rows in zip(handles, by_factor, strict=True):
         costs = [f"{x:.4f}" if x >= 5e-5 else "< 0.0001" for x in rows.loc[domains, "cost"]]
         axis.bar_label(bars, costs, fontsize="x-small", padding=3, color="0.3")
@@ -155,9 +154,9 @@ def _weights(axis: Axes, table: pd.DataFrame, unit: str) -> list[BarContainer]:
 
 def _replicates(axis: Axes, replicates: Array, best: Values) -> list[Artist | BarContainer]:
     """A box and a dot a replicate for each domain, the best mixture marked."""
-    domains = drawing.largest_first(best)
+    domains = figures.largest_first(best)
     proportions = replicates[:, [list(best).index(d) for d in domains]]
-    drawing.domain_rows(axis, domains)
+    figures.domain_rows(axis, domains)
     y = np.arange(len(domains))
     axis.boxplot(
         proportions, positions=y, orientation="horizontal", widths=0.6, manage_ticks=False,
@@ -169,7 +168,7 @@ def _replicates(axis: Axes, replicates: Array, best: Values) -> list[Artist | Ba
     axis.scatter(proportions, places, s=6, color="0.35", alpha=0.45, linewidth=0, zorder=3)
     axis.set_xlabel("proportion of the training tokens")
     axis.set_title("The best mixture by each replicate of the bootstrap")
-    return [*drawing.marks(axis, {"best": ([best[d] for d in domains], y)}, "best mixture")]
+    return [*figures.marks(axis, {"best": ([best[d] for d in domains], y)}, "best mixture")]
 
 
 def pull_path(path: pd.DataFrame, chosen: float, unit: str = keys.NATS) -> Figure:
@@ -180,7 +179,7 @@ def pull_path(path: pd.DataFrame, chosen: float, unit: str = keys.NATS) -> Figur
     least objective + strength · divergence.
     """
     rows = path.sort_values("divergence")
-    figure, axis = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    figure, axis = figures.panels((7.5, 5))
     axis.plot(
         rows["divergence"], rows["gain"], "o-", color="0.4", label="best at each strength (numbers)"
     )
@@ -194,7 +193,7 @@ def pull_path(path: pd.DataFrame, chosen: float, unit: str = keys.NATS) -> Figur
             ends, gain + chosen * (ends - divergence), "--", color="C0",
             label="slope = strength: gain for a nat of deviation",
         )  # fmt: skip
-    drawing.marks(axis, {"best": (divergence, gain)}, f"chosen: strength {chosen:g}")
+    figures.marks(axis, {"best": (divergence, gain)}, f"chosen: strength {chosen:g}")
     axis.annotate(
         f"strength {chosen:g}\ngain {gain:.4f}", (divergence, gain), (12, -34),
         textcoords="offset points", color="C0", fontweight="bold",
@@ -204,7 +203,7 @@ def pull_path(path: pd.DataFrame, chosen: float, unit: str = keys.NATS) -> Figur
     axis.set_title("What leaving the reference mixture gains, along the strengths of the pull")
     axis.grid(color="0.9")
     axis.margins(x=0.06, y=0.18)
-    drawing.legend(figure, axis.get_legend_handles_labels()[0], columns=2)
+    figures.legend(figure, axis.get_legend_handles_labels()[0], columns=2)
     return figure
 
 
@@ -226,17 +225,17 @@ def optima_by_scale(table: pd.DataFrame, domains: Sequence[str]) -> Figure:
     `table` has `n_params`, `tokens` and the proportion of each domain.
     """
     scales = [
-        f"{drawing.count(n)} parameters, {drawing.count(d)} tokens"
+        f"{figures.short_count(n)} parameters, {figures.short_count(d)} tokens"
         for n, d in zip(table["n_params"], table["tokens"], strict=True)
     ]
     scales[-1] += " (target)"
     rows = table[list(domains)].to_dict("records")
     colours = [*np.linspace(0.8, 0.35, len(scales) - 1).astype(str), "C0"]
     groups = list(zip(scales, rows, strict=True))
-    size = (8.0, drawing.height(len(domains), 0.12 + 0.07 * len(scales)))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
-    handles = drawing.bars(axis, groups, colours, drawing.largest_first(rows[-1]))
+    size = (8.0, figures.height(len(domains), 0.12 + 0.07 * len(scales)))
+    figure, axis = figures.panels(size)
+    handles = figures.bars(axis, groups, colours, figures.largest_first(rows[-1]))
     axis.set_xlabel("proportion of the training tokens")
     axis.set_title("The best mixture at each proxy scale, and at the target")
-    drawing.legend(figure, handles, columns=2)
+    figures.legend(figure, handles, columns=2)
     return figure

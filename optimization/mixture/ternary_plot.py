@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Polygon
 from matplotlib.tri import Triangulation, TriContourSet
 
-from optimization import drawing
-from optimization.drawing import Array
-from training.record import keys
+from training.record import figures, keys
+from training.record.figures import Array
 
 STEPS = 150  # of the map, on each side of the triangle
 LEVELS = 16
@@ -37,12 +35,12 @@ def ternary(
     levels of the map are closer together near its minimum.
     """
     mixtures, cells = lattice(STEPS)
-    figure, axis = plt.subplots(figsize=(8.5, 7.2), layout="constrained")
+    figure, axis = figures.panels((8.5, 7.2))
     values = evaluate(mixtures)
     image = _map(axis, mixtures, cells, values)
     _triangle(axis, domains)
     places = {name: cartesian(np.asarray(point)) for name, point in points.items()}
-    handles = drawing.marks(axis, {name: (x, y) for name, (x, y) in places.items()})
+    handles = figures.marks(axis, {name: (x, y) for name, (x, y) in places.items()})
     if fitted is not None:
         x, y = cartesian(fitted).T
         handles.append(axis.scatter(x, y, s=8, color="black", zorder=4, label="fitted mixtures"))
@@ -54,7 +52,7 @@ def ternary(
             image, ax=axis, label=f"objective ({keys.unit_text(unit)})", shrink=0.75,
             format="%.4f", pad=0.02,
         )  # fmt: skip
-    drawing.legend(figure, handles, columns=4)
+    figures.legend(figure, handles, columns=4)
     return figure
 
 

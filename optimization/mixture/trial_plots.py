@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -14,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-from optimization import drawing
-from optimization.drawing import Array, Values
-from training.record import keys
+from training.record import figures, keys
+from training.record.figures import Array, Values
 
 KINDS = {"known": ("C4", "D", 30), "search": ("0.55", "o", 12), "polish": ("C0", "^", 22)}
 OTHER_KIND = ("C5", "s", 20)
@@ -37,17 +35,17 @@ def mixtures(
     mixture is the best.
     """
     best = next(iter(compared))
-    domains = drawing.largest_first(compared[best])
-    val_domains = drawing.largest_first(losses[best])
+    domains = figures.largest_first(compared[best])
+    val_domains = figures.largest_first(losses[best])
     rows = max(len(domains), len(val_domains))
-    size = (12.5, drawing.height(rows, 0.12 + 0.07 * len(compared)))
-    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained")
-    colours = [colour for colour, _ in drawing.styles(compared).values()]
-    handles = drawing.bars(left, list(compared.items()), colours, domains)
+    size = (12.5, figures.height(rows, 0.12 + 0.07 * len(compared)))
+    figure, (left, right) = figures.panels(size, 1, 2)
+    colours = [colour for colour, _ in figures.styles(compared).values()]
+    handles = figures.bars(left, list(compared.items()), colours, domains)
     left.set_xlabel("proportion of the training tokens")
     left.set_title("Mixtures")
-    drawing.domain_rows(right, val_domains)
-    offsets = drawing.group_offsets(len(compared))
+    figures.domain_rows(right, val_domains)
+    offsets = figures.group_offsets(len(compared))
     for offset, colour, name in zip(offsets, colours, compared, strict=True):
         y = np.arange(len(val_domains)) + offset
         ends = np.array([intervals[name][d] for d in val_domains])
@@ -55,7 +53,7 @@ def mixtures(
         right.scatter([losses[name][d] for d in val_domains], y, s=16, color=colour, zorder=3)
     right.set_xlabel(f"predicted validation loss ({keys.unit_text(unit)})")
     right.set_title("Predicted losses with their 90 % intervals")
-    drawing.legend(figure, handles)
+    figures.legend(figure, handles)
     return figure
 
 
@@ -64,7 +62,7 @@ def trials(table: pd.DataFrame, unit: str = keys.NATS) -> Figure:
 
     The scale is the square root of the distance from the best, to show the last improvements too.
     """
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = figures.panels((8, 5))
     lowest, highest = table["objective"].min(), table["objective"].max()
     for kind, rows in table.groupby("kind", sort=False):
         colour, marker, size = KINDS.get(str(kind), OTHER_KIND)
@@ -81,7 +79,7 @@ def trials(table: pd.DataFrame, unit: str = keys.NATS) -> Figure:
     axis.set_title(f"Search over the mixture: the best of {len(table)} trials is {lowest:.4f}")
     axis.grid(color="0.9")
     axis.set_axisbelow(True)
-    drawing.legend(figure, axis.get_legend_handles_labels()[0])
+    figures.legend(figure, axis.get_legend_handles_labels()[0])
     return figure
 
 
@@ -112,13 +110,13 @@ def parallel_coordinates(
     The worst quarter of the trials, and those without an objective, are grey. With many domains
     the proportions have a square-root scale: most are small.
     """
-    ordered = drawing.largest_first({d: best[d] for d in domains})
+    ordered = figures.largest_first({d: best[d] for d in domains})
     ranked = table.sort_values("objective", ascending=False, na_position="first")
     colours, scale, limit = _by_objective(ranked["objective"].to_numpy(float))
     proportions = ranked[ordered].to_numpy(float)  # (trials, M), the best trial last
     x, many = np.arange(len(ordered)), len(ordered) > FEW
     size = (max(7.5, 3 + 0.42 * len(ordered)), 6.5 if many else 5.0)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = figures.panels(size)
     lines = [np.column_stack([x, row]) for row in proportions]
     axis.add_collection(LineCollection(lines, colors=colours, linewidths=0.8))
     (line,) = axis.plot(
@@ -138,7 +136,7 @@ def parallel_coordinates(
     axis.set_ylabel("proportion of the training tokens" + (" (√ scale)" if many else ""))
     axis.set_title("The mixture of every trial, a line each, coloured by its predicted objective")
     figure.colorbar(scale, ax=axis, label=f"objective ({shown})", pad=0.01)
-    drawing.legend(figure, [line, grey])
+    figures.legend(figure, [line, grey])
     return figure
 
 
@@ -163,10 +161,8 @@ def pareto(
     """
     count = len(objectives) - 1
     side = 6.0 if count == 1 else max(2.6, 8.0 / count)
-    figure, axes = plt.subplots(
-        count, count, figsize=(side * count + 1, side * count + 0.2), squeeze=False,
-        sharex="col", sharey="row", layout="constrained",
-    )  # fmt: skip
+    size = (side * count + 1, side * count + 0.2)
+    figure, axes = figures.panels(size, count, count, squeeze=False, sharex="col", sharey="row")
     for (row, column), axis in zip(np.ndindex(count, count), axes.flat, strict=True):
         if column > row:
             axis.remove()
@@ -178,7 +174,7 @@ def pareto(
         if column == 0:
             axis.set_ylabel(f"{y} ({keys.unit_text(unit)})")
     figure.suptitle("What one objective costs in another: trials and their Pareto front")
-    drawing.legend(figure, handles)
+    figures.legend(figure, handles)
     return figure
 
 
@@ -198,9 +194,9 @@ def _pair(
     places = {name: (at[x], at[y]) for name, at in chosen.items()}
     if line:
         name, place = next(iter(places.items()))
-        colour = drawing.styles([name])[name][0]
+        colour = figures.styles([name])[name][0]
         axis.annotate(
             name, place, (-8, -16), textcoords="offset points", color=colour, ha="right",
             fontweight="bold",
         )  # fmt: skip
-    return [dots, curve, *drawing.marks(axis, places)]
+    return [dots, curve, *figures.marks(axis, places)]

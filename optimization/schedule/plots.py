@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from optimization import drawing
 from optimization.schedule.plan import CONSTANT, ENDS, JOINT, Plan
+from training.record import figures
 
 Array = np.ndarray
 
@@ -18,7 +15,7 @@ Array = np.ndarray
 def schedules(plan: Plan) -> Figure:
     """The proportions over tokens of each way, a panel a way."""
     tokens = np.concatenate([[0], plan.predictor.tokens])
-    figure, axes = drawing.grid(len(plan.ways), 4, (3.2, 3.4), sharey=True)
+    figure, axes = figures.grid(len(plan.ways), 4, (3.2, 3.4), sharey=True)
     for axis, way in zip(axes, plan.ways.values(), strict=True):
         bottom = np.zeros(len(way.schedule))
         for i, domain in enumerate(plan.predictor.domains):
@@ -32,11 +29,11 @@ def schedules(plan: Plan) -> Figure:
             bottom += shares
         axis.set_title(way.name)
         axis.set_xlabel("tokens")
-        axis.set_xticks(tokens, [drawing.count(t) if t else "0" for t in tokens])
+        axis.set_xticks(tokens, [figures.short_count(t) if t else "0" for t in tokens])
         axis.margins(x=0)
     axes[0].set_ylabel("proportion")
     handles, _ = axes[0].get_legend_handles_labels()
-    drawing.legend(figure, handles, columns=8)
+    figures.legend(figure, handles, columns=8)
     return figure
 
 
@@ -44,7 +41,7 @@ def gains(plan: Plan) -> Figure:
     """What each way gains over the best constant mixture after each phase, with the range over the
     laws of the bootstrap."""
     constant = plan.ways[CONSTANT]
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axis = figures.panels((7, 4.2))
     phases = np.arange(1, len(plan.predictor.tokens) + 1)
     others = [way for name, way in plan.ways.items() if name != CONSTANT]
     for i, way in enumerate(others):
@@ -69,18 +66,18 @@ def kept(plan: Plan) -> Figure:
     predictor = plan.predictor
     later = range(1, len(predictor.tokens))
     figure, axis = plt.subplots(
-        figsize=(7, drawing.height(len(predictor.val_domains), 0.45)), layout="constrained"
+        figsize=(7, figures.height(len(predictor.val_domains), 0.45)), layout="constrained"
     )
     groups = [
         (f"phase {k + 1}", dict(zip(predictor.val_domains, predictor.law.kept[k], strict=True)))
         for k in later
     ]
     colours = [f"C{k}" for k in later]
-    handles = drawing.bars(axis, groups, colours, list(predictor.val_domains))
+    handles = figures.bars(axis, groups, colours, list(predictor.val_domains))
     axis.set_xlabel("ρ: what a nat of loss at the phase's start is at its end")
     axis.set_xlim(0, 1)
     axis.set_title("What is left of a phase's start")
-    drawing.legend(figure, handles)
+    figures.legend(figure, handles)
     return figure
 
 
@@ -89,7 +86,7 @@ def proof(
 ) -> Figure:
     """Measured final loss of the schedule and the constant mixture, a line a seed, beside the
     prediction, name → (value, low, high)."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axis = figures.panels((7, 4.5))
     names = [CONSTANT, JOINT]
     for i, name in enumerate(names):
         value, low, high = predicted[name]

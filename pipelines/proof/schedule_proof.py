@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
@@ -105,7 +104,6 @@ def log(found: Plan, proof: Proof) -> None:
         predicted[name] = ends
     figure = plots.proof(proof.measured(), predicted)
     mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
-    plt.close(figure)
 
 
 def report(found: Plan, proof: Proof) -> list[str]:

@@ -1,13 +1,10 @@
-"""What the figures of a search share: a colour and a mark for each name, rows of domains, and
-legends that stand beside the data."""
+"""What all figures share: a colour and a mark for each name, rows of domains, legends that stand
+beside the data; and the figures of trained targets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -31,6 +28,15 @@ OTHERS = (("C5", "v"), ("C6", "X"), ("C8", "o"), ("C9", "h"))
 LARGER = {"*": 2.6, "P": 1.2, "X": 1.2}  # marks with little area for their size
 LEGEND_COLUMNS = 5
 MOST = 26  # inches
+
+
+def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any) -> Any:
+    """A figure of so many inches and its axes, as `Figure.subplots` gives them.
+
+    It belongs to no backend and no window, so that nothing needs to close it.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -114,24 +120,59 @@ def legend(
 
 
 def grid(
-    panels: int, columns: int, each: tuple[float, float], *, sharey: bool = False
+    count: int, columns: int, each: tuple[float, float], *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels of this size (inches), and those of its axes that are used."""
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
+    """A figure of so many panels of this size (inches), and those of its axes that are used."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
     size = (each[0] * columns, each[1] * rows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=sharey
-    )
+    figure, axes = panels(size, rows, columns, squeeze=False, sharey=sharey)
     flat = list(axes.flat)
-    for axis in flat[panels:]:
+    for axis in flat[count:]:
         axis.remove()
-    return figure, flat[:panels]
+    return figure, flat[:count]
 
 
-def count(number: float) -> str:
+def short_count(number: float) -> str:
     """A number of parameters or tokens in three digits: 70M, 1.5B."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:.3g}"
+
+
+def proof(
+    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
+) -> Figure:
+    """Measured objective of each mixture (a dot a seed) beside prediction and its interval.
+
+    `predicted` is mixture → (value, low, high).
+    """
+    figure, axis = panels((7, 4.5))
+    for i, (name, (value, low, high)) in enumerate(predicted.items()):
+        axis.errorbar(
+            i - 0.12, value, [[value - low], [high - value]], fmt="s", color="C0", capsize=4,
+            label="predicted, 90 % interval" if i == 0 else None,
+        )  # fmt: skip
+        axis.scatter(
+            [i + 0.12] * len(measured[name]), measured[name], color="C1",
+            label="measured, a dot a seed" if i == 0 else None,
+        )  # fmt: skip
+    axis.set_xticks(range(len(predicted)), list(predicted))
+    axis.set_ylabel("objective at the target (nats/token)")
+    axis.set_title("Trained target models beside the prediction")
+    axis.legend()
+    return figure
+
+
+def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Objective over tokens of the trained target models, name → (tokens, objective)."""
+    figure, axis = panels((7, 4.5))
+    for name, (tokens, objective) in curves.items():
+        axis.plot(tokens, objective, marker="o", markersize=3, label=name)
+    axis.set_xlabel("tokens")
+    axis.set_xscale("log")
+    axis.set_ylabel("measured objective (nats/token)")
+    axis.set_title("Target models while training")
+    axis.legend(fontsize="small")
+    return figure
