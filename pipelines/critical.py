@@ -20,7 +20,7 @@ from optimization.continual.artifacts import CHECK, FITTED, Answer, report
 from optimization.continual.solve import Forgetting
 from optimization.domain import predictor as predictors
 from pipelines import entry
-from pipelines.command import parameters, preflight
+from pipelines.command import preflight, table, texts
 from pipelines.fit import register
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs
@@ -40,8 +40,50 @@ Array = np.ndarray
 DEFAULT_MODEL = "continual-predictor"
 
 
+def _tolerances(name: str, text: str) -> list[float]:
+    values = [texts.number(name, part) for part in texts.names(name, text)]
+    if values and min(values) < 0:
+        raise InputError(f"{name}: {text!r} must be >= 0, in the unit of the losses")
+    return values
+
+
 @dataclass(frozen=True)
-class Asked:
+class Parameters:
+    study: str = table.parameter(
+        "The study that is trained; by default quickstart, unless an experiment is given."
+    )
+    experiment: str = table.parameter(
+        "Names of experiments whose runs are read in the place of a study's, separated by commas."
+    )
+    runs: str = table.runs()
+    original: list[str] | None = table.parameter(
+        "With an experiment: the domains of the original data, separated by commas.", texts.names
+    )
+    new_validation: list[str] | None = table.parameter(
+        "Validation domains of the new data; by default all but the original ones.", texts.names
+    )
+    tokens: int | None = table.parameter(
+        "With an experiment: the tokens at which losses are compared; by default the most.",
+        table.at_least(1),
+    )
+    tolerance: list[float] | None = table.parameter(
+        "By how much the loss on the original data may rise, in its unit: one number or several, "
+        "separated by commas.",
+        _tolerances,
+    )
+    weights: dict[str, float] | None = table.parameter(
+        "Weights of the validation domains: `web=2,code=1`, a JSON object or file.", texts.numbers
+    )
+    model: str = table.parameter(
+        f"The name to register the predictor under; by default the study's with {CONTINUED}, or "
+        f"{DEFAULT_MODEL}."
+    )
+    workers: str = table.workers()
+    ranks: int = table.ranks()
+
+
+@dataclass(frozen=True)
+class Question:
     """What is asked of runs that continue a base."""
 
     original: Sequence[str]  # training domains
@@ -56,21 +98,23 @@ class Asked:
 class Solved:
     """The law of continued training and its answer, before any check."""
 
-    found: Forgetting
+    forgetting: Forgetting
     sides: tuple[Side, Side]
     table: pd.DataFrame  # tidy, the fitted evaluations
     names: dict[str, str]  # of the runs, by id
 
 
-def critical(pulled: Histories, asked: Asked) -> Solved:
+def critical(pulled: Histories, question: Question) -> Solved:
     """Fit the law of continued training at one number of tokens, register it, and solve.
 
     Logs the fit to the active run.
     """
     base = continual.base_losses(pulled.table, pulled.names)
-    table = continual.at_tokens(pulled.table, asked.tokens)
+    table = continual.at_tokens(pulled.table, question.tokens)
     objective = histories.purpose(pulled.parents).weights
-    sides = continual.sides(table, asked.original, asked.new_validation, asked.weights, objective)
+    sides = continual.sides(
+        table, question.original, question.new_validation, question.weights, objective
+    )
     observations = Observations.from_tidy(table)
     weighed = {
         d: sum(side.weights.get(d, 0.0) for side in sides) / 2 for d in observations.val_domains
@@ -98,35 +142,34 @@ def critical(pulled: Histories, asked: Asked) -> Solved:
         "original_weights": original.weights,
         "new_weights": new.weights,
     }
-    registered = register(fitted, asked.model, told, pulled.unit)
+    registered = register(fitted, question.model, told, pulled.unit)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
-    found = solve.solve(predictors.load(registered.uri), asked.tolerances)
-    return Solved(found, sides, table, pulled.names)
+    forgetting = solve.solve(predictors.load(registered.uri), question.tolerances)
+    return Solved(forgetting, sides, table, pulled.names)
 
 
 def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
     """What is logged and told; `checks` is a tidy table of runs that were not fitted."""
     rows = []
-    domains = solved.found.predictor.domains
+    domains = solved.forgetting.predictor.domains
     for kind, runs in ((FITTED, solved.table), (CHECK, checks)):
         for _, row in runs.iterrows():
             mixture = np.array([row.get(keys.MIXTURE + d, 0.0) for d in domains])
             told = {"run": solved.names.get(row["run"], row["run"]), "kind": kind}
-            told["share"] = float(mixture @ solved.found.is_original)
-            predictions = solved.found.losses(mixture)
+            told["share"] = float(mixture @ solved.forgetting.is_original)
+            predictions = solved.forgetting.losses(mixture)
             for side, predicted in zip(solved.sides, predictions, strict=True):
                 losses = (w * row.get(keys.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
                 told |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
             rows.append(told)
-    return Answer(solved.found, pd.DataFrame(rows))
+    return Answer(solved.forgetting, pd.DataFrame(rows))
 
 
-def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
-    """The answer from runs that an experiment holds."""
-    experiments = entry.experiment_ids(names)
-    pulled = histories.pull(experiments, runs)
-    checks = histories.checks(experiments, runs, pulled.unit)
-    solved = critical(pulled, asked)
+def of_experiment(experiments: Sequence[str], runs: str, question: Question) -> Answer:
+    """The answer from runs that experiments, by their ids, hold."""
+    pulled = histories.pull(list(experiments), runs)
+    checks = histories.checks(list(experiments), runs, pulled.unit)
+    solved = critical(pulled, question)
     if len(checks):
         scale = [keys.TOKENS, keys.N_PARAMS]
         same = (checks[scale] == solved.table[scale].iloc[0]).all(axis=1)
@@ -136,38 +179,37 @@ def of_experiment(names: str, runs: str, asked: Asked) -> Answer:
     return answered(solved, checks)
 
 
-def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -> Answer:
+def of_study(
+    study: Study,
+    section: Critical,
+    question: Question,
+    machines: Machines,
+    active: mlflow.ActiveRun,
+) -> Answer:
     """Train the base, if need be, and what it becomes on each mixture; then train the answer."""
-    mixtures = continual_runs.mixtures(plan, section)
-    _refuse_late(plan, section, asked, mixtures, machines)
-    corpus = prepare(plan)
-    base = continual_runs.find_base(plan, corpus, section, machines)
-    seed = plan.sweep.seed
-    tried = [
-        continual_runs.run(plan, corpus, section, base, name, mixture, seed)
-        for name, mixture in mixtures.items()
-    ]
-    train_missing(plan, corpus, tried, machines, keys.CRITICAL)
-    active = mlflow.active_run()
-    assert active is not None
+    mixtures = continual_runs.mixtures(study, section)
+    _refuse_late(study, section, question, mixtures, machines)
+    prepared = prepare(study)
+    continuation = continual_runs.of_base(prepared, section, machines, active)
+    seed = study.sweep.seed
+    tried = [continuation.run(name, mixture, seed) for name, mixture in mixtures.items()]
+    train_missing(prepared, tried, machines, keys.CRITICAL, active)
     pulled = histories.pull([active.info.experiment_id], f"tags.{keys.STUDY} = '{tried[0].study}'")
-    solved = critical(pulled, asked)
+    solved = critical(pulled, question)
     print("\n".join(report(answered(solved, pd.DataFrame()))), flush=True)
 
-    def continued_on(mixture: Array, name: str, seed: int) -> Run:
-        shares = dict(zip(solved.found.predictor.domains, mixture.tolist(), strict=True))
-        checked = checked_mixture(shares, list(plan.domains))
-        return continual_runs.run(
-            plan, corpus, section, base, name, checked, seed, stage=keys.TARGET
-        )
+    def target(mixture: Array, name: str, seed: int) -> Run:
+        shares = dict(zip(solved.forgetting.predictor.domains, mixture.tolist(), strict=True))
+        checked = checked_mixture(shares, list(study.domains))
+        return continuation.run(name, checked, seed, stage=keys.TARGET)
 
     proofs = [
-        continued_on(one.mixture, f"critical-{one.tolerance:g}-seed{seed}", seed)
-        for one in solved.found.answers
+        target(one.mixture, f"critical-{one.tolerance:g}-seed{seed}", seed)
+        for one in solved.forgetting.answers
         if one.mixture is not None
         for seed in section.seeds
     ]
-    run_ids = train_missing(plan, corpus, proofs, machines, keys.CRITICAL) if proofs else {}
+    run_ids = train_missing(prepared, proofs, machines, keys.CRITICAL, active) if proofs else {}
     rows = [
         {
             "run": run.name,
@@ -180,96 +222,62 @@ def of_study(plan: Study, section: Critical, asked: Asked, machines: Machines) -
 
 
 def _refuse_late(
-    plan: Study,
+    study: Study,
     section: Critical,
-    asked: Asked,
+    question: Question,
     mixtures: Mapping[str, Mapping[str, float]],
     machines: Machines,
 ) -> None:
     """Raise InputError, before anything is trained, for what would be refused after it."""
     sizes = [section.size] if section.size else []
-    preflight.training(plan, machines, [*sizes, plan.target.size])
-    plan.refuse_length(section.steps)
-    plan.refuse_length(section.base_steps or plan.training.steps)
+    preflight.training(study, machines, [*sizes, study.target.size])
+    study.refuse_length(section.steps)
+    study.refuse_length(section.base_steps or study.training.steps)
     planned = pd.DataFrame([keys.with_prefix(keys.MIXTURE, m) for m in mixtures.values()])
-    planned = planned.assign(**dict.fromkeys((keys.VAL_LOSS + d for d in plan.domains), 0.0))
-    continual.sides(planned, asked.original, asked.new_validation, asked.weights)
+    planned = planned.assign(**dict.fromkeys((keys.VAL_LOSS + d for d in study.domains), 0.0))
+    continual.sides(planned, question.original, question.new_validation, question.weights)
     continual_runs.refuse_missing_base(section)
     kernels.build_for(machines)
 
 
-def main(
-    study: str,
-    experiment: str,
-    runs: str,
-    original: str,
-    new_validation: str,
-    tokens: str,
-    tolerance: str,
-    weights: str,
-    model: str,
-    workers: str,
-    ranks: str,
-) -> None:
-    if study and experiment:
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    p = parameters
+    if p.study and p.experiment:
         raise InputError("experiment: give a study, which is trained, or an experiment, not both")
-    registry.refuse_bad_name(model or DEFAULT_MODEL, "model")
-    asked = Asked(
-        original=parameters.names("original", original),
-        new_validation=parameters.names("new_validation", new_validation),
-        weights=parameters.numbers("weights", weights) if weights else {},
-        tokens=parameters.integer("tokens", tokens, least=1) if tokens else None,
-        tolerances=[_tolerance(part) for part in parameters.names("tolerance", tolerance)],
-        model=model or DEFAULT_MODEL,
+    registry.refuse_bad_name(p.model or DEFAULT_MODEL, "model")
+    question = Question(
+        original=p.original or [],
+        new_validation=p.new_validation or [],
+        weights=p.weights or {},
+        tokens=p.tokens,
+        tolerances=p.tolerance or [],
+        model=p.model or DEFAULT_MODEL,
     )
-    if experiment:
-        given = of_experiment(experiment, runs, asked)
+    if p.experiment:
+        answer = of_experiment(entry.experiment_ids(p.experiment, active), p.runs, question)
     else:
-        for name, value in (("runs", runs), ("original", original), ("tokens", tokens)):
-            if value:
+        for name in ("runs", "original", "tokens"):
+            if getattr(p, name):
                 raise InputError(f"{name}: it goes with experiment; a study says it itself")
-        plan = studies.load(study or "quickstart")
-        section = plan.critical
+        study = studies.load(p.study or "quickstart")
+        section = study.critical
         if section is None:
             raise InputError(
-                f"study {plan.name!r} has no section `critical`, which says what is continued on "
+                f"study {study.name!r} has no section `critical`, which says what is continued on "
                 "what; `-P study=quickstart` has one"
             )
-        asked = replace(
-            asked,
+        question = replace(
+            question,
             original=list(section.original),
-            weights=asked.weights or plan.weights(),
-            tolerances=asked.tolerances or section.tolerances,
-            model=model or plan.model + CONTINUED,
+            weights=question.weights or study.weights(),
+            tolerances=question.tolerances or section.tolerances,
+            model=p.model or study.model + CONTINUED,
         )
-        given = of_study(plan, section, asked, entry.machines(workers, ranks))
-    artifacts.log(given)
-    print("\n".join(report(given)))
-
-
-def _tolerance(text: str) -> float:
-    value = parameters.number("tolerance", text)
-    if value < 0:
-        raise InputError(f"tolerance: {text!r} must be >= 0, in the unit of the losses")
-    return value
+        machines = entry.machines(p.workers, p.ranks)
+        answer = of_study(study, section, question, machines, active)
+    artifacts.log(answer)
+    print("\n".join(report(answer)))
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.CRITICAL,
-        main,
-        entry.arguments(
-            __doc__,
-            study="",
-            experiment="",
-            runs="",
-            original="",
-            new_validation="",
-            tokens="",
-            tolerance="",
-            weights="",
-            model="",
-            workers="auto",
-            ranks="1",
-        ),
-    )
+    entry.main(keys.CRITICAL, main, Parameters)

@@ -22,24 +22,39 @@ from optimization.domain import predictor as predictors
 from optimization.domain.feasible import feasible
 from optimization.domain.predictor import Predictor
 from pipelines import entry
-from pipelines.command import parameters, preflight
+from pipelines.command import preflight, table, texts
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
-from pipelines.runs.proxy_runs import planned_runs, proxy_runs, queue
+from pipelines.runs.proxy_runs import ledger, planned_runs, proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
-from training.data.corpus import Corpus
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mlflow_runs import search
 from training.record.secrets import masked
 from training.run import Run
-from training.workers.ledger import Ledger
 
 Array = np.ndarray
 FEW = 3  # fitted mixtures a domain, below which what a batch is worth is overestimated
 Mixtures = dict[str, dict[str, float]]  # label → domain → proportion
+
+
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+    model: str = table.model(
+        "The predictor that judges; by default the champion of the study, where there is one."
+    )
+    count: int = table.parameter("Mixtures to propose.", table.at_least(1), default="4")
+    way: str = table.parameter(
+        f"Design them without a predictor, so that they fill what the others leave: "
+        f"{', '.join(designs.WAYS)}."
+    )
+    enqueue: bool = table.parameter(
+        "`true`: the next `sweep` of this study trains them.", texts.boolean, default="false"
+    )
 
 
 @dataclass(frozen=True)
@@ -58,39 +73,44 @@ class Proposal:
 
 
 def proposed(
-    plan: Study, corpus: Corpus, count: int, predictor: Predictor | None, way: str
+    prepared: Prepared, count: int, predictor: Predictor | None, way: str, active: mlflow.ActiveRun
 ) -> Proposal:
     """`count` mixtures beside those that are trained, planned or wait in the ledger."""
-    known, choice, longer = _known(plan, corpus), None, None
-    seed = plan.sweep.seed + len(known)  # not the points of the sweep's own design
+    study, choice, longer = prepared.study, None, None
+    known = _known(prepared, active)
+    seed = study.sweep.seed + len(known)  # not the points of the sweep's own design
     if predictor is None:
-        default = np.array([*plan.default(corpus).values()])
         every = designs.designed(
-            way, len(known) + count, known, plan.feasible(), seed, default, plan.sweep.concentration
+            way,
+            len(known) + count,
+            known,
+            study.feasible(),
+            seed,
+            np.array([*prepared.default.values()]),
+            study.sweep.concentration,
         )
-        found = every[len(known) :]
+        proposals = every[len(known) :]
     else:
-        rules = replace(search_problem.of_study(plan, predictor, corpus).constraints, trust=None)
+        rules = replace(search_problem.of_study(study, predictor).constraints, trust=None)
         allowed = feasible(rules, predictor.domains, predictor.tokens)
-        order = [list(plan.domains).index(d) for d in predictor.domains]
+        order = [list(study.domains).index(d) for d in predictor.domains]
         choice = batch.choose(predictor, allowed, known[:, order], count, seed)
-        found = choice.mixtures[choice.chosen][:, np.argsort(order)]
-    mixtures = _labelled(plan, found)
-    runs = _runs(plan, corpus, mixtures)
-    flops = sum(run.flops(corpus.vocab_size) for run in runs)
+        proposals = choice.mixtures[choice.chosen][:, np.argsort(order)]
+    mixtures = _labelled(study, proposals)
+    vocab_size = prepared.corpus.vocab_size
+    runs = prepared.at_every_size(mixtures)
+    flops = sum(run.flops(vocab_size) for run in runs)
     if predictor is not None and choice is not None:
-        longer = _longer(plan, corpus, predictor, choice.best, flops)
-    planned = sum(run.flops(corpus.vocab_size) for run in proxy_runs(plan, corpus))
+        longer = _longer(prepared, predictor, choice.best, flops)
+    planned = sum(run.flops(vocab_size) for run in proxy_runs(prepared))
     return Proposal(mixtures, runs, flops, planned, predictor, choice, longer)
 
 
-def _known(plan: Study, corpus: Corpus) -> Array:
+def _known(prepared: Prepared, active: mlflow.ActiveRun) -> Array:
     """The study's mixtures that are planned, wait in the ledger or are trained for fits, (p, M)."""
-    active = mlflow.active_run()
-    assert active is not None
     query = (
         f"tags.{keys.STAGE} = '{keys.PROXY}' and tags.{keys.COMPLETE} = 'true' and "
-        f"tags.{keys.STUDY} = '{plan.tag(corpus)}'"
+        f"tags.{keys.STUDY} = '{prepared.tag}'"
     )
     complete = search([active.info.experiment_id], query)
     origins = origin.origins(complete)
@@ -99,13 +119,13 @@ def _known(plan: Study, corpus: Corpus) -> Array:
         for run in complete
         if origins[run.info.run_id] != origin.UNPLANNED
     ]
-    every = [*(run.mixture for run in planned_runs(plan, corpus)), *trained]
-    return np.unique([[mixture[d] for d in plan.domains] for mixture in every], axis=0)
+    every = [*(run.mixture for run in planned_runs(prepared, active)), *trained]
+    return np.unique([[mixture[d] for d in prepared.study.domains] for mixture in every], axis=0)
 
 
-def _labelled(plan: Study, mixtures: Array) -> Mixtures:
+def _labelled(study: Study, mixtures: Array) -> Mixtures:
     """Mixtures (n, M) by names that no other mixture of the study has."""
-    named = [dict(zip(plan.domains, mixture.tolist(), strict=True)) for mixture in mixtures]
+    named = [dict(zip(study.domains, mixture.tolist(), strict=True)) for mixture in mixtures]
     digests = [hashlib.sha256(json.dumps(mixture).encode()).hexdigest() for mixture in named]
     return {
         f"{keys.PROPOSAL}{digest[:8]}": mixture
@@ -113,40 +133,26 @@ def _labelled(plan: Study, mixtures: Array) -> Mixtures:
     }
 
 
-def _runs(plan: Study, corpus: Corpus, mixtures: Mixtures) -> list[Run]:
-    """Every mixture at every size of the sweep, the largest first."""
-    return [
-        plan.run(corpus, f"{label}-{size}", mixture, size=size, seed=plan.sweep.seed)
-        for size in sorted(plan.sweep.sizes, key=lambda s: -plan.size(s).n_params)
-        for label, mixture in mixtures.items()
-    ]
-
-
-def _longer(
-    plan: Study, corpus: Corpus, predictor: Predictor, best: Array, flops: int
-) -> float | None:
+def _longer(prepared: Prepared, predictor: Predictor, best: Array, flops: int) -> float | None:
     if predictor.python.spec["only"]["tokens"] is not None:
         return None
-    target = plan.run(
-        corpus, "target", plan.default(corpus), size=plan.target.size, seed=0,
-        steps=plan.target.steps,
-    )  # fmt: skip
-    share = 1 + flops / target.flops(corpus.vocab_size)
+    target = prepared.target("target", prepared.default, seed=0)
+    share = 1 + flops / target.flops(prepared.corpus.vocab_size)
     later = predictor.at(predictor.n_params, predictor.tokens * share)
     now, then = (p.surface.predict(best[None])[0] @ p.weights for p in (predictor, later))
     return float(now - then)
 
 
-def report(found: Proposal) -> Iterator[str]:
+def report(proposal: Proposal) -> Iterator[str]:
     """The mixtures as a table, what makes their worth doubtful, their cost and their worth."""
-    predictor, choice = found.predictor, found.choice
+    predictor, choice = proposal.predictor, proposal.choice
     beside = {}
     if predictor:
-        for name, mixture in found.mixtures.items():
+        for name, mixture in proposal.mixtures.items():
             p = predictor.ask(mixture)
             beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}], {p.distance:.2f}"
     yield from layout.mixtures(
-        found.mixtures,
+        proposal.mixtures,
         beside,
         heads=("mixture", "predicted loss, distance" if predictor else ""),
         decimals=4,
@@ -161,8 +167,8 @@ def report(found: Proposal) -> Iterator[str]:
                 "probably far too high"
             )
     yield (
-        f"{len(found.runs)} runs: {found.flops:.3g} FLOPs, "
-        f"{100 * found.flops / found.sweep_flops:.0f} % of what the study's own sweep takes"
+        f"{len(proposal.runs)} runs: {proposal.flops:.3g} FLOPs, "
+        f"{100 * proposal.flops / proposal.sweep_flops:.0f} % of what the study's own sweep takes"
     )
     unit = keys.unit_text(predictor.unit) if predictor else ""
     if choice:
@@ -171,83 +177,81 @@ def report(found: Proposal) -> Iterator[str]:
             f"expected to make the best mixture better by {worth.expected:.2g} {unit} (to know "
             f"the law exactly: {worth.most:.2g})"
         )
-    if found.longer is not None:
-        yield f"as many FLOPs in a longer training of the target: {found.longer:.2g} {unit}"
+    if proposal.longer is not None:
+        yield f"as many FLOPs in a longer training of the target: {proposal.longer:.2g} {unit}"
 
 
-def log(found: Proposal) -> None:
+def log(proposal: Proposal) -> None:
     """Log a proposal to the active run."""
     table = pd.DataFrame(
-        [{"mixture": n, **keys.with_prefix(keys.MIXTURE, m)} for n, m in found.mixtures.items()]
+        [{"mixture": n, **keys.with_prefix(keys.MIXTURE, m)} for n, m in proposal.mixtures.items()]
     )
-    metrics = {"flops": float(found.flops), "sweep_flops": float(found.sweep_flops)}
-    if found.predictor is not None and found.choice is not None:
-        choice = found.choice
-        mlflow.log_param("model_uri", masked(found.predictor.uri))
+    metrics = {"flops": float(proposal.flops), "sweep_flops": float(proposal.sweep_flops)}
+    if proposal.predictor is not None and proposal.choice is not None:
+        choice = proposal.choice
+        mlflow.log_param("model_uri", masked(proposal.predictor.uri))
         metrics |= {"expected_gain": choice.worth.expected, "most_gain": choice.worth.most}
         objective, deviation = choice.ensemble.objective, choice.ensemble.deviation
         table["objective"] = objective[choice.chosen]
         table["deviation"] = deviation[choice.chosen]
-        names = list(found.mixtures)
+        names = list(proposal.mixtures)
         for name, figure in (
             (
                 "proposals",
-                plots.proposals(found.predictor.fitted, found.mixtures, found.predictor.domains),
+                plots.proposals(
+                    proposal.predictor.fitted, proposal.mixtures, proposal.predictor.domains
+                ),
             ),
             (
                 "uncertainty",
-                plots.uncertainty(objective, deviation, choice.chosen, names, found.predictor.unit),
+                plots.uncertainty(
+                    objective, deviation, choice.chosen, names, proposal.predictor.unit
+                ),
             ),
         ):
             mlflow.log_figure(figure, f"figures/{name}.png")
-    if found.longer is not None:
-        metrics["longer_target_gain"] = found.longer
+    if proposal.longer is not None:
+        metrics["longer_target_gain"] = proposal.longer
     mlflow.log_metrics(metrics)
     mlflow.log_table(table, "proposals.json")
 
 
-def _predictor(plan: Study, model: str) -> Predictor | None:
+def _predictor(study: Study, model: str) -> Predictor | None:
     """The given one, or the study's champion if there is one for its domains."""
     if model:
         return predictors.load(model)
     try:
-        mlflow.MlflowClient().get_model_version_by_alias(plan.model, CHAMPION)
+        mlflow.MlflowClient().get_model_version_by_alias(study.model, CHAMPION)
     except MlflowException:
         return None
-    found = predictors.load(champion(plan.model))
-    if set(found.domains) == set(plan.domains):
-        return found
-    print(f"design: {found.uri} has other domains than the study; it is not used")
+    predictor = predictors.load(champion(study.model))
+    if set(predictor.domains) == set(study.domains):
+        return predictor
+    print(f"design: {predictor.uri} has other domains than the study; it is not used")
     return None
 
 
-def main(study: str, model: str, count: str, way: str, enqueue: str) -> None:
-    plan, wanted = studies.load(study), parameters.integer("count", count, least=1)
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    study, model, way = studies.load(parameters.study), parameters.model, parameters.way
     if way and way not in designs.WAYS:
         raise InputError(f"way: {way!r}; it is {', '.join(designs.WAYS)}")
     if way and model:
         raise InputError("way: a model chooses the mixtures itself; leave out way or model")
-    put = parameters.boolean("enqueue", enqueue)
-    preflight.preparing(plan)
-    preflight.ledger(plan)
-    predictor = None if way else _predictor(plan, model)
+    preflight.preparing(study)
+    preflight.ledger(study)
+    predictor = None if way else _predictor(study, model)
     if predictor is not None:
-        search_problem.refuse_other_domains(plan, predictor)
-    corpus = prepare(plan)
-    found = proposed(plan, corpus, wanted, predictor, way or plan.sweep.design)
-    log(found)
-    print("\n".join(report(found)))
-    if put:
-        there = queue(plan, corpus)
-        Ledger(there.ledger_url, there.name).plan(found.runs)
+        search_problem.refuse_other_domains(study, predictor)
+    prepared = prepare(study)
+    proposal = proposed(prepared, parameters.count, predictor, way or study.sweep.design, active)
+    log(proposal)
+    print("\n".join(report(proposal)))
+    if parameters.enqueue:
+        ledger(prepared, active).enqueue(proposal.runs)
         print("enqueued: the next `sweep` of this study trains them")
     else:
         print("not enqueued; enqueue=true lets the next `sweep` of this study train them")
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.DESIGN,
-        main,
-        entry.arguments(__doc__, study="quickstart", model="", count="4", way="", enqueue="false"),
-    )
+    entry.main(keys.DESIGN, main, Parameters)

@@ -1,17 +1,17 @@
 """What every entry point shares: its MLflow run, its parameters, and how a mistake is told."""
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines.command import parameters, preflight, processes, titles
+from pipelines.command import preflight, processes, texts, titles
+from pipelines.command import table as tables
 from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import open_run
@@ -34,7 +34,7 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
         processes.mark(active.info.run_id)
         if given is not None:
             processes.close_dead(active.info.experiment_id)
-            preflight.registry_and_artifacts()  # a title may ask the registry
+            preflight.registry_and_artifacts(active)  # a title may ask the registry
         if given is not None and (not joins or titles.generated(active.info.run_name)):
             title = secrets.masked(titles.title(name, given, active.info.experiment_id))
             mlflow.set_tag(keys.RUN_NAME, title)
@@ -44,21 +44,23 @@ def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.
         yield active
 
 
-def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser) -> None:
+def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], table: type) -> None:
     """Run an entry point: a mistake of the user's ends it with one line and exit code 1.
 
-    `body` takes the parsed parameters as keywords and runs inside the stage's MLflow run.
+    `body` takes the values of the `table` of its parameters, and the stage's MLflow run, which is
+    active.
     """
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(stores.CONNECT_SECONDS))
     quiet()
     secrets.guard()
     command = titles.COMMANDS.get(name, name)
+    parser = tables.parser(table, sys.modules[table.__module__].__doc__)
     given = vars(parser.parse_args(_joined(sys.argv[1:])))
     interrupt_on_signals()
     try:
         preflight.tracking_store()
-        with stage(name, given):
-            body(**given)
+        with stage(name, given) as active:
+            body(tables.read(table, given), active)
     except (InputError, DivergedError) as error:
         sys.exit(f"{command}: {error}")
     except KeyboardInterrupt:
@@ -67,69 +69,51 @@ def main(name: str, body: Callable[..., object], parser: argparse.ArgumentParser
         sys.exit(f"{command}: MLflow: {first_line(error)}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose error is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"{Path(self.prog).stem}: {message}")
-
-
 def _joined(arguments: Sequence[str]) -> list[str]:
     """`--key value` as `--key=value`, so that a value may begin with a dash."""
-    found: list[str] = []
+    joined: list[str] = []
     for text in arguments:
-        if found and found[-1].startswith("--") and "=" not in found[-1]:
-            found[-1] += f"={text}"
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={text}"
         else:
-            found.append(text)
-    return found
+            joined.append(text)
+    return joined
 
 
-def arguments(description: str | None, **defaults: str) -> argparse.ArgumentParser:
-    """A parser of string parameters, name → default, as `mlproject` hands them over."""
-    parser = _Parser(description=description, allow_abbrev=False)
-    for key, default in defaults.items():
-        parser.add_argument(f"--{key.replace('_', '-')}", default=default)
-    return parser
-
-
-def machines(workers: str = "auto", ranks: str = "1", hostfile: str = "") -> Machines:
+def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machines:
     """The processes that these parameters ask for.
 
     `auto` workers take all GPUs, or all cores: processes of one thread suit tiny models best.
     Raises InputError for more processes than there are GPUs.
     """
     if hostfile:
-        if ranks != "1":
+        if ranks != 1:
             raise InputError("ranks: a hostfile says how many processes there are; leave ranks out")
         path = Path(hostfile).absolute()
         return Machines(workers=1, ranks=launcher.slots(path), hostfile=path)
-    together = parameters.integer("ranks", ranks, least=1)
     gpus = len(visible_gpus())
     if workers == "auto":
-        count = max(1, (gpus or cores()) // together)
+        count = max(1, (gpus or cores()) // ranks)
     else:
-        count = parameters.integer("workers", workers, least=1)
-    if gpus and together > 1 and count * together > gpus:
+        count = texts.integer("workers", workers, least=1)
+    if gpus and ranks > 1 and count * ranks > gpus:
         raise InputError(
-            f"ranks: {count} x {together} processes need as many GPUs; this machine offers {gpus}"
+            f"ranks: {count} x {ranks} processes need as many GPUs; this machine offers {gpus}"
         )
-    return Machines(count, together)
+    return Machines(count, ranks)
 
 
-def experiment_ids(names: str) -> list[str]:
-    """Ids of comma-separated experiments, or of one whose name holds commas; by default the active
-    run's."""
+def experiment_ids(names: str, active: mlflow.ActiveRun) -> list[str]:
+    """Ids of comma-separated experiments, or of one whose name holds commas; by default the
+    experiment of the active run."""
     if not names:
-        active = mlflow.active_run()
-        assert active is not None
         return [active.info.experiment_id]
     ids = []
     whole = mlflow.get_experiment_by_name(names)
-    for name in [names] if whole else parameters.names("experiment", names):
-        found = mlflow.get_experiment_by_name(name)
-        if found is None:
+    for name in [names] if whole else texts.names("experiment", names):
+        experiment = mlflow.get_experiment_by_name(name)
+        if experiment is None:
             known = ", ".join(e.name for e in mlflow.search_experiments())
             raise InputError(f"experiment: no experiment {name!r}; there are: {known}")
-        ids.append(found.experiment_id)
+        ids.append(experiment.experiment_id)
     return ids

@@ -1,16 +1,24 @@
 """`export`: the complete proxy runs of experiments → a tidy table, CSV or Parquet."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 
 from fitting.data import histories
 from pipelines import entry
-from pipelines.command import preflight
+from pipelines.command import preflight, table
 from training.record import keys
 from training.record.errors import InputError
 
 FORMATS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    experiment: str = table.experiment()
+    runs: str = table.runs()
+    output: str = table.parameter("The file to write, CSV or Parquet.", default="runs.csv")
 
 
 def export(experiment_ids: list[str], runs: str, output: str) -> None:
@@ -33,11 +41,10 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
         print(f"  left out: {histories.counted(pulled.left_out)}")
 
 
-def main(experiment: str, runs: str, output: str) -> None:
-    export(entry.experiment_ids(experiment), runs, output)
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    experiments = entry.experiment_ids(parameters.experiment, active)
+    export(experiments, parameters.runs, parameters.output)
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.EXPORT, main, entry.arguments(__doc__, experiment="", runs="", output="runs.csv")
-    )
+    entry.main(keys.EXPORT, main, Parameters)

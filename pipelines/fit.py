@@ -24,18 +24,89 @@ from fitting.selection.choose import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from pipelines import entry
-from pipelines.command import parameters
+from pipelines.command import table as tables
+from pipelines.command import texts
 from pipelines.study import load as studies
+from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
-from training.data import corpus as corpora
-from training.data.corpus import Corpus
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE, checked_weights
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
+EXPLICIT, IMPLICIT = "explicit", "implicit"
 NAMED = 5  # reasons to leave runs out that the summary names
+
+
+@dataclass(frozen=True)
+class Parameters:
+    study: str = tables.parameter(
+        "The study whose runs are fitted, for its target, weights and rules; by default those of "
+        "the newest sweep above the runs."
+    )
+    experiment: str = tables.experiment()
+    runs: str = tables.runs()
+    method: str = tables.parameter(
+        f"The law: `auto`, by cross-validation, or one of {', '.join(ALL_METHODS)}.",
+        default="auto",
+    )
+    n_params: int | None = tables.parameter(
+        "Non-embedding parameters of the target; by default the study's, or the largest in the "
+        "data.",
+        tables.at_least(1),
+    )
+    tokens: int | None = tables.parameter(
+        "Tokens of the target; by default the study's, or the most in the data.",
+        tables.at_least(1),
+    )
+    weights: dict[str, float] | None = tables.parameter(
+        "Weights of the validation domains: `web=2,code=1`, a JSON object or file.", texts.numbers
+    )
+    model: str = tables.parameter(
+        f"The name to register under; by default the study's, or {registry.DEFAULT_NAME}."
+    )
+    min_step: int | None = tables.parameter(
+        "The first fitted step; by default after the start-up transient, which is recognised.",
+        tables.at_least(0),
+    )
+    max_step: int | None = tables.parameter("The last fitted step.", tables.at_least(1))
+    aggregation: str = tables.parameter(
+        f"`{EXPLICIT}`: a law a validation domain; `{IMPLICIT}`: one law of their weighted loss.",
+        texts.one_of(EXPLICIT, IMPLICIT),
+        default=EXPLICIT,
+    )
+    power: float | None = tables.parameter(
+        "The exponent of φ(r) = r^a; by default chosen.", texts.not_negative
+    )
+    ridge: float | None = tables.parameter(
+        "The penalty on coefficients; by default chosen.", texts.not_negative
+    )
+    terms: int | None = tables.parameter(
+        "Exponentials of the law; by default chosen.", tables.at_least(1)
+    )
+    shrinking: bool | None = tables.parameter(
+        "`true`: the effect of the mixture shrinks with size and steps; by default chosen.",
+        texts.boolean,
+    )
+    tie: str = tables.parameter("Exponents that domains share; by default chosen.")
+    huber: float | None = tables.parameter(
+        "Where Huber's loss turns linear; by default chosen.", texts.not_negative
+    )
+    compare: bool = tables.parameter(
+        "`true`: compare with LightGBM, linear regression and published laws.",
+        texts.boolean,
+        default="true",
+    )
+    reuse: str = tables.parameter(
+        "An MLflow filter string of an older study's runs, which are fitted too."
+    )
+    split: dict[str, dict[str, float]] | None = tables.parameter(
+        "How an older domain is made of newer ones: `code=python:0.6+cpp:0.4`.", texts.shares
+    )
+    unplanned: bool = tables.parameter(
+        "`true`: fit runs of `train` too, which no sweep planned.", texts.boolean, default="false"
+    )
 
 
 @dataclass(frozen=True)
@@ -197,18 +268,18 @@ def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame
     return table.reset_index(drop=True), notes
 
 
-def purpose_of(plan: Study, corpus: Corpus | None) -> Purpose:
+def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
     """What a study is for; its default mixture where its text is prepared or says it."""
-    lower, upper = plan.limits()
-    default = plan.default(corpus) if corpus else plan.given_default()
+    lower, upper = study.limits()
+    default = prepared.default if prepared else study.given_default()
     return Purpose(
-        n_params=plan.size(plan.target.size).n_params,
-        tokens=plan.target_tokens(),
-        weights=plan.weights(),
+        n_params=study.size(study.target.size).n_params,
+        tokens=study.target_tokens(),
+        weights=study.weights(),
         default_mixture=default or {},
-        lowest=dict(zip(plan.domains, lower, strict=True)),
-        highest=dict(zip(plan.domains, upper, strict=True)),
-        bundles=plan.bundles,
+        lowest=dict(zip(study.domains, lower, strict=True)),
+        highest=dict(zip(study.domains, upper, strict=True)),
+        bundles=study.bundles,
     )
 
 
@@ -306,141 +377,68 @@ def _target(observations: Observations, purpose: Purpose, given: dict[str, float
     return Target(float(n_params), float(tokens))
 
 
-def main(
-    study: str,
-    experiment: str,
-    runs: str,
-    n_params: str,
-    tokens: str,
-    weights: str,
-    model: str,
-    min_step: str,
-    max_step: str,
-    aggregation: str,
-    reuse: str,
-    split: str,
-    unplanned: str,
-    **law: str,
-) -> None:
-    target = {
-        key: float(parameters.integer(key, text, least=1))
-        for key, text in (("n_params", n_params), ("tokens", tokens))
-        if text
-    }
-    if aggregation not in ("explicit", "implicit"):
-        raise InputError(f"aggregation: {aggregation!r}; it is explicit or implicit")
-    plan = studies.load(study) if study else None
-    purpose = None
-    if plan is not None:
-        corpus = corpora.find(plan.domains, plan.tokenizer, plan.validation, plan.workspace)
-        purpose = purpose_of(plan, corpus)
-        model = model or plan.model
-        runs = runs or _runs_of(plan, corpus)
-    registry.refuse_bad_name(model or registry.DEFAULT_NAME, "model")
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    p = parameters
+    study = studies.load(p.study) if p.study else None
+    prepared = Prepared.found(study) if study else None
+    model = p.model or (study.model if study else registry.DEFAULT_NAME)
+    registry.refuse_bad_name(model, "model")
+    target = {"n_params": p.n_params, "tokens": p.tokens}
     fit(
-        entry.experiment_ids(experiment),
-        runs,
-        model or registry.DEFAULT_NAME,
-        law_options(**law),
-        target,
-        parameters.numbers("weights", weights) if weights else None,
-        Checkpoints(
-            parameters.integer("min_step", min_step) if min_step else None,
-            parameters.integer("max_step", max_step, least=1) if max_step else None,
-        ),
-        implicit=aggregation == "implicit",
-        old=Reuse(reuse, parameters.shares("split", split)),
-        unplanned=parameters.boolean("unplanned", unplanned),
-        purpose=purpose,
+        entry.experiment_ids(p.experiment, active),
+        p.runs or (_runs_of(study, prepared) if study else ""),
+        model,
+        law_options(p),
+        {name: float(value) for name, value in target.items() if value},
+        p.weights,
+        Checkpoints(p.min_step, p.max_step),
+        implicit=p.aggregation == IMPLICIT,
+        old=Reuse(p.reuse, p.split or {}),
+        unplanned=p.unplanned,
+        purpose=purpose_of(study, prepared) if study else None,
     )
 
 
-def _runs_of(plan: Study, corpus: Corpus | None) -> str:
+def _runs_of(study: Study, prepared: Prepared | None) -> str:
     """An MLflow filter string of a study's runs; of all of its name where its text is not
     prepared."""
-    if corpus is None:
-        return f"tags.{keys.STUDY} LIKE '{plan.name}-%'"
-    return f"tags.{keys.STUDY} = '{plan.tag(corpus)}'"
+    if prepared is None:
+        return f"tags.{keys.STUDY} LIKE '{study.name}-%'"
+    return f"tags.{keys.STUDY} = '{prepared.tag}'"
 
 
-def law_options(
-    method: str,
-    power: str,
-    ridge: str,
-    terms: str,
-    shrinking: str,
-    tie: str,
-    huber: str,
-    compare: str,
-) -> Options:
-    """What the user decides of the law; an empty text leaves the choice to cross-validation.
+def law_options(parameters: Parameters) -> Options:
+    """What the user decides of the law; cross-validation chooses the rest.
 
     Of `auto` remain the methods that know every choice that is made.
     """
+    method, tie = parameters.method, parameters.tie
     if method != "auto" and method not in ALL_METHODS:
         raise InputError(f"method: {method!r}; it is auto, {', '.join(ALL_METHODS)}")
-    texts = {
-        "power": power,
-        "ridge": ridge,
-        "terms": terms,
-        "shrinking": shrinking,
-        "tie": tie,
-        "huber": huber,
+    choices: dict[str, Any] = {
+        "power": parameters.power,
+        "ridge": parameters.ridge,
+        "terms": parameters.terms,
+        "shrinking": parameters.shrinking,
+        "tie": tie or None,
+        "huber": parameters.huber,
     }
-    given = {name: text for name, text in texts.items() if text}
+    made = {name for name, value in choices.items() if value is not None}
     among = METHODS if method == "auto" else (method,)
-    fitting = tuple(m for m in among if set(given) <= set(CHOICES[m]))
-    if not fitting:
+    methods = tuple(m for m in among if made <= set(CHOICES[m]))
+    if not methods:
         takes = "; ".join(f"{m} takes {', '.join(CHOICES[m])}" for m in among)
         raise InputError(
-            f"{', '.join(given)}: no law of method {method} takes all of them: {takes}"
+            f"{', '.join(n for n in choices if n in made)}: no law of method {method} takes all of "
+            f"them: {takes}"
         )
     if tie:
-        ties = {t for m in fitting for t in TIES[m]}
-        fitting = tuple(m for m in fitting if tie in TIES[m])
-        if not fitting:
+        ties = {t for m in methods for t in TIES[m]}
+        methods = tuple(m for m in methods if tie in TIES[m])
+        if not methods:
             raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties))}")
-    for name in ("power", "ridge", "huber"):
-        if name in given and not parameters.number(name, given[name]) >= 0:
-            raise InputError(f"{name}: {given[name]!r}; it must be >= 0")
-    return Options(
-        methods=fitting,
-        power=parameters.number("power", power) if power else None,
-        ridge=parameters.number("ridge", ridge) if ridge else None,
-        terms=parameters.integer("terms", terms, least=1) if terms else None,
-        shrinking=parameters.boolean("shrinking", shrinking) if shrinking else None,
-        tie=tie or None,
-        huber=parameters.number("huber", huber) if huber else None,
-        compare=parameters.boolean("compare", compare),
-    )
+    return Options(methods=methods, compare=parameters.compare, **choices)
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.FIT,
-        main,
-        entry.arguments(
-            __doc__,
-            study="",
-            experiment="",
-            runs="",
-            method="auto",
-            n_params="",
-            tokens="",
-            weights="",
-            model="",
-            min_step="",
-            max_step="",
-            aggregation="explicit",
-            power="",
-            ridge="",
-            terms="",
-            shrinking="",
-            tie="",
-            huber="",
-            compare="true",
-            reuse="",
-            split="",
-            unplanned="false",
-        ),
-    )
+    entry.main(keys.FIT, main, Parameters)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from fitting.importing import mixinglaws, pair, table_reader, writer
 from fitting.importing.table_reader import ForeignRun, Found
 from pipelines import entry
-from pipelines.command import parameters
+from pipelines.command import table, texts
 from training.record import keys
 from training.record.errors import InputError
 from training.record.mixtures import refuse_unknown
@@ -34,30 +34,52 @@ FORMATS = {  # and the parameters that each one knows
 }
 
 
-def read(source: str, format: str, **options: str) -> Found:
-    """The runs in the files; raises InputError for an option that the format does not know."""
-    if format not in FORMATS:
-        raise InputError(f"format: {format!r}; it is {', '.join(FORMATS)}")
-    for key, value in options.items():
-        if value and key not in FORMATS[format]:
-            knows = ", ".join(FORMATS[format]) or "none of the like"
-            raise InputError(f"{key}: format {format} takes {knows}")
-    n_params, tokens = options["n_params"], options["tokens"]
-    if format == "pair":
-        return pair.pair(
-            source,
-            parameters.integer("n_params", n_params, least=1) if n_params else None,
-            parameters.integer("tokens", tokens, least=1) if tokens else None,
-            parameters.names("strip", options["strip"]),
-        )
-    if format == "mixinglaws":
-        sizes = parameters.pairs("n_params", n_params) if n_params else {}
+@dataclass(frozen=True)
+class Parameters:
+    source: str = table.parameter(
+        "The files, separated by commas: CSV, Parquet or JSON lines.", default=None
+    )
+    format: str = table.parameter(f"{', '.join(FORMATS)}.", default=None)
+    experiment: str = table.parameter("The experiment to write to; by default that of this run.")
+    weights: str = table.parameter(
+        "Weights of the validation domains: `web=2,code=1`, a JSON object or file."
+    )
+    domains: list[str] | None = table.parameter(
+        "mixinglaws: the names of its domains, separated by commas.", texts.names
+    )
+    n_params: str = table.parameter(
+        "Non-embedding parameters. pair: one number; mixinglaws: `70M=18915328,…`."
+    )
+    tokens: int | None = table.parameter("pair: the tokens of every run.", table.at_least(1))
+    strip: list[str] | None = table.parameter(
+        "pair: what is cut off the names of columns, separated by commas.", texts.names
+    )
+    check: list[str] | None = table.parameter(
+        "Names of runs that no fit reads, separated by commas; `critical` checks with them.",
+        texts.names,
+    )
+    base: str = table.parameter("mixinglaws: the file with the base model's losses.")
+    unit: str = table.parameter("Of the losses; by default the files', or nats_per_token.")
+
+
+def read(parameters: Parameters) -> Found:
+    """The runs in the files; raises InputError for a parameter that the format does not know."""
+    p = parameters
+    if p.format not in FORMATS:
+        raise InputError(f"format: {p.format!r}; it is {', '.join(FORMATS)}")
+    for name in ("domains", "n_params", "tokens", "strip", "base"):
+        if getattr(p, name) and name not in FORMATS[p.format]:
+            knows = ", ".join(FORMATS[p.format]) or "none of the like"
+            raise InputError(f"{name}: format {p.format} takes {knows}")
+    if p.format == "pair":
+        n_params = texts.integer("n_params", p.n_params, least=1) if p.n_params else None
+        return pair.pair(p.source, n_params, p.tokens, p.strip or [])
+    if p.format == "mixinglaws":
+        sizes = texts.pairs("n_params", p.n_params) if p.n_params else {}
         for size, count in sizes.items():
-            parameters.integer(f"n_params: {size}", str(count), least=1)
-        return mixinglaws.logs(
-            source, parameters.names("domains", options["domains"]), sizes, options["base"]
-        )
-    return table_reader.tidy(source)
+            texts.integer(f"n_params: {size}", str(count), least=1)
+        return mixinglaws.logs(p.source, p.domains or [], sizes, p.base)
+    return table_reader.tidy(p.source)
 
 
 def checks_marked(found: Found, names: Sequence[str]) -> Found:
@@ -79,21 +101,18 @@ def measured_in(found: Found, unit: str) -> Found:
     return replace(found, runs=tuple(replace(run, unit=unit) for run in found.runs), unit=unit)
 
 
-def import_runs(
-    found: Found, source: str, format: str, experiment: str = "", weights: str = ""
-) -> None:
+def import_runs(found: Found, parameters: Parameters, active: mlflow.ActiveRun) -> None:
     """Write the runs below the active run, or below a run of this stage in another experiment."""
+    weights, experiment = parameters.weights, parameters.experiment
     weight = _weights(weights, found.val_domains()) if weights else {}
-    active = mlflow.active_run()
-    assert active is not None
     here = active.info.experiment_id
     there = _experiment_id(experiment) if experiment else here
     new = writer.missing(found.runs, there, weight) if there else list(found.runs)
     for note in found.notes:
         print(f"import: {note}", flush=True)
     params = {
-        "import/source": source,
-        "import/format": format,
+        "import/source": parameters.source,
+        "import/format": parameters.format,
         keys.UNIT: found.unit,
         **keys.with_prefix(keys.WEIGHT, weight),
     }
@@ -180,7 +199,7 @@ def _experiment_id(name: str) -> str:
 
 def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
     """A weight for every validation domain, in their order."""
-    given = parameters.numbers("weights", text)
+    given = texts.numbers("weights", text)
     refuse_unknown(given, val_domains, "weights")
     if missing := [name for name in val_domains if name not in given]:
         raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
@@ -189,45 +208,14 @@ def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
     return {name: given[name] for name in val_domains}
 
 
-def main(
-    source: str,
-    format: str,
-    experiment: str,
-    weights: str,
-    domains: str,
-    n_params: str,
-    tokens: str,
-    strip: str,
-    check: str,
-    base: str,
-    unit: str = "",
-) -> None:
-    if not source:
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    if not parameters.source:
         raise InputError("source: give the files to import")
-    found = read(
-        source, format, domains=domains, n_params=n_params, tokens=tokens, strip=strip, base=base
-    )
-    found = measured_in(checks_marked(found, parameters.names("check", check)), unit)
+    runs = checks_marked(read(parameters), parameters.check or [])
+    runs = measured_in(runs, parameters.unit)
     with alone():
-        import_runs(found, source, format, experiment, weights)
+        import_runs(runs, parameters, active)
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.IMPORT,
-        main,
-        entry.arguments(
-            __doc__,
-            source="",
-            format="",
-            experiment="",
-            weights="",
-            domains="",
-            n_params="",
-            tokens="",
-            strip="",
-            check="",
-            base="",
-            unit="",
-        ),
-    )
+    entry.main(keys.IMPORT, main, Parameters)

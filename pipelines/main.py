@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -17,14 +18,13 @@ from optimization.domain import simplex
 from optimization.mixture.report import report
 from optimization.mixture.solve import Answer
 from pipelines import entry, verify
-from pipelines.command import advice, preflight
+from pipelines.command import advice, preflight, table
 from pipelines.fit import Fitted, fit, purpose_of
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
 from pipelines.proof.verdict import Proof
-from pipelines.runs import budget
-from pipelines.runs import dry_run as plans
+from pipelines.runs import budget, dry_run
 from pipelines.runs.proxy_runs import proxy_runs, refuse_design
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -39,36 +39,50 @@ SEARCH_FIGURES = ("best_mixture", "near_optimal")
 PROOF_FIGURES = ("measured_beside_predicted", "loss_curves")
 
 
-def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:
-    chosen = studies.load(study)
-    processes = entry.machines(workers, ranks)
-    if plans.wanted(plan, throughput):
-        known = budget.basis(chosen)
-        runs = proxy_runs(chosen, known.corpus)
-        stages = plans.loop(chosen, known, runs)
-        plans.show(chosen, known, runs, processes.workers, throughput, targets=True, stages=stages)
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+    workers: str = table.workers()
+    ranks: int = table.ranks()
+    plan: bool = table.dry_run()
+    throughput: float | None = table.throughput()
+
+
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study)
+    machines = entry.machines(parameters.workers, parameters.ranks)
+    if dry_run.wanted(parameters.plan, parameters.throughput):
+        basis = budget.basis(study)
+        runs = proxy_runs(basis.prepared)
+        dry_run.show(
+            basis,
+            runs,
+            machines.workers,
+            parameters.throughput,
+            active,
+            targets=True,
+            stages=dry_run.loop(basis, runs),
+        )
         return
-    preflight.training(chosen, processes, [*chosen.sweep.sizes, chosen.target.size])
-    refuse_design(chosen)
-    kernels.build_for(processes)
-    active = mlflow.active_run()
-    assert active is not None
+    preflight.training(study, machines, [*study.sweep.sizes, study.target.size])
+    refuse_design(study)
+    kernels.build_for(machines)
     with entry.stage(keys.PREPARE):
-        corpus = prepare(chosen)
-    with entry.stage(keys.SWEEP):
-        sweep(chosen, corpus, processes)
+        prepared = prepare(study)
+    with entry.stage(keys.SWEEP) as sweeping:
+        sweep(prepared, machines, sweeping)
     with entry.stage(keys.FIT) as fitting:
         fitted = fit(
             [active.info.experiment_id],
-            f"tags.{keys.STUDY} = '{chosen.tag(corpus)}'",
-            chosen.model,
-            purpose=purpose_of(chosen, corpus),
+            f"tags.{keys.STUDY} = '{prepared.tag}'",
+            study.model,
+            purpose=purpose_of(study, prepared),
         )
     predictor = predictors.load(fitted.registered.uri)
     with entry.stage(keys.OPTIMIZE) as searching:
-        answer = optimize(predictor, search_problem.of_study(chosen, predictor, corpus))
+        answer = optimize(predictor, search_problem.of_study(study, predictor))
     with entry.stage(keys.VERIFY) as proving:
-        proof = verify.verify(chosen, corpus, predictor, verify.to_train(answer), processes)
+        proof = verify.verify(prepared, predictor, verify.to_train(answer), machines, proving)
     standing = registry.standing(predictor.uri)
     lines = summary(fitted, answer, proof, standing)
     mlflow.log_params(keys.with_prefix(keys.MIXTURE, answer.best))
@@ -143,10 +157,4 @@ def _question(best: Mapping[str, float], run_id: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.MAIN,
-        main,
-        entry.arguments(
-            __doc__, study="quickstart", workers="auto", ranks="1", plan="false", throughput=""
-        ),
-    )
+    entry.main(keys.MAIN, main, Parameters)

@@ -1,5 +1,7 @@
 """`optimize`: search the mixture with Optuna against the registered predictor."""
 
+from dataclasses import dataclass
+
 import mlflow
 
 from fitting.registry import CHAMPION, DEFAULT_NAME
@@ -9,20 +11,36 @@ from optimization.mixture import artifacts, solve
 from optimization.mixture.report import report
 from optimization.mixture.solve import Answer, Problem
 from pipelines import entry
-from pipelines.command import parameters
+from pipelines.command import table, texts
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.search_problem import Changes
 from training.record import keys, layout
 
 
-def optimize(predictor: Predictor, wanted: Problem, *, children: bool = False) -> Answer:
+@dataclass(frozen=True)
+class Parameters(Changes):
+    study: str = table.study("")
+    model: str = table.model("The predictor; by default the champion of the study.")
+    n_params: int | None = table.parameter(
+        "Non-embedding parameters of the target; by default the predictor's.", table.at_least(1)
+    )
+    tokens: int | None = table.parameter(
+        "Tokens of the target; by default the predictor's.", table.at_least(1)
+    )
+    children: bool = table.parameter(
+        "`true`: log every trial as a child run.", texts.boolean, default="false"
+    )
+
+
+def optimize(predictor: Predictor, problem: Problem, *, children: bool = False) -> Answer:
     """Answer a problem and log the answer to the active run."""
-    found = solve.solve(predictor, wanted)
-    artifacts.log(found, children=children)
-    lines = report(found)
+    answer = solve.solve(predictor, problem)
+    artifacts.log(answer, children=children)
+    lines = report(answer)
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
-    return found
+    return answer
 
 
 def champion(name: str) -> str:
@@ -30,43 +48,22 @@ def champion(name: str) -> str:
     return f"models:/{name}@{CHAMPION}"
 
 
-def main(model: str, n_params: str, tokens: str, study: str, children: str, **options: str) -> None:
-    plan = studies.load(study) if study else None
+def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study) if parameters.study else None
     predictor = predictors.load(
-        model or champion(plan.model if plan else DEFAULT_NAME),
-        parameters.integer("n_params", n_params, least=1) if n_params else None,
-        parameters.integer("tokens", tokens, least=1) if tokens else None,
+        parameters.model or champion(study.model if study else DEFAULT_NAME),
+        parameters.n_params,
+        parameters.tokens,
     )
-    wanted = (
-        search_problem.of_study(plan, predictor) if plan else search_problem.of_predictor(predictor)
+    problem = (
+        search_problem.of_study(study, predictor)
+        if study
+        else search_problem.of_predictor(predictor)
     )
-    wanted = search_problem.with_parameters(wanted, predictor, plan, **options)
-    found = optimize(predictor, wanted, children=parameters.boolean("children", children))
-    print("\n".join(report(found)))
+    problem = search_problem.changed(problem, predictor, study, parameters)
+    answer = optimize(predictor, problem, children=parameters.children)
+    print("\n".join(report(answer)))
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.OPTIMIZE,
-        main,
-        entry.arguments(
-            __doc__,
-            model="",
-            trials="",
-            n_params="",
-            tokens="",
-            study="",
-            objective="",
-            weights="",
-            bounds="",
-            bundles="",
-            available="",
-            epochs="",
-            reference="",
-            pull="",
-            trust_region="",
-            pessimistic="",
-            seed="",
-            children="false",
-        ),
-    )
+    entry.main(keys.OPTIMIZE, main, Parameters)

@@ -1,28 +1,36 @@
 """`prepare`: tokenise a study's domains; does nothing when they are up to date."""
 
+from dataclasses import dataclass
+
 import mlflow
 
 from pipelines import entry
-from pipelines.command import preflight
+from pipelines.command import preflight, table
 from pipelines.study import load as studies
+from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.data import corpus as corpora
-from training.data.corpus import Corpus
 from training.record import keys, layout
 
 NAME = 24  # cells of a domain's name
 
 
-def prepare(plan: Study) -> Corpus:
-    """The study's corpus, tokenised if it is not yet; reports the tokens of each domain."""
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+
+
+def prepare(study: Study) -> Prepared:
+    """The study with its text, tokenised if it is not yet; reports the tokens of each domain."""
     corpus = corpora.prepare(
-        plan.domains,
-        plan.tokenizer,
-        plan.validation,
-        plan.training.sequence_length,
-        plan.workspace,
+        study.domains,
+        study.tokenizer,
+        study.validation,
+        study.training.sequence_length,
+        study.workspace,
     )
-    default = plan.default(corpus)
+    prepared = Prepared(study, corpus)
+    default = prepared.default
     names = layout.short(list(corpus.domains), NAME)
     width = max(16, *(layout.cells(name) + 1 for name in names.values()))
     print(
@@ -35,13 +43,13 @@ def prepare(plan: Study) -> Corpus:
             f"{files.bytes_per_token:>13.2f}{default[name]:>9.3f}"
             + (f"   {files.skipped:,} rows left out" if files.skipped else "")
         )
-    return corpus
+    return prepared
 
 
-def main(study: str) -> None:
-    plan = studies.load(study)
-    preflight.preparing(plan)
-    corpus = prepare(plan)
+def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study)
+    preflight.preparing(study)
+    corpus = prepare(study).corpus
     mlflow.log_params(
         {
             "vocab_size": corpus.vocab_size,
@@ -54,4 +62,4 @@ def main(study: str) -> None:
 
 
 if __name__ == "__main__":
-    entry.main(keys.PREPARE, main, entry.arguments(__doc__, study="quickstart"))
+    entry.main(keys.PREPARE, main, Parameters)

@@ -1,5 +1,7 @@
 """`schedule`: plan a mixture that changes while a model trains, and prove it by training."""
 
+from dataclasses import dataclass
+
 import mlflow
 import numpy as np
 from scipy.stats import t as student
@@ -14,16 +16,15 @@ from optimization.schedule import plots
 from optimization.schedule.plan import CONSTANT, Plan, SchedulePredictor
 from optimization.schedule.report import report
 from pipelines import entry
-from pipelines.command import advice, preflight
+from pipelines.command import advice, preflight, table
 from pipelines.prepare import prepare
 from pipelines.proof import schedule_proof
 from pipelines.runs import phase_runs
+from pipelines.runs.phase_runs import PhaseProxies
 from pipelines.runs.proxy_runs import refuse_design
 from pipelines.study import load as studies
 from pipelines.study import schedule_section
-from pipelines.study.sections import Phases
 from pipelines.study.study import SCHEDULED, Study
-from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import keys, layout
 from training.record.errors import InputError
@@ -35,13 +36,24 @@ Array = np.ndarray
 PROBABILITY = 0.9
 
 
-def fit(plan: Study, corpus: Corpus, asked: Phases, machines: Machines) -> ScheduleFit:
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+    model: str = table.parameter(
+        f"The name to register the predictor under; by default the study's with {SCHEDULED}."
+    )
+    workers: str = table.workers()
+    ranks: int = table.ranks()
+
+
+def fit(proxies: PhaseProxies, machines: Machines, active: mlflow.ActiveRun) -> ScheduleFit:
     """Train the proxies of every phase and fit the law to them."""
-    table = phase_runs.train(plan, corpus, asked, machines)
-    mlflow.log_text(table.to_csv(index=False), "phases.csv")
-    tokens = np.cumsum(asked.steps) * plan.training.tokens_per_step
-    weights = np.array([*plan.weights().values()])
-    return schedule.fit(PhaseRuns.from_table(table, tokens.astype(float)), weights)
+    runs = proxies.train(machines, active)
+    mlflow.log_text(runs.to_csv(index=False), "phases.csv")
+    study = proxies.prepared.study
+    tokens = np.cumsum(proxies.section.steps) * study.training.tokens_per_step
+    weights = np.array([*study.weights().values()])
+    return schedule.fit(PhaseRuns.from_table(runs, tokens.astype(float)), weights)
 
 
 def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Registered:
@@ -61,48 +73,46 @@ def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Register
     return registry.register_schedule(name, spec, fitted.residual)
 
 
-def for_target(plan: Study, predictor: SchedulePredictor, schedule: Array) -> list[Phase]:
+def for_target(study: Study, predictor: SchedulePredictor, schedule: Array) -> list[Phase]:
     """The schedule at the length of the study's target, its phases in whole steps."""
     starts = np.concatenate([[0.0], predictor.tokens[:-1]]) / predictor.tokens[-1]
-    per_step = plan.training.tokens_per_step
+    per_step = study.training.tokens_per_step
     return [
         Phase(
-            from_tokens=round(start * plan.target.steps) * per_step,
+            from_tokens=round(start * study.target.steps) * per_step,
             mixture=dict(zip(predictor.domains, map(float, mixture), strict=True)),
         )
         for start, mixture in zip(starts, schedule, strict=True)
     ]
 
 
-def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
+def log_plan(study: Study, fitted: ScheduleFit, plan: Plan, active: mlflow.ActiveRun) -> None:
     """Log the law and the schedule to the active run."""
-    active = mlflow.active_run()
-    assert active is not None
-    predictor, best = found.predictor, found.best
+    predictor, best = plan.predictor, plan.best
     domains = predictor.domains
-    steps = [0, *(predictor.tokens[:-1] / plan.training.tokens_per_step).astype(int).tolist()]
+    steps = [0, *(predictor.tokens[:-1] / study.training.tokens_per_step).astype(int).tolist()]
     mixtures = [dict(zip(domains, map(float, row), strict=True)) for row in best.schedule]
     pairs = list(zip(steps, mixtures, strict=True))
-    constant = dict(zip(domains, map(float, found.ways[CONSTANT].schedule[0]), strict=True))
+    constant = dict(zip(domains, map(float, plan.ways[CONSTANT].schedule[0]), strict=True))
     log_params(
         active.info.run_id,
         {
-            **keys.phases(pairs, plan.training.tokens_per_step),
+            **keys.phases(pairs, study.training.tokens_per_step),
             **keys.with_prefix(keys.MIXTURE, constant),
             "law/power": fitted.law.power,
             "law/ridge": fitted.ridge,
         },
     )
-    low, high = found.range()
+    low, high = plan.range()
     mlflow.log_metrics(
         {
-            "gain": found.gain(),
+            "gain": plan.gain(),
             "gain_low": low,
             "gain_high": high,
-            "gain_on_other_draws": float(found.chosen.mean()),
+            "gain_on_other_draws": float(plan.chosen.mean()),
             **{
                 f"predicted/{name.replace(' ', '_')}": float(way.objectives[-1])
-                for name, way in found.ways.items()
+                for name, way in plan.ways.items()
             },
             **{f"cv/rmse/{row.phase}": row.rmse for row in fitted.scores.itertuples()},
         }
@@ -111,61 +121,58 @@ def log_plan(plan: Study, fitted: ScheduleFit, found: Plan) -> None:
     mlflow.log_table(fitted.scores, "scores.json")
     mlflow.log_table(fitted.held_out, "held_out_predictions.json")
     mlflow.log_dict(
-        [phase.model_dump() for phase in for_target(plan, predictor, best.schedule)],
+        [phase.model_dump() for phase in for_target(study, predictor, best.schedule)],
         schedule_section.ARTIFACT,
     )
     for name, figure in (
-        ("schedule", plots.schedules(found)),
-        ("gain", plots.gains(found)),
-        ("kept", plots.kept(found)),
+        ("schedule", plots.schedules(plan)),
+        ("gain", plots.gains(plan)),
+        ("kept", plots.kept(plan)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
 
 
-def main(study: str, model: str, workers: str, ranks: str) -> None:
-    plan = studies.load(study)
-    asked = plan.phases
-    if asked is None:
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study)
+    section = study.phases
+    if section is None:
         raise InputError(
-            f"study {plan.name!r} has no section `phases`, which says how a schedule is planned; "
+            f"study {study.name!r} has no section `phases`, which says how a schedule is planned; "
             "`-P study=quickstart` has one"
         )
-    machines = entry.machines(workers, ranks)
-    name = model or plan.model + SCHEDULED
+    machines = entry.machines(parameters.workers, parameters.ranks)
+    name = parameters.model or study.model + SCHEDULED
     registry.refuse_bad_name(name, "model")
-    preflight.training(plan, machines, [asked.size])
-    phase_runs.refuse_listed(plan)
-    refuse_design(plan, asked.mixtures)
+    preflight.training(study, machines, [section.size])
+    phase_runs.refuse_listed(study)
+    refuse_design(study, section.mixtures)
     kernels.build_for(machines)
-    corpus = prepare(plan)
-    fitted = fit(plan, corpus, asked, machines)
-    n_params = plan.size(asked.size).n_params
-    registered = register(fitted, name, n_params)
+    prepared = prepare(study)
+    proxies = PhaseProxies(prepared, section)
+    fitted = fit(proxies, machines, active)
+    registered = register(fitted, name, study.size(section.size).n_params)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     predictor = search.load(registered.uri)
-    known = {"default": np.array([*plan.default(corpus).values()])}
-    wanted = plan.search
-    found = search.plan(predictor, plan.feasible(), known, wanted.trials, wanted.seed)
-    log_plan(plan, fitted, found)
-    lines = [_scores(fitted), "", *report(found)]
+    known = {"default": np.array([*prepared.default.values()])}
+    plan = search.plan(predictor, study.feasible(), known, study.search.trials, study.search.seed)
+    log_plan(study, fitted, plan, active)
+    lines = [_scores(fitted), "", *report(plan)]
     print("\n".join(lines), flush=True)
-    proof = schedule_proof.prove(plan, corpus, asked, found, machines)
-    schedule_proof.log(found, proof)
-    measured = schedule_proof.report(found, proof)
+    proof = schedule_proof.prove(proxies, plan, machines, active)
+    schedule_proof.log(plan, proof)
+    measured = schedule_proof.report(plan, proof)
     mlflow.set_tag(keys.NOTE, layout.description([*lines, *measured]))
     mlflow.log_text("\n".join([*lines, *measured]), layout.REPORT)
-    active = mlflow.active_run()
-    assert active is not None
     print("\n".join(measured))
     print(
         "train the target on it:  "
         + advice.command(
             "train",
             active.info.experiment_id,
-            study=study,
+            study=parameters.study,
             schedule=f"runs:/{active.info.run_id}",
-            size=plan.target.size,
-            steps=str(plan.target.steps),
+            size=study.target.size,
+            steps=str(study.target.steps),
         )
     )
 
@@ -180,8 +187,4 @@ def _scores(fitted: ScheduleFit) -> str:
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.SCHEDULE,
-        main,
-        entry.arguments(__doc__, study="quickstart", model="", workers="auto", ranks="1"),
-    )
+    entry.main(keys.SCHEDULE, main, Parameters)

@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import mlflow
 
 from fitting.data import origin
 from pipelines import entry
-from pipelines.command import advice, preflight
+from pipelines.command import advice, preflight, table
 from pipelines.prepare import prepare
-from pipelines.runs import budget
-from pipelines.runs import dry_run as plans
+from pipelines.runs import budget, dry_run
 from pipelines.runs.proxy_runs import planned_runs, proxy_runs, refuse_design, train_missing
 from pipelines.study import load as studies
-from pipelines.study.study import Study
+from pipelines.study.prepared import Prepared
 from training import run_log
-from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import keys, layout
 from training.record.mlflow_runs import log_params
@@ -23,86 +22,83 @@ from training.run import Run, fingerprint
 from training.workers.devices import Machines
 
 
-def _adopt(runs: Sequence[Run], experiment: str) -> None:
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+    workers: str = table.workers()
+    ranks: int = table.ranks()
+    plan: bool = table.dry_run()
+    throughput: float | None = table.throughput()
+
+
+def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> None:
+    """Train the study's proxies below the active run."""
+    study = prepared.study
+    mlflow.set_tag(keys.STUDY, prepared.tag)
+    lower, upper = study.limits()
+    log_params(
+        active.info.run_id,
+        {
+            keys.TARGET_N_PARAMS: study.size(study.target.size).n_params,
+            keys.TARGET_TOKENS: study.target_tokens(),
+            **keys.with_prefix(keys.WEIGHT, study.weights()),
+            **keys.with_prefix(keys.DEFAULT_MIXTURE, prepared.default),
+            **keys.with_prefix(keys.LOWEST, dict(zip(study.domains, lower, strict=True))),
+            **keys.with_prefix(keys.HIGHEST, dict(zip(study.domains, upper, strict=True))),
+        },
+    )
+    mlflow.set_tag(keys.BUNDLES, json.dumps(study.bundles))
+    mlflow.log_dict(study.model_dump(mode="json"), "study.json")
+    runs = planned_runs(prepared, active)
+    _adopt(runs, active)
+    train_missing(prepared, runs, machines, keys.SWEEP, active)
+
+
+def _adopt(runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
     """Mark planned runs that were trained outside of a sweep, so that fits take them."""
-    active = mlflow.active_run()
-    assert active is not None
-    trained = run_log.settled_runs(experiment, keys.PROXY)
+    finished = run_log.settled_runs(active.info.experiment_id, keys.PROXY)
     planned = [fingerprint(run) for run in runs]
-    there = [trained[key] for key in planned if key in trained]
-    for run_id, where in origin.origins(there).items():
+    trained = [finished[key] for key in planned if key in finished]
+    for run_id, where in origin.origins(trained).items():
         if where == origin.UNPLANNED:
             mlflow.MlflowClient().set_tag(run_id, keys.PLANNED, active.info.run_id)
 
 
-def sweep(plan: Study, corpus: Corpus, machines: Machines) -> None:
-    """Train the study's proxies below the active run."""
-    active = mlflow.active_run()
-    assert active is not None
-    mlflow.set_tag(keys.STUDY, plan.tag(corpus))
-    lower, upper = plan.limits()
-    log_params(
-        active.info.run_id,
-        {
-            keys.TARGET_N_PARAMS: plan.size(plan.target.size).n_params,
-            keys.TARGET_TOKENS: plan.target_tokens(),
-            **keys.with_prefix(keys.WEIGHT, plan.weights()),
-            **keys.with_prefix(keys.DEFAULT_MIXTURE, plan.default(corpus)),
-            **keys.with_prefix(keys.LOWEST, dict(zip(plan.domains, lower, strict=True))),
-            **keys.with_prefix(keys.HIGHEST, dict(zip(plan.domains, upper, strict=True))),
-        },
-    )
-    mlflow.set_tag(keys.BUNDLES, json.dumps(plan.bundles))
-    mlflow.log_dict(plan.model_dump(mode="json"), "study.json")
-    runs = planned_runs(plan, corpus)
-    _adopt(runs, active.info.experiment_id)
-    train_missing(plan, corpus, runs, machines, keys.SWEEP)
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study)
+    machines = entry.machines(parameters.workers, parameters.ranks)
+    if dry_run.wanted(parameters.plan, parameters.throughput):
+        basis = budget.basis(study)
+        runs = proxy_runs(basis.prepared)
+        dry_run.show(basis, runs, machines.workers, parameters.throughput, active, targets=True)
+        return
+    preflight.training(study, machines, study.sweep.sizes)
+    refuse_design(study)
+    kernels.build_for(machines)
+    prepared = prepare(study)
+    sweep(prepared, machines, active)
+    print("\n".join(_end(prepared, parameters.study, active)))
 
 
-def main(study: str, workers: str, ranks: str, plan: str, throughput: str) -> None:
-    chosen = studies.load(study)
-    processes = entry.machines(workers, ranks)
-    if plans.wanted(plan, throughput):
-        known = budget.basis(chosen)
-        runs = proxy_runs(chosen, known.corpus)
-        plans.show(chosen, known, runs, processes.workers, throughput, targets=True)
-    else:
-        preflight.training(chosen, processes, chosen.sweep.sizes)
-        refuse_design(chosen)
-        kernels.build_for(processes)
-        corpus = prepare(chosen)
-        sweep(chosen, corpus, processes)
-        print("\n".join(_end(chosen, corpus, study)))
-
-
-def _end(plan: Study, corpus: Corpus, study: str) -> Iterator[str]:
+def _end(prepared: Prepared, study: str, active: mlflow.ActiveRun) -> Iterator[str]:
     """What was done and what to do next; `study` as the user named it."""
-    active = mlflow.active_run()
-    assert active is not None
-    experiment = active.info.experiment_id
+    experiment, tag = active.info.experiment_id, prepared.tag
     metrics = mlflow.get_run(active.info.run_id).data.metrics
     runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])
     diverged = [
-        r
-        for r in run_log.settled_runs(experiment, keys.PROXY).values()
-        if keys.DIVERGED in r.data.tags and r.data.tags.get(keys.STUDY) == plan.tag(corpus)
+        str(run.info.run_name)
+        for run in run_log.settled_runs(experiment, keys.PROXY).values()
+        if keys.DIVERGED in run.data.tags and run.data.tags.get(keys.STUDY) == tag
     ]
     yield (
         f"sweep: all {runs} runs are done, {trained} of them trained now; tags.{keys.STUDY} = "
-        f"'{plan.tag(corpus)}'"
+        f"'{tag}'"
     )
     if diverged:
-        names = [str(run.info.run_name) for run in diverged]
-        yield f"  {len(diverged)} of them diverged; fits leave them out: {layout.some(names)}"
+        yield f"  {len(diverged)} of them diverged; fits leave them out: {layout.some(diverged)}"
     yield f"fit them next:  {advice.command(keys.FIT, experiment, study=study)}"
     yield f"look at them:   {advice.look_at(active)}"
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.SWEEP,
-        main,
-        entry.arguments(
-            __doc__, study="quickstart", workers="auto", ranks="1", plan="false", throughput=""
-        ),
-    )
+    entry.main(keys.SWEEP, main, Parameters)

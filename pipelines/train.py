@@ -1,14 +1,14 @@
 """`train`: train one model on one mixture."""
 
 import json
+from dataclasses import dataclass
 
 import mlflow
 
 from pipelines import entry
-from pipelines.command import parameters, preflight
+from pipelines.command import preflight, table, texts
 from pipelines.prepare import prepare
-from pipelines.runs import budget
-from pipelines.runs import dry_run as plans
+from pipelines.runs import budget, dry_run
 from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import Study
@@ -24,10 +24,33 @@ from training.workers.devices import Machines
 from training.workers.messages import Alone
 
 
-def train(run: Run, corpus: Corpus, machines: Machines) -> History:
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+    mixture: str = table.parameter(
+        "`web=0.5,code=0.5`, a JSON object or file, or `runs:/<id>` of a run with a mixture; by "
+        "default the study's."
+    )
+    schedule: str = table.parameter(
+        "A mixture that changes: a JSON list or file of from_tokens and mixture, or `runs:/<id>` "
+        "of a run of `schedule`."
+    )
+    size: str = table.parameter("A size of the study or of the ladder.", default=None)
+    steps: int | None = table.parameter("By default those of training.", table.at_least(1))
+    seed: int = table.parameter(
+        "Of the weights and the order of the text.", table.at_least(0), default="0"
+    )
+    save_model: bool = table.parameter(
+        "`true`: log the model as artifact `model`.", texts.boolean, default="false"
+    )
+    ranks: int = table.ranks()
+    hostfile: str = table.hostfile()
+    plan: bool = table.dry_run()
+    throughput: float | None = table.throughput()
+
+
+def train(run: Run, corpus: Corpus, machines: Machines, active: mlflow.ActiveRun) -> History:
     """Train a model into the active MLflow run, from its checkpoint where there is one."""
-    active = mlflow.active_run()
-    assert active is not None
     run_id = active.info.run_id
     run_log.log_datasets(run_id, corpus)
     pool.train([run], corpus, Alone(run, run_id), machines)
@@ -37,86 +60,59 @@ def train(run: Run, corpus: Corpus, machines: Machines) -> History:
     return history
 
 
-def given_phases(chosen: Study, mixture: str, schedule: str) -> list[Phase]:
+def given_phases(study: Study, mixture: str, schedule: str) -> list[Phase]:
     """The phases that the parameters, or else the study, give; none: the default mixture."""
-    domains, per_step = list(chosen.domains), chosen.training.tokens_per_step
+    domains, per_step = list(study.domains), study.training.tokens_per_step
     if mixture:
-        return [Phase(mixture=parameters.mixture(mixture, domains))]
+        return [Phase(mixture=texts.mixture(mixture, domains))]
     if schedule:
         return schedule_section.read(schedule, domains, per_step)
-    return schedule_section.checked(chosen.schedule, domains, per_step, "schedule")
+    return schedule_section.checked(study.schedule, domains, per_step, "schedule")
 
 
-def main(
-    study: str,
-    mixture: str,
-    schedule: str,
-    size: str,
-    steps: str,
-    seed: str,
-    save_model: str,
-    ranks: str,
-    hostfile: str,
-    plan: str,
-    throughput: str,
-) -> None:
-    chosen = studies.load(study)
-    chosen.size(size)
-    machines = entry.machines("1", ranks, hostfile)
-    if mixture and schedule:
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    size = parameters.size
+    study = studies.with_sizes(studies.load(parameters.study), [size])
+    study.size(size)
+    machines = entry.machines("1", parameters.ranks, parameters.hostfile)
+    if parameters.mixture and parameters.schedule:
         raise InputError("schedule: give a mixture or a schedule, not both")
-    given = given_phases(chosen, mixture, schedule)
-    count = parameters.integer("steps", steps, least=1) if steps else chosen.training.steps
-    chosen_seed = parameters.integer("seed", seed)
-    save = parameters.boolean("save_model", save_model) or chosen.engine.save_models
-    chosen.refuse_length(count, given[1:])
-    if not plans.wanted(plan, throughput):
-        preflight.training(chosen, machines, [size], queued=False)
+    phases = given_phases(study, parameters.mixture, parameters.schedule)
+    steps = parameters.steps or study.training.steps
+    study.refuse_length(steps, phases[1:])
+    if dry_run.wanted(parameters.plan, parameters.throughput):
+        basis = budget.basis(study)
+        prepared = basis.prepared
+    else:
+        basis = None
+        preflight.training(study, machines, [size], queued=False)
         kernels.build_for(machines)
-    known = budget.basis(chosen) if plans.wanted(plan, throughput) else None
-    corpus = known.corpus if known else prepare(chosen)
-    first, *later = given or [Phase(mixture=chosen.default(corpus))]
-    run = chosen.run(
-        corpus,
+        prepared = prepare(study)
+    first, *later = phases or [Phase(mixture=prepared.default)]
+    run = prepared.run(
         f"train-{size}",
         first.mixture,
         size=size,
-        seed=chosen_seed,
+        seed=parameters.seed,
         stage=keys.SCHEDULED if later else keys.PROXY,
-        steps=count,
+        steps=steps,
         later=later,
     )
+    save = parameters.save_model or study.engine.save_models
     engine = run.engine.model_copy(update={"save_models": save})
     run = run.model_copy(update={"engine": engine})
-    if known:
-        mlflow.set_tag(keys.STAGE, plans.STAGE)  # no proxy for fits to leave out
-        plans.show(chosen, known, [run], machines.workers, throughput, targets=False)
+    if basis:
+        mlflow.set_tag(keys.STAGE, dry_run.STAGE)  # not a proxy for fits to leave out
+        dry_run.show(basis, [run], machines.workers, parameters.throughput, active, targets=False)
         return
-    chosen.check_repetition([run], corpus)
+    prepared.check_repetition([run])
     for phase in (first, *later):
-        if broken := chosen.broken_rule(phase.mixture):
+        if broken := study.broken_rule(phase.mixture):
             print(f"the mixture breaks a rule of the study ({broken}): fits leave this run out")
             break
-    history = train(run, corpus, machines)
+    history = train(run, prepared.corpus, machines, active)
     print(json.dumps(dict(zip(history.domains, history.losses[-1], strict=True)), indent=1))
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.PROXY,
-        main,
-        entry.arguments(
-            __doc__,
-            study="quickstart",
-            mixture="",
-            schedule="",
-            size="",
-            steps="",
-            seed="0",
-            save_model="false",
-            ranks="1",
-            hostfile="",
-            plan="false",
-            throughput="",
-        ),
-    )
+    entry.main(keys.PROXY, main, Parameters)

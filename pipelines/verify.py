@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import mlflow
 import numpy as np
@@ -16,7 +16,7 @@ from optimization.domain.predictor import Predictor
 from optimization.mixture.differences import Differences
 from optimization.mixture.solve import BEST, DEFAULT, Answer, Mixture
 from pipelines import entry
-from pipelines.command import parameters, preflight
+from pipelines.command import preflight, table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
@@ -24,8 +24,8 @@ from pipelines.proof.verdict import Earlier, Gain, Proof
 from pipelines.runs.proxy_runs import train_missing
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.prepared import Prepared
 from pipelines.study.study import DECIMALS, Study
-from training.data.corpus import Corpus
 from training.engine import kernels
 from training.record import figures as plots
 from training.record import keys, layout
@@ -41,36 +41,50 @@ PROBABILITY = 0.9
 NAMES = "target-"  # how those of the targets begin
 
 
-def target_runs(plan: Study, corpus: Corpus, mixtures: dict[str, Mixture]) -> dict[str, Run]:
+@dataclass(frozen=True)
+class Parameters:
+    study: str = table.study()
+    model: str = table.model("The predictor; by default the champion of the study.")
+    mixture: str = table.parameter(
+        "Train this mixture in the place of the best: `web=0.5,code=0.5`, a JSON object or file, "
+        "or `runs:/<id>` of a run with a mixture."
+    )
+    trials: int | None = table.parameter(
+        "Trials of Optuna; by default the study's.", table.at_least(1)
+    )
+    workers: str = table.workers()
+    ranks: int = table.ranks()
+    hostfile: str = table.hostfile()
+
+
+def target_runs(prepared: Prepared, mixtures: dict[str, Mixture]) -> dict[str, Run]:
     """The targets to train: default and best with every seed, the others with the first."""
+    seeds, domains = prepared.study.target.seeds, list(prepared.study.domains)
     return {
-        f"{name}-{seed}": plan.run(
-            corpus,
+        f"{name}-{seed}": prepared.target(
             f"{NAMES}{name.replace(' ', '-')}-seed{seed}",
-            checked_mixture(mixture, list(plan.domains), name),
-            size=plan.target.size,
-            seed=seed,
-            stage=keys.TARGET,
-            steps=plan.target.steps,
+            checked_mixture(mixture, domains, name),
+            seed,
         )
         for name, mixture in mixtures.items()
-        for seed in (plan.target.seeds if name in (BEST, DEFAULT) else plan.target.seeds[:1])
+        for seed in (seeds if name in (BEST, DEFAULT) else seeds[:1])
     }
 
 
 def verify(
-    plan: Study,
-    corpus: Corpus,
+    prepared: Prepared,
     predictor: Predictor,
     mixtures: dict[str, Mixture],
     machines: Machines,
+    active: mlflow.ActiveRun,
 ) -> Proof:
     """Train the targets and compare them with the predictions; `mixtures` has best and default."""
-    planned = target_runs(plan, corpus, mixtures)
-    run_ids = train_missing(plan, corpus, list(planned.values()), machines, keys.VERIFY)
+    study = prepared.study
+    planned = target_runs(prepared, mixtures)
+    run_ids = train_missing(prepared, list(planned.values()), machines, keys.VERIFY, active)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
-    weights = np.array([predictor.metadata["weights"][d] for d in plan.domains])
-    earlier = _earlier(plan, corpus, weights, mixtures)
+    weights = np.array([predictor.metadata["weights"][d] for d in study.domains])
+    earlier = _earlier(prepared, weights, mixtures, active)
     rows = []
     for key, run in planned.items():
         name = _name(key)
@@ -84,19 +98,19 @@ def verify(
                 "predicted": prediction.objective,
                 "low": prediction.low,
                 "high": prediction.high,
-                **{f"measured/{d}": losses[d] for d in plan.domains},
+                **{f"measured/{d}": losses[d] for d in study.domains},
                 **{f"predicted/{d}": x for d, x in prediction.losses.items() if d in losses},
                 "run_id": run_ids[run.name],
             }
         )
-    table = pd.DataFrame(rows)
+    targets = pd.DataFrame(rows)
     arrays = {n: np.array([mixtures[n][d] for d in predictor.domains]) for n in (BEST, DEFAULT)}
     differences = Differences.of(predictor, weighted(predictor, predictor.weights), arrays[BEST])
     one = arrays[DEFAULT][None]
     predicted = Gain(float(differences.mean(one)[0]), float(differences.half_width(one)[0]))
     noise = differences.quantile * math.sqrt(2 * differences.residual)
-    measured = _measured_gain(table, noise)
-    proof = _proof(plan, table, histories, weights, (measured, predicted), earlier)
+    measured = _measured_gain(targets, noise)
+    proof = _proof(study, targets, histories, weights, (measured, predicted), earlier)
     _log(proof, histories, weights)
     return proof
 
@@ -112,7 +126,7 @@ def to_train(answer: Answer) -> dict[str, Mixture]:
 
 
 def _proof(
-    plan: Study,
+    study: Study,
     table: pd.DataFrame,
     histories: dict[str, History],
     weights: Array,
@@ -131,9 +145,9 @@ def _proof(
         predicted=gains[1],
         seed_spread=float(spread),
         earlier=before if before and before.objective < means[BEST] else None,
-        steps=plan.target.steps,
+        steps=study.target.steps,
         steps_to_default=steps_to(steps, best, default[-1]) if gains[0].value > 0 else None,
-        searched_for=plan.search.objective,
+        searched_for=study.search.objective,
         error=float((np.abs(predicted - means) / means).max()),
     )
 
@@ -155,39 +169,41 @@ def _measured_gain(table: pd.DataFrame, unmeasured: float) -> Gain:
 
 
 def _earlier(
-    plan: Study, corpus: Corpus, weights: Array, mixtures: Mapping[str, Mixture]
+    prepared: Prepared,
+    weights: Array,
+    mixtures: Mapping[str, Mixture],
+    active: mlflow.ActiveRun,
 ) -> list[Earlier]:
     """The targets of the study that the experiment holds, as large and as long as its target, on
     other mixtures than these."""
-    active = mlflow.active_run()
-    assert active is not None
+    study = prepared.study
     query = (
         f"attributes.status = 'FINISHED' and tags.{keys.STAGE} = '{keys.TARGET}' and "
-        f"tags.{keys.STUDY} = '{plan.tag(corpus)}' and attributes.run_name LIKE '{NAMES}%' and "
-        f"params.{keys.N_PARAMS} = '{plan.size(plan.target.size).n_params}'"
+        f"tags.{keys.STUDY} = '{prepared.tag}' and attributes.run_name LIKE '{NAMES}%' and "
+        f"params.{keys.N_PARAMS} = '{study.size(study.target.size).n_params}'"
     )
-    now = {_key(plan, mixture) for mixture in mixtures.values()}
+    now = {_key(study, mixture) for mixture in mixtures.values()}
     found: dict[tuple[float, ...], list[Earlier]] = {}
     for run in search([active.info.experiment_id], query):
         there = history_from_tags(run.data.tags)
-        if there is None or there.tokens[-1] != plan.target_tokens():
+        if there is None or there.tokens[-1] != study.target_tokens():
             continue
         mixture = keys.without_prefix(keys.MIXTURE, run.data.params)
-        if _key(plan, mixture) in now or plan.broken_rule(mixture):
+        if _key(study, mixture) in now or study.broken_rule(mixture):
             continue
-        order = [there.domains.index(d) for d in plan.domains]
+        order = [there.domains.index(d) for d in study.domains]
         loss = float(np.array(there.losses[-1])[order] @ weights)
         one = Earlier(str(run.info.run_name), run.info.run_id, loss)
-        found.setdefault(_key(plan, mixture), []).append(one)
+        found.setdefault(_key(study, mixture), []).append(one)
     return [
         replace(seeds[0], objective=float(np.mean([one.objective for one in seeds])))
         for seeds in found.values()
     ]
 
 
-def _key(plan: Study, mixture: Mapping[str, float]) -> tuple[float, ...]:
+def _key(study: Study, mixture: Mapping[str, float]) -> tuple[float, ...]:
     """The same for mixtures that are the same."""
-    return tuple(round(float(mixture.get(d, 0.0)), DECIMALS) for d in plan.domains)
+    return tuple(round(float(mixture.get(d, 0.0)), DECIMALS) for d in study.domains)
 
 
 def steps_to(steps: Sequence[int], values: Array, objective: float) -> float | None:
@@ -263,36 +279,32 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
         mlflow.log_figure(figure, f"figures/{name}.png")
 
 
-def main(
-    study: str, model: str, mixture: str, trials: str, workers: str, ranks: str, hostfile: str
-) -> None:
-    plan = studies.load(study)
-    processes = entry.machines(workers, ranks, hostfile)
-    preflight.training(plan, processes, [plan.target.size])
-    n_params, tokens = plan.size(plan.target.size).n_params, plan.target_tokens()
-    predictor = predictors.load(model or champion(plan.model), n_params, tokens, keys.NATS)
-    search_problem.refuse_other_domains(plan, predictor)
-    if set(predictor.val_domains) != set(plan.domains):
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study)
+    machines = entry.machines(parameters.workers, parameters.ranks, parameters.hostfile)
+    preflight.training(study, machines, [study.target.size])
+    n_params, tokens = study.size(study.target.size).n_params, study.target_tokens()
+    uri = parameters.model or champion(study.model)
+    predictor = predictors.load(uri, n_params, tokens, keys.NATS)
+    search_problem.refuse_other_domains(study, predictor)
+    if set(predictor.val_domains) != set(study.domains):
         raise InputError(
             f"model {predictor.uri} predicts {', '.join(predictor.val_domains)}; a target is "
-            f"measured on the study's domains, {', '.join(plan.domains)}"
+            f"measured on the study's domains, {', '.join(study.domains)}"
         )
-    given = parameters.mixture(mixture, predictor.domains) if mixture else None
+    given = texts.mixture(parameters.mixture, predictor.domains) if parameters.mixture else None
     if given:
-        plan.refuse_forbidden({"mixture": given})
-    if trials:
-        parameters.integer("trials", trials, least=1)
-    kernels.build_for(processes)
-    corpus = prepare(plan)
-    wanted = search_problem.with_parameters(
-        search_problem.of_study(plan, predictor, corpus), predictor, plan, trials=trials
-    )
+        study.refuse_forbidden({"mixture": given})
+    kernels.build_for(machines)
+    prepared = prepare(study)
+    problem = search_problem.of_study(study, predictor)
+    problem = replace(problem, trials=parameters.trials or problem.trials)
     with entry.stage(keys.OPTIMIZE):
-        answer = optimize(predictor, wanted)
-    mixtures = {**to_train(answer), DEFAULT: plan.default(corpus)}
+        answer = optimize(predictor, problem)
+    mixtures = {**to_train(answer), DEFAULT: prepared.default}
     if given:
         mixtures[BEST] = given
-    proof = verify(plan, corpus, predictor, mixtures, processes)
+    proof = verify(prepared, predictor, mixtures, machines, active)
     lines = verdict.report(proof, registry.standing(predictor.uri))
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
@@ -300,17 +312,4 @@ def main(
 
 
 if __name__ == "__main__":
-    entry.main(
-        keys.VERIFY,
-        main,
-        entry.arguments(
-            __doc__,
-            study="quickstart",
-            model="",
-            mixture="",
-            trials="",
-            workers="auto",
-            ranks="1",
-            hostfile="",
-        ),
-    )
+    entry.main(keys.VERIFY, main, Parameters)

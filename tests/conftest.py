@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlflow
 import pytest
 import yaml
 
+from pipelines.command import table
 from tests import postgres
 from training.record import secrets
 
@@ -33,6 +35,13 @@ def scripts_on_path() -> None:
 @pytest.fixture(autouse=True)
 def _no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_remembered", set())
+
+
+def call(command: ModuleType, **given: str) -> None:
+    """A command with these parameters, as texts, in the active run."""
+    active = mlflow.active_run()
+    assert active is not None
+    command.main(table.read(command.Parameters, given), active)
 
 
 @contextmanager
@@ -158,7 +167,7 @@ def crew_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
         from training.workers import devices, ledger, messages, worker
 
         told: list[Any] = []
-        ledger.Ledger(work.ledger_url, work.name).plan(runs)
+        ledger.Ledger(work.ledger_url, work.name).enqueue(runs)
         job = messages.Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
             for name in ("interrupt_on_signals", "ignore_signals"):  # for main threads only

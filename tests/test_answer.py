@@ -17,8 +17,10 @@ from optimization.mixture import solve
 from optimization.mixture.report import report
 from optimization.mixture.solve import BEST, Answer, Problem
 from pipelines import entry, optimize, prepare
+from pipelines.command import table
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.search_problem import Changes
 from tests import synthetic
 from tests.conftest import empty_store
 from tests.test_predictor import fit_table, log_runs
@@ -148,15 +150,19 @@ def test_a_chosen_pull_keeps_most_of_the_gain(predictor: Predictor, solved: Answ
     assert held.best["papers"] == 0
 
 
+def changes(**given: str) -> Changes:
+    """The parameters of a search, as texts."""
+    return table.read(Changes, given)
+
+
 @pytest.mark.usefixtures("predictor")
 def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predictor) -> None:
     with entry.stage(keys.OPTIMIZE) as run:
-        wanted = search_problem.with_parameters(
+        wanted = search_problem.changed(
             search_problem.of_predictor(predictor),
             predictor,
             None,
-            trials="200",
-            bounds="web+code=:0.6",
+            changes(trials="200", bounds="web+code=:0.6"),
         )
         found = optimize.optimize(predictor, wanted)
     assert found.best["web"] + found.best["code"] <= 0.6 + 1e-9
@@ -191,12 +197,11 @@ def test_one_bundle_of_all_domains_leaves_one_mixture(predictor: Predictor) -> N
 
 @pytest.mark.usefixtures("predictor")
 def test_several_objectives_and_children_on_request(predictor: Predictor) -> None:
-    wanted = search_problem.with_parameters(
+    wanted = search_problem.changed(
         search_problem.of_predictor(predictor),
         predictor,
         None,
-        trials="30",
-        objective="code,deviation",
+        changes(trials="30", objective="code,deviation"),
     )
     with entry.stage(keys.OPTIMIZE) as run:
         found = optimize.optimize(predictor, wanted, children=True)
@@ -239,8 +244,8 @@ def test_a_mistake_is_named(predictor: Predictor, parameters: dict[str, str], me
     with pytest.raises(InputError) as raised:
         solve.solve(
             predictor,
-            search_problem.with_parameters(
-                search_problem.of_predictor(predictor), predictor, None, **parameters
+            search_problem.changed(
+                search_problem.of_predictor(predictor), predictor, None, changes(**parameters)
             ),
         )
     assert message in str(raised.value)
@@ -270,9 +275,8 @@ def test_a_study_asks_for_the_search(
     asked = replace(predictor, domains=("math", "news", "code"), metadata=swept)
     with pytest.raises(InputError, match="'miniature' is not prepared, so that nobody knows how"):
         search_problem.of_study(plan, asked)
-    corpus = prepare.prepare(plan)
-    found = search_problem.of_study(plan, asked, corpus)
-    assert found == search_problem.of_study(plan, asked)  # which finds the corpus itself
+    corpus = prepare.prepare(plan).corpus
+    found = search_problem.of_study(plan, asked)
     rules = found.constraints
     assert rules.bounds == {
         "math": (0.2, 0.2),  # it never varied: no search moves it
@@ -284,15 +288,11 @@ def test_a_study_asks_for_the_search(
     assert (rules.epochs, rules.trust) == (2, 0.3)
     assert (found.objectives, found.pull, found.pessimistic) == (("worst",), None, True)
     assert (found.trials, found.seed, found.reference) == (20, 3, {"news": 0.5, "code": 0.5})
-    given = search_problem.with_parameters(
+    given = search_problem.changed(
         found,
         asked,
         plan,
-        epochs="1",
-        pull="0.5",
-        pessimistic="false",
-        trials="7",
-        bounds="code=0.1",
+        changes(epochs="1", pull="0.5", pessimistic="false", trials="7", bounds="code=0.1"),
     )
     assert given.constraints.bounds["code"] == (0.1, 0.1)
     assert given.constraints.available == rules.available

@@ -16,6 +16,7 @@ from pipelines.prepare import prepare
 from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import Study
+from tests.conftest import call
 from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corpus
 from training.data.corpus import Corpus
 from training.data.sampling import MixtureSampler
@@ -178,7 +179,7 @@ def test_a_schedule_parameter_that_is_none(text: str, message: str, store: str) 
 
 @pytest.fixture
 def prepared(miniature: dict[str, Any]) -> Corpus:
-    return prepare(Study.model_validate(_absolute(miniature)))
+    return prepare(Study.model_validate(_absolute(miniature))).corpus
 
 
 def _absolute(study: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
     }  # fmt: skip
     study = write_study(miniature)
     with entry.stage(keys.SCHEDULE) as active:
-        schedule.main(study=study, model="", workers="1", ranks="1")
+        call(schedule, study=study, workers="1")
     done = mlflow.get_run(active.info.run_id)
     table = pd.read_csv(
         StringIO(mlflow.artifacts.load_text(f"{done.info.artifact_uri}/phases.csv"))
@@ -313,5 +314,5 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
     planned_by_study = chosen.model_copy(update={"schedule": phases})
     assert train.given_phases(planned_by_study, "", "") == phases
     with pytest.raises(InputError, match="a phase begins at 2,816 tokens, the run ends at 2,816"):
-        chosen.run(prepare(chosen), "short", phases[0].mixture, size="tiny", seed=0, steps=11,
+        prepare(chosen).run("short", phases[0].mixture, size="tiny", seed=0, steps=11,
                    later=phases[1:])  # fmt: skip

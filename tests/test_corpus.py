@@ -277,8 +277,8 @@ def test_finished_domains_are_not_read_again_for_an_interrupted_move(
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from training import corpus, tokenise
-from training.settings import Domain, Tokenizer, Validation
+from training.data import corpus, tokenise
+from training.config import Domain, Tokenizer, Validation
 
 tokenise.BATCH, tokenise.SAVE_BYTES = 20_000, 50_000
 update, calls = tokenise._Record.update, []

@@ -17,11 +17,11 @@ from optimization.continual import solve
 from optimization.continual.artifacts import Answer, report
 from optimization.domain import objective
 from pipelines import critical, entry, fit, imports
-from pipelines.command import parameters
-from pipelines.critical import Asked
+from pipelines.command import texts
+from pipelines.critical import Question
 from pipelines.runs import continual_runs
 from pipelines.study import load as studies
-from tests.conftest import ROOT
+from tests.conftest import ROOT, call
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
@@ -55,19 +55,16 @@ def history_file(
     return path
 
 
-def solved(path: Path, asked: Asked) -> Answer:
+def solved(path: Path, question: Question) -> Answer:
     """The answer from an import of the file, as the entry points find it."""
     with entry.stage(keys.IMPORT):
-        imports.import_runs(imports.read(str(path), "tidy", **NO_OPTIONS), str(path), "tidy", "ct")
-    with entry.stage(keys.CRITICAL):
-        return critical.of_experiment("ct", "", asked)
+        call(imports, source=str(path), format="tidy", experiment="ct")
+    with entry.stage(keys.CRITICAL) as active:
+        return critical.of_experiment(entry.experiment_ids("ct", active), "", question)
 
 
-NO_OPTIONS = dict.fromkeys(("domains", "n_params", "tokens", "strip", "base"), "")
-
-
-def asked(original: str, tolerances: tuple[float, ...] = (), **weights: float) -> Asked:
-    return Asked(original.split(","), [], weights, None, tolerances, "continual")
+def asked(original: str, tolerances: tuple[float, ...] = (), **weights: float) -> Question:
+    return Question(original.split(","), [], weights, None, tolerances, "continual")
 
 
 def two(mixture: np.ndarray) -> dict[str, float]:
@@ -91,7 +88,7 @@ def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_p
     base = two(np.array([0.3, 0.7])) | {"new": 3.0}
     path = history_file(tmp_path / "runs.csv", line(shares), ["old", "new"], base, noisy)
     given = solved(path, asked("old", (0.02,)))
-    found = given.found
+    found = given.forgetting
     assert found.before == pytest.approx((base["old"], 3.0))
     assert found.one_dimensional
     kept, tolerated = found.answers
@@ -138,7 +135,7 @@ def test_the_frontier_of_free_domains_is_that_of_a_grid(store: str, tmp_path: Pa
     mixtures = np.random.default_rng(1).dirichlet(np.ones(3), 14)
     path = history_file(tmp_path / "runs.csv", mixtures, domains, base, truth)
     given = solved(path, asked("code,web", (0.05, 0.1), code=2, web=1))
-    found = given.found
+    found = given.forgetting
     assert not found.one_dimensional
     steps = np.linspace(0, 1, 201)
     grid = np.array([(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1])
@@ -194,14 +191,20 @@ def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
 @pytest.mark.skipif(not CT.exists(), reason="the published runs (../shared/data) are not here")
 def test_the_published_runs_have_the_papers_critical_proportion(store: str) -> None:
     assert store
-    options = NO_OPTIONS | {"domains": "pile,python", "base": "pythia_70m_step20000"}
-    found = imports.read(str(CT), "mixinglaws", **options)
     with entry.stage(keys.IMPORT):
-        imports.import_runs(imports.checks_marked(found, ["70M-9"]), str(CT), "mixinglaws", "ct")
-    wanted = Asked(["pile"], [], parameters.numbers("weights", str(WEIGHTS)), None, [], "continual")
-    with entry.stage(keys.CRITICAL):
-        given = critical.of_experiment("ct", "", wanted)
-    answer = given.found.answers[0]
+        call(
+            imports,
+            source=str(CT),
+            format="mixinglaws",
+            domains="pile,python",
+            base="pythia_70m_step20000",
+            check="70M-9",
+            experiment="ct",
+        )
+    wanted = Question(["pile"], [], texts.numbers("weights", str(WEIGHTS)), None, [], "continual")
+    with entry.stage(keys.CRITICAL) as active:
+        given = critical.of_experiment(entry.experiment_ids("ct", active), "", wanted)
+    answer = given.forgetting.answers[0]
     assert answer.share == pytest.approx(0.286, abs=0.005)
     assert answer.share_low is not None
     assert answer.share_high is not None
@@ -324,12 +327,12 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     assert all(sum(mixture.values()) == pytest.approx(1) for mixture in more.values())
     inner = [m["news"] / (m["news"] + m["code"]) for k, m in more.items() if k.startswith("mix")]
     assert np.abs(np.array(inner) - 0.5).max() > 0.05  # these domains move freely
-    wanted = Asked(
+    wanted = Question(
         list(section.original), [], plan.weights(), None, section.tolerances, "continual"
     )
-    with entry.stage(keys.CRITICAL):
-        given = critical.of_study(plan, section, wanted, Machines(1))
-    found = given.found
+    with entry.stage(keys.CRITICAL) as active:
+        given = critical.of_study(plan, section, wanted, Machines(1), active)
+    found = given.forgetting
     assert found.one_dimensional
     assert found.allowed.upper.max() == pytest.approx(0.95)
     tolerated = found.answers[-1]
@@ -346,9 +349,8 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
         before = dict(zip(told.domains, told.losses[0], strict=True))
         assert before == pytest.approx(found.predictor.metadata["base"], abs=1e-6)
 
-    with entry.stage(keys.CRITICAL):  # again: nothing is trained
-        again = critical.of_study(plan, section, wanted, Machines(1))
-        active = mlflow.active_run()
+    with entry.stage(keys.CRITICAL) as active:  # again: nothing is trained
+        again = critical.of_study(plan, section, wanted, Machines(1), active)
         assert active is not None
         assert mlflow.get_run(active.info.run_id).data.metrics["runs_trained"] == 0
-    assert again.found.answers[0].share == found.answers[0].share
+    assert again.forgetting.answers[0].share == found.answers[0].share

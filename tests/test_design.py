@@ -12,9 +12,11 @@ from optimization.design import space_filling
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import design as designs
-from pipelines import entry, sweep
-from pipelines.runs.proxy_runs import planned_runs, proxy_runs, queue
+from pipelines import entry
+from pipelines.prepare import prepare
+from pipelines.runs.proxy_runs import ledger, planned_runs, proxy_runs
 from pipelines.study import load as studies
+from tests.conftest import call
 from tests.test_ledger import RUNS
 from training.record import keys
 from training.record.errors import InputError
@@ -108,13 +110,12 @@ def test_proposals_wait_in_the_ledger_for_the_next_sweep(
     plan = studies.load(path)
     for _ in range(2):
         with entry.stage(keys.DESIGN):
-            designs.main(path, "", "2", "", "true")
-    with entry.stage(keys.SWEEP):
-        corpus = sweep.prepare(plan)
-        planned, waiting = proxy_runs(plan, corpus), planned_runs(plan, corpus)
-        there = queue(plan, corpus)
-        Ledger(there.ledger_url, there.name).plan(waiting)  # those that wait are there once
-        assert planned_runs(plan, corpus) == waiting
+            call(designs, study=path, count="2", enqueue="true")
+    with entry.stage(keys.SWEEP) as active:
+        prepared = prepare(plan)
+        planned, waiting = proxy_runs(prepared), planned_runs(prepared, active)
+        ledger(prepared, active).enqueue(waiting)  # those that wait are there once
+        assert planned_runs(prepared, active) == waiting
     assert waiting[: len(planned)] == planned
     new = waiting[len(planned) :]
     assert len(new) == 2 * 2 * 2  # two designs of two mixtures at two sizes
@@ -151,7 +152,7 @@ def test_a_design_has_no_rounding_errors_of_its_constraints() -> None:
 
 def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:
     book = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep")
-    book.plan(RUNS[:3])
+    book.enqueue(RUNS[:3])
 
     def train(claimed: Run) -> float:
         if claimed == RUNS[1]:
@@ -161,7 +162,7 @@ def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         book.work(train, lambda _: None)
     assert book.open_runs() == RUNS[1:3]
-    book.plan(book.open_runs())
+    book.enqueue(book.open_runs())
     book.work(lambda _: 1.0, lambda _: None)
     assert book.open_runs() == []
 
@@ -175,13 +176,13 @@ def test_a_withdrawn_run_is_trained_by_nobody_until_it_is_planned_again(tmp_path
             raise KeyboardInterrupt
         return 1.0
 
-    book.plan(RUNS[:3])
+    book.enqueue(RUNS[:3])
     with pytest.raises(KeyboardInterrupt):
         book.work(train, lambda _: None)
     book.withdraw(RUNS[:2])  # one that was begun and one that waits
     book.work(train, lambda _: None)
     assert trained == [RUNS[0], RUNS[2]]
-    book.plan(RUNS[:2])
+    book.enqueue(RUNS[:2])
     assert book.open_runs() == RUNS[:2]
     book.work(train, lambda _: None)
     assert trained[2:] == RUNS[:2]

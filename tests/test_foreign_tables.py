@@ -13,7 +13,6 @@ import pytest
 from fitting.data import histories
 from fitting.importing import pair, table_reader
 from optimization.domain import predictor as predictors
-from pipelines import entry
 from tests.conftest import ROOT, run_entry
 from tests.test_import import DATA, proxies, published, run_import, table, write_csv
 from training.record import keys
@@ -244,6 +243,11 @@ def laws_losses(unit: str) -> pd.DataFrame:
     )
 
 
+def experiment(name: str) -> str:
+    """The id of an experiment."""
+    return str(mlflow.get_experiment_by_name(name).experiment_id)
+
+
 def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path) -> None:
     assert store
     source = write_csv(tmp_path / "bits.csv", laws_losses("bits"))
@@ -269,14 +273,14 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     exported = run_entry("export", "--experiment", "mine", "--output", str(tmp_path / "out.csv"))
     assert exported.returncode == 0, exported.stderr
     run_import(tmp_path / "out.csv", "tidy", experiment="copy")
-    assert histories.pull(entry.experiment_ids("copy")).unit == "bits_per_byte"
+    assert histories.pull([experiment("copy")]).unit == "bits_per_byte"
     run_import(write_csv(tmp_path / "nats.csv", laws_losses("nats")), "tidy", experiment="mine")
     with pytest.raises(
         InputError, match=r"12 in (\w+) .*, 12 in (?!\1)(bits_per_byte|nats_p)"
     ) as mixed:
-        histories.pull(entry.experiment_ids("mine"))
+        histories.pull([experiment("mine")])
     assert "choose with runs=\"params.unit = 'bits_per_byte'\"" in str(mixed.value)
-    assert histories.pull(entry.experiment_ids("mine"), "params.unit = 'bits_per_byte'")
+    assert histories.pull([experiment("mine")], "params.unit = 'bits_per_byte'")
     checked = run_entry("verify", "--model", "models:/bits@champion")
     assert "predicts bits/byte, but training measures nats/token" in checked.stderr
 

@@ -19,7 +19,7 @@ from fitting.data import histories
 from fitting.importing import mixinglaws, pair, table_reader, writer
 from pipelines import entry, export, imports
 from tests.benchmarks import stores
-from tests.conftest import ROOT, run_entry, take_ctrl_c
+from tests.conftest import ROOT, call, run_entry, take_ctrl_c
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
@@ -29,14 +29,12 @@ DATA = ROOT.parent / "shared" / "data"
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data in {DATA}")
 RED_PAJAMA = "common_crawl,c4,github,arxiv,books,stackexchange,wikipedia"
 REG_MIX = "train_the_pile_,metric/the_pile_,_val_loss"
-NONE = {"experiment": "", "weights": "", "domains": "", "n_params": "", "tokens": ""}
 
 
 def run_import(source: str | Path, form: str, **options: str) -> Run:
     """`import` as its entry point does it; returns the run it leaves."""
-    parameters = {**NONE, "strip": "", "check": "", "base": "", **options}
     with entry.stage(keys.IMPORT) as active:
-        imports.main(source=str(source), format=form, **parameters)
+        call(imports, source=str(source), format=form, **options)
     return mlflow.get_run(active.info.run_id)
 
 
@@ -262,13 +260,13 @@ def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, nam
     rows.loc[0, ["step", "tokens"]] = 0  # of a base
     run_import(write_csv(tmp_path / "first.csv", rows), "tidy")
     (tmp_path / "first.csv").unlink()
-    with entry.stage(keys.EXPORT):
-        export.main(experiment="", runs="params.n_params != '3000000'", output=name)
+    with entry.stage(keys.EXPORT) as active:
+        call(export, runs="params.n_params != '3000000'", output=name)
     run_import(tmp_path / name, "tidy", experiment="copy")
     assert mlflow.get_experiment_by_name("copy")
 
     def pulled(experiment: str, runs: str = "") -> pd.DataFrame:
-        found = histories.pull(entry.experiment_ids(experiment), runs)
+        found = histories.pull(entry.experiment_ids(experiment, active), runs)
         tidy = found.table.assign(run=found.table["run"].map(found.names))
         return tidy.sort_values(["run", "step"], ignore_index=True)
 

@@ -24,7 +24,7 @@ from training.workers.signals import INTERRUPTED
 
 Write = Callable[[dict[str, Any]], str]
 MAKE = (
-    "import sys; from training import stores; stores.LOCK_SECONDS = 0.2; "
+    "import sys; from training.record import stores; stores.LOCK_SECONDS = 0.2; "
     "stores.make_sqlite(sys.argv[1])"
 )
 PATIENCE = 300  # seconds, for a busy machine

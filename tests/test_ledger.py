@@ -61,8 +61,8 @@ def trained_by(book: Ledger) -> list[str]:
 
 def test_runs_are_claimed_in_order_and_once(url: str) -> None:
     book = Ledger(url, "sweep")
-    book.plan(RUNS[:3])
-    book.plan(RUNS)  # three of them are waiting already
+    book.enqueue(RUNS[:3])
+    book.enqueue(RUNS)  # three of them are waiting already
     assert trained_by(book) == [r.name for r in RUNS]
     assert trained_by(book) == []
     assert trained_by(Ledger(url, "another sweep")) == []
@@ -79,7 +79,7 @@ def _work(url: str, folder: Path) -> None:
 
 def test_several_workers_share_the_runs(url: str, tmp_path: Path) -> None:
     many = [run(f"run{i:02}", i) for i in range(24)]
-    Ledger(url, "sweep").plan(many)
+    Ledger(url, "sweep").enqueue(many)
     folder = tmp_path / "trained"
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
@@ -96,7 +96,7 @@ def test_several_workers_share_the_runs(url: str, tmp_path: Path) -> None:
 
 def test_an_interrupted_run_is_planned_again(url: str) -> None:
     book = Ledger(url, "sweep")
-    book.plan(RUNS)
+    book.enqueue(RUNS)
 
     def interrupted(claimed: Run) -> float:
         if claimed.name == "run2":
@@ -105,7 +105,7 @@ def test_an_interrupted_run_is_planned_again(url: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         book.work(interrupted, lambda _: None)
-    book.plan(RUNS[2:])
+    book.enqueue(RUNS[2:])
     assert sorted(trained_by(book)) == ["run2", "run3", "run4"]
 
 
@@ -139,7 +139,7 @@ def test_the_run_of_a_dead_worker_is_claimed_again(
     monkeypatch.setattr(ledger, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(ledger, "GRACE_SECONDS", 2)
     book = Ledger(url, "sweep")
-    book.plan(RUNS[:2])
+    book.enqueue(RUNS[:2])
     process = multiprocessing.get_context("spawn").Process(target=death, args=(url,))
     process.start()
     process.join(60)
@@ -156,7 +156,7 @@ def test_a_ledger_that_cannot_be_opened_is_one_clear_error(server: Server) -> No
 
 def test_a_ledger_that_stops_answering_is_one_clear_error(server: Server) -> None:
     book = Ledger(server.database(), "sweep")
-    book.plan(RUNS)
+    book.enqueue(RUNS)
     server.run(f"DROP DATABASE test{server.databases} WITH (FORCE)")
     with pytest.raises(InputError, match=r"^ledger '.*:\*\*\*@.*' does not answer: [^\n]+$"):
         book.work(lambda _: 1.0, lambda _: None)
@@ -165,7 +165,7 @@ def test_a_ledger_that_stops_answering_is_one_clear_error(server: Server) -> Non
 def test_the_url_of_another_driver_goes_on_working(server: Server) -> None:
     url = server.database().replace("postgresql:", "postgresql+psycopg2:")
     book = Ledger(url, "sweep")
-    book.plan(RUNS[:1])
+    book.enqueue(RUNS[:1])
     assert trained_by(book) == ["run0"]
 
 

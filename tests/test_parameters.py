@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.command import parameters
+from pipelines.command import texts
 from pipelines.study import load, yaml_file
 from tests.conftest import run_entry
 from training.record.errors import InputError
@@ -20,27 +20,25 @@ Write = Callable[[dict[str, Any]], str]
 
 def test_names_of_domains_may_hold_colons_slashes_and_spaces_in_every_parameter() -> None:
     assert all(name_fault(name) is None for name in DOMAINS)
-    read = parameters.mixture("wiki:en=0.5, web/news=0.3,common crawl=2e-1", DOMAINS)
+    read = texts.mixture("wiki:en=0.5, web/news=0.3,common crawl=2e-1", DOMAINS)
     assert read == {"wiki:en": 0.5, "wiki:de": 0.0, "web/news": 0.3, "common crawl": 0.2}
-    assert parameters.shares("bundles", "w=wiki:en:0.6+wiki:de:0.4,v=web/news:1") == {
+    assert texts.shares("bundles", "w=wiki:en:0.6+wiki:de:0.4,v=web/news:1") == {
         "w": {"wiki:en": 0.6, "wiki:de": 0.4},
         "v": {"web/news": 1.0},
     }
-    assert parameters.limits(
-        "bounds", "wiki:en+wiki:de=0.1:0.5,web/news=:0.3,common crawl=0.1"
-    ) == {
+    assert texts.limits("bounds", "wiki:en+wiki:de=0.1:0.5,web/news=:0.3,common crawl=0.1") == {
         "wiki:en+wiki:de": (0.1, 0.5),
         "web/news": (0.0, 0.3),
         "common crawl": (0.1, 0.1),
     }
-    assert parameters.names("domains", "wiki:en, wiki:de") == ["wiki:en", "wiki:de"]
+    assert texts.names("domains", "wiki:en, wiki:de") == ["wiki:en", "wiki:de"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_a_json_file_is_read_in_every_unicode_encoding(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "weights=1.json"  # a file, whatever its name looks like
     path.write_bytes(json.dumps({"wiki:ön": 2}, ensure_ascii=False).encode(encoding))
-    assert parameters.numbers("weights", str(path)) == {"wiki:ön": 2.0}
+    assert texts.numbers("weights", str(path)) == {"wiki:ön": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +60,7 @@ def test_a_bad_json_file_is_one_line(tmp_path: Path, content: bytes, message: st
     path = tmp_path / "weights.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as raised:
-        parameters.numbers("weights", str(path))
+        texts.numbers("weights", str(path))
     assert str(raised.value).startswith(f"weights: {path}")
     assert "\n" not in str(raised.value)
 
@@ -70,27 +68,27 @@ def test_a_bad_json_file_is_one_line(tmp_path: Path, content: bytes, message: st
 @pytest.mark.parametrize(
     ("read", "message"),
     [
-        (lambda: parameters.integer("tokens", "inf"), "tokens: 'inf' is not a finite number"),
-        (lambda: parameters.integer("tokens", "nan"), "tokens: 'nan' is not a finite number"),
-        (lambda: parameters.integer("tokens", "1e400"), "tokens: '1e400' is not a finite number"),
+        (lambda: texts.integer("tokens", "inf"), "tokens: 'inf' is not a finite number"),
+        (lambda: texts.integer("tokens", "nan"), "tokens: 'nan' is not a finite number"),
+        (lambda: texts.integer("tokens", "1e400"), "tokens: '1e400' is not a finite number"),
         (
-            lambda: parameters.integer("tokens", "1e20"),
+            lambda: texts.integer("tokens", "1e20"),
             "is not an integer from 0 to 9.2e+18",
         ),
-        (lambda: parameters.integer("seed", "1.5"), "seed: '1.5' is not an integer"),
-        (lambda: parameters.integer("seed", "-1"), "seed: '-1' is not an integer from 0"),
-        (lambda: parameters.pairs("weights", "web=1,,code=2"), "has an empty item; remove a ','"),
-        (lambda: parameters.pairs("weights", "web=1,web=2"), "weights: 'web' is given twice"),
-        (lambda: parameters.pairs("weights", "=1"), "weights: '=1' is not name=value"),
-        (lambda: parameters.pairs("weights", "web=1=2"), "weights: 'web': '1=2' is not a number"),
-        (lambda: parameters.limits("bounds", "web="), "bounds: 'web': write name=lowest:highest"),
-        (lambda: parameters.shares("split", "a=b:1+b:1"), "split: 'a': 'b' is given twice"),
-        (lambda: parameters.shares("split", "a=:1"), "split: 'a': ':1' is not part:share"),
-        (lambda: parameters.names("original", "a,a"), "original: 'a' is given twice"),
-        (lambda: parameters.numbers("weights", "no/such.json"), "No such file or directory"),
-        (lambda: parameters.numbers("weights", "x" * 5000), "File name too long"),
-        (lambda: parameters.numbers("weights", "a\0b"), "embedded null"),
-        (lambda: parameters.mixture("/", ["a"]), "Is a directory"),
+        (lambda: texts.integer("seed", "1.5"), "seed: '1.5' is not an integer"),
+        (lambda: texts.integer("seed", "-1"), "seed: '-1' is not an integer from 0"),
+        (lambda: texts.pairs("weights", "web=1,,code=2"), "has an empty item; remove a ','"),
+        (lambda: texts.pairs("weights", "web=1,web=2"), "weights: 'web' is given twice"),
+        (lambda: texts.pairs("weights", "=1"), "weights: '=1' is not name=value"),
+        (lambda: texts.pairs("weights", "web=1=2"), "weights: 'web': '1=2' is not a number"),
+        (lambda: texts.limits("bounds", "web="), "bounds: 'web': write name=lowest:highest"),
+        (lambda: texts.shares("split", "a=b:1+b:1"), "split: 'a': 'b' is given twice"),
+        (lambda: texts.shares("split", "a=:1"), "split: 'a': ':1' is not part:share"),
+        (lambda: texts.names("original", "a,a"), "original: 'a' is given twice"),
+        (lambda: texts.numbers("weights", "no/such.json"), "No such file or directory"),
+        (lambda: texts.numbers("weights", "x" * 5000), "File name too long"),
+        (lambda: texts.numbers("weights", "a\0b"), "embedded null"),
+        (lambda: texts.mixture("/", ["a"]), "Is a directory"),
     ],
 )
 def test_a_bad_parameter_is_one_line(read: Callable[[], object], message: str) -> None:
@@ -100,8 +98,8 @@ def test_a_bad_parameter_is_one_line(read: Callable[[], object], message: str) -
 
 
 def test_an_integer_keeps_every_digit() -> None:
-    assert parameters.integer("seed", "9007199254740993") == 2**53 + 1
-    assert parameters.integer("tokens", "1e9") == 10**9
+    assert texts.integer("seed", "9007199254740993") == 2**53 + 1
+    assert texts.integer("tokens", "1e9") == 10**9
 
 
 @pytest.mark.parametrize(

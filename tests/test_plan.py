@@ -11,11 +11,10 @@ import pytest
 
 from pipelines import main, sweep, train
 from pipelines.prepare import prepare
-from pipelines.runs import budget
-from pipelines.runs import dry_run as plans
+from pipelines.runs import budget, dry_run
 from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
-from tests.conftest import empty_store
+from tests.conftest import call, empty_store
 from training.record import keys
 from training.record.errors import InputError
 from training.run import fingerprint
@@ -46,7 +45,7 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def plan_sweep(study: str, throughput: str = "") -> mlflow.entities.Run:
     """The run that planning a sweep leaves."""
     with mlflow.start_run() as active:
-        sweep.main(study, workers="2", ranks="1", plan="true", throughput=throughput)
+        call(sweep, study=study, workers="2", plan="true", throughput=throughput)
     return mlflow.get_run(active.info.run_id)
 
 
@@ -91,7 +90,7 @@ def test_a_plan_trains_and_prepares_nothing(
     miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = plan_sweep(write_study(miniature))
-    assert run.data.tags[plans.PLANNED] == "true"
+    assert run.data.tags[dry_run.PLANNED] == "true"
     assert not Path(miniature["workspace"]).exists()
     assert len(mlflow.search_runs(output_format="list")) == 1
     told = capsys.readouterr().out
@@ -107,7 +106,7 @@ def test_main_plans_the_whole_loop(
     miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with mlflow.start_run() as active:
-        main.main(write_study(miniature), "2", "1", plan="true", throughput="1e6")
+        call(main, study=write_study(miniature), workers="2", plan="true", throughput="1e6")
     found = mlflow.get_run(active.info.run_id).data.metrics
     targets = 6 * FLOPS["small"] * 18 * 8 * 32
     assert found["planned/flops"] == PROXIES
@@ -135,7 +134,7 @@ def test_a_plan_looks_at_columns_before_anything_is_prepared(
     miniature["domains"]["code"] |= change
     path = write_study(miniature)
     with pytest.raises(InputError, match=re.escape(message)), mlflow.start_run():
-        main.main(path, "2", "1", plan="true", throughput="")
+        call(main, study=path, workers="2", plan="true")
     assert not Path(miniature["workspace"]).exists()
 
 
@@ -156,18 +155,12 @@ def test_hours_follow_from_the_throughput_of_finished_runs(
 @pytest.mark.usefixtures("store")
 def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: Write) -> None:
     with mlflow.start_run() as active:
-        train.main(
-            write_study(miniature),
-            mixture="",
-            schedule="",
+        call(
+            train,
+            study=write_study(miniature),
             size="tiny",
             steps="7",
-            seed="0",
-            save_model="false",
-            ranks="1",
-            hostfile="",
             plan="true",
-            throughput="",
         )
     run = mlflow.get_run(active.info.run_id)
     assert run.data.metrics["planned/flops"] == FLOPS["tiny"] * 7 * 8 * 32
@@ -181,8 +174,8 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
 ) -> None:
     path = write_study(miniature)
     study = studies.load(path)
-    corpus = prepare(study)
-    trained = proxy_runs(study, corpus)[0]
+    prepared = prepare(study)
+    trained = proxy_runs(prepared)[0]
     with mlflow.start_run():
         mlflow.set_tags(
             {
@@ -193,7 +186,7 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
         )
     found = plan_sweep(path).data.metrics
     assert found["planned/runs_left"] == 7
-    counts = {n: (f.train_tokens, f.validation_tokens) for n, f in corpus.domains.items()}
+    counts = {n: (f.train_tokens, f.validation_tokens) for n, f in prepared.corpus.domains.items()}
     assert found["planned/token_bytes"] == 2 * sum(sum(pair) for pair in counts.values())
     assert found["planned/epochs"] == pytest.approx(0.6 * 1.5 * TOKENS / counts["news"][0])
     told = capsys.readouterr().out
@@ -207,11 +200,11 @@ def test_every_ready_made_study_is_planned_without_network_or_text(
     name: str, tmp_path: Path
 ) -> None:
     study = studies.load(name).model_copy(update={"workspace": tmp_path})
-    known = budget.basis(study)
-    runs = proxy_runs(study, known.corpus)
-    with mlflow.start_run():
-        plan = plans.show(study, known, runs, 8, "2e14", targets=True)
-    assert not known.prepared
+    basis = budget.basis(study)
+    runs = proxy_runs(basis.prepared)
+    with mlflow.start_run() as active:
+        plan = dry_run.show(basis, runs, 8, 2e14, active, targets=True)
+    assert not basis.exact
     assert plan.repeated is not None
     assert plan.repeated.epochs < study.repetition.limit
     assert plan.token_bytes is not None
@@ -225,7 +218,7 @@ def test_every_ready_made_study_is_planned_without_network_or_text(
     ("throughput", "plan", "message"),
     [
         ("fast", "true", "throughput: 'fast' is not a number"),
-        ("-1", "true", "throughput: '-1' must be positive"),
+        ("-1", "true", "throughput: '-1'; it must be positive"),
         ("1e9", "false", "throughput: only plan=true uses it"),
         ("", "maybe", "plan: 'maybe' is neither true nor false"),
     ],
@@ -238,5 +231,5 @@ def test_a_bad_parameter_is_one_clear_error(
     write_study: Write,
 ) -> None:
     study = write_study(miniature)
-    with pytest.raises(InputError, match=message):
-        sweep.main(study, workers="1", ranks="1", plan=plan, throughput=throughput)
+    with pytest.raises(InputError, match=message), mlflow.start_run():
+        call(sweep, study=study, workers="1", plan=plan, throughput=throughput)

@@ -17,6 +17,7 @@ from fitting.data import histories
 from fitting.selection.choose import Options
 from optimization.domain import predictor as predictors
 from pipelines import fit, optimize
+from pipelines.command.table import read
 from pipelines.study import search_problem
 from tests import synthetic
 from tests.conftest import empty_store
@@ -359,12 +360,13 @@ def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
     ],
 )
 def test_a_wrong_choice_of_the_law_is_refused(choice: dict[str, str], message: str) -> None:
-    names = ("power", "ridge", "terms", "shrinking", "tie", "huber")
-    empty = {"method": "auto", "compare": "true", **dict.fromkeys(names, "")}
+    def options(choice: dict[str, str]) -> Options:
+        return fit.law_options(read(fit.Parameters, choice))
+
     with pytest.raises(InputError, match=re.escape(message)):
-        fit.law_options(**{**empty, **choice})
-    assert fit.law_options(**{**empty, "terms": "2"}).methods == ("joint",)
-    assert fit.law_options(**{**empty, "tie": "curve"}).methods == ("nested",)
+        options(choice)
+    assert options({"terms": "2"}).methods == ("joint",)
+    assert options({"tie": "curve"}).methods == ("nested",)
 
 
 def test_runs_that_are_not_comparable_are_not_fitted_together(store: str) -> None:

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 
 from pipelines import critical, design, entry, main, prepare, schedule, sweep, train, verify
+from tests.conftest import call
 from training.record.errors import InputError
 
 Write = Callable[[dict[str, Any]], str]
@@ -104,7 +105,7 @@ def test_a_refused_command_leaves_nothing_but_its_failed_run(
     assert store
     study = write_study({**miniature, **change})
     with pytest.raises(InputError, match=re.escape(message)) as caught, entry.stage("test"):
-        command.main(study=study, **parameters)
+        call(command, study=study, **parameters)
     assert "\n" not in str(caught.value)
     assert not Path(miniature["workspace"]).exists()
     (run,) = mlflow.MlflowClient().search_runs(["0"])
@@ -138,7 +139,7 @@ def test_what_trains_asks_for_a_compiler_first(
         monkeypatch.setenv(name, "")
     study = write_study({**miniature, **PHASES, "critical": {**SIDES, "size": "tiny"}})
     with pytest.raises(InputError, match=r"^no C\+\+ compiler"), entry.stage("test"):
-        command.main(study=study, **parameters)
+        call(command, study=study, **parameters)
     assert not Path(miniature["workspace"]).exists()
 
 

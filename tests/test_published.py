@@ -1,7 +1,6 @@
 """The published run histories, imported and fitted with the defaults a user gets."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -22,7 +21,8 @@ from fitting.selection.choose import Options
 from fitting.selection.cross_validation import spearman
 from pipelines import entry, imports
 from pipelines import fit as fit_pipeline
-from tests.conftest import ROOT
+from pipelines.command.table import read
+from tests.conftest import ROOT, call
 from training.record import keys
 
 DATA = ROOT.parent / "shared" / "data"
@@ -36,20 +36,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def found(source: Path, format: str, **options: str) -> Found:
-    every = {"domains": "", "n_params": "", "tokens": "", "strip": "", "base": "", **options}
-    return imports.read(str(source), format, **every)
-
-
 @pytest.mark.usefixtures("store")
 def test_the_1b_runs_are_predicted_from_small_ones() -> None:
     """Fitted on 70M–410M up to step 30 000, check runs left out, no option tuned to the data.
 
     The paper's own predictions of these two runs miss by −0.110 and −0.063.
     """
-    runs = found(REDPAJAMA, "mixinglaws", domains=DOMAINS)
+    given = {
+        "source": str(REDPAJAMA),
+        "format": "mixinglaws",
+        "domains": DOMAINS,
+        "weights": str(WEIGHTS),
+    }
+    runs = imports.read(read(imports.Parameters, given))
     with entry.stage(keys.IMPORT):
-        imports.import_runs(runs, str(REDPAJAMA), "mixinglaws", "", str(WEIGHTS))
+        call(imports, **given)
     target = {"n_params": LARGE.n_params, "tokens": LARGE.tokens}
     with entry.stage(keys.FIT):
         fitted = fit_pipeline.fit(

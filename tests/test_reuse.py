@@ -20,7 +20,7 @@ from fitting.selection.choose import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from pipelines import fit
-from pipelines.command import parameters
+from pipelines.command import texts
 from tests import synthetic
 from tests.conftest import empty_store
 from training.record import keys
@@ -237,4 +237,4 @@ def test_runs_that_were_not_trained_alike_are_not_reused(
 )
 def test_a_split_that_cannot_be_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        reuse.split(NEW_RUNS, parameters.shares("split", text), {})
+        reuse.split(NEW_RUNS, texts.shares("split", text), {})

@@ -10,6 +10,7 @@ import pytest
 from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as study
 from pipelines.study import repetition
+from pipelines.study.prepared import Prepared
 from training.data.corpus import Corpus, TokenFiles
 from training.record.errors import InputError
 from training.run import Run
@@ -67,7 +68,7 @@ def test_listed_mixtures_are_trained_as_they_stand(
         {"code": 1},
     ]
     plan = study.load(write_study(miniature))
-    runs = proxy_runs(plan, corpus_of(plan, 100_000))
+    runs = proxy_runs(of(plan, 100_000))
     assert [run.name for run in runs] == [
         f"mix{i:02d}-{size}" for size in ("small", "tiny") for i in range(3)
     ]
@@ -78,35 +79,33 @@ def test_listed_mixtures_are_trained_as_they_stand(
     ]
 
 
-def corpus_of(plan: study.Study, train_tokens: int) -> Corpus:
-    """A corpus with this many training tokens of each domain, without files."""
+def of(plan: study.Study, train_tokens: int) -> Prepared:
+    """The study with so many training tokens of each domain, without files."""
     files = TokenFiles("", "uint16", train_tokens, 1000, 2.0, 1, "digest")
-    return Corpus(Path("manifest.json"), "", 320, dict.fromkeys(plan.domains, files))
+    corpus = Corpus(Path("manifest.json"), "", 320, dict.fromkeys(plan.domains, files))
+    return Prepared(plan, corpus)
 
 
 def test_runs_that_repeat_their_text_are_told_or_refused(
     miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def planned(**rule: Any) -> tuple[study.Study, Corpus]:
-        plan = study.load(write_study({**miniature, "repetition": rule}))
-        return plan, corpus_of(plan, 1000)
+    def planned(**rule: Any) -> Prepared:
+        return of(study.load(write_study({**miniature, "repetition": rule})), 1000)
 
-    plan, corpus = planned(limit=1.5, on_excess="warn")
-    runs = proxy_runs(plan, corpus)  # of 3,072 tokens; the default has 60 % of news
+    prepared = planned(limit=1.5, on_excess="warn")
+    runs = proxy_runs(prepared)  # of 3,072 tokens; the default has 60 % of news
     over = sum(max(run.mixture.values()) * 3.072 > 1.5 for run in runs)
     assert 0 < over < len(runs)
-    plan.check_repetition(runs, corpus)
+    prepared.check_repetition(runs)
     told = capsys.readouterr().err
     worst = max(runs, key=lambda run: max(run.mixture.values()))
     assert told.count("\n") == 1
     assert f"run {worst.name} would see domain" in told
     assert f"{max(worst.mixture.values()) * 3.072:.1f} times; {over} of {len(runs)} runs" in told
 
-    plan, corpus = planned(limit=1.5, on_excess="refuse")
     with pytest.raises(InputError, match=r"raise repetition\.limit"):
-        plan.check_repetition(runs, corpus)
-    plan, corpus = planned(limit=4, on_excess="refuse")
-    plan.check_repetition(runs, corpus)
+        planned(limit=1.5, on_excess="refuse").check_repetition(runs)
+    planned(limit=4, on_excess="refuse").check_repetition(runs)
     assert not capsys.readouterr().err
 
 
@@ -115,20 +114,18 @@ def test_a_share_of_the_text_matches_the_repetition_of_the_target(
 ) -> None:
     everything = study.load(write_study(miniature))
     miniature["repetition"] = {"match_target": True}
-    plan = study.load(write_study(miniature))
-    corpus = corpus_of(plan, 1000)
-    mixture = plan.default(corpus)
+    matched = of(study.load(write_study(miniature)), 1000)
 
     def run(steps: int) -> Run:
-        return plan.run(corpus, "one", mixture, size="tiny", seed=0, steps=steps)
+        return matched.run("one", matched.default, size="tiny", seed=0, steps=steps)
 
     assert run(12).data_share == pytest.approx(12 / 18)
     assert run(18).data_share == run(40).data_share == 1
-    epochs = [repetition.most_repeated(run(steps), corpus).epochs for steps in (12, 18)]
+    epochs = [repetition.most_repeated(run(steps), matched.corpus).epochs for steps in (12, 18)]
     assert epochs == pytest.approx([0.6 * 18 * 8 * 32 / 1000] * 2)
-    assert plan.tag(corpus) != everything.tag(corpus)
+    assert matched.tag != of(everything, 1000).tag
     with pytest.raises(InputError, match=r"may see 26 tokens of domain 'news' .* one sequence"):
-        plan.check_repetition([run(12)], corpus_of(plan, 40))
+        of(matched.study, 40).check_repetition([run(12)])
 
 
 def listed(third: dict[str, Any]) -> dict[str, Any]:
@@ -227,12 +224,11 @@ def test_a_bad_study_names_the_file_the_key_and_the_rule(
 
 def test_a_short_run_is_evaluated_at_its_end(miniature: dict[str, Any], write_study: Write) -> None:
     miniature["training"]["decay_steps"] = 2
-    plan = study.load(write_study(miniature))
-    corpus = corpus_of(plan, 1000)
-    run = plan.run(corpus, "short", plan.default(corpus), size="tiny", seed=0, steps=3)
+    prepared = of(study.load(write_study(miniature)), 1000)
+    run = prepared.run("short", prepared.default, size="tiny", seed=0, steps=3)
     assert (run.training.steps, run.training.first_evaluation) == (3, 3)
     with pytest.raises(InputError, match=r"steps: 2 must be more than training\.decay_steps \(2\)"):
-        plan.run(corpus, "shorter", plan.default(corpus), size="tiny", seed=0, steps=2)
+        prepared.run("shorter", prepared.default, size="tiny", seed=0, steps=2)
 
 
 def test_a_missing_study_lists_the_ready_made_ones() -> None:

@@ -199,7 +199,7 @@ def test_a_killed_worker_goes_on_in_the_same_run(
         queue(store, tmp_path, run), store, corpus.manifest, devices.Machines(devices.cores())
     )
     book = ledger.Ledger(job.work.ledger_url, job.work.name)
-    book.plan([run])
+    book.enqueue([run])
     first, _ = start(job)
     wait_for_checkpoint(run, first)
     os.kill(first.pid, signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_a_run_goes_on_when_the_server_is_back(
     run = planned(corpus, training=training, engine=engine, seed=11)
     with stores.http(tmp_path) as server:
         work_queue = queue(server, tmp_path, run)
-        ledger.Ledger(work_queue.ledger_url, work_queue.name).plan([run])
+        ledger.Ledger(work_queue.ledger_url, work_queue.name).enqueue([run])
         one_thread = devices.Machines(devices.cores())
         job = Job(work_queue, server, corpus.manifest, one_thread)
         worker_of, events = start(job)
@@ -254,7 +254,7 @@ def test_a_run_goes_on_when_the_server_is_back(
     with stores.http(tmp_path) as server:
         mlflow.set_tracking_uri(server)
         book = ledger.Ledger(work_queue.ledger_url, work_queue.name)
-        book.plan([run])
+        book.enqueue([run])
         again, _ = start(dataclasses.replace(job, tracking_uri=server))
         again.join(120)
         assert again.exitcode == 0
@@ -316,7 +316,7 @@ def test_divergence_ends_a_run_and_not_the_sweep(
     job = Job(
         queue(store, tmp_path, bad), store, corpus.manifest, devices.Machines(devices.cores())
     )
-    ledger.Ledger(job.work.ledger_url, job.work.name).plan([bad, good])
+    ledger.Ledger(job.work.ledger_url, job.work.name).enqueue([bad, good])
     told: list[Event] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     code = worker.main(job, 0, told.append)

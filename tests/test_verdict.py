@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -13,15 +14,16 @@ from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import BEST, Answer
 from pipelines import entry, fit, optimize, verify
+from pipelines.command.table import read
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
 from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem
-from pipelines.study.study import Study
+from pipelines.study.prepared import Prepared
+from pipelines.study.search_problem import Changes
 from pipelines.sweep import sweep
 from tests import conftest
-from training.data.corpus import Corpus
 from training.engine import loop
 from training.record import keys
 from training.record.errors import InputError
@@ -37,8 +39,7 @@ Losses = Mapping[str, Sequence[float]]  # mixture → what each seed's loss is a
 class Recorded:
     """A study whose proxies are recorded, not trained, and what was found with them."""
 
-    plan: Study
-    corpus: Corpus
+    prepared: Prepared
     predictor: Predictor
     answer: Answer
 
@@ -69,27 +70,34 @@ def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
         )
 
 
-def found(plan: Study, corpus: Corpus, noise: float) -> Recorded:
+def found(prepared: Prepared, noise: float) -> Recorded:
     """Record the proxies in the current experiment, then sweep, fit and search as commands do."""
     rng = np.random.default_rng(0)
     with entry.stage(keys.MAIN) as active:
-        for run in proxy_runs(plan, corpus):
-            off = noise * rng.standard_normal(len(plan.domains))
+        for run in proxy_runs(prepared):
+            off = noise * rng.standard_normal(len(prepared.study.domains))
             log_complete(run, lambda t, run=run, off=off: losses(run, t) + off)
-        with entry.stage(keys.SWEEP):
-            sweep(plan, corpus, ALONE)
+        with entry.stage(keys.SWEEP) as sweeping:
+            sweep(prepared, ALONE, sweeping)
         with entry.stage(keys.FIT):
             fitted = fit.fit(
                 [active.info.experiment_id],
-                f"tags.{keys.STUDY} = '{plan.tag(corpus)}'",
-                plan.model,
+                f"tags.{keys.STUDY} = '{prepared.tag}'",
+                prepared.study.model,
                 Options(("joint",), compare=False),
-                purpose=fit.purpose_of(plan, corpus),
+                purpose=fit.purpose_of(prepared.study, prepared),
             )
         predictor = predictors.load(fitted.registered.uri)
         with entry.stage(keys.OPTIMIZE):
-            answer = optimize.optimize(predictor, search_problem.of_study(plan, predictor, corpus))
-    return Recorded(plan, corpus, predictor, answer)
+            problem = search_problem.of_study(prepared.study, predictor)
+            answer = optimize.optimize(predictor, problem)
+    return Recorded(prepared, predictor, answer)
+
+
+def changed(recorded: Recorded, **change: Any) -> Prepared:
+    """Its study with other sections."""
+    prepared = recorded.prepared
+    return replace(prepared, study=prepared.study.model_copy(update=change))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +116,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[str]])
 def recorded(study: str) -> Recorded:
     plan = studies.load(study)
     with mlflow.start_run():
-        corpus = prepare(plan)
-    return found(plan, corpus, noise=0.001)
+        prepared = prepare(plan)
+    return found(prepared, noise=0.001)
 
 
 @pytest.fixture
@@ -122,15 +130,15 @@ def experiment(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def proven(study: Recorded, above: Losses) -> list[str]:
     """What is said of targets whose losses lie so far above the predicted ones."""
-    plan, answer = study.plan, study.answer
+    answer = study.answer
     mixtures = verify.to_train(answer)
-    with entry.stage(keys.VERIFY):
-        for key, run in verify.target_runs(plan, study.corpus, mixtures).items():
+    with entry.stage(keys.VERIFY) as active:
+        for key, run in verify.target_runs(study.prepared, mixtures).items():
             name = key.rsplit("-", 1)[0]
             off = above.get(name, (0.001, -0.001))[run.seed]
             at_end = np.array([*answer.predictions[name].losses.values()]) + off
             log_complete(run, lambda _, at_end=at_end: at_end)
-        proof = verify.verify(plan, study.corpus, study.predictor, mixtures, ALONE)
+        proof = verify.verify(study.prepared, study.predictor, mixtures, ALONE, active)
     return verdict.report(proof, registry.standing(study.predictor.uri))
 
 
@@ -167,8 +175,7 @@ def test_worse_and_why(recorded: Recorded) -> None:
     other = proven(recorded, {})
     assert "trained before" not in words(other)  # found trained: the same targets
     changed = Recorded(
-        recorded.plan,
-        recorded.corpus,
+        recorded.prepared,
         recorded.predictor,
         optimize_within(recorded, {"news": (0.5, 0.6)}),
     )
@@ -178,7 +185,7 @@ def test_worse_and_why(recorded: Recorded) -> None:
 
 def optimize_within(study: Recorded, bounds: dict[str, tuple[float, float]]) -> Answer:
     """The answer when the search is bound further."""
-    wanted = search_problem.of_study(study.plan, study.predictor, study.corpus)
+    wanted = search_problem.of_study(study.prepared.study, study.predictor)
     rules = replace(wanted.constraints, bounds={**wanted.constraints.bounds, **bounds})
     with entry.stage(keys.OPTIMIZE):
         return optimize.optimize(study.predictor, replace(wanted, constraints=rules))
@@ -186,7 +193,7 @@ def optimize_within(study: Recorded, bounds: dict[str, tuple[float, float]]) -> 
 
 @pytest.mark.usefixtures("experiment")
 def test_not_champion(recorded: Recorded) -> None:
-    challenger = found(recorded.plan, recorded.corpus, noise=0.01)
+    challenger = found(recorded.prepared, noise=0.01)
     told = words(proven(challenger, {}))
     assert f"version {challenger.predictor.uri.rsplit('/', 1)[1]} of 'mixture-predictor'" in told
     assert "which is not the champion: champion is version 1, whose cross-validated error" in told
@@ -194,7 +201,7 @@ def test_not_champion(recorded: Recorded) -> None:
 
 @pytest.mark.usefixtures("experiment")
 def test_not_to_be_believed(recorded: Recorded) -> None:
-    misled = found(recorded.plan.model_copy(update={"model": "misled"}), recorded.corpus, noise=0.5)
+    misled = found(changed(recorded, model="misled"), noise=0.5)
     told = words(proven(misled, {}))
     assert told.startswith("NOT TO BE BELIEVED: the law does not describe these runs: it predicts")
     assert "For what it is worth, the best mixture" in told
@@ -203,8 +210,8 @@ def test_not_to_be_believed(recorded: Recorded) -> None:
 
 @pytest.mark.usefixtures("experiment")
 def test_a_search_for_another_objective_is_no_silent_verdict(recorded: Recorded) -> None:
-    asked = recorded.plan.search.model_copy(update={"objective": "worst"})
-    other = replace(recorded, plan=recorded.plan.model_copy(update={"search": asked}))
+    search = recorded.prepared.study.search.model_copy(update={"objective": "worst"})
+    other = replace(recorded, prepared=changed(recorded, search=search))
     told = words(proven(other, {}))
     assert "- the search was for the objective 'worst'; what is compared here is the" in told
 
@@ -213,23 +220,24 @@ def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
     recorded: Recorded,
 ) -> None:
     """Weights and bounds are no part of the tag by which runs are selected."""
-    weighed = recorded.plan.validation.model_copy(
+    weighed = recorded.prepared.study.validation.model_copy(
         update={"weights": {"news": 1.0, "code": 0.0, "math": 0.0}}
     )
-    other = recorded.plan.model_copy(
-        update={"validation": weighed, "bounds": {"news": (0.0, 0.9)}, "model": "other"}
-    )
+    prepared = changed(recorded, validation=weighed, bounds={"news": (0.0, 0.9)}, model="other")
+    other = prepared.study
     with entry.stage(keys.FIT) as active:
         fitted = fit.fit(
             [active.info.experiment_id],
-            f"tags.{keys.STUDY} = '{other.tag(recorded.corpus)}'",
+            f"tags.{keys.STUDY} = '{prepared.tag}'",
             other.model,
             Options(("joint",), compare=False),
-            purpose=fit.purpose_of(other, recorded.corpus),
+            purpose=fit.purpose_of(other, prepared),
         )
     metadata = predictors.load(fitted.registered.uri).metadata
     assert metadata["weights"] == {"news": 1.0, "code": 0.0, "math": 0.0}
     assert metadata["highest"]["news"] == 0.9
     asked = search_problem.of_study(other, recorded.predictor)
     with pytest.raises(InputError, match=r"reference breaks the rule 'bounds: news at most 0.9'"):
-        search_problem.with_parameters(asked, recorded.predictor, other, reference="news=1")
+        search_problem.changed(
+            asked, recorded.predictor, other, read(Changes, {"reference": "news=1"})
+        )

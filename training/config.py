@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from training.record import keys
 from training.record.errors import InputError
@@ -116,6 +116,8 @@ class Size(Section):
     of the study's tokenizer; all else, the scale of the initial weights too, stays as it says."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate; by default `training.rate_times_width` / hidden size."""
+    _counts: tuple[int, int] | None = PrivateAttr(default=None)
+    """Width and parameters of a Transformers config: no part of the study, nor of a fingerprint."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -139,11 +141,16 @@ class Size(Section):
         width = self.hidden_size
         return self.layers * (12 * width**2 + 13 * width) + 2 * width
 
-    def _of_config(self) -> tuple[int, int]:
-        from training.engine import model  # slow: torch
+    def resolved(self, width: int, n_params: int) -> Self:
+        """The size with what its Transformers config says (see `training.engine.model.resolve`)."""
+        size = self.model_copy()
+        size._counts = width, n_params
+        return size
 
-        assert self.config is not None
-        return model.width_and_parameters(self.config)
+    def _of_config(self) -> tuple[int, int]:
+        if self._counts is None:
+            raise RuntimeError(f"the size of config {self.config!r} was never resolved")
+        return self._counts
 
 
 LADDER = {

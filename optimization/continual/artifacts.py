@@ -22,7 +22,7 @@ KEPT = 1e-6  # nats per token, by which a loss that is just kept may miss its le
 class Answer:
     """The critical proportions, and the runs that they come from or that check them."""
 
-    found: Forgetting
+    forgetting: Forgetting
     measured: pd.DataFrame
     """A row a run: run, kind (fitted, check), share, original, new, predicted_original and
     predicted_new: losses in the predictor's unit."""
@@ -34,10 +34,10 @@ class Answer:
 
 def log(given: Answer) -> None:
     """Log an answer to the active run."""
-    found = given.found
-    metrics = {"base/original": found.before[0], "base/new": found.before[1]}
+    forgetting = given.forgetting
+    metrics = {"base/original": forgetting.before[0], "base/new": forgetting.before[1]}
     rows = []
-    for one in found.answers:
+    for one in forgetting.answers:
         values = {
             "share": one.share,
             "share_low": one.share_low,
@@ -46,26 +46,30 @@ def log(given: Answer) -> None:
             "new_loss": one.new and one.new[0],
             "bound": one.bound,
         }
-        shares = {} if one.mixture is None else named(found, one.mixture)
+        shares = {} if one.mixture is None else named(forgetting, one.mixture)
         rows.append(
             {"tolerance": one.tolerance, **values, **keys.with_prefix(keys.MIXTURE, shares)}
         )
         prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
         metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
-    mixture = found.answers[0].mixture
+    mixture = forgetting.answers[0].mixture
     if mixture is not None:
-        mlflow.log_params(keys.with_prefix(keys.MIXTURE, named(found, mixture)))
+        mlflow.log_params(keys.with_prefix(keys.MIXTURE, named(forgetting, mixture)))
     if len(given.checks):
         metrics |= {
             f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
         }
     mlflow.log_metrics(metrics)
-    tables = {"critical": pd.DataFrame(rows), "forgetting": found.curve, "runs": given.measured}
+    tables = {
+        "critical": pd.DataFrame(rows),
+        "forgetting": forgetting.curve,
+        "runs": given.measured,
+    }
     for name, table in tables.items():
         mlflow.log_table(table, f"{name}.json")
     for name, figure in (
-        ("critical_proportion", plots.against_share(found, given.measured)),
-        ("learnt_against_forgotten", plots.learnt_against_forgotten(found, given.measured)),
+        ("critical_proportion", plots.against_share(forgetting, given.measured)),
+        ("learnt_against_forgotten", plots.learnt_against_forgotten(forgetting, given.measured)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
     lines = report(given)
@@ -75,7 +79,7 @@ def log(given: Answer) -> None:
 
 def report(given: Answer) -> list[str]:
     """The critical proportions, and what runs that were not fitted say of them."""
-    lines = _answers(given.found)
+    lines = _answers(given.forgetting)
     if not len(given.checks):
         return lines
     names = layout.short(list(given.checks["run"].unique()), NAME)
@@ -92,17 +96,17 @@ def report(given: Answer) -> list[str]:
     return lines
 
 
-def _answers(found: Forgetting) -> list[str]:
+def _answers(forgetting: Forgetting) -> list[str]:
     """The critical proportions, and what they rest on."""
-    low, high = found.trained
-    unit = keys.unit_text(found.predictor.unit)
+    low, high = forgetting.trained
+    unit = keys.unit_text(forgetting.predictor.unit)
     lines = [
-        f"the base: loss on the original data {found.before[0]:.4f}, on the new data "
-        f"{found.before[1]:.4f} {unit}",
+        f"the base: loss on the original data {forgetting.before[0]:.4f}, on the new data "
+        f"{forgetting.before[1]:.4f} {unit}",
         f"{'allowed loss':<14}{'original share':>15}{'90 %':>18}{'original loss':>15}"
         f"{'new loss':>10}",
     ]
-    for answer in found.answers:
+    for answer in forgetting.answers:
         allowed = f"+{answer.tolerance:g}"
         if answer.share is None or answer.original is None or answer.new is None:
             lines.append(f"{allowed:<14}{'none is enough':>15}")
@@ -113,8 +117,8 @@ def _answers(found: Forgetting) -> list[str]:
             f"{allowed:<14}{answer.share:>15.4f}{ends:>18}{answer.original[0]:>15.4f}"
             f"{answer.new[0]:>10.4f}"
         )
-    first = found.answers[0]
-    least = float(found.curve["original"].min()) - found.before[0]
+    first = forgetting.answers[0]
+    least = float(forgetting.curve["original"].min()) - forgetting.before[0]
     if first.share is None:
         lines.append(
             f"no mixture with {low:g} to {high:g} of original data, as trained, keeps the loss on "
@@ -126,10 +130,10 @@ def _answers(found: Forgetting) -> list[str]:
             f"{low:g}: the critical one lies below; train less to find it"
         )
     details = []
-    for answer in found.answers:
+    for answer in forgetting.answers:
         if answer.original is None or answer.share is None:
             continue
-        room = found.before[0] + answer.tolerance - answer.original[0]
+        room = forgetting.before[0] + answer.tolerance - answer.original[0]
         if room > KEPT and answer.share > low + AT_END:
             details.append(
                 f"at +{answer.tolerance:g}: less original data would be enough, but the loss on "
@@ -140,17 +144,17 @@ def _answers(found: Forgetting) -> list[str]:
                 f"at +{answer.tolerance:g}: by the upper end of the interval not even the most "
                 f"original data that was trained ({high:g}) is enough"
             )
-    return [*lines, *details, *_mixtures(found)]
+    return [*lines, *details, *_mixtures(forgetting)]
 
 
-def _mixtures(found: Forgetting) -> list[str]:
+def _mixtures(forgetting: Forgetting) -> list[str]:
     """The mixture of each answer, where the share alone does not tell it."""
     answers = {
-        f"+{one.tolerance:g}": named(found, one.mixture)
-        for one in found.answers
+        f"+{one.tolerance:g}": named(forgetting, one.mixture)
+        for one in forgetting.answers
         if one.mixture is not None
     }
-    if found.one_dimensional or not answers:
+    if forgetting.one_dimensional or not answers:
         return []
     return layout.mixtures(
         answers,
@@ -159,9 +163,9 @@ def _mixtures(found: Forgetting) -> list[str]:
     )
 
 
-def named(found: Forgetting, mixture: Array) -> dict[str, float]:
+def named(forgetting: Forgetting, mixture: Array) -> dict[str, float]:
     """A mixture's proportions by domain."""
-    return dict(zip(found.predictor.domains, mixture.tolist(), strict=True))
+    return dict(zip(forgetting.predictor.domains, mixture.tolist(), strict=True))
 
 
 def _end(share: float | None) -> str:

@@ -12,14 +12,14 @@ Array = np.ndarray
 MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "black")}  # kind → marker, colour
 
 
-def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
+def against_share(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
     """Original and new losses against the proportion of original data.
 
     measured: a row a run, kind (fitted, check), share, original, new.
     """
     figure, axes = figures.panels((11, 4.6), 1, 2)
-    curve, unit = found.curve.sort_values("share"), keys.unit_text(found.predictor.unit)
-    for axis, side, before in zip(axes, ("original", "new"), found.before, strict=True):
+    curve, unit = forgetting.curve.sort_values("share"), keys.unit_text(forgetting.predictor.unit)
+    for axis, side, before in zip(axes, ("original", "new"), forgetting.before, strict=True):
         axis.plot(curve["share"], curve[side], color="C0", label="law")
         axis.fill_between(
             curve["share"], curve[f"{side}_low"], curve[f"{side}_high"], color="C0", alpha=0.15,
@@ -31,37 +31,37 @@ def against_share(found: Forgetting, measured: pd.DataFrame) -> Figure:
         axis.set_title(f"{side.capitalize()} data")
         if side == "original":
             axis.axhline(before, color="0.3", linestyle="--", linewidth=1, label="the base")
-    for i, answer in enumerate(found.answers):
+    for i, answer in enumerate(forgetting.answers):
         if answer.share is None or answer.original is None or answer.new is None:
             continue
         colour, label = f"C{i + 1}", f"critical, +{answer.tolerance:g} {unit}"
-        low, high = found.trained
+        low, high = forgetting.trained
         ends = (answer.share_low or low, high if answer.share_high is None else answer.share_high)
         for axis, value in zip(axes, (answer.original[0], answer.new[0]), strict=True):
             axis.plot(ends, [value] * 2, "|-", color=colour, markersize=10, linewidth=1.5)
             axis.plot(answer.share, value, "*", color=colour, markersize=13, label=label, zorder=5)
         if answer.tolerance:
             axes[0].axhline(
-                found.before[0] + answer.tolerance, color=colour, linestyle=":", linewidth=1
+                forgetting.before[0] + answer.tolerance, color=colour, linestyle=":", linewidth=1
             )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
-def learnt_against_forgotten(found: Forgetting, measured: pd.DataFrame) -> Figure:
+def learnt_against_forgotten(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
     """The loss on the new data against what is forgotten of the original; `measured` as above."""
     figure, axis = figures.panels((7, 4.8))
-    unit = keys.unit_text(found.predictor.unit)
-    forgotten = found.curve["original"] - found.before[0]
-    name = "line between the sides" if found.one_dimensional else "frontier"
-    axis.plot(forgotten, found.curve["new"], color="C0", label=name)
-    moved = measured.assign(forgotten=measured["original"] - found.before[0])
+    unit = keys.unit_text(forgetting.predictor.unit)
+    forgotten = forgetting.curve["original"] - forgetting.before[0]
+    name = "line between the sides" if forgetting.one_dimensional else "frontier"
+    axis.plot(forgotten, forgetting.curve["new"], color="C0", label=name)
+    moved = measured.assign(forgotten=measured["original"] - forgetting.before[0])
     _measured(axis, moved, "forgotten", "new")
-    for i, answer in enumerate(found.answers):
+    for i, answer in enumerate(forgetting.answers):
         if answer.original is not None and answer.new is not None:
             axis.plot(
-                answer.original[0] - found.before[0], answer.new[0], "*", color=f"C{i + 1}",
+                answer.original[0] - forgetting.before[0], answer.new[0], "*", color=f"C{i + 1}",
                 markersize=13, zorder=5,
                 label=f"+{answer.tolerance:g}: {answer.share:.3f} original",
             )  # fmt: skip

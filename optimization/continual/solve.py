@@ -146,26 +146,28 @@ def _trained(predictor: Predictor, is_original: Array) -> Constraints:
     )
 
 
-def _search(found: Forgetting) -> LimitedSearch:
-    predictor = found.predictor
+def _search(forgetting: Forgetting) -> LimitedSearch:
+    predictor = forgetting.predictor
     return epsilon_constraint.search(
-        objective.weighted(predictor, found.new),
-        objective.weighted(predictor, found.original),
-        found.allowed,
-        found.line(POINTS) if found.one_dimensional else predictor.fitted,
+        objective.weighted(predictor, forgetting.new),
+        objective.weighted(predictor, forgetting.original),
+        forgetting.allowed,
+        forgetting.line(POINTS) if forgetting.one_dimensional else predictor.fitted,
     )
 
 
-def _critical(found: Forgetting, searching: LimitedSearch, tolerance: float) -> Critical:
-    level = found.before[0] + tolerance
+def _critical(forgetting: Forgetting, searching: LimitedSearch, tolerance: float) -> Critical:
+    level = forgetting.before[0] + tolerance
     best = searching.best(level)
-    risky = objective.weighted(found.predictor, found.original, pessimistic=True)
-    upper, lower = (_share(found, searching, end, level) for end in (risky, _optimistic(risky)))
+    risky = objective.weighted(forgetting.predictor, forgetting.original, pessimistic=True)
+    upper, lower = (
+        _share(forgetting, searching, end, level) for end in (risky, _optimistic(risky))
+    )
     if best is None:
         return Critical(tolerance, None, None, lower, upper, None, None, None)
-    share = float(best @ found.is_original)
+    share = float(best @ forgetting.is_original)
     ends = [share, *(end for end in (lower, upper) if end is not None)]
-    original, new = found.losses(best)
+    original, new = forgetting.losses(best)
     return Critical(
         tolerance=tolerance,
         mixture=best,
@@ -185,16 +187,16 @@ def _optimistic(upper: Objective) -> Objective:
 
 
 def _share(
-    found: Forgetting, searching: LimitedSearch, limit: Objective, level: float
+    forgetting: Forgetting, searching: LimitedSearch, limit: Objective, level: float
 ) -> float | None:
     best = searching.limited_by(limit).best(level)
-    return None if best is None else float(best @ found.is_original)
+    return None if best is None else float(best @ forgetting.is_original)
 
 
-def _curve(found: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
+def _curve(forgetting: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
     """Along the line between the sides, or the frontier from least forgotten to most learnt."""
-    if found.one_dimensional:
-        mixtures = found.line(LEVELS)
+    if forgetting.one_dimensional:
+        mixtures = forgetting.line(LEVELS)
     else:
         most = float(searching.limit(searching.unlimited()[None])[0])
         levels = np.linspace(searching.least_level, most, LEVELS)
@@ -203,14 +205,14 @@ def _curve(found: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
         )
     rows = []
     for mixture in mixtures:
-        original, new = found.losses(mixture)
-        rows.append((float(mixture @ found.is_original), *original, *new, *mixture))
+        original, new = forgetting.losses(mixture)
+        rows.append((float(mixture @ forgetting.is_original), *original, *new, *mixture))
     ends = ("", "_low", "_high")
     return pd.DataFrame(
         rows,
         columns=[
             "share",
             *(f"{side}{end}" for side in ("original", "new") for end in ends),
-            *(keys.MIXTURE + d for d in found.predictor.domains),
+            *(keys.MIXTURE + d for d in forgetting.predictor.domains),
         ],
     )

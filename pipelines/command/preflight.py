@@ -25,41 +25,41 @@ def tracking_store() -> None:
     _store(mlflow.get_tracking_uri(), "tracking store (MLFLOW_TRACKING_URI)", "experiments")
 
 
-def registry_and_artifacts() -> None:
+def registry_and_artifacts(active: mlflow.ActiveRun) -> None:
     """The model registry answers, and the active run's artifacts can be written."""
     registry = mlflow.get_registry_uri()
     if registry != mlflow.get_tracking_uri():
         _store(registry, "model registry (MLFLOW_REGISTRY_URI)", "registered_models")
-    active = mlflow.active_run()
-    assert active is not None
     place = urlsplit(active.info.artifact_uri)
     if place.scheme in ("", "file"):
         stores.refuse_unwritable(Path(unquote(place.path)), "artifacts of this MLflow run")
 
 
-def preparing(plan: Study) -> None:
+def preparing(study: Study) -> None:
     """The workspace can be written."""
-    stores.refuse_unwritable(plan.workspace, "workspace")
+    stores.refuse_unwritable(study.workspace, "workspace")
 
 
-def training(plan: Study, machines: Machines, sizes: Sequence[str], *, queued: bool = True) -> None:
+def training(
+    study: Study, machines: Machines, sizes: Sequence[str], *, queued: bool = True
+) -> None:
     """Models of these sizes can be trained here; `queued`: those that the ledger shares out."""
-    preparing(plan)
+    preparing(study)
     if machines.hostfile is None and not visible_gpus():
         check_compiler()
-    plan.engine.micro_batch(plan.training, machines.ranks)
+    study.engine.micro_batch(study.training, machines.ranks)
     if machines.hostfile is not None:
         launcher.refuse_unreachable(machines.hostfile)
     for name in dict.fromkeys(sizes):
-        _config(plan, name)
+        _config(study, name)
     if queued:
-        ledger(plan)
+        ledger(study)
 
 
-def ledger(plan: Study) -> None:
+def ledger(study: Study) -> None:
     """The ledger answers; one in the workspace is made there."""
-    if plan.ledger is not None:
-        stores.refuse_unanswering(plan.ledger, "ledger", "studies")
+    if study.ledger is not None:
+        stores.refuse_unanswering(study.ledger, "ledger", "studies")
 
 
 def output(path: Path) -> None:
@@ -73,14 +73,14 @@ def output(path: Path) -> None:
     stores.refuse_unwritable(path.parent, "output")
 
 
-def _config(plan: Study, name: str) -> None:
+def _config(study: Study, name: str) -> None:
     """A size that is a Transformers config can be loaded, and sees a whole sequence."""
-    config = plan.size(name).config
+    config = study.size(name).config
     if config is not None:
         from training.engine import model  # slow: torch
 
         what = f"sizes.{name}: config {config!r}"
-        model.refuse_short(model.load_config(config, what), what, plan.training.sequence_length)
+        model.refuse_short(model.load_config(config, what), what, study.training.sequence_length)
 
 
 def _store(uri: str, what: str, table: str) -> None:

@@ -9,11 +9,8 @@ from scipy.stats import t as student
 
 from optimization.schedule import plots
 from optimization.schedule.plan import CONSTANT, JOINT, Plan
-from pipelines.runs import phase_runs
+from pipelines.runs.phase_runs import PhaseProxies
 from pipelines.runs.proxy_runs import train_missing
-from pipelines.study.sections import Phases
-from pipelines.study.study import Study
-from training.data.corpus import Corpus
 from training.record import keys
 from training.record.mixtures import checked_mixture
 from training.record.mlflow_runs import last_losses
@@ -47,29 +44,26 @@ class Proof:
         return f"trained, the schedule does not beat the best constant mixture: {told}"
 
 
-def prove(plan: Study, corpus: Corpus, asked: Phases, found: Plan, machines: Machines) -> Proof:
+def prove(proxies: PhaseProxies, plan: Plan, machines: Machines, active: mlflow.ActiveRun) -> Proof:
     """Train the schedule and the best constant mixture with every seed."""
-    domains = found.predictor.domains
+    domains, prepared = plan.predictor.domains, proxies.prepared
     planned = {
-        (name, seed): phase_runs.run(
-            plan,
-            corpus,
-            asked,
+        (name, seed): proxies.run(
             f"{name}-seed{seed}",
             [
                 checked_mixture(dict(zip(domains, map(float, mixture), strict=True)), domains)
-                for mixture in found.ways[name].schedule
+                for mixture in plan.ways[name].schedule
             ],
             seed,
         )
-        for seed in asked.seeds
+        for seed in proxies.section.seeds
         for name in (JOINT, CONSTANT)
     }
-    run_ids = train_missing(plan, corpus, list(planned.values()), machines, keys.SCHEDULE)
+    run_ids = train_missing(prepared, list(planned.values()), machines, keys.SCHEDULE, active)
     rows = []
     for (name, seed), run in planned.items():
         losses = last_losses(run_ids[run.name])
-        objective = sum(w * losses[d] for d, w in plan.weights().items())
+        objective = sum(w * losses[d] for d, w in prepared.study.weights().items())
         rows.append(
             {
                 "way": name,
@@ -87,7 +81,7 @@ def prove(plan: Study, corpus: Corpus, asked: Phases, found: Plan, machines: Mac
     return Proof(table, float(gains.mean()), float(width))
 
 
-def log(found: Plan, proof: Proof) -> None:
+def log(plan: Plan, proof: Proof) -> None:
     """Log measured beside predicted to the active run."""
     mlflow.log_metrics(
         {
@@ -99,18 +93,18 @@ def log(found: Plan, proof: Proof) -> None:
     mlflow.log_table(proof.table, "measured.json")
     predicted = {}
     for name in (CONSTANT, JOINT):
-        answer = found.predictor.ask(found.ways[name].schedule)
+        answer = plan.predictor.ask(plan.ways[name].schedule)
         ends = (answer["objective"], answer["objective_low"], answer["objective_high"])
         predicted[name] = ends
     figure = plots.proof(proof.measured(), predicted)
     mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
 
 
-def report(found: Plan, proof: Proof) -> list[str]:
+def report(plan: Plan, proof: Proof) -> list[str]:
     """Measured beside predicted, and the verdict."""
     lines = [f"{'trained on':<22}{'predicted':>10}{'measured':>10}   seeds"]
     for name, losses in proof.measured().items():
         seeds = ", ".join(f"{loss:.4f}" for loss in losses)
-        predicted = found.ways[name].objectives[-1]
+        predicted = plan.ways[name].objectives[-1]
         lines.append(f"{name:<22}{predicted:>10.4f}{np.mean(losses):>10.4f}   {seeds}")
     return [*lines, proof.verdict]

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
-
 from pipelines.study import repetition
+from pipelines.study.prepared import Prepared
 from pipelines.study.repetition import Repeated
 from pipelines.study.study import Study
 from training import run_log
 from training.config import Domain, Tokenizer
-from training.data import corpus as corpora
 from training.data import sources
 from training.data.corpus import Corpus, TokenFiles
 from training.record import keys
@@ -30,8 +28,9 @@ NETWORK_SECONDS = 3
 class Basis:
     """What is known of the text before anything is prepared."""
 
-    corpus: Corpus  # an estimate without files where it is not prepared; vocab_size 0: unknown
-    prepared: bool
+    prepared: Prepared
+    """Its corpus is an estimate without files where it is not exact; vocab_size 0: unknown."""
+    exact: bool  # the text is tokenised already
     unknown: tuple[str, ...] = ()  # domains of which nothing tells how much text there is
     notes: tuple[str, ...] = ()  # what a look at the sources left open
 
@@ -93,9 +92,9 @@ def basis(study: Study) -> Basis:
 
     Raises InputError for local sources in which a first look finds what `prepare` would refuse.
     """
-    found = corpora.find(study.domains, study.tokenizer, study.validation, study.workspace)
-    if found:
-        return Basis(found, prepared=True)
+    prepared = Prepared.found(study)
+    if prepared:
+        return Basis(prepared, exact=True)
     notes = tuple(sources.look(study.domains))
     vocab_size = _vocabulary(study.tokenizer) or 0
     domains = {
@@ -104,7 +103,7 @@ def basis(study: Study) -> Basis:
     }
     unknown = tuple(name for name, domain in study.domains.items() if not domain.max_mb)
     estimate = Corpus(Path(), "", vocab_size, domains)
-    return Basis(estimate, prepared=False, unknown=unknown, notes=notes)
+    return Basis(Prepared(study, estimate), exact=False, unknown=unknown, notes=notes)
 
 
 def _estimate(domain: Domain, vocab_size: int, held_out: float) -> TokenFiles:
@@ -149,20 +148,19 @@ def _vocabulary(tokenizer: Tokenizer) -> int | None:
 
 
 def make(
-    study: Study,
     basis: Basis,
     runs: Sequence[Run],
     workers: int,
     throughput: float | None,
+    experiment: str,
     *,
     targets: bool,
 ) -> Budget:
-    """What training `runs` takes, with the targets of `verify` beside them or not."""
-    active = mlflow.active_run()
-    assert active is not None
-    experiment = active.info.experiment_id
-    corpus, vocab_size = basis.corpus, basis.corpus.vocab_size
-    planned = _targets(study, corpus) if targets else []
+    """What training `runs` takes, with the targets of `verify` beside them or not; what is trained
+    already and how fast is looked up in the experiment, by its id."""
+    study, corpus = basis.prepared.study, basis.prepared.corpus
+    vocab_size = corpus.vocab_size
+    planned = _targets(basis.prepared) if targets else []
     every = [*runs, *planned]
     sizes = {run.size.n_params: run for run in every}
     speeds = _speeds(list(sizes.values()), vocab_size, experiment, throughput)
@@ -172,7 +170,7 @@ def make(
     return Budget(
         rows=_rows(runs, vocab_size, speeds),
         targets=_row(planned, vocab_size, speeds) if planned else None,
-        left=_rows(_missing(runs, experiment), vocab_size, speeds) if basis.prepared else None,
+        left=_rows(_missing(runs, experiment), vocab_size, speeds) if basis.exact else None,
         repeated=None if basis.unknown else max(epochs, key=lambda repeated: repeated.epochs),
         token_bytes=None if basis.unknown else _token_bytes(corpus),
         checkpoint_bytes=CHECKPOINT_BYTES * largest * min(workers, len(runs)),
@@ -181,19 +179,12 @@ def make(
     )
 
 
-def _targets(study: Study, corpus: Corpus) -> list[Run]:
+def _targets(prepared: Prepared) -> list[Run]:
     """As many as `verify` may train: best and default with every seed, uniform and best observed
     with one. Only the default mixture is known, so all have it."""
-    run = study.run(
-        corpus,
-        "target-default",
-        study.default(corpus),
-        size=study.target.size,
-        seed=study.target.seeds[0],
-        stage=keys.TARGET,
-        steps=study.target.steps,
-    )
-    return [run] * (2 * len(study.target.seeds) + 2)
+    seeds = prepared.study.target.seeds
+    run = prepared.target("target-default", prepared.default, seeds[0])
+    return [run] * (2 * len(seeds) + 2)
 
 
 def _parameters(run: Run, vocab_size: int) -> int:

@@ -2,148 +2,161 @@
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 
+import mlflow
 import numpy as np
 
 from optimization.design import space_filling
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines.runs.proxy_runs import train_missing
+from pipelines.study.prepared import Prepared
 from pipelines.study.sections import Critical
 from pipelines.study.study import Study
 from training.config import Size, Training
-from training.data.corpus import Corpus
 from training.record import keys
 from training.record.mixtures import checked_mixture
 from training.run import Base, Run
 from training.workers.devices import Machines
 
 Mixture = dict[str, float]
-Found = tuple[Base, Size]
 
 EVALUATIONS = 4  # of a continued run, log-spaced over its last two thirds, beside that of the base
 
 
-def find_base(plan: Study, corpus: Corpus, asked: Critical, machines: Machines) -> Found:
+@dataclass(frozen=True)
+class Continuation:
+    """A base, continued in the way of a study's section `critical`."""
+
+    prepared: Prepared
+    section: Critical
+    base: Base
+    size: Size
+
+    def run(self, name: str, mixture: Mixture, seed: int, stage: str = keys.PROXY) -> Run:
+        """The base continued on a mixture."""
+        steps = self.section.steps
+        plain = self.prepared.run(
+            name,
+            mixture,
+            size=self.prepared.study.target.size,
+            seed=seed,
+            stage=stage,
+            steps=steps,
+        )
+        training = plain.training.model_copy(
+            update={
+                "warmup_steps": min(plain.training.warmup_steps, steps // 4),
+                "first_evaluation": max(1, steps // 3),
+                "evaluations": EVALUATIONS,
+            }
+        )
+        training = _decayed(training, self.section)
+        return plain.model_copy(
+            update={
+                "base": self.base,
+                "size": self.size,
+                "size_name": "base",
+                "study": self.tag(training),
+                "training": training,
+                "data_share": 1.0,
+            }
+        )
+
+    def tag(self, training: Training) -> str:
+        """Names the runs that continue one base in one way: their losses are comparable with each
+        other's only."""
+        rate = self.size.learning_rate
+        spec = [self.prepared.tag, self.base.digest, rate, training.model_dump()]
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.prepared.study.name}-continued-{digest}"
+
+
+def of_base(
+    prepared: Prepared, section: Critical, machines: Machines, active: mlflow.ActiveRun
+) -> Continuation:
     """The base that the study names, or one that is trained on the original data here.
 
     Raises InputError for a base that is missing, of another kind or of another tokenizer.
     """
     from training.engine import base_model as bases  # slow: torch
 
-    place = asked.base or f"runs:/{_train_base(plan, corpus, asked, machines)}/model"
-    length = plan.training.sequence_length
-    base, size = bases.find(place, corpus, length, plan.workspace)
-    return base, size.model_copy(update={"learning_rate": asked.learning_rate})
+    study = prepared.study
+    place = section.base or f"runs:/{_train_base(prepared, section, machines, active)}/model"
+    base, size = bases.find(place, prepared.corpus, study.training.sequence_length, study.workspace)
+    size = size.model_copy(update={"learning_rate": section.learning_rate})
+    return Continuation(prepared, section, base, size)
 
 
-def refuse_missing_base(asked: Critical) -> None:
+def refuse_missing_base(section: Critical) -> None:
     """Raise InputError for a base that is not there; its tokenizer is compared with the corpus's
     later."""
-    if asked.base is not None:
+    if section.base is not None:
         from training.engine import base_model as bases  # slow: torch
 
-        bases.refuse_missing(asked.base)
+        bases.refuse_missing(section.base)
 
 
-def _train_base(plan: Study, corpus: Corpus, asked: Critical, machines: Machines) -> str:
+def _train_base(
+    prepared: Prepared, section: Critical, machines: Machines, active: mlflow.ActiveRun
+) -> str:
     """Train the base below the active run; its run id."""
-    assert asked.size is not None
-    run = plan.run(
-        corpus,
-        f"base-{asked.size}",
-        blend(plan, asked, 1.0),
-        size=asked.size,
-        seed=plan.sweep.seed,
+    assert section.size is not None
+    study = prepared.study
+    run = prepared.run(
+        f"base-{section.size}",
+        blend(study, section, 1.0),
+        size=section.size,
+        seed=study.sweep.seed,
         stage=keys.TARGET,
-        steps=asked.base_steps,
+        steps=section.base_steps,
     )
-    run = run.model_copy(update={"training": _decayed(run.training, asked)})
-    saving = plan.engine.model_copy(update={"save_models": True})
-    saved = plan.model_copy(update={"engine": saving})
-    return train_missing(saved, corpus, [run], machines, keys.CRITICAL)[run.name]
+    run = run.model_copy(update={"training": _decayed(run.training, section)})
+    saving = study.engine.model_copy(update={"save_models": True})
+    saved = replace(prepared, study=study.model_copy(update={"engine": saving}))
+    return train_missing(saved, [run], machines, keys.CRITICAL, active)[run.name]
 
 
-def blend(plan: Study, asked: Critical, share: float) -> Mixture:
+def blend(study: Study, section: Critical, share: float) -> Mixture:
     """The mixture with this share of original data, each side in its proportions."""
-    sides = ((share, asked.original), (1 - share, asked.new))
-    found = dict.fromkeys(plan.domains, 0.0)
+    sides = ((share, section.original), (1 - share, section.new))
+    mixture = dict.fromkeys(study.domains, 0.0)
     for total, side in sides:
         for name, part in side.items():
-            found[name] += total * part / sum(side.values())
-    return checked_mixture(found, list(plan.domains))
+            mixture[name] += total * part / sum(side.values())
+    return checked_mixture(mixture, list(study.domains))
 
 
-def mixtures(plan: Study, asked: Critical) -> dict[str, Mixture]:
+def mixtures(study: Study, section: Critical) -> dict[str, Mixture]:
     """Label → mixture: those of the shares, and those that the domains of both sides design."""
-    found = {f"original-{share:g}": blend(plan, asked, share) for share in sorted(asked.shares)}
-    if asked.mixtures:
-        involved = {*asked.original, *asked.new}
-        others = {name: (0.0, 0.0) for name in plan.domains if name not in involved}
+    tried = {
+        f"original-{share:g}": blend(study, section, share) for share in sorted(section.shares)
+    }
+    if section.mixtures:
+        involved = {*section.original, *section.new}
+        others = {name: (0.0, 0.0) for name in study.domains if name not in involved}
         allowed = feasible(
-            Constraints(bounds={**plan.bounds, **others}), list(plan.domains), plan.target_tokens()
+            Constraints(bounds={**study.bounds, **others}),
+            list(study.domains),
+            study.target_tokens(),
         )
-        given = np.array([[*mixture.values()] for mixture in found.values()])
+        given = np.array([[*mixture.values()] for mixture in tried.values()])
         drawn = space_filling.designed(
-            plan.sweep.design,
-            len(found) + asked.mixtures,
-            given=given.reshape(-1, len(plan.domains)),
+            study.sweep.design,
+            len(tried) + section.mixtures,
+            given=given.reshape(-1, len(study.domains)),
             allowed=allowed,
-            seed=plan.sweep.seed,
-            reference=np.array([*blend(plan, asked, 0.5).values()]),
-            concentration=plan.sweep.concentration,
+            seed=study.sweep.seed,
+            reference=np.array([*blend(study, section, 0.5).values()]),
+            concentration=study.sweep.concentration,
         )
-        found |= {
-            f"mix{i:02d}": dict(zip(plan.domains, map(float, drawn[i]), strict=True))
-            for i in range(len(found), len(drawn))
+        tried |= {
+            f"mix{i:02d}": dict(zip(study.domains, map(float, drawn[i]), strict=True))
+            for i in range(len(tried), len(drawn))
         }
-    return found
+    return tried
 
 
-def run(
-    plan: Study,
-    corpus: Corpus,
-    asked: Critical,
-    found: Found,
-    name: str,
-    mixture: Mixture,
-    seed: int,
-    stage: str = keys.PROXY,
-) -> Run:
-    """The base continued on a mixture."""
-    base, size = found
-    steps = asked.steps
-    plain = plan.run(
-        corpus, name, mixture, size=plan.target.size, seed=seed, stage=stage, steps=steps
-    )
-    training = plain.training.model_copy(
-        update={
-            "warmup_steps": min(plain.training.warmup_steps, steps // 4),
-            "first_evaluation": max(1, steps // 3),
-            "evaluations": EVALUATIONS,
-        }
-    )
-    training = _decayed(training, asked)
-    return plain.model_copy(
-        update={
-            "base": base,
-            "size": size,
-            "size_name": "base",
-            "study": tag(plan, corpus, found, training),
-            "training": training,
-            "data_share": 1.0,
-        }
-    )
-
-
-def _decayed(training: Training, asked: Critical) -> Training:
-    return training.model_copy(update={"decay_steps": round(asked.decay * training.steps)})
-
-
-def tag(plan: Study, corpus: Corpus, found: Found, training: Training) -> str:
-    """Names the runs that continue one base in one way: their losses are comparable with each
-    other's only."""
-    base, size = found
-    spec = [plan.tag(corpus), base.digest, size.learning_rate, training.model_dump()]
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{plan.name}-continued-{digest}"
+def _decayed(training: Training, section: Critical) -> Training:
+    return training.model_copy(update={"decay_steps": round(section.decay * training.steps)})

@@ -1,15 +1,12 @@
 """`plan=true`: say what a sweep or a run would take; trains and prepares nothing."""
 
-import math
 from collections.abc import Sequence
 
 import mlflow
 import pandas as pd
 
-from pipelines.command import parameters
 from pipelines.runs import budget as budgets
 from pipelines.runs.budget import Basis, Budget, Row, all_hours
-from pipelines.study.study import Study
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.run import Run
@@ -19,17 +16,17 @@ WORKER = "a worker is one GPU (with ranks=N, N of them), or one core where there
 PLANNED = "planned_only"  # tag of a run that trained nothing
 
 
-def wanted(plan: str, throughput: str) -> bool:
-    """Whether the parameters ask for a plan; a throughput asks for nothing else."""
-    if throughput and not parameters.boolean("plan", plan):
+def wanted(plan: bool, throughput: float | None) -> bool:
+    """Whether the parameters ask for a dry run; a throughput asks for nothing else."""
+    if throughput and not plan:
         raise InputError("throughput: only plan=true uses it; add it, or leave throughput out")
-    return parameters.boolean("plan", plan)
+    return plan
 
 
-def _report(study: Study, basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
+def _report(basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
     """The plan in words and a table; `loop` are the stages, where it is of all of them."""
     lines = [
-        f"plan of study {study.name!r}; nothing is trained",
+        f"plan of study {basis.prepared.study.name!r}; nothing is trained",
         f"{'size':<9}{'parameters':>15}{'runs':>6}{'steps':>9}{'tokens a run':>14}{'tokens':>9}"
         f"{'FLOPs':>10}{'worker-hours':>14}",
         *(_line(row) for row in budget.rows),
@@ -39,7 +36,7 @@ def _report(study: Study, basis: Basis, budget: Budget, loop: Sequence[str]) -> 
         lines.append(_line(budget.targets) + "   the targets of verify, at most")
     if loop and budget.targets:
         lines.append(_total(budget.every_row(), "with the targets"))
-    return [*lines, "", *loop, *_notes(study, basis, budget, bool(loop))]
+    return [*lines, "", *loop, *_notes(basis, budget, bool(loop))]
 
 
 def _line(row: Row) -> str:
@@ -57,9 +54,9 @@ def _total(rows: Sequence[Row], name: str = "total") -> str:
     )
 
 
-def _notes(study: Study, basis: Basis, budget: Budget, whole: bool) -> list[str]:
-    lines = [*basis.notes]
-    if not basis.corpus.vocab_size:
+def _notes(basis: Basis, budget: Budget, whole: bool) -> list[str]:
+    study, lines = basis.prepared.study, [*basis.notes]
+    if not basis.prepared.corpus.vocab_size:
         lines.append(
             f"vocabulary: unknown ({study.tokenizer.name} cannot be fetched now): FLOPs and disk "
             "leave out the embeddings"
@@ -72,7 +69,7 @@ def _notes(study: Study, basis: Basis, budget: Budget, whole: bool) -> list[str]
         rest = f", {_hours(hours)} worker-hours" if hours is not None else ""
         aside = "; targets are not counted here" if whole else ""
         lines.append(f"already trained: {layout.count(done, 'run')}; {left} are left{rest}{aside}")
-    how = "" if basis.prepared else " (estimated from max_mb)"
+    how = "" if basis.exact else " (estimated from max_mb)"
     if budget.repeated is None or budget.token_bytes is None:
         why = f"unknown before preparing: {layout.some(basis.unknown)} have no max_mb"
         lines.append(f"repetition: {why}")
@@ -127,10 +124,8 @@ def _hours(hours: float | None) -> str:
     return "unknown" if hours is None else f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
 
 
-def _log(budget: Budget, lines: Sequence[str]) -> None:
+def _log(budget: Budget, lines: Sequence[str], active: mlflow.ActiveRun) -> None:
     """Write the plan to the active run, whose name and a tag say that it trained nothing."""
-    active = mlflow.active_run()
-    assert active is not None
     mlflow.set_tag(keys.RUN_NAME, f"plan of {active.info.run_name}")
     rows = budget.every_row()
     numbers: dict[str, float | None] = {
@@ -163,13 +158,13 @@ def _log(budget: Budget, lines: Sequence[str]) -> None:
     mlflow.log_text("\n".join(lines), "plan.txt")
 
 
-def loop(study: Study, basis: Basis, runs: Sequence[Run]) -> list[str]:
+def loop(basis: Basis, runs: Sequence[Run]) -> list[str]:
     """What each stage of `main` would do."""
-    texts = "the text is tokenised already"
-    if not basis.prepared:
-        texts = f"tokenises {len(study.domains)} domains (their first rows were checked)"
+    study, text = basis.prepared.study, "the text is tokenised already"
+    if not basis.exact:
+        text = f"tokenises {len(study.domains)} domains (their first rows were checked)"
     return [
-        f"prepare   {texts}",
+        f"prepare   {text}",
         f"sweep     trains {len(runs)} proxies, as above",
         f"fit       fits the law and registers it as {study.model!r}; trains nothing",
         f"optimize  searches with {study.search.trials} trials; trains nothing",
@@ -179,22 +174,20 @@ def loop(study: Study, basis: Basis, runs: Sequence[Run]) -> list[str]:
 
 
 def show(
-    study: Study,
     basis: Basis,
     runs: Sequence[Run],
     workers: int,
-    throughput: str,
+    throughput: float | None,
+    active: mlflow.ActiveRun,
     *,
     targets: bool,
     stages: Sequence[str] = (),
 ) -> Budget:
     """Print and log what these runs would take, with the targets of `verify` beside them or not;
     `stages` say what else would be done."""
-    speed = parameters.number("throughput", throughput) if throughput else None
-    if speed is not None and not 0 < speed < math.inf:
-        raise InputError(f"throughput: {throughput!r} must be positive, in FLOP/s of a worker")
-    budget = budgets.make(study, basis, runs, workers, speed, targets=targets)
-    lines = _report(study, basis, budget, stages)
+    experiment = active.info.experiment_id
+    budget = budgets.make(basis, runs, workers, throughput, experiment, targets=targets)
+    lines = _report(basis, budget, stages)
     print("\n".join(lines))
-    _log(budget, lines)
+    _log(budget, lines, active)
     return budget

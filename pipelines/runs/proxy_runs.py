@@ -7,9 +7,9 @@ import numpy as np
 
 from optimization.design import space_filling
 from optimization.search import projection
+from pipelines.study.prepared import Prepared
 from pipelines.study.study import DECIMALS, Study
 from training import run_log
-from training.data.corpus import Corpus
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.run import Run, fingerprint
@@ -19,55 +19,54 @@ from training.workers.ledger import Ledger
 from training.workers.messages import Queue
 
 
-def proxy_runs(plan: Study, corpus: Corpus) -> list[Run]:
+def proxy_runs(prepared: Prepared) -> list[Run]:
     """The planned proxies, the largest first: every mixture at every size."""
-    if isinstance(plan.sweep.mixtures, int):
-        named = designed(plan, plan.sweep.mixtures, plan.default(corpus))
+    study = prepared.study
+    if isinstance(study.sweep.mixtures, int):
+        named = designed(study, study.sweep.mixtures, prepared.default)
     else:
-        named = {f"mix{i:02d}": mixture for i, mixture in enumerate(plan.listed_mixtures())}
-    return [
-        plan.run(corpus, f"{label}-{size}", mixture, size=size, seed=plan.sweep.seed)
-        for size in sorted(plan.sweep.sizes, key=lambda s: -plan.size(s).n_params)
-        for label, mixture in named.items()
-    ]
+        named = {f"mix{i:02d}": mixture for i, mixture in enumerate(study.listed_mixtures())}
+    return prepared.at_every_size(named)
 
 
-def refuse_design(plan: Study, count: int | None = None) -> None:
+def refuse_design(study: Study, count: int | None = None) -> None:
     """Raise InputError where the study's design has not so many mixtures, by default its sweep's.
 
     To be called before the text is prepared, from which a proportional default mixture follows.
     """
-    if count is None and plan.listed_mixtures():
+    if count is None and study.listed_mixtures():
         return
-    wanted = plan.sweep.mixtures if count is None else count
+    wanted = study.sweep.mixtures if count is None else count
     assert isinstance(wanted, int)
-    default = plan.given_default()
-    if default is not None or plan.sweep.design != space_filling.DIRICHLET:  # which draws around it
-        designed(plan, wanted, default or dict.fromkeys(plan.domains, 1 / len(plan.domains)))
+    default = study.given_default()
+    if (
+        default is not None or study.sweep.design != space_filling.DIRICHLET
+    ):  # which draws around it
+        designed(study, wanted, default or dict.fromkeys(study.domains, 1 / len(study.domains)))
 
 
-def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
+def designed(study: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
     """Label → mixture: the default one, the uniform one and those that cover what they leave.
 
     Where bounds forbid the uniform mixture, the nearest allowed one takes its place. Of these two
     a study with bundles has those that keep them.
     """
-    names, allowed = list(plan.domains), plan.feasible()
+    names, allowed = list(study.domains), study.feasible()
     even = np.full(len(names), 1 / len(names))
     given = {"default": np.array([*default.values()]), projection.UNIFORM: even}
     label, near = projection.uniform(allowed)
-    if plan.bundles:
+    if study.bundles:
         given = {name: m for name, m in given.items() if allowed.inside(m[None])[0]}
     elif label != projection.UNIFORM and np.allclose(near, given["default"], atol=10**-DECIMALS):
         del given[projection.UNIFORM]  # what would take its place is there
     mixtures = space_filling.designed(
-        plan.sweep.design,
+        study.sweep.design,
         count,
         given=np.array([*given.values()]).reshape(-1, len(names)),
         allowed=allowed,
-        seed=plan.sweep.seed,
+        seed=study.sweep.seed,
         reference=given.get("default", np.array([*default.values()])),
-        concentration=plan.sweep.concentration,
+        concentration=study.sweep.concentration,
     )
     labels = [*given, *(f"mix{i:02d}" for i in range(len(given), len(mixtures)))]
     if projection.UNIFORM in labels:
@@ -79,43 +78,44 @@ def designed(plan: Study, count: int, default: dict[str, float]) -> dict[str, di
     }
 
 
-def queue(plan: Study, corpus: Corpus, stage: str = keys.SWEEP) -> Queue:
+def queue(prepared: Prepared, active: mlflow.ActiveRun, stage: str = keys.SWEEP) -> Queue:
     """The study's queue of runs of a stage, below the active run."""
-    active = mlflow.active_run()
-    assert active is not None
-    experiment = active.info.experiment_id
+    study, experiment = prepared.study, active.info.experiment_id
     return Queue(
-        ledger_url=plan.ledger_url(),
-        name=f"{stage}-{plan.tag(corpus)}-experiment-{experiment}",
+        ledger_url=study.ledger_url(),
+        name=f"{stage}-{prepared.tag}-experiment-{experiment}",
         experiment_id=experiment,
         parent_run_id=active.info.run_id,
-        workspace=plan.workspace,
-        engine=plan.engine,
+        workspace=study.workspace,
+        engine=study.engine,
     )
 
 
-def planned_runs(plan: Study, corpus: Corpus) -> list[Run]:
+def ledger(prepared: Prepared, active: mlflow.ActiveRun, stage: str = keys.SWEEP) -> Ledger:
+    """The ledger that shares out this queue."""
+    named = queue(prepared, active, stage)
+    return Ledger(named.ledger_url, named.name)
+
+
+def planned_runs(prepared: Prepared, active: mlflow.ActiveRun) -> list[Run]:
     """The study's proxies and those that wait in the ledger beside them (`design` puts some)."""
-    runs = proxy_runs(plan, corpus)
+    runs = proxy_runs(prepared)
     known = {fingerprint(run) for run in runs}
-    there = queue(plan, corpus)
-    ledger = Ledger(there.ledger_url, there.name)
-    waiting = [run for run in ledger.open_runs() if fingerprint(run) not in known]
-    return [*runs, *(run for run in waiting if not plan.broken_rule(run.mixture))]
+    waiting = [r for r in ledger(prepared, active).open_runs() if fingerprint(r) not in known]
+    return [*runs, *(run for run in waiting if not prepared.study.broken_rule(run.mixture))]
 
 
-def withdraw_forbidden(plan: Study, corpus: Corpus, stage: str) -> None:
+def withdraw_forbidden(prepared: Prepared, active: mlflow.ActiveRun, stage: str) -> None:
     """Drop the runs from a queue that break the study's rules, which may be newer than they."""
-    there = queue(plan, corpus, stage)
-    ledger = Ledger(there.ledger_url, there.name)
+    book, rule_of = ledger(prepared, active, stage), prepared.study.broken_rule
     broken = [
         (run, rule)
-        for run in ledger.open_runs()
-        for rule in [next(filter(None, (plan.broken_rule(m) for _, m in _mixtures_of(run))), "")]
+        for run in book.open_runs()
+        for rule in [next(filter(None, (rule_of(m) for _, m in _mixtures_of(run))), "")]
         if rule and stage != keys.CRITICAL
     ]
     if broken:
-        ledger.withdraw([run for run, _ in broken])
+        book.withdraw([run for run, _ in broken])
         rules = "; ".join(dict.fromkeys(rule for _, rule in broken))
         print(
             f"{layout.count(len(broken), 'queued run')} dropped: they break a rule of the study "
@@ -124,22 +124,24 @@ def withdraw_forbidden(plan: Study, corpus: Corpus, stage: str) -> None:
 
 
 def train_missing(
-    plan: Study, corpus: Corpus, runs: list[Run], machines: Machines, stage: str
+    prepared: Prepared,
+    runs: list[Run],
+    machines: Machines,
+    stage: str,
+    active: mlflow.ActiveRun,
 ) -> dict[str, str]:
     """Train what MLflow does not hold yet, below the active run; name → MLflow run id of all."""
-    active = mlflow.active_run()
-    assert active is not None
     experiment = active.info.experiment_id
     if stage != keys.CRITICAL:  # whose mixtures of two sides are the user's own
-        plan.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
-    withdraw_forbidden(plan, corpus, stage)
+        prepared.study.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
+    withdraw_forbidden(prepared, active, stage)
     done = run_log.settled(experiment, runs[0].stage)
     missing = [run for run in runs if fingerprint(run) not in done]
-    run_log.log_datasets(active.info.run_id, corpus)
+    run_log.log_datasets(active.info.run_id, prepared.corpus)
     print(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
-        plan.check_repetition(missing, corpus)
-        pool.train(missing, corpus, queue(plan, corpus, stage), machines)
+        prepared.check_repetition(missing)
+        pool.train(missing, prepared.corpus, queue(prepared, active, stage), machines)
         done = run_log.settled(experiment, runs[0].stage)
         left = [run.name for run in missing if fingerprint(run) not in done]
         if left:

@@ -2,7 +2,7 @@
 
 import datetime
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -31,11 +31,27 @@ def load(name: str) -> Study:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: a study is a mapping of keys; found {type(raw).__name__}")
     try:
-        return _resolve(Study.model_validate(raw), path.parent)
+        study = _resolve(Study.model_validate(raw), path.parent)
+        return with_sizes(study, study.used_sizes())
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {_explain(error.errors())}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def with_sizes(study: Study, names: Iterable[str]) -> Study:
+    """The study with the sizes of these names resolved: what their Transformers configs say.
+
+    Raises InputError for a config that cannot be loaded.
+    """
+    if not (
+        named := {n: study.sizes[n] for n in names if n in study.sizes and study.sizes[n].config}
+    ):
+        return study
+    from training.engine import model  # slow: torch
+
+    resolved = {name: model.resolve(size, name) for name, size in named.items()}
+    return study.model_copy(update={"sizes": {**study.sizes, **resolved}})
 
 
 def _find(name: str) -> Path:

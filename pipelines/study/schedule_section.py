@@ -8,7 +8,7 @@ import mlflow
 import pydantic
 from mlflow.exceptions import MlflowException
 
-from pipelines.command import parameters
+from pipelines.command import texts
 from training.record.errors import InputError
 from training.record.mixtures import checked_mixture
 from training.run import Phase
@@ -77,7 +77,7 @@ def read(text: str, domains: Sequence[str], tokens_per_step: int) -> list[Phase]
 
 def _raw(text: str) -> Any:
     if not text.startswith("runs:/"):
-        return parameters.json_value("schedule", text)
+        return texts.json_value("schedule", text)
     try:
         return mlflow.artifacts.load_dict(f"{text.rstrip('/')}/{ARTIFACT}")
     except MlflowException as error:

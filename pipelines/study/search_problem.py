@@ -1,19 +1,65 @@
 """What is wanted of a mixture, read from a study and from parameters; a parameter comes first."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optimization.domain.constraints import Constraints
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import Problem
-from pipelines.command import parameters
+from pipelines.command import table, texts
+from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
-from training.data import corpus as corpora
-from training.data.corpus import Corpus
 from training.record.errors import InputError
 
 EPOCHS = 4.0  # of tokens that are given as available, when nothing is said of epochs
 AUTO = "auto"
+
+
+def _pull(name: str, text: str) -> float | str:
+    return AUTO if text == AUTO else texts.number(name, text)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The parameters that change the search of a study or a predictor."""
+
+    trials: int | None = table.parameter("Trials of Optuna.", table.at_least(1))
+    objective: list[str] | None = table.parameter(
+        "`loss`; `worst`, the worst domain's excess over the reference; or several of `loss`, "
+        "`deviation` and domains, separated by commas, for a Pareto front.",
+        texts.names,
+    )
+    weights: dict[str, float] | None = table.parameter(
+        "Weights of the validation domains: `web=2,code=1`, a JSON object or file.", texts.numbers
+    )
+    bounds: dict[str, tuple[float, float]] | None = table.parameter(
+        "Lowest and highest proportions: `web=0.1:0.5,python+cpp=:0.3,tables=0.1`.", texts.limits
+    )
+    bundles: dict[str, dict[str, float]] | None = table.parameter(
+        "Domains that keep their proportions among each other: `base=web:0.6+docs:0.4`.",
+        texts.shares,
+    )
+    available: dict[str, float] | None = table.parameter(
+        "Tokens that a domain has, for all or some domains: `web=1e12,code=2e11`.", texts.numbers
+    )
+    epochs: float | None = table.parameter(
+        "How often the target may see the available tokens.", texts.number
+    )
+    reference: str = table.parameter(
+        "The mixture that the best is compared with: as `mixture` of `train`."
+    )
+    pull: float | str | None = table.parameter(
+        "What a nat of divergence from the reference must gain, in nats per token; `auto`: the "
+        "strongest pull that keeps nine tenths of the gain.",
+        _pull,
+    )
+    trust_region: float | None = table.parameter(
+        "Largest distance from the nearest fitted mixture, as a share of tokens.", texts.number
+    )
+    pessimistic: bool | None = table.parameter(
+        "`true`: minimise the upper end of the interval.", texts.boolean
+    )
+    seed: int | None = table.parameter("Of the search.", table.at_least(0))
 
 
 def of_predictor(predictor: Predictor) -> Problem:
@@ -24,106 +70,87 @@ def of_predictor(predictor: Predictor) -> Problem:
     return Problem(constraints=Constraints(bounds=bounds, bundles=bundles))
 
 
-def refuse_other_domains(plan: Study, predictor: Predictor) -> None:
+def refuse_other_domains(study: Study, predictor: Predictor) -> None:
     """Raise InputError for a predictor of other domains than the study's."""
-    if set(plan.domains) != set(predictor.domains):
+    if set(study.domains) != set(predictor.domains):
         raise InputError(
-            f"study {plan.name!r} has the domains {', '.join(plan.domains)}; the predictor "
+            f"study {study.name!r} has the domains {', '.join(study.domains)}; the predictor "
             f"{predictor.uri} has {', '.join(predictor.domains)}"
         )
 
 
-def of_study(plan: Study, predictor: Predictor, corpus: Corpus | None = None) -> Problem:
-    """The search that a study asks for; tokens that are available by its corpus, prepared or found.
+def of_study(study: Study, predictor: Predictor) -> Problem:
+    """The search that a study asks for; its prepared text says what tokens are available.
 
     A domain whose proportion never varied in the predictor's runs keeps it. Raises InputError for
     a predictor of other domains, and for epochs of text that is not prepared.
     """
-    refuse_other_domains(plan, predictor)
-    asked, swept = plan.search, of_predictor(predictor).constraints.bounds
-    own = {d: limits for d, limits in plan.bounds.items() if swept[d][0] < swept[d][1]}
-    rules = plan.constraints().within({**swept, **own}).within(asked.bounds)
-    constraints = replace(rules, trust=asked.trust_region)
-    if asked.epochs is not None:
-        constraints = replace(constraints, available=_prepared(plan, corpus), epochs=asked.epochs)
+    refuse_other_domains(study, predictor)
+    search, swept = study.search, of_predictor(predictor).constraints.bounds
+    own = {d: limits for d, limits in study.bounds.items() if swept[d][0] < swept[d][1]}
+    rules = study.constraints().within({**swept, **own}).within(search.bounds)
+    constraints = replace(rules, trust=search.trust_region)
+    if search.epochs is not None:
+        constraints = replace(constraints, available=_available(study), epochs=search.epochs)
     return Problem(
-        objectives=_names(asked.objective),
+        objectives=tuple(texts.names("objective", search.objective)),
         constraints=constraints,
-        reference=asked.reference,
-        pull=asked.pull if isinstance(asked.pull, float) else None,
-        pessimistic=asked.pessimistic,
-        trials=asked.trials,
-        seed=asked.seed,
+        reference=search.reference,
+        pull=search.pull if isinstance(search.pull, float) else None,
+        pessimistic=search.pessimistic,
+        trials=search.trials,
+        seed=search.seed,
     )
 
 
-def with_parameters(
-    problem: Problem,
-    predictor: Predictor,
-    plan: Study | None,
-    *,
-    trials: str = "",
-    seed: str = "",
-    objective: str = "",
-    weights: str = "",
-    bounds: str = "",
-    bundles: str = "",
-    available: str = "",
-    epochs: str = "",
-    reference: str = "",
-    pull: str = "",
-    trust_region: str = "",
-    pessimistic: str = "",
+def changed(
+    problem: Problem, predictor: Predictor, study: Study | None, changes: Changes
 ) -> Problem:
     """The problem with every parameter that is given in the place of what it had."""
     rules = problem.constraints
-    if bounds:
-        rules = rules.within(parameters.limits("bounds", bounds))
-    if bundles:
-        rules = replace(rules, bundles=parameters.shares("bundles", bundles))
-    if available:
-        given = parameters.numbers("available", available)
-        rules = replace(rules, available=given, epochs=rules.epochs if rules.available else EPOCHS)
-    if epochs:
-        there = rules.available or (_prepared(plan, None) if plan else {})
-        if not there:
+    if changes.bounds:
+        rules = rules.within(changes.bounds)
+    if changes.bundles:
+        rules = replace(rules, bundles=changes.bundles)
+    if changes.available:
+        epochs = rules.epochs if rules.available else EPOCHS
+        rules = replace(rules, available=changes.available, epochs=epochs)
+    if changes.epochs is not None:
+        available = rules.available or (_available(study) if study else {})
+        if not available:
             raise InputError(
                 "epochs: nothing tells how many tokens there are; give available=web=1e12,… or "
                 "the study whose text is prepared"
             )
-        rules = replace(rules, available=there, epochs=parameters.number("epochs", epochs))
-    if trust_region:
-        rules = replace(rules, trust=parameters.number("trust_region", trust_region))
-    changes: dict[str, Any] = {"constraints": rules}
-    if trials:
-        changes["trials"] = parameters.integer("trials", trials, least=1)
-    if seed:
-        changes["seed"] = parameters.integer("seed", seed)
-    if objective:
-        changes["objectives"] = _names(objective)
-    if weights:
-        changes["weights"] = parameters.numbers("weights", weights)
-    if reference:
-        changes["reference"] = parameters.mixture(reference, predictor.domains, "reference")
-        if plan is not None:
-            plan.refuse_forbidden({"reference": changes["reference"]})
-    if pull:
-        changes["pull"] = None if pull == AUTO else parameters.number("pull", pull)
-    if pessimistic:
-        changes["pessimistic"] = parameters.boolean("pessimistic", pessimistic)
-    return replace(problem, **changes)
+        rules = replace(rules, available=available, epochs=changes.epochs)
+    if changes.trust_region is not None:
+        rules = replace(rules, trust=changes.trust_region)
+    given: dict[str, Any] = {
+        "trials": changes.trials,
+        "seed": changes.seed,
+        "objectives": tuple(changes.objective or ()) or None,
+        "weights": changes.weights,
+        "pessimistic": changes.pessimistic,
+    }
+    problem = replace(
+        problem, constraints=rules, **{k: v for k, v in given.items() if v is not None}
+    )
+    if changes.reference:
+        reference = texts.mixture(changes.reference, predictor.domains, "reference")
+        if study is not None:
+            study.refuse_forbidden({"reference": reference})
+        problem = replace(problem, reference=reference)
+    if changes.pull is not None:
+        problem = replace(problem, pull=changes.pull if isinstance(changes.pull, float) else None)
+    return problem
 
 
-def _names(objective: str) -> tuple[str, ...]:
-    return tuple(parameters.names("objective", objective))
-
-
-def _prepared(plan: Study, corpus: Corpus | None) -> dict[str, float]:
+def _available(study: Study) -> dict[str, float]:
     """Training tokens of each domain of a study's corpus."""
-    found = corpus or corpora.find(plan.domains, plan.tokenizer, plan.validation, plan.workspace)
-    if found is None:
+    prepared = Prepared.found(study)
+    if prepared is None:
         raise InputError(
-            f"epochs: the text of study {plan.name!r} is not prepared, so that nobody knows how "
+            f"epochs: the text of study {study.name!r} is not prepared, so that nobody knows how "
             "many tokens there are; run `prepare`, or give available=…"
         )
-    return {name: float(files.train_tokens) for name, files in found.domains.items()}
+    return {name: float(files.train_tokens) for name, files in prepared.corpus.domains.items()}

@@ -1,7 +1,5 @@
 """The study file: one YAML with all that an experiment fixes, checked before anything runs."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -13,8 +11,7 @@ from fitting import registry
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import DEVIATION, LOSS, WORST
-from optimization.search import projection
-from pipelines.study import repetition, schedule_section
+from pipelines.study import schedule_section
 from pipelines.study.sections import Critical, Phases, Search, Sweep, Target
 from training.config import (
     LADDER,
@@ -29,11 +26,10 @@ from training.config import (
     Training,
     Validation,
 )
-from training.data.corpus import Corpus
 from training.record import keys, secrets
 from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture, refuse_unknown
-from training.run import Phase, Run
+from training.run import Phase
 
 CONTINUED, SCHEDULED = "-continued", "-schedule"  # what names of derived predictors end in
 DECIMALS = 6  # to which mixtures that agree are the same
@@ -190,6 +186,12 @@ class Study(Section):
             raise InputError(f"{place}: no size {name!r}; there are {known}")
         return found
 
+    def used_sizes(self) -> list[str]:
+        """Names of the sizes that the study trains, each once."""
+        others = [section.size for section in (self.phases, self.critical) if section]
+        names = [*self.sweep.sizes, self.target.size, *others]
+        return list(dict.fromkeys(name for name in names if name is not None))
+
     def limits(self) -> tuple[list[float], list[float]]:
         """Lowest and highest proportion of each domain, in the study's order."""
         pairs = [self.bounds.get(name, (0.0, 1.0)) for name in self.domains]
@@ -233,17 +235,6 @@ class Study(Section):
         total = sum(raw.values())
         return {name: raw[name] / total for name in self.domains}
 
-    def default(self, corpus: Corpus) -> dict[str, float]:
-        """The default mixture."""
-        if given := self.given_default():
-            return given
-        proportional = corpus.proportional_mixture()
-        there = np.array([proportional[d] for d in self.domains])
-        nearest = projection.nearest(there, self.feasible())
-        if nearest is there:
-            return proportional
-        return dict(zip(self.domains, nearest.tolist(), strict=True))
-
     def given_default(self) -> dict[str, float] | None:
         """The default mixture where the study gives it; None where it follows from the text."""
         if isinstance(self.default_mixture, dict):
@@ -255,66 +246,6 @@ class Study(Section):
 
     def ledger_url(self) -> str:
         return self.ledger or f"sqlite:///{self.workspace / 'ledger.db'}"
-
-    def tag(self, corpus: Corpus) -> str:
-        """Names the runs whose losses are comparable: same data, same training but its length.
-
-        Runs that repeat their text as often as the target are comparable for one target.
-        """
-        spec = [
-            corpus.digest,
-            self.validation.tokens,
-            self.training.model_dump(exclude={"steps", "first_evaluation", "evaluations"}),
-            self.target.steps if self.repetition.match_target else None,
-        ]
-        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.name}-{digest}"
-
-    def run(
-        self,
-        corpus: Corpus,
-        name: str,
-        mixture: dict[str, float],
-        *,
-        size: str,
-        seed: int,
-        stage: str = keys.PROXY,
-        steps: int | None = None,
-        later: Sequence[Phase] = (),
-    ) -> Run:
-        """One model of this study to train; a short one is evaluated at its end at least.
-
-        `later` are the phases of a schedule after the first, whose mixture is given. Raises
-        InputError for fewer steps than the learning rate decays over, and than the schedule has.
-        """
-        steps = steps or self.training.steps
-        self.refuse_length(steps, later)
-        first = min(self.training.first_evaluation, steps)
-        matched = self.repetition.match_target
-        return Run(
-            name=name,
-            stage=stage,
-            study=self.tag(corpus),
-            workspace=self.workspace,
-            corpus=corpus.manifest,
-            corpus_digest=corpus.digest,
-            mixture=mixture,
-            later=tuple(later),
-            size_name=size,
-            size=self.size(size),
-            training=self.training.model_copy(update={"steps": steps, "first_evaluation": first}),
-            validation_tokens=self.validation.tokens,
-            data_share=min(1.0, steps / self.target.steps) if matched else 1.0,
-            seed=seed,
-            engine=self.engine,
-        )
-
-    def check_repetition(self, runs: Sequence[Run], corpus: Corpus) -> None:
-        """Warn of runs that would see the same text too often, or refuse them.
-
-        To be called before they are trained, with those that are not trained yet.
-        """
-        repetition.check(self.repetition, runs, corpus)
 
 
 def _refuse_broken(name: str, mixture: Mapping[str, float], allowed: Feasible) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from optimization.continual.solve import Forgetting
 from pipelines import critical, entry
-from pipelines.critical import Asked
+from pipelines.critical import Question
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs
 from pipelines.runs.proxy_runs import train_missing
@@ -72,22 +72,22 @@ def study(folder: Path, original: str, new: str) -> Study:
     )
 
 
-def measure(plan: Study) -> pd.DataFrame:
+def measure(study: Study, active: mlflow.ActiveRun) -> pd.DataFrame:
     """A row a run that is not fitted: share, seed, original and new loss at the end."""
-    asked = plan.critical
-    assert asked is not None
-    corpus, machines = prepare(plan), entry.machines()
-    base = continual_runs.find_base(plan, corpus, asked, machines)
+    section = study.critical
+    assert section is not None
+    prepared, machines = prepare(study), entry.machines()
+    continuation = continual_runs.of_base(prepared, section, machines, active)
     planned = {
-        (share, seed): continual_runs.run(
-            plan, corpus, asked, base, f"measured-{share:g}-seed{seed}",
-            continual_runs.blend(plan, asked, share), seed, keys.TARGET,
+        (share, seed): continuation.run(
+            f"measured-{share:g}-seed{seed}",
+            continual_runs.blend(study, section, share), seed, keys.TARGET,
         )
         for share in MEASURED
         for seed in SEEDS
     }  # fmt: skip
-    ids = train_missing(plan, corpus, list(planned.values()), machines, keys.CRITICAL)
-    sides = {"original": next(iter(asked.original)), "new": next(iter(asked.new))}
+    ids = train_missing(prepared, list(planned.values()), machines, keys.CRITICAL, active)
+    sides = {"original": next(iter(section.original)), "new": next(iter(section.new))}
     rows = []
     for (share, seed), run in planned.items():
         losses = last_losses(ids[run.name])
@@ -150,10 +150,10 @@ def main() -> None:
         for original, new in PAIRS:
             plan = study(folder, original, new)
             assert plan.critical is not None
-            asked = Asked([original], [], {}, None, [0.0], f"{original}-{new}")
-            with entry.stage(keys.CRITICAL):
-                given = critical.of_study(plan, plan.critical, asked, entry.machines())
-                rows[f"{original} → {new}"] = compared(given.found, measure(plan))
+            question = Question([original], [], {}, None, [0.0], f"{original}-{new}")
+            with entry.stage(keys.CRITICAL) as active:
+                answer = critical.of_study(plan, plan.critical, question, entry.machines(), active)
+                rows[f"{original} → {new}"] = compared(answer.forgetting, measure(plan, active))
         table = pd.DataFrame(rows).map(lambda x: f"{x:.4f}" if isinstance(x, float) else x)
         print(table.to_string())
 

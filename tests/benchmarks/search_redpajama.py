@@ -31,7 +31,7 @@ from optimization.mixture.solve import Problem
 from optimization.search import search
 from pipelines import entry, fit, imports
 from tests.benchmarks.fit_redpajama import DATA, DOMAINS, LAST_STEP, TARGET
-from tests.conftest import empty_store
+from tests.conftest import call, empty_store
 from training.record import keys
 
 Array = np.ndarray
@@ -59,8 +59,10 @@ def main() -> None:
 def _import(folder: Path) -> Array:
     """Import the runs; returns the default mixture, that of check run 999, (M,)."""
     found = mixinglaws.logs(str(folder), DOMAINS, {})
+    given = {"source": str(folder), "format": "mixinglaws", "domains": ",".join(DOMAINS)}
+    given["weights"] = str(DATA / "valid_weight.json")
     with entry.stage(keys.IMPORT):
-        imports.import_runs(found, str(folder), "mixinglaws", "", str(DATA / "valid_weight.json"))
+        call(imports, **given)
     return np.array(next([*r.mixture.values()] for r in found.runs if r.name.endswith("999")))
 
 

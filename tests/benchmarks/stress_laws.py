@@ -77,11 +77,10 @@ def train(folder: Path, steps: int) -> pd.DataFrame:
         mlflow.create_experiment("stress", artifact_location=(folder / "artifacts").as_uri())
     experiment = mlflow.set_experiment("stress").experiment_id
     plan = study(folder, steps)
-    corpus = prepare(plan)
+    prepared = prepare(plan)
     even = [{a: 0.5, b: 0.5} for a, b in PAIRS]
     again = [
-        plan.run(
-            corpus,
+        prepared.run(
             f"again-{'-'.join(mixture)}",
             checked_mixture(mixture, list(plan.domains)),
             size="57k",
@@ -89,10 +88,10 @@ def train(folder: Path, steps: int) -> pd.DataFrame:
         )
         for mixture in even
     ]
-    with entry.stage(keys.SWEEP):
-        runs = [*proxy_runs(plan, corpus), *again]
-        train_missing(plan, corpus, runs, entry.machines(), keys.SWEEP)
-    comparable = f"tags.{keys.STUDY} = '{plan.tag(corpus)}' and params.max_steps = '{steps}'"
+    with entry.stage(keys.SWEEP) as active:
+        runs = [*proxy_runs(prepared), *again]
+        train_missing(prepared, runs, entry.machines(), keys.SWEEP, active)
+    comparable = f"tags.{keys.STUDY} = '{prepared.tag}' and params.max_steps = '{steps}'"
     tables = []
     for seed in (USUAL, AGAIN):
         pulled = histories.pull([experiment], f"{comparable} and params.{keys.SEED} = '{seed}'")

@@ -241,7 +241,7 @@ def start_up(folder: Path) -> None:
     runs = [planned(text, size, shape, 20, seed) for seed in range(8)]
     url = f"sqlite:///{folder}/ledger.db"
     queue = Queue(url, "sweep", "0", parent, runs[0].workspace, runs[0].engine)
-    ledger.Ledger(queue.ledger_url, queue.name).plan(runs)
+    ledger.Ledger(queue.ledger_url, queue.name).enqueue(runs)
     ends: list[float] = []
 
     def tell(event: Event) -> None:

@@ -36,7 +36,9 @@ def find(given: str, corpus: Corpus, sequence_length: int, workspace: Path) -> t
             f"{corpus.vocab_size:,}; name the base's own tokenizer in the study (tokenizer.name)"
         )
     _refuse_other_tokenizer(source, what, corpus)
-    return Base(source=source, digest=_digest(source, what, config)), Size(config=source)
+    return Base(source=source, digest=_digest(source, what, config)), models.resolve(
+        Size(config=source)
+    )
 
 
 def refuse_missing(given: str) -> None:

@@ -111,10 +111,19 @@ def load_config(name: str, what: str) -> Any:
     return config
 
 
+def resolve(size: Size, name: str = "") -> Size:
+    """The size with its width and its non-embedding parameters, which a Transformers config tells
+    only once it is loaded; `name` is the size's in the study."""
+    if size.config is None:
+        return size
+    what = f"sizes{name and '.'}{name}: config {size.config!r}"
+    return size.resolved(*_width_and_parameters(size.config, what))
+
+
 @functools.cache
-def width_and_parameters(name: str) -> tuple[int, int]:
+def _width_and_parameters(name: str, what: str) -> tuple[int, int]:
     """Hidden size and non-embedding parameters of a Transformers config, counted on the model."""
-    config = load_config(name, f"sizes: config {name!r}")
+    config = load_config(name, what)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     return config.hidden_size, count_parameters(model)[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from training.record import secrets, stores
@@ -67,7 +67,7 @@ class Ledger:
                 storage=storage, study_name=name, load_if_exists=True, direction="minimize"
             )
 
-    def plan(self, runs: Sequence[Run]) -> None:
+    def enqueue(self, runs: Sequence[Run]) -> None:
         """Enqueue the runs that nobody has enqueued or claimed yet, in this order."""
         with self._answering():
             queued = {trial.user_attrs.get(FINGERPRINT) for trial in self._open_trials()}
@@ -91,11 +91,7 @@ class Ledger:
             if RUN in t.user_attrs
         }
         ended = (TrialState.COMPLETE, TrialState.PRUNED)
-        return [
-            Run.model_validate(trial.user_attrs[RUN])
-            for trial in newest.values()
-            if trial.state not in ended
-        ]
+        return [_run(trial) for trial in newest.values() if trial.state not in ended]
 
     def withdraw(self, runs: Iterable[Run]) -> None:
         """Set aside runs that wait, or that a killed worker held, so that no worker trains them."""
@@ -121,7 +117,7 @@ class Ledger:
                 raise optuna.TrialPruned
             if trial.user_attrs[FINGERPRINT] in self._study.user_attrs.get(WITHDRAWN, []):
                 raise optuna.TrialPruned
-            return train(Run.model_validate(trial.user_attrs[RUN]))
+            return train(_run(trial))
 
         with self._answering():
             while trials := self._open_trials():
@@ -144,6 +140,16 @@ class Ledger:
     def _open_trials(self) -> list[optuna.trial.FrozenTrial]:
         states = (TrialState.WAITING, TrialState.RUNNING)
         return self._study.get_trials(deepcopy=False, states=states)
+
+
+def _run(trial: FrozenTrial | optuna.Trial) -> Run:
+    """The run of a trial, its size resolved."""
+    run = Run.model_validate(trial.user_attrs[RUN])
+    if run.size.config is None:
+        return run
+    from training.engine import model  # slow: torch
+
+    return run.model_copy(update={"size": model.resolve(run.size)})
 
 
 def _lock_transactions(engine: sqlalchemy.Engine) -> None:

@@ -48,7 +48,7 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Ma
     RuntimeError with the worker's traceback for anything else.
     """
     if isinstance(work, Queue):
-        Ledger(work.ledger_url, work.name).plan(runs)
+        Ledger(work.ledger_url, work.name).enqueue(runs)
     kernels.build_for(machines)
     job = Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
     indices = range(min(machines.workers, len(runs)))

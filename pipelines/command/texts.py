@@ -1,7 +1,7 @@
 """The texts that `mlproject` hands over, read: one rule for numbers, names, lists and files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,33 @@ def integer(name: str, text: str, least: int = 0) -> int:
     if not least <= value <= keys.LARGEST:
         raise InputError(f"{name}: {text!r} is not an integer from {least} to {keys.LARGEST:.2g}")
     return value
+
+
+def positive(name: str, text: str) -> float:
+    """A number above 0."""
+    value = number(name, text)
+    if value <= 0:
+        raise InputError(f"{name}: {text!r}; it must be positive")
+    return value
+
+
+def not_negative(name: str, text: str) -> float:
+    """A number of at least 0."""
+    value = number(name, text)
+    if value < 0:
+        raise InputError(f"{name}: {text!r}; it must be >= 0")
+    return value
+
+
+def one_of(*choices: str) -> Callable[[str, str], str]:
+    """One of these words."""
+
+    def read(name: str, text: str) -> str:
+        if text not in choices:
+            raise InputError(f"{name}: {text!r}; it is {', '.join(choices)}")
+        return text
+
+    return read
 
 
 def boolean(name: str, text: str) -> bool:

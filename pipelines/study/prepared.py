@@ -1,0 +1,121 @@
+"""A study whose text is tokenised: its tag, its default mixture and its runs."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from optimization.search import projection
+from pipelines.study import repetition
+from pipelines.study.study import Study
+from training.data import corpus as corpora
+from training.data.corpus import Corpus
+from training.record import keys
+from training.run import Phase, Run
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study and its corpus, which may be an estimate where nothing is trained."""
+
+    study: Study
+    corpus: Corpus
+
+    @classmethod
+    def found(cls, study: Study) -> Self | None:
+        """The study with the text that `prepare` left for it; None where it left none."""
+        corpus = corpora.find(study.domains, study.tokenizer, study.validation, study.workspace)
+        return cls(study, corpus) if corpus else None
+
+    @property
+    def tag(self) -> str:
+        """Names the runs whose losses are comparable: same data, same training but its length.
+
+        Runs that repeat their text as often as the target are comparable for one target.
+        """
+        study = self.study
+        spec = [
+            self.corpus.digest,
+            study.validation.tokens,
+            study.training.model_dump(exclude={"steps", "first_evaluation", "evaluations"}),
+            study.target.steps if study.repetition.match_target else None,
+        ]
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{study.name}-{digest}"
+
+    @property
+    def default(self) -> dict[str, float]:
+        """The default mixture."""
+        if given := self.study.given_default():
+            return given
+        proportional = self.corpus.proportional_mixture()
+        values = np.array([proportional[d] for d in self.study.domains])
+        nearest = projection.nearest(values, self.study.feasible())
+        if nearest is values:
+            return proportional
+        return dict(zip(self.study.domains, nearest.tolist(), strict=True))
+
+    def run(
+        self,
+        name: str,
+        mixture: dict[str, float],
+        *,
+        size: str,
+        seed: int,
+        stage: str = keys.PROXY,
+        steps: int | None = None,
+        later: Sequence[Phase] = (),
+    ) -> Run:
+        """One model to train; a short one is evaluated at its end at least.
+
+        `later` are the phases of a schedule after the first, whose mixture is `mixture`. Raises
+        InputError for fewer steps than the learning rate decays over, or than the schedule has.
+        """
+        study = self.study
+        steps = steps or study.training.steps
+        study.refuse_length(steps, later)
+        first = min(study.training.first_evaluation, steps)
+        matched = study.repetition.match_target
+        return Run(
+            name=name,
+            stage=stage,
+            study=self.tag,
+            workspace=study.workspace,
+            corpus=self.corpus.manifest,
+            corpus_digest=self.corpus.digest,
+            mixture=mixture,
+            later=tuple(later),
+            size_name=size,
+            size=study.size(size),
+            training=study.training.model_copy(update={"steps": steps, "first_evaluation": first}),
+            validation_tokens=study.validation.tokens,
+            data_share=min(1.0, steps / study.target.steps) if matched else 1.0,
+            seed=seed,
+            engine=study.engine,
+        )
+
+    def target(self, name: str, mixture: dict[str, float], seed: int) -> Run:
+        """The run of the study's target on a mixture."""
+        target = self.study.target
+        return self.run(
+            name, mixture, size=target.size, seed=seed, stage=keys.TARGET, steps=target.steps
+        )
+
+    def at_every_size(self, mixtures: dict[str, dict[str, float]]) -> list[Run]:
+        """A proxy of every mixture at every size of the sweep, the largest first."""
+        study = self.study
+        return [
+            self.run(f"{label}-{size}", mixture, size=size, seed=study.sweep.seed)
+            for size in sorted(study.sweep.sizes, key=lambda s: -study.size(s).n_params)
+            for label, mixture in mixtures.items()
+        ]
+
+    def check_repetition(self, runs: Sequence[Run]) -> None:
+        """Warn of runs that would see the same text too often, or refuse them.
+
+        To be called before they are trained, with those that are not trained yet.
+        """
+        repetition.check(self.study.repetition, runs, self.corpus)
