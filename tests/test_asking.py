@@ -27,9 +27,8 @@ from tests.conftest import ROOT, empty_store, run_entry
 from tests.test_predictor import fit_table, log_runs
 from training.record.errors import InputError
 
-SECTION = (
-    (ROOT / "README.md").read_text().split("## Ask a registered predictor")[1].split("\n## ")[0]
-)
+PAGE = (ROOT / "docs/reading_a_fit.md").read_text()
+SECTION = PAGE.split("## Ask a registered predictor")[1].split("\n## ")[0]
 SERVE, ASK = re.findall(r"```bash\n(.*?)```", SECTION, re.S)
 PROPORTIONS = json.loads(re.findall(r"mixture = ({.*})", SECTION)[0])
 ROW = {f"mixture/{domain}": share for domain, share in PROPORTIONS.items()}
@@ -41,7 +40,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A predictor of the domains that the README asks about; no test adds to its proxies."""
+    """A predictor of the domains that the page asks about; no test adds to its proxies."""
     truth = synthetic.joint_law()
     law = replace(truth, slope=np.pad(truth.slope, ((0, 0), (0, 0), (0, 2))))
     table = synthetic.table(law, 16, noise=0.002, domains=tuple(PROPORTIONS))
@@ -73,14 +72,14 @@ class Server:
 
 
 def here(command: str, port: int = 0) -> str:
-    """A command of the README, in this environment and at a port that is free."""
+    """A command of the page, in this environment and at a port that is free."""
     assert "--env-manager uv" in command or "mlflow" not in command
     return command.replace("--env-manager uv", "--env-manager local").replace("5001", str(port))
 
 
 @pytest.fixture(scope="module")
 def server(uri: str) -> Iterator[Server]:
-    """The README's server."""
+    """The page's server."""
     assert uri
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -332,7 +331,7 @@ def test_an_exported_table_is_asked_as_it_is(uri: str, model: Any, tmp_path: Pat
 # the command line, and what is told ---------------------------------------------------------------
 
 
-def test_the_commands_of_the_readme_answer(server: Server, tmp_path: Path) -> None:
+def test_the_commands_of_the_page_answer(server: Server, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     done = subprocess.run(

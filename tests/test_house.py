@@ -4,13 +4,15 @@ import ast
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from pipelines.study.sections import Critical, Phases, Search
 from tests.conftest import ROOT
-from training.config import LADDER, Domain, Engine, Size, Tokenizer, Training, Validation
+from tests.test_documents import DOCUMENTS, yaml_blocks
+from training.config import LADDER, Domain, Engine, Section, Size, Tokenizer, Training, Validation
 from training.run import Phase
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets"}
@@ -92,10 +94,11 @@ def test_every_dependency_is_pinned_and_mlflow_is_one_version() -> None:
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
     assert [d if isinstance(d, str) else "pip:" for d in conda] == ["python=3.11", "pip", "pip:"]
     pins = dict(entry.split("==") for entry in conda[-1]["pip"])
-    readme = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"mlflow==([\d.]+)", readme))
+    texts = {path.name: path.read_text() for path in DOCUMENTS}
+    assert set(re.findall(r"mlflow==([\d.]+)", texts["README.md"])) == {pins["mlflow"]}
+    named = {f for text in texts.values() for f in re.findall(r"mlflow==([\d.]+)", text)}
     assert named == {pins["mlflow"]}
-    assert f"psycopg[binary]=={pins['psycopg[binary]']}" in readme
+    assert f"psycopg[binary]=={pins['psycopg[binary]']}" in texts["gpus_and_clusters.md"]
 
 
 def test_the_project_file_has_its_entry_points() -> None:
@@ -120,26 +123,51 @@ def test_the_project_file_has_its_entry_points() -> None:
         assert parameters <= set(points[name].get("parameters", {})), name
 
 
-def test_the_readme_tells_the_entry_points_and_a_valid_study() -> None:
-    readme = (ROOT / "README.md").read_text()
+def rows_of(text: str, columns: int) -> dict[str, list[str]]:
+    """Name → further cells of the rows of a document's tables that begin with a name in code."""
+    row = re.compile(r"^\| `(\w+)` \|" + r"([^|]*)\|" * (columns - 1) + "$", re.M)
+    return {name: list(cells) for name, *cells in row.findall(text)}
+
+
+def test_the_documents_tell_the_entry_points_and_their_parameters() -> None:
     points = yaml.safe_load((ROOT / "mlproject").read_text())["entry_points"]
-    table = readme[readme.index("| entry point |") :].split("\n\n")[0]
-    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", table, re.M)
-    told = {name: set(re.findall(r"`(\w+)`", parameters)) for name, parameters in rows}
+    commands = (ROOT / "README.md").read_text().split("| command |")[1].split("\n\n")[0]
+    assert set(rows_of(commands, 3)) == set(points)
+    told: dict[str, set[str]] = {"test": set()}  # whose page is CONTRIBUTING.md
+    for path in DOCUMENTS:
+        for table in path.read_text().split("| entry point |")[1:]:
+            for name, (_, parameters) in rows_of(table.split("\n\n")[0], 3).items():
+                assert name not in told, f"{path.name}: {name} has a row elsewhere"
+                told[name] = set(re.findall(r"`(\w+)`", parameters))
     assert told == {name: set(point.get("parameters", {})) for name, point in points.items()}
-    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.S)
-    written = {key: value for block in blocks for key, value in yaml.safe_load(block).items()}
-    for domain in written["domains"].values():
-        Domain.model_validate(domain)
-    Tokenizer.model_validate(written["tokenizer"])
-    Validation.model_validate(written["validation"])
-    for size in written["sizes"].values():
+
+
+def test_the_documents_tell_a_valid_study() -> None:
+    blocks = [block for path in DOCUMENTS for block in yaml_blocks(path.read_text())]
+    written: dict[str, list[Any]] = {}
+    for block in blocks:
+        for key, value in block.items():
+            written.setdefault(key, []).append(value)
+    for domains in written["domains"]:
+        for domain in domains.values():
+            Domain.model_validate(domain)
+    sizes = [size for sizes in written["sizes"] for size in sizes.items()]
+    for _, size in sizes:
         Size.model_validate(size)
-    assert set(written["sweep"]["sizes"]) <= {*LADDER, *written["sizes"]}
-    Training.model_validate(written["training"])
-    Engine.model_validate(written["engine"])
-    Search.model_validate(written["search"])
-    Critical.model_validate(written["critical"])
-    Phases.model_validate(written["phases"])
-    for phase in written["schedule"]:
-        Phase.model_validate(phase)
+    for sweep in written["sweep"]:
+        assert set(sweep["sizes"]) <= {*LADDER, *(name for name, _ in sizes)}
+    sections: dict[str, type[Section]] = {
+        "tokenizer": Tokenizer,
+        "validation": Validation,
+        "training": Training,
+        "engine": Engine,
+        "search": Search,
+        "critical": Critical,
+        "phases": Phases,
+    }
+    for key, section in sections.items():
+        for value in written[key]:
+            section.model_validate(value)
+    for schedule in written["schedule"]:
+        for phase in schedule:
+            Phase.model_validate(phase)
