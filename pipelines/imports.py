@@ -178,7 +178,8 @@ def report(found: Found, new: int, experiment: str) -> list[str]:
     ]
     if checks := [run.name for run in runs if run.check]:
         lines.append(f"  check runs, which no fit reads: {', '.join(checks[:8])}")
-    return [*lines, f"  fit them:  mlflow run . -e fit -P experiment={shlex.quote(experiment)}"]
+    command = f"mlflow run . --env-manager uv -e fit -P experiment={shlex.quote(experiment)}"
+    return [*lines, f"  fit them:  {command}"]
 
 
 def _experiment_id(name: str) -> str:

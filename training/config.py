@@ -12,7 +12,9 @@ from training.record.errors import InputError
 class Section(BaseModel):
     """A part of the study file: immutable, and a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _checked_short_name(name: str) -> str:
@@ -52,12 +54,17 @@ class Domain(Section):
     dataset: str | None = None
     """A Hugging Face `datasets` path, with `config`, `split` and `revision`."""
     config: str | None = None
+    """The dataset's configuration."""
     split: str = "train"
+    """The dataset's split."""
     revision: str | None = None
+    """A commit, tag or branch of the dataset."""
     text_column: str = "text"
+    """The column that holds a document's text."""
     domain_column: str | None = None
     """With `domain_value`: take only the rows whose column holds it; `meta.set` is a key within."""
     domain_value: str | list[str] | None = None
+    """The value, or several, that `domain_column` must hold."""
     on_error: Literal["refuse", "skip"] = "refuse"
     """What a line that is no JSON, or a row without text, does: end the preparation, or be counted
     and left out."""
@@ -109,8 +116,11 @@ class Size(Section):
     """One model: the shape of a GPT-NeoX, or any causal language model of Transformers."""
 
     hidden_size: int | None = Field(default=None, gt=0)
+    """Width of the model."""
     layers: int | None = Field(default=None, gt=0)
+    """Transformer blocks."""
     heads: int | None = Field(default=None, gt=0)
+    """Attention heads; they divide the hidden size."""
     config: str | None = None
     """Instead of a shape: the path or hub id of a Transformers config. Its vocabulary becomes that
     of the study's tokenizer; all else, the scale of the initial weights too, stays as it says."""
@@ -175,6 +185,7 @@ class Training(Section):
     """How every model of a study is trained; equal for all, so that losses are comparable."""
 
     sequence_length: int = Field(default=128, gt=1)
+    """Tokens of a sequence."""
     batch_size: int = Field(default=16, gt=0)
     """Sequences an optimizer step, over all processes."""
     steps: int = Field(gt=0)
@@ -186,13 +197,17 @@ class Training(Section):
     evaluated there lies on no step law with what came before: for proxies leave it 0, or evaluate
     once."""
     rate_times_width: float = Field(default=0.25, gt=0)
-    """Peak learning rate × hidden size (see `training.model.learning_rate`)."""
+    """Peak learning rate × hidden size (see `training.engine.model.learning_rate`)."""
     first_evaluation: int = Field(gt=0)
     """The first evaluated step; the others are log-spaced up to the last step."""
     evaluations: int = Field(default=6, gt=0)
+    """Evaluations of a run on the held-out text."""
     weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's decay of the weights."""
     gradient_clipping: float = Field(default=1.0, gt=0)
+    """Largest norm of a step's gradient."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward and backward pass."""
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
@@ -224,7 +239,7 @@ class Engine(Section):
     compile: bool = False
     """`torch.compile` the model."""
     start_minutes: float = Field(default=10, gt=0)
-    """Within which a worker must be ready to train."""
+    """Minutes within which a worker must be ready to train."""
     checkpoint_minutes: float = Field(default=5, ge=0)
     """Time between two checkpoints, from which a killed run goes on; a checkpoint that takes long
     is made less often."""
@@ -258,6 +273,7 @@ class Repetition(Section):
     """Epochs of a domain; up to about 4, repeated text is worth almost as much as new text
     (arXiv 2305.16264)."""
     on_excess: Literal["warn", "refuse"] = "warn"
+    """What a run beyond the limit does: print a warning, or end the command before it trains."""
     match_target: bool = False
     """Give each run the part D / D* of every domain's text, for a run of D and a target of D*
     tokens, so that it repeats its text as often as the target would (arXiv 2606.07597)."""

@@ -17,6 +17,7 @@ class Phase(Section):
     from_tokens: int = Field(default=0, ge=0)
     """Tokens that the run has seen when it begins; a whole number of steps."""
     mixture: dict[DomainName, float]
+    """Domain → proportion; domains that are left out have 0."""
 
 
 class Base(Section):

@@ -38,7 +38,7 @@ class Histories:
     reused: frozenset[str]  # ids of the runs that `reuse` selected
     domains: tuple[str, ...]  # training domains of the others
     unit: str  # of the losses
-    origins: dict[str, str]  # run id → where it comes from (`fitting.origin`)
+    origins: dict[str, str]  # run id → where it comes from (`fitting.data.origin`)
 
 
 def pull(

@@ -33,7 +33,7 @@ def pull(
     """The histories of the runs that a filter string selects and of the old ones, on the domains
     of the former.
 
-    Raises InputError as `history.pull` and `split` do, and for an old domain that is unknown now.
+    Raises InputError as `histories.pull` and `split` do, and for an old domain that is unknown now.
     """
     pulled = histories.pull(experiment_ids, runs, old.runs, unplanned=unplanned)
     table = split(pulled.table, old.splits, pulled.names)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -28,9 +27,7 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
     mean = np.mean([[mixture[d] for d in domains] for mixture in chosen.values()], axis=0)
     ordered = figures.largest_first(dict(zip(domains, mean, strict=True)))
     each = 0.3 + 0.02 * len(chosen)
-    figure, axis = plt.subplots(
-        figsize=(9.0, figures.height(len(domains), each)), layout="constrained"
-    )
+    figure, axis = figures.panels((9.0, figures.height(len(domains), each)))
     figures.domain_rows(axis, ordered)
     y = np.arange(len(ordered))
     columns = fitted[:, [list(domains).index(d) for d in ordered]]

@@ -3,7 +3,6 @@ answer depends on."""
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -85,9 +84,7 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
     by_domain = ranges.set_index("domain")
     domains = figures.largest_first({d: best[d] for d in ranges["domain"]})
     lowest, highest = (by_domain.loc[domains, end].to_numpy(float) for end in ("lowest", "highest"))
-    figure, axis = plt.subplots(
-        figsize=(8.5, figures.height(len(domains), 0.3)), layout="constrained"
-    )
+    figure, axis = figures.panels((8.5, figures.height(len(domains), 0.3)))
     figures.domain_rows(axis, domains)
     y = np.arange(len(domains))
     bars = axis.barh(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -65,9 +64,7 @@ def kept(plan: Plan) -> Figure:
     """How much of a phase's start is still there at its end, by validation domain."""
     predictor = plan.predictor
     later = range(1, len(predictor.tokens))
-    figure, axis = plt.subplots(
-        figsize=(7, figures.height(len(predictor.val_domains), 0.45)), layout="constrained"
-    )
+    figure, axis = figures.panels((7, figures.height(len(predictor.val_domains), 0.45)))
     groups = [
         (f"phase {k + 1}", dict(zip(predictor.val_domains, predictor.law.kept[k], strict=True)))
         for k in later

@@ -1,6 +1,6 @@
 """Sections of a study file that are the pipelines' own.
 
-Those of single models and their text are in `training.settings`.
+Those of single models and their text are in `training.config`.
 """
 
 from typing import Annotated, Literal, Self
@@ -32,6 +32,7 @@ class Sweep(Section):
     concentration: float = Field(default=10.0, gt=0)
     """How close to the default mixture `dirichlet` draws; 1 around uniform is uniform."""
     sizes: list[Name] = Field(min_length=1)
+    """Names of sizes, of the study's own or of the ladder."""
     seed: Seed = 0
     """Of the design and of every proxy run."""
 
@@ -40,15 +41,20 @@ class Target(Section):
     """The large run that the predictor is fitted for and that `verify` trains."""
 
     size: Name
+    """The name of its size."""
     steps: int = Field(gt=0)
+    """Its optimizer steps."""
     seeds: Seeds = Field(default=[0, 1], min_length=1)
+    """Seeds of the target on the best and the default mixture, a run each."""
 
 
 class Search(Section):
     """The search over the mixture against the registered predictor."""
 
     trials: int = Field(default=300, gt=0)
+    """Trials of Optuna."""
     seed: Seed = 0
+    """Of Optuna's sampler."""
     objective: str = "loss"
     """`loss`, weighted as the validation; `worst`, the worst domain's excess over the reference;
     or several of loss, deviation and domains, separated by commas."""
@@ -76,15 +82,15 @@ class Critical(Section):
     """A Transformers checkpoint: a folder, a hub id, or `runs:/<id>/model`; trained here on the
     original domains when absent."""
     size: Name | None = None
-    """Of the base that is trained here."""
+    """The size of the base, where it is trained here."""
     base_steps: int | None = Field(default=None, gt=0)
-    """Of the base that is trained here; those of `training` when absent."""
+    """Optimizer steps of the base, where it is trained here; those of `training` when absent."""
     original: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Domains of the original data → their proportions among each other."""
     new: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    """The same of the new data."""
+    """Domains of the new data → their proportions among each other."""
     steps: int = Field(gt=0)
-    """For which the base is continued."""
+    """Optimizer steps for which the base is continued."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate then; as for a model of the base's width when absent."""
     decay: float = Field(default=0.2, ge=0, lt=1)
@@ -98,7 +104,7 @@ class Critical(Section):
     tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
     """By how much the loss on the original data may rise, nats per token."""
     seeds: Seeds = Field(default=[1, 2])
-    """With which the answer is trained; none: it is not."""
+    """Seeds with which the answer is trained; an empty list: it is not trained."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -115,8 +121,9 @@ class Phases(Section):
     """How `schedule` plans a mixture that changes while a model trains."""
 
     size: Name
+    """The name of the size of every model."""
     steps: list[Annotated[int, Field(gt=0)]] = Field(min_length=2)
-    """Of each phase."""
+    """Optimizer steps of each phase."""
     mixtures: int = Field(default=10, ge=4)
     """How many are tried in each phase."""
     trunks: int = Field(default=3, ge=2)
@@ -125,4 +132,4 @@ class Phases(Section):
     decay: float = Field(default=0.2, ge=0, le=1)
     """Share of the last phase over which the learning rate falls to zero."""
     seeds: Seeds = Field(default=[1, 2, 3, 4], min_length=2)
-    """With which the best schedule and the best constant mixture are trained."""
+    """Seeds with which the best schedule and the best constant mixture are trained."""

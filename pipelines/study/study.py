@@ -39,7 +39,9 @@ class Study(Section):
     """An experiment, from text to verified mixture."""
 
     name: Name
+    """Of the study; its runs, queue and text are found by it."""
     domains: dict[DomainName, Domain] = Field(min_length=2)
+    """Name → where the domain's documents come from; two or more."""
     default_mixture: Literal["proportional"] | dict[DomainName, float] = "proportional"
     """What the best mixture is compared with; `proportional` to the domains' training tokens, or
     the nearest to that which the bounds and bundles allow."""
@@ -47,22 +49,32 @@ class Study(Section):
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
     bundles: dict[DomainName, dict[DomainName, float]] = Field(default={})
     """Domains that keep these proportions among each other, in the sweep and the search: they count
-    as one. For those that older runs have told of already."""
+    as one domain. For domains whose proportions older runs have settled."""
     tokenizer: Tokenizer
+    """How text becomes tokens."""
     validation: Validation = Validation()
+    """What is held out, and how the losses are weighed."""
     sizes: dict[Name, Size] = Field(default={})
-    """Sizes of the study's own, beside those of the ladder (`training.settings.LADDER`)."""
+    """Sizes of the study's own, beside those of the ladder (`training.config.LADDER`)."""
     training: Training
+    """How every model is trained."""
     engine: Engine = Engine()
+    """How DeepSpeed runs a model."""
     repetition: Repetition = Repetition()
+    """How often a run may see the same text."""
     sweep: Sweep
+    """The proxies."""
     target: Target
+    """The large run."""
     search: Search = Search()
+    """The search over the mixture."""
     schedule: list[Phase] = Field(default=[])
     """The mixture over time that `train` takes when it is given none; its phases in their order,
     the first from 0 tokens."""
     phases: Phases | None = None
+    """What the command `schedule` trains; without this section it refuses the study."""
     critical: Critical | None = None
+    """What the command `critical` trains; without this section it refuses the study."""
     model: str = "mixture-predictor"
     """Name of the registered predictor."""
     workspace: Path = Path("workspace")
