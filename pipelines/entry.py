@@ -15,7 +15,7 @@ from pipelines.command import table as tables
 from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import open_run
-from training.record.quiet import quiet
+from training.record.quiet import log_to_terminal, quiet
 from training.workers import launcher
 from training.workers.devices import Machines, cores, visible_gpus
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
@@ -53,6 +53,7 @@ def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], table: type
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(stores.CONNECT_SECONDS))
     quiet()
     secrets.guard()
+    log_to_terminal()
     command = titles.COMMANDS.get(name, name)
     parser = tables.parser(table, sys.modules[table.__module__].__doc__)
     given = vars(parser.parse_args(_joined(sys.argv[1:])))

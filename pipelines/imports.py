@@ -1,11 +1,11 @@
 """`import`: run histories in files → complete proxy runs in MLflow, ready to be fitted."""
 
 import hashlib
+import logging
 import math
 import os
 import re
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +24,8 @@ from training.record.errors import InputError
 from training.record.mixtures import refuse_unknown
 from training.record.mlflow_runs import log_params, open_run
 from training.record.secrets import masked
+
+logger = logging.getLogger("pipelines")
 
 EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
 NOTICE_SECONDS = 2  # of waiting before the terminal says so
@@ -139,7 +141,7 @@ def alone() -> Iterator[None]:
     try:
         lock.acquire(timeout=NOTICE_SECONDS)
     except Timeout:
-        print("waiting for another import into this store", file=sys.stderr, flush=True)
+        logger.warning("waiting for another import into this store")
         lock.acquire()
     try:
         yield

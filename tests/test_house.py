@@ -1,8 +1,10 @@
 """What holds the house together: one direction of imports, one pin of MLflow, a full mlproject."""
 
 import ast
+import hashlib
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +92,27 @@ def test_the_predictor_and_its_laws_import_nothing_of_the_project() -> None:
         assert packages <= allowed, path.name
 
 
-def test_every_dependency_is_pinned_and_mlflow_is_one_version() -> None:
+def test_every_dependency_is_pinned_in_every_place_alike() -> None:
+    """The direct ones in `pyproject.toml` and `conda.yaml`, all of them in `constraints.txt`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pins = [*project["project"]["dependencies"], *project["dependency-groups"]["checks"]]
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
     assert [d if isinstance(d, str) else "pip:" for d in conda] == ["python=3.11", "pip", "pip:"]
-    pins = dict(entry.split("==") for entry in conda[-1]["pip"])
-    texts = {path.name: path.read_text() for path in DOCUMENTS}
-    assert set(re.findall(r"mlflow==([\d.]+)", texts["README.md"])) == {pins["mlflow"]}
-    named = {f for text in texts.values() for f in re.findall(r"mlflow==([\d.]+)", text)}
-    assert named == {pins["mlflow"]}
-    assert f"psycopg[binary]=={pins['psycopg[binary]']}" in texts["gpus_and_clusters.md"]
+    assert conda[-1]["pip"][1:] == pins
+    constraints = (ROOT / "constraints.txt").read_bytes()
+    digest = hashlib.sha256(constraints).hexdigest()[:12]
+    assert (
+        conda[-1]["pip"][0] == f"-c constraints.txt # {digest}"
+    )  # a change makes a new environment
+    locked = dict(line.split("==") for line in constraints.decode().splitlines())
+    versions = dict(pin.split("==") for pin in pins)
+    for name, version in versions.items():
+        assert locked[name.partition("[")[0].lower()] == version
+    assert not any("+" in version for version in locked.values())  # no build of one machine alone
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"mlflow==([\d.]+)", readme)) == {versions["mlflow"]}
+    clusters = (ROOT / "docs" / "gpus_and_clusters.md").read_text()
+    assert f"psycopg[binary]=={versions['psycopg[binary]']}" in clusters
 
 
 def test_the_project_file_has_its_entry_points() -> None:

@@ -300,7 +300,7 @@ def test_an_interrupt_within_a_finaliser_is_not_lost() -> None:
     """Python drops what a finaliser raises."""
     code = """
 import os, signal, time, weakref
-from training.signals import interrupt_on_signals
+from training.workers.signals import interrupt_on_signals
 
 def last(_):
     os.kill(os.getpid(), signal.SIGTERM)

@@ -87,7 +87,7 @@ def of(plan: study.Study, train_tokens: int) -> Prepared:
 
 
 def test_runs_that_repeat_their_text_are_told_or_refused(
-    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+    miniature: dict[str, Any], write_study: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     def planned(**rule: Any) -> Prepared:
         return of(study.load(write_study({**miniature, "repetition": rule})), 1000)
@@ -97,16 +97,17 @@ def test_runs_that_repeat_their_text_are_told_or_refused(
     over = sum(max(run.mixture.values()) * 3.072 > 1.5 for run in runs)
     assert 0 < over < len(runs)
     prepared.check_repetition(runs)
-    told = capsys.readouterr().err
+    (told,) = caplog.messages
     worst = max(runs, key=lambda run: max(run.mixture.values()))
-    assert told.count("\n") == 1
+    assert "\n" not in told
     assert f"run {worst.name} would see domain" in told
     assert f"{max(worst.mixture.values()) * 3.072:.1f} times; {over} of {len(runs)} runs" in told
 
     with pytest.raises(InputError, match=r"raise repetition\.limit"):
         planned(limit=1.5, on_excess="refuse").check_repetition(runs)
+    caplog.clear()
     planned(limit=4, on_excess="refuse").check_repetition(runs)
-    assert not capsys.readouterr().err
+    assert not caplog.messages
 
 
 def test_a_share_of_the_text_matches_the_repetition_of_the_target(

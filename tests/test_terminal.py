@@ -79,7 +79,7 @@ def test_warnings_and_errors_of_libraries_are_shown() -> None:
 import logging, sys, warnings
 import mlflow, torch
 from mlflow.tracking._model_registry import fluent
-from training.quiet import quiet
+from training.record.quiet import quiet
 quiet()
 quiet()
 from torch.utils import cpp_extension

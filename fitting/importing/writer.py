@@ -21,6 +21,7 @@ from training.record.errors import InputError
 from training.record.history import History, history_tags
 from training.record.mlflow_runs import search, threads
 from training.record.secrets import masked
+from training.record.version import TAG, version
 
 THREADS = 4  # each holds two of the store's database connections, of which SQLAlchemy gives 15
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
@@ -136,6 +137,7 @@ def _write(run: ForeignRun, to: Parent) -> None:
         keys.PARENT: to.run_id,
         keys.IMPORTED_FROM: masked(to.source)[: keys.TAG_LIMIT],
         keys.FINGERPRINT: fingerprint(run),
+        TAG: version(),
         **({keys.CHECK: "true"} if run.check else {}),
         **history_tags(h),
         keys.COMPLETE: "true",  # counts only once the run is FINISHED

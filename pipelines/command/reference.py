@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -56,9 +56,8 @@ def _inner(annotation: Any, path: str) -> Iterator[tuple[str, type[Section]]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield path, annotation
         return
-    below = {dict: f"{path}.<name>", list: f"{path}[]"}.get(
-        getattr(annotation, "__origin__", None), path
-    )
+    kind = get_origin(annotation)
+    below = f"{path}.<name>" if kind is dict else f"{path}[]" if kind is list else path
     for inner in get_args(annotation):
         yield from _inner(inner, below)
 

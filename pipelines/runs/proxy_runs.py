@@ -1,5 +1,6 @@
 """The proxies of a study: their mixtures, and the training of those that are missing."""
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import mlflow
@@ -17,6 +18,8 @@ from training.workers import pool
 from training.workers.devices import Machines
 from training.workers.ledger import Ledger
 from training.workers.messages import Queue
+
+logger = logging.getLogger("pipelines")
 
 
 def proxy_runs(prepared: Prepared) -> list[Run]:
@@ -117,7 +120,7 @@ def withdraw_forbidden(prepared: Prepared, active: mlflow.ActiveRun, stage: str)
     if broken:
         book.withdraw([run for run, _ in broken])
         rules = "; ".join(dict.fromkeys(rule for _, rule in broken))
-        print(
+        logger.info(
             f"{layout.count(len(broken), 'queued run')} dropped: they break a rule of the study "
             f"({rules})"
         )
@@ -138,7 +141,7 @@ def train_missing(
     done = run_log.settled(experiment, runs[0].stage)
     missing = [run for run in runs if fingerprint(run) not in done]
     run_log.log_datasets(active.info.run_id, prepared.corpus)
-    print(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
+    logger.info(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         prepared.check_repetition(missing)
         pool.train(missing, prepared.corpus, queue(prepared, active, stage), machines)

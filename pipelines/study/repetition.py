@@ -1,6 +1,6 @@
 """How often planned runs see the same text, checked before any of them trains."""
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from training.config import Repetition
 from training.data.corpus import Corpus
 from training.record.errors import InputError
 from training.run import Run
+
+logger = logging.getLogger("pipelines")
 
 TAG = "repetition"
 
@@ -53,7 +55,7 @@ def check(rule: Repetition, runs: Sequence[Run], corpus: Corpus) -> None:
     )
     if rule.on_excess == "refuse":
         raise InputError(message)
-    print(f"warning: {message}", file=sys.stderr)
+    logger.warning(f"warning: {message}")
     if mlflow.active_run():
         mlflow.set_tag(TAG, message)
 

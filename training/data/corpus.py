@@ -12,9 +12,9 @@ domain's files lie in `tokens/<key>.partial/`, from where an interrupted prepara
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ from tqdm import tqdm
 from training.config import Domain, Tokenizer, Validation
 from training.data import sources, tokenise
 from training.record.errors import InputError
+
+logger = logging.getLogger("training")
 
 FORMAT = 2  # raise when the files' layout or the held-out rule changes
 END_OF_TEXT = "<|endoftext|>"
@@ -189,7 +191,7 @@ def _locked(workspace: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        print(f"waiting: another process prepares in {workspace}", file=sys.stderr, flush=True)
+        logger.warning(f"waiting: another process prepares in {workspace}")
         lock.acquire()
     try:
         yield

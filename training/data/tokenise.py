@@ -8,9 +8,9 @@ how long they are and how far the source was read; what lies beyond is cut off o
 
 import hashlib
 import json
+import logging
 import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -26,6 +26,8 @@ from tqdm import tqdm
 from training.config import Domain
 from training.data import sources
 from training.record.errors import InputError, first_line
+
+logger = logging.getLogger("training")
 
 BATCH = 2_000_000  # characters encoded at once
 AHEAD = 2  # batches read, and batches encoded, before they are needed
@@ -285,9 +287,7 @@ def _show(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
 def _warn_of_skipped(cursor: sources.Cursor) -> None:
     counts = [f"{name} {count:,}" for name, count in cursor.skipped.items() if count]
     if counts:
-        print(
+        logger.warning(
             f"left out (on_error: skip): {', '.join(counts)} rows; the first: "
-            + "; ".join(cursor.problems),
-            file=sys.stderr,
-            flush=True,
+            + "; ".join(cursor.problems)
         )

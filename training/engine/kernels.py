@@ -6,6 +6,7 @@ file found while holding it is stale and is removed.
 """
 
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from training.record.errors import InputError
 from training.record.quiet import quiet
 from training.workers.devices import Machines, check_compiler, use_device, visible_gpus
+
+logger = logging.getLogger("training")
 
 ROOT = Path(__file__).parents[2]
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # PyTorch's variable: where it builds
@@ -111,7 +114,7 @@ def _alone(*, silently: bool = False) -> Iterator[Path]:
         lock.acquire(timeout=NOTICE_SECONDS)
     except Timeout:
         if not silently:
-            print(f"waiting for another process to compile the kernel in {folder}", file=sys.stderr)
+            logger.warning(f"waiting for another process to compile the kernel in {folder}")
         try:
             lock.acquire(timeout=LIMIT_SECONDS)
         except Timeout:

@@ -13,6 +13,7 @@ from training.record import keys, stores
 from training.record.errors import InputError
 from training.record.history import history_from_tags
 from training.record.secrets import masked
+from training.record.version import TAG, version
 
 PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
 
@@ -21,10 +22,11 @@ PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
 def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
     """`mlflow.start_run` whose end tells how it went: FINISHED, KILLED, or FAILED with the reason.
 
-    The reason is the tag `error`.
+    The reason is the tag `error`; another tag tells the version of the project.
     """
     with mlflow.start_run(**options) as active:
         try:
+            mlflow.set_tag(TAG, version())
             yield active
         except KeyboardInterrupt:
             with stores.impatient():

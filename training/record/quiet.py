@@ -1,4 +1,4 @@
-"""Leave the terminal to our own lines: libraries report warnings and errors, not their work."""
+"""The terminal: the project's own lines; of libraries the warnings and errors, not their work."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+PACKAGES = ("training", "fitting", "optimization", "pipelines")  # each has one logger
 LOGGERS = ("mlflow", "alembic", "datasets", "transformers", "DeepSpeed", "deepspeed")
 
 # logger → how a warning begins that tells a user nothing; its others are shown
@@ -53,6 +54,21 @@ def quiet() -> None:
             say = getattr(module, function, print)
             if not isinstance(say, _Say):
                 setattr(module, function, _Say(say, _Unless(starts)))
+
+
+def log_to_terminal() -> None:
+    """Show what the project's own loggers say: what was done on stdout, warnings on stderr."""
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers = [_Terminal()]
+
+
+class _Terminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        print(record.getMessage(), file=stream, flush=True)
 
 
 class _Unless(logging.Filter):

@@ -1,10 +1,10 @@
 """Whether a folder can be written and a database answers, said in one line before they are used."""
 
 import hashlib
+import logging
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from training.record import secrets
 from training.record.errors import InputError, first_line
+
+logger = logging.getLogger("training")
 
 CONNECT_SECONDS = 10  # for a database server to answer
 SERVER_SECONDS = 10  # for a tracking server to answer a request
@@ -107,10 +109,9 @@ def _make(path: Path, scratch: Path) -> None:
     if there:
         aside = path.with_name(f"{path.name}.half-made")
         path.rename(aside)
-        print(
+        logger.warning(
             f"{path} is incomplete: a start was interrupted while making it. It holds no runs and "
-            f"was renamed to {aside.name}",
-            file=sys.stderr,
+            f"was renamed to {aside.name}"
         )
     os.replace(scratch, path)
 

@@ -1,5 +1,6 @@
 """The parent of the workers: starts them once, shows their progress, ends them."""
 
+import logging
 import multiprocessing
 import queue
 import sys
@@ -33,6 +34,8 @@ from training.workers.messages import (
     Waiting,
 )
 from training.workers.signals import END_SECONDS, end_with_parent, terminal_blocked
+
+logger = logging.getLogger("training")
 
 POLL_SECONDS = 0.5
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
@@ -96,7 +99,7 @@ def _end(crew: Sequence[Any]) -> None:
     started = time.monotonic()
     for seconds, told in ((NOTICE_SECONDS, ""), (END_SECONDS, "waiting for workers to end")):
         if told and any(process.is_alive() for process in crew if process.pid is not None):
-            print(f"{told}, {END_SECONDS} seconds at most", file=sys.stderr, flush=True)
+            logger.warning(f"{told}, {END_SECONDS} seconds at most")
         for process in crew:
             if process.pid is not None:
                 process.join(max(0.0, started + seconds - time.monotonic()))
@@ -163,4 +166,4 @@ def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minut
                     raise error
     for process in crew:
         if process.exitcode:
-            print(f"{process.name} died with exit code {process.exitcode}", file=sys.stderr)
+            logger.warning(f"{process.name} died with exit code {process.exitcode}")
