@@ -20,21 +20,21 @@ from optimization.continual.artifacts import CHECK, FITTED, Answer, report
 from optimization.continual.solve import Forgetting
 from optimization.domain import predictor as predictors
 from pipelines import entry
-from pipelines.command import preflight, table, texts
+from pipelines.command import table, texts
 from pipelines.fit import register
 from pipelines.prepare import prepare
-from pipelines.runs import continual_runs
+from pipelines.runs import continual_runs, preflight
 from pipelines.runs.proxy_runs import train_missing
 from pipelines.study import load as studies
 from pipelines.study.sections import Critical
 from pipelines.study.study import CONTINUED, Study
 from training.engine import kernels
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.mixtures import checked_mixture
 from training.record.mlflow_runs import last_losses
 from training.run import Run
-from training.workers.devices import Machines
 
 Array = np.ndarray
 DEFAULT_MODEL = "continual-predictor"

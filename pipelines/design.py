@@ -22,9 +22,10 @@ from optimization.domain import predictor as predictors
 from optimization.domain.feasible import feasible
 from optimization.domain.predictor import Predictor
 from pipelines import entry
-from pipelines.command import preflight, table, texts
+from pipelines.command import table, texts
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
+from pipelines.runs import preflight
 from pipelines.runs.proxy_runs import ledger, planned_runs, proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem

@@ -10,14 +10,15 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines.command import preflight, processes, texts, titles
+from pipelines.command import processes, texts, titles
 from pipelines.command import table as tables
+from pipelines.runs import preflight
+from training.engine.devices import Machines, cores, visible_gpus
 from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import open_run
 from training.record.quiet import log_to_terminal, quiet
 from training.workers import launcher
-from training.workers.devices import Machines, cores, visible_gpus
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 

@@ -7,7 +7,8 @@ import mlflow
 
 from fitting.data import histories
 from pipelines import entry
-from pipelines.command import preflight, table
+from pipelines.command import table
+from pipelines.runs import preflight
 from training.record import keys
 from training.record.errors import InputError
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import mlflow
 
 from pipelines import entry
-from pipelines.command import preflight, table
+from pipelines.command import table
+from pipelines.runs import preflight
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study

@@ -9,28 +9,28 @@ from scipy.stats import t as student
 from fitting import registry
 from fitting.artifact import laws
 from fitting.data.phase_observations import PhaseRuns
-from fitting.estimators import schedule
-from fitting.estimators.schedule import ScheduleFit
+from fitting.selection import schedule
+from fitting.selection.schedule import ScheduleFit
 from optimization.schedule import plan as search
 from optimization.schedule import plots
 from optimization.schedule.plan import CONSTANT, Plan, SchedulePredictor
 from optimization.schedule.report import report
 from pipelines import entry
-from pipelines.command import advice, preflight, table
+from pipelines.command import advice, table
 from pipelines.prepare import prepare
 from pipelines.proof import schedule_proof
-from pipelines.runs import phase_runs
+from pipelines.runs import phase_runs, preflight
 from pipelines.runs.phase_runs import PhaseProxies
 from pipelines.runs.proxy_runs import refuse_design
 from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import SCHEDULED, Study
 from training.engine import kernels
+from training.engine.devices import Machines
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mlflow_runs import log_params
 from training.run import Phase
-from training.workers.devices import Machines
 
 Array = np.ndarray
 PROBABILITY = 0.9

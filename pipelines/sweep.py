@@ -8,18 +8,18 @@ import mlflow
 
 from fitting.data import origin
 from pipelines import entry
-from pipelines.command import advice, preflight, table
+from pipelines.command import advice, table
 from pipelines.prepare import prepare
-from pipelines.runs import budget, dry_run
+from pipelines.runs import budget, dry_run, preflight
 from pipelines.runs.proxy_runs import planned_runs, proxy_runs, refuse_design, train_missing
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
 from training import run_log
 from training.engine import kernels
+from training.engine.devices import Machines
 from training.record import keys, layout
 from training.record.mlflow_runs import log_params
 from training.run import Run, fingerprint
-from training.workers.devices import Machines
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import mlflow
 
 from pipelines import entry
-from pipelines.command import preflight, table, texts
+from pipelines.command import table, texts
 from pipelines.prepare import prepare
-from pipelines.runs import budget, dry_run
+from pipelines.runs import budget, dry_run, preflight
 from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import Study
 from training import run_log
 from training.data.corpus import Corpus
 from training.engine import kernels
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.run import Phase, Run
 from training.workers import pool
-from training.workers.devices import Machines
 from training.workers.messages import Alone
 
 

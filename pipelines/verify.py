@@ -11,22 +11,24 @@ from scipy.stats import t as student
 
 from fitting import registry
 from optimization.domain import predictor as predictors
+from optimization.domain.differences import Differences
 from optimization.domain.objective import weighted
 from optimization.domain.predictor import Predictor
-from optimization.mixture.differences import Differences
 from optimization.mixture.solve import BEST, DEFAULT, Answer, Mixture
 from pipelines import entry
-from pipelines.command import preflight, table, texts
+from pipelines.command import table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
 from pipelines.proof.verdict import Earlier, Gain, Proof
+from pipelines.runs import preflight
 from pipelines.runs.proxy_runs import train_missing
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import DECIMALS, Study
 from training.engine import kernels
+from training.engine.devices import Machines
 from training.record import figures as plots
 from training.record import keys, layout
 from training.record.errors import InputError
@@ -34,7 +36,6 @@ from training.record.history import History, history_from_tags
 from training.record.mixtures import checked_mixture
 from training.record.mlflow_runs import search
 from training.run import Run
-from training.workers.devices import Machines
 
 Array = np.ndarray
 PROBABILITY = 0.9

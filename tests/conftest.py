@@ -164,7 +164,8 @@ def crew_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained by one worker in a thread of this process, real but for its start."""
 
     def train(runs: Any, corpus: Any, work: Any, machines: Any) -> None:
-        from training.workers import devices, ledger, messages, worker
+        from training.engine import devices
+        from training.workers import ledger, messages, worker
 
         told: list[Any] = []
         ledger.Ledger(work.ledger_url, work.name).enqueue(runs)

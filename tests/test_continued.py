@@ -21,12 +21,11 @@ from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corp
 from training.data.corpus import Corpus
 from training.data.sampling import MixtureSampler
 from training.engine import base_model as bases
-from training.engine import checkpoint, loop
+from training.engine import checkpoint, devices, loop
 from training.engine import model as models
 from training.record import keys
 from training.record.errors import InputError
 from training.run import Base, Phase, Run, fingerprint
-from training.workers import devices
 
 TABLE = "phases.csv"
 PER_STEP = TRAINING.tokens_per_step

@@ -22,11 +22,11 @@ from pipelines.critical import Question
 from pipelines.runs import continual_runs
 from pipelines.study import load as studies
 from tests.conftest import ROOT, call
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.record.mlflow_runs import search
-from training.workers.devices import Machines
 
 CT = ROOT.parent / "shared" / "data" / "mixinglaws" / "ct"
 WEIGHTS = CT.parent / "valid_weight.json"

@@ -1,8 +1,10 @@
-"""What holds the house together: one direction of imports, one pin of MLflow, a full mlproject."""
+"""What holds the house together: who imports whom, one pin a dependency, a full mlproject."""
 
 import ast
+import graphlib
 import hashlib
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -71,6 +73,73 @@ def test_fitting_and_optimization_never_reach_the_training_libraries(package: st
         assert not heavy, f"{path.name} reaches {heavy}"
         of_training = {m for m in modules if m.startswith("training.")}
         assert all(m.startswith(SHARED) for m in of_training), path.name
+
+
+ROOMS = {  # room → the rooms of its own package that it may import
+    "training/record": set(),
+    "training/data": {"record"},
+    "training/engine": {"record", "data"},
+    "training/workers": {"record", "data", "engine"},
+    "fitting/artifact": set(),
+    "fitting/data": set(),
+    "fitting/importing": set(),
+    "fitting/estimators": {"artifact", "data"},
+    "fitting/selection": {"artifact", "data", "estimators"},
+    "fitting/diagnostics": {"artifact", "data", "estimators", "selection"},
+    "optimization/domain": set(),
+    "optimization/search": {"domain"},
+    "optimization/mixture": {"domain", "search"},
+    "optimization/design": {"domain", "search", "mixture"},
+    "optimization/continual": {"domain", "search"},
+    "optimization/schedule": {"domain", "search"},
+    "pipelines/command": set(),
+    "pipelines/study": {"command"},
+    "pipelines/runs": {"command", "study"},
+    "pipelines/proof": {"command", "study", "runs"},
+}
+PACKAGES = ("training", "fitting", "optimization", "pipelines")
+MODULES = {module_name(path): path for package in PACKAGES for path in files_of(package)}
+
+
+def test_every_room_has_its_rule() -> None:
+    folders = {"/".join(name.split(".")[:2]) for name in MODULES if name.count(".") > 1}
+    assert folders == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_lies_below_it(room: str) -> None:
+    package, own = room.split("/")
+    for path in files_of(room):
+        for name in imports(path) & set(MODULES):
+            parts = name.split(".")
+            if parts[0] == package and len(parts) > 2:
+                assert parts[1] in ROOMS[room] | {own}, f"{path.name} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graphlib.TopologicalSorter(
+        {name: imports(path) & set(MODULES) for name, path in MODULES.items()}
+    ).prepare()
+
+
+def test_configuration_never_reaches_torch_when_it_is_imported() -> None:
+    code = (
+        "import sys; import pipelines.study.load, pipelines.study.prepared, training.run; "
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_nothing_works_while_it_is_imported() -> None:
+    """At the top of a module stand imports, constants and definitions."""
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+    for path in MODULES.values():
+        for node in ast.parse(path.read_text()).body:
+            text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            main = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+            types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            assert text or main or types or isinstance(node, allowed), f"{path}:{node.lineno}"
 
 
 def test_training_knows_nothing_of_what_comes_after() -> None:

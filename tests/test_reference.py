@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines import reference
 from pipelines.__main__ import COMMANDS
-from pipelines.command import reference, table
+from pipelines.command import table
 from pipelines.study.study import Study
 from tests.conftest import ROOT, run_entry
 
@@ -35,7 +36,7 @@ def test_the_project_file_hands_every_parameter_over(command: str) -> None:
 
 
 def test_the_reference_is_what_the_code_declares() -> None:
-    message = "run `python -m pipelines.command.reference`"
+    message = "run `python -m pipelines.reference`"
     assert reference.PAGE.read_text() == reference.page(), message
 
 

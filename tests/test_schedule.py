@@ -13,9 +13,9 @@ from mlflow.exceptions import MlflowException
 from fitting.artifact import laws
 from fitting.artifact.laws import ScheduleLaw
 from fitting.data.phase_observations import LABEL, PHASE, TRUNK, PhaseRuns
-from fitting.estimators import schedule
-from fitting.estimators.schedule import ScheduleFit
 from fitting.registry import Registered
+from fitting.selection import schedule
+from fitting.selection.schedule import ScheduleFit
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.schedule import plan as search

@@ -11,10 +11,10 @@ from scipy.optimize import brentq
 from fitting.artifact.laws import MixingLaw
 from optimization.domain import simplex
 from optimization.domain.constraints import Constraints
+from optimization.domain.differences import Differences
 from optimization.domain.feasible import feasible
 from optimization.domain.objective import Objective, divergence
 from optimization.mixture import sensitivity
-from optimization.mixture.differences import Differences
 from optimization.search import projection, search
 from optimization.search.certificate import prove
 from optimization.search.descent import descend

@@ -24,13 +24,13 @@ from tests.tiny_runs import DOMAINS, TRAINING, evaluations, planned, random_corp
 from training.config import Engine, Size, Training
 from training.data.corpus import Corpus
 from training.data.sampling import validation_windows
-from training.engine import checkpoint, loop, model
+from training.engine import checkpoint, devices, loop, model
 from training.engine.evaluation import standard_error
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import Evaluation, history_from_tags
 from training.run import Run
-from training.workers import devices, launcher, ledger, pool, worker
+from training.workers import launcher, ledger, pool, worker
 from training.workers.messages import Event, Failed, Finished, Job, Queue
 
 

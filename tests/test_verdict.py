@@ -25,11 +25,11 @@ from pipelines.study.search_problem import Changes
 from pipelines.sweep import sweep
 from tests import conftest
 from training.engine import loop
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_tags
 from training.run import Run, fingerprint
-from training.workers.devices import Machines
 
 ALONE = Machines(workers=1, ranks=1)
 Losses = Mapping[str, Sequence[float]]  # mixture → what each seed's loss is above the predicted one

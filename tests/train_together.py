@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 from training.data import corpus as corpora
-from training.engine import loop
+from training.engine import devices, loop
 from training.run import Run
-from training.workers import devices
 
 
 def main(plan: Path) -> None:

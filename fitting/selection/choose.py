@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from fitting.data.observations import Observations
-from fitting.estimators import boosting, published
+from fitting.estimators import published
 from fitting.estimators.candidates import METHODS, TIES, Candidate, Target
-from fitting.selection import backtest
+from fitting.selection import backtest, boosting
 from fitting.selection.backtest import Extrapolation
 from fitting.selection.cross_validation import CrossValidation, Held, Scores
 from training.record.errors import InputError

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 from optimization.design import acquisition, space_filling
 from optimization.design.acquisition import Ensemble, Worth
 from optimization.domain import objective
-from optimization.domain.feasible import Feasible, distances
+from optimization.domain.feasible import Feasible, distances, tidy
 from optimization.domain.predictor import Predictor
 from optimization.mixture import sensitivity
 from optimization.search.descent import descend
@@ -58,7 +58,5 @@ def _candidates(predictor: Predictor, allowed: Feasible, seed: int) -> tuple[Arr
     everywhere = space_filling.sobol(allowed, EVERYWHERE, seed)
     best = descend(weighted, allowed, everywhere[weighted(everywhere).argmin()])
     optima, _ = sensitivity.by_replicate(weighted, allowed, best, predictor)
-    near = space_filling.tidy(
-        np.vstack([(everywhere[:BETWEEN] + best) / 2, best[None], optima]), allowed
-    )
+    near = tidy(np.vstack([(everywhere[:BETWEEN] + best) / 2, best[None], optima]), allowed)
     return best, np.unique(np.vstack([everywhere, near]), axis=0)

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import qmc
 
-from optimization.domain import simplex
-from optimization.domain.feasible import Feasible
+from optimization.domain.feasible import DECIMALS, Feasible, tidy
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -14,8 +13,6 @@ SPREAD, HALVED, SOBOL, DIRICHLET = "spread", "halved", "sobol", "dirichlet"
 WAYS = (SPREAD, HALVED, SOBOL, DIRICHLET)
 CANDIDATES = 2**13
 ITERATIONS = 30
-DECIMALS = 4
-EXACT = 12  # decimals that rounding errors do not reach
 GRID = 1 / 16
 MOST_HALVED = 200_000
 DRAWS = 1000  # of a Dirichlet distribution, for each mixture that is wanted
@@ -154,17 +151,6 @@ def farthest(candidates: Array, given: Array, wanted: int) -> Array:
         chosen.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, _distances(points, points[chosen[-1:]])[:, 0])
     return candidates[chosen]
-
-
-def tidy(mixtures: Array, allowed: Feasible) -> Array:
-    """Allowed mixtures of four decimals, as far as the constraints leave them.
-
-    They are the same to the last bit wherever they are computed: a run is known by its mixture.
-    """
-    v = np.array([simplex.rounded(row, DECIMALS) for row in allowed.variables(mixtures)])
-    plain = (v @ allowed.spread.T).round(EXACT)
-    repaired = allowed.repaired(v).round(EXACT)
-    return np.where(allowed.inside(plain)[:, None], plain, repaired)
 
 
 def _distances(points: Array, centres: Array) -> Array:

@@ -16,6 +16,8 @@ Array = np.ndarray
 
 SLACK = 1e-9  # by which a row must be loose somewhere not to count as an equality
 BISECTIONS = 60
+DECIMALS = 4  # of mixtures that are designed
+EXACT_DECIMALS = 12  # that rounding errors do not reach
 EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
@@ -276,3 +278,14 @@ def _orthonormal(rows: Array) -> Array:
     """An orthonormal basis, (e, M'), of what rows span."""
     _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
     return np.asarray(basis[sizes > SLACK * sizes.max()])
+
+
+def tidy(mixtures: Array, allowed: Feasible) -> Array:
+    """Allowed mixtures (n, M) of four decimals, as far as the constraints leave them.
+
+    They are the same to the last bit wherever they are computed: a run is known by its mixture.
+    """
+    v = np.array([simplex.rounded(row, DECIMALS) for row in allowed.variables(mixtures)])
+    plain = (v @ allowed.spread.T).round(EXACT_DECIMALS)
+    repaired = allowed.repaired(v).round(EXACT_DECIMALS)
+    return np.where(allowed.inside(plain)[:, None], plain, repaired)

@@ -8,10 +8,10 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import qmc
 
+from optimization.domain.differences import Differences
 from optimization.domain.feasible import Feasible, distances
 from optimization.domain.objective import Objective, divergence
 from optimization.domain.predictor import Predictor
-from optimization.mixture.differences import Differences
 from optimization.search.descent import descend, furthest
 
 Array = np.ndarray

@@ -9,11 +9,11 @@ from threadpoolctl import threadpool_limits
 
 from optimization.domain import objective
 from optimization.domain.constraints import Constraints
+from optimization.domain.differences import Differences
 from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import DEVIATION, LOSS, WORST, Objective
 from optimization.domain.predictor import Prediction, Predictor
 from optimization.mixture import sensitivity
-from optimization.mixture.differences import Differences
 from optimization.mixture.sensitivity import Freedom, Steps
 from optimization.search import projection, search
 from optimization.search.search import Found, Front

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from optimization.domain.differences import Differences
 from optimization.domain.feasible import Ball, Feasible
 from optimization.domain.objective import LEAST, Objective
 from optimization.domain.predictor import Convex
-from optimization.mixture.differences import Differences
 
 Array = np.ndarray
 

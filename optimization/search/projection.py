@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimization.design.space_filling import tidy
-from optimization.domain.feasible import Feasible
+from optimization.domain.feasible import Feasible, tidy
 from optimization.domain.objective import Objective
 from optimization.search.descent import descend
 

@@ -11,10 +11,10 @@ from optimization.schedule import plots
 from optimization.schedule.plan import CONSTANT, JOINT, Plan
 from pipelines.runs.phase_runs import PhaseProxies
 from pipelines.runs.proxy_runs import train_missing
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.mixtures import checked_mixture
 from training.record.mlflow_runs import last_losses
-from training.workers.devices import Machines
 
 PROBABILITY = 0.9
 

@@ -15,10 +15,10 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.sections import Critical
 from pipelines.study.study import Study
 from training.config import Size, Training
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.mixtures import checked_mixture
 from training.run import Base, Run
-from training.workers.devices import Machines
 
 Mixture = dict[str, float]
 

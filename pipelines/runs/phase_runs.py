@@ -16,11 +16,11 @@ from pipelines.runs.proxy_runs import designed, train_missing
 from pipelines.study.prepared import Prepared
 from pipelines.study.sections import Phases
 from pipelines.study.study import Study
+from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.mlflow_runs import last_losses
 from training.run import Phase, Run
-from training.workers.devices import Machines
 
 Mixture = dict[str, float]
 SCRATCH = "scratch"  # the trunk of phase 1

@@ -11,11 +11,11 @@ from optimization.search import projection
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import DECIMALS, Study
 from training import run_log
+from training.engine.devices import Machines
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.run import Run, fingerprint
 from training.workers import pool
-from training.workers.devices import Machines
 from training.workers.ledger import Ledger
 from training.workers.messages import Queue
 

@@ -28,10 +28,10 @@ from torch.nn.functional import cross_entropy
 
 from training.config import LADDER, Size, Training
 from training.data.corpus import Corpus, TokenFiles
-from training.engine import loop, model
+from training.engine import devices, loop, model
 from training.record import keys
 from training.run import Run
-from training.workers import devices, ledger, worker
+from training.workers import ledger, worker
 from training.workers.messages import Event, Finished, Job, Queue
 
 VOCABULARY = 1024

@@ -24,9 +24,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from training.engine.devices import Machines, check_compiler, use_device, visible_gpus
 from training.record.errors import InputError
 from training.record.quiet import quiet
-from training.workers.devices import Machines, check_compiler, use_device, visible_gpus
 
 logger = logging.getLogger("training")
 

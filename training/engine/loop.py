@@ -27,12 +27,12 @@ from training.data.sampling import MixtureSampler
 from training.engine import checkpoint, kernels
 from training.engine import model as models
 from training.engine.checkpoint import Checkpoint
+from training.engine.devices import free_port
 from training.engine.evaluation import Validation, window_losses
 from training.record import quiet as quieting
 from training.record.errors import DivergedError
 from training.record.history import Evaluation
 from training.run import Run
-from training.workers.devices import free_port
 
 REPORT_EVERY = 10  # steps between reports, where processes meet and losses are looked at
 VALIDATION_BATCH = 32  # sequences a process evaluates at once, or fewer by micro_batch_size

@@ -16,9 +16,9 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
+from training.engine.devices import Machines, free_port, visible_gpus
 from training.record.errors import InputError
 from training.record.secrets import VARIABLES
-from training.workers.devices import Machines, free_port, visible_gpus
 from training.workers.messages import Job
 
 ROOT = Path(__file__).parents[2]

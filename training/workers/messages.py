@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.config import Engine
+from training.engine.devices import Machines
 from training.run import Run
-from training.workers.devices import Machines
 
 
 @dataclass(frozen=True)

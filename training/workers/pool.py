@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from training.data.corpus import Corpus
 from training.engine import kernels
+from training.engine.devices import Machines
 from training.record import secrets
 from training.record.errors import InputError
 from training.run import Run
 from training.workers import worker
-from training.workers.devices import Machines
 from training.workers.launcher import Launched
 from training.workers.ledger import Ledger
 from training.workers.messages import (

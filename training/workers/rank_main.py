@@ -4,42 +4,31 @@ The first is a worker like any other. Before it trains a run it tells the others
 along and log nothing.
 """
 
-import functools
 import os
 import pickle
 import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from multiprocessing.managers import RemoteError
 from pathlib import Path
-from typing import Any
 
 from training.record import secrets
 from training.record.errors import DivergedError, InputError
 from training.record.quiet import quiet
+from training.workers.broadcast import hear
 from training.workers.launcher import Mailbox
 from training.workers.messages import Alive, Event
 from training.workers.signals import end
 
-PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
 WATCH_SECONDS = 2
 CLOSED = ("Connection closed by peer", "Connection reset by peer")  # what gloo says then
 
 
-def tell(task: object) -> None:
-    """Say to the other processes, if there are any, what to train next; None ends them."""
-    from torch import distributed
-
-    if distributed.get_world_size() > 1:
-        distributed.broadcast_object_list([task], 0, _control())
-
-
 def main(note: str) -> None:
     """One process; `note` is the file in which `training.workers.pool` says what to do."""
+    from training.engine.devices import use_device
     from training.workers import worker
-    from training.workers.devices import use_device
     from training.workers.signals import interrupt_on_signals
 
     secrets.guard()
@@ -97,7 +86,7 @@ def _follow(manifest: Path) -> None:
     loop.quiet()
     loop.connect()
     corpora = corpus.load(manifest)
-    while task := _hear():
+    while task := hear():
         run, saved = task
         trainer = loop.Trainer(run, corpora, saved)
         try:
@@ -110,22 +99,6 @@ def _follow(manifest: Path) -> None:
         except DivergedError:
             pass  # the first process says so
         trainer.close()
-
-
-def _hear() -> Any:
-    from torch import distributed
-
-    task = [None]
-    distributed.broadcast_object_list(task, 0, _control())
-    return task[0]
-
-
-@functools.cache
-def _control() -> Any:
-    """A group of its own for the talk between processes, which may wait long."""
-    from torch import distributed
-
-    return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from training.data import corpus as corpora
 from training.data.corpus import Corpus
 from training.engine import checkpoint
 from training.engine.checkpoint import Checkpoint
+from training.engine.devices import use_device
 from training.record import keys, secrets
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import log_params, open_run
 from training.record.quiet import quiet
 from training.run import Run, fingerprint
-from training.workers import rank_main
-from training.workers.devices import use_device
+from training.workers import broadcast
 from training.workers.ledger import Ledger
 from training.workers.messages import (
     Alone,
@@ -104,7 +104,7 @@ def _work(job: Job, index: int, tell: Tell) -> None:
                 train_and_log(run, corpus, run_id, saved, tell)
         case Queue() as queue:
             _work_through(queue, job.machines.ranks, corpus, tell)
-    rank_main.tell(None)
+    broadcast.tell(None)
 
 
 def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> None:
@@ -152,7 +152,7 @@ def train_and_log(
     """
     from training.engine import loop
 
-    rank_main.tell((run, saved))
+    broadcast.tell((run, saved))
     trainer = loop.Trainer(run, corpus, saved)
     log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
     if not log.goes_on:

@@ -12,10 +12,10 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipelines.study.study import Study
+from training.engine.devices import Machines, check_compiler, visible_gpus
 from training.record import stores
 from training.record.errors import InputError, first_line
 from training.workers import launcher
-from training.workers.devices import Machines, check_compiler, visible_gpus
 
 DATABASES = ("postgresql", "postgres", "mysql", "mssql", "sqlite")
 

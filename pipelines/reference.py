@@ -1,6 +1,6 @@
 """`docs/reference.md`: every parameter and every study key, as the code declares them.
 
-`python -m pipelines.command.reference` writes it.
+`python -m pipelines.reference` writes it.
 """
 
 import importlib
@@ -17,11 +17,11 @@ from pipelines.command import table
 from pipelines.study.study import Study
 from training.config import Section
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
 
 Every parameter of every command, and every key of a study file. This page is generated from the
-code (`python -m pipelines.command.reference`); a test compares the two.
+code (`python -m pipelines.reference`); a test compares the two.
 
 A parameter is given as `-P name=value`. Numbers by name may come from a JSON file.
 """
