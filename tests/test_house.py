@@ -139,7 +139,10 @@ def test_nothing_works_while_it_is_imported() -> None:
             text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             main = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
             types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-            assert text or main or types or isinstance(node, allowed), f"{path}:{node.lineno}"
+            logged = ast.unparse(node).startswith("mlflow.models.set_model(")  # a model from code
+            assert text or main or types or logged or isinstance(node, allowed), (
+                f"{path}:{node.lineno}"
+            )
 
 
 def test_training_knows_nothing_of_what_comes_after() -> None:

@@ -12,6 +12,9 @@ OLD = re.compile(r"[-+]?0[0-9_]+|.*:.*|yes|no|on|off", re.IGNORECASE)
 """YAML 1.1 reads 010 as 8, 1:30 as 90 and no as false."""
 
 
+VALUES = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool"))
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses keys that are given twice or are not text, and values in old notations."""
 
@@ -54,9 +57,7 @@ class _Loader(yaml.SafeLoader):
             )
         return _construct(node)
 
-
-for kind in ("int", "float", "bool"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", _Loader.construct_value)
+    yaml_constructors = yaml.SafeLoader.yaml_constructors | dict.fromkeys(VALUES, construct_value)
 
 
 def load(path: Path) -> Any:
