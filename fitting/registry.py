@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from fitting.artifact import input_checks, laws, predictor, schedule_predictor
+from fitting.artifact import spec as specs
+from fitting.artifact.spec import ScheduleSpec, Spec
 from fitting.diagnostics.diagnostics import MISFIT
 from training.record import keys
+from training.record import version as project
 from training.record.errors import InputError
 
 DEFAULT_NAME = "mixture-predictor"
@@ -31,6 +34,7 @@ DIAGNOSTIC = "diagnostic/"  # tags of a fit's run: `ok`, or what to beware of
 DIAGNOSTIC_BEFORE = "sign/"  # what they began with before version 0.2
 BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # the hardest first
 MOST_VERSIONS = 200  # the newest, that are looked through
+CODE = {"laws": laws.__file__, "rows": input_checks.__file__, "spec": specs.__file__}
 LONGEST_NAME = 256  # characters, as MLflow's SQL stores hold
 
 
@@ -104,32 +108,42 @@ def refuse_bad_name(name: str, where: str) -> None:
     raise InputError(f"{where}: {name!r} {fault}")
 
 
-def register(
-    name: str, spec: dict[str, Any], metadata: dict[str, Any], cv_error: float
-) -> Registered:
-    """Log the predictor in the active run as the next version of `name` and set its alias.
-
-    `spec` is what `predictor.json` holds, `metadata` what users of the model may want to know.
-    """
-    inputs = [keys.MIXTURE + domain for domain in spec["domains"]]
+def register(name: str, spec: Spec, cv_error: float) -> Registered:
+    """Log the predictor in the active run as the next version of `name` and set its alias."""
     outputs = [
-        *(keys.VAL_LOSS + domain for domain in spec["val_domains"]),
+        *(keys.VAL_LOSS + domain for domain in spec.val_domains),
         *("objective", "objective_low", "objective_high", "distance"),
     ]
     signature = ModelSignature(
         outputs=Schema([ColSpec("double", column) for column in outputs]),
         params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
     )
-    metadata = {**metadata, OPTIONAL: [keys.N_PARAMS, keys.TOKENS]}
-    purpose = purpose_of(spec)
-    return _register(name, predictor.__file__, spec, metadata, inputs, signature, purpose, cv_error)
+    raw = spec.to_json()
+    shown = {key: raw[key] for key in ("domains", "val_domains", "target", "unit")}
+    return _register(
+        name,
+        predictor.__file__,
+        spec,
+        {
+            **shown,
+            **raw["explored"],
+            "weights": spec.val_weights,
+            "default_mixture": spec.default_mixture,
+            "best_observed": spec.best_observed,
+            INPUTS: [keys.MIXTURE + domain for domain in spec.domains],
+            OPTIONAL: [keys.N_PARAMS, keys.TOKENS],
+        },
+        signature,
+        purpose_of(spec),
+        cv_error,
+    )
 
 
-def purpose_of(spec: dict[str, Any]) -> list[Any]:
+def purpose_of(spec: Spec) -> list[Any]:
     """What a predictor was fitted for; versions for the same purpose can be compared."""
-    purpose = [spec["target"], spec["domains"], spec["val_domains"], spec["weights"]]
-    if spec[keys.UNIT] != keys.NATS:
-        purpose.append(spec[keys.UNIT])
+    purpose: list[Any] = [asdict(spec.target), spec.domains, spec.val_domains, spec.weights]
+    if spec.unit != keys.NATS:
+        purpose.append(spec.unit)
     return purpose
 
 
@@ -150,63 +164,70 @@ def _digest(purpose: list[Any]) -> str:
     return hashlib.sha256(json.dumps(purpose).encode()).hexdigest()[:16]
 
 
-def register_schedule(name: str, spec: dict[str, Any], cv_error: float) -> Registered:
-    """The same of a schedule predictor; `spec` holds domains, val_domains, weights, law,
-    replicates, residual, quantile and mixtures, and the n_params of its runs."""
-    tokens = spec["law"]["tokens"]
-    purpose = [spec["n_params"], tokens, *(spec[k] for k in ("domains", "val_domains", "weights"))]
+def register_schedule(name: str, spec: ScheduleSpec, cv_error: float) -> Registered:
+    """The same of a schedule predictor."""
+    tokens = spec.law["tokens"]
     phases = range(1, len(tokens) + 1)
-    inputs = [
-        f"{keys.PHASE}{k}/{keys.MIXTURE}{domain}" for k in phases for domain in spec["domains"]
-    ]
     outputs = [
-        *(keys.VAL_LOSS + domain for domain in spec["val_domains"]),
+        *(keys.VAL_LOSS + domain for domain in spec.val_domains),
         *("objective", "objective_low", "objective_high"),
         *(f"{keys.PHASE}{k}/objective" for k in phases),
     ]
-    signature = ModelSignature(outputs=Schema([ColSpec("double", column) for column in outputs]))
-    metadata = {key: spec[key] for key in ("n_params", "domains", "val_domains")}
     return _register(
-        name, schedule_predictor.__file__, spec, metadata, inputs, signature, purpose, cv_error
+        name,
+        schedule_predictor.__file__,
+        spec,
+        {
+            "n_params": spec.n_params,
+            "domains": spec.domains,
+            "val_domains": spec.val_domains,
+            INPUTS: [f"{keys.PHASE}{k}/{keys.MIXTURE}{d}" for k in phases for d in spec.domains],
+        },
+        ModelSignature(outputs=Schema([ColSpec("double", column) for column in outputs])),
+        [spec.n_params, tokens, spec.domains, spec.val_domains, spec.weights],
+        cv_error,
     )
 
 
 def _register(
     name: str,
     code: str,
-    spec: dict[str, Any],
+    spec: Spec | ScheduleSpec,
     metadata: dict[str, Any],
-    inputs: list[str],
     signature: ModelSignature,
     purpose: list[Any],
     cv_error: float,
 ) -> Registered:
-    """The signature has no input schema, so that MLflow neither drops columns nor casts them
-    before the model checks them (see rows.py); the metadata names the input columns instead."""
-    example = pd.DataFrame([dict.fromkeys(inputs, 1 / len(spec["domains"]))])
+    """`metadata` is what users of the model see in MLflow.
+
+    The signature has no input schema, so that MLflow neither drops columns nor casts them before
+    the model checks them (see `input_checks.py`); the metadata names the input columns instead.
+    """
+    inputs = metadata[INPUTS]
+    example = pd.DataFrame([dict.fromkeys(inputs, 1 / len(spec.domains))])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "predictor.json")
-        path.write_text(json.dumps(spec))
+        path.write_text(json.dumps(spec.to_json()))
         info = mlflow.pyfunc.log_model(
             name="predictor",
             python_model=code,
-            artifacts={
-                "predictor": str(path),
-                "laws": laws.__file__,
-                "rows": input_checks.__file__,
-            },
+            artifacts={"predictor": str(path), **CODE},
             signature=signature,
             input_example=example,
             registered_model_name=name,
             pip_requirements=[f"{p}=={version(p)}" for p in ("mlflow", "numpy", "pandas")],
-            metadata={**metadata, INPUTS: inputs},
+            metadata=metadata,
         )
     number = str(info.registered_model_version)
     fitted_for = _digest(purpose)
     client = mlflow.MlflowClient()
     client.update_model_version(name, number, _description(inputs, metadata.get(OPTIONAL, [])))
-    client.set_model_version_tag(name, number, CV_ERROR, repr(cv_error))
-    client.set_model_version_tag(name, number, FITTED_FOR, fitted_for)
+    for tag, value in (
+        (CV_ERROR, repr(cv_error)),
+        (FITTED_FOR, fitted_for),
+        (project.TAG, project.version()),
+    ):
+        client.set_model_version_tag(name, number, tag, value)
     reason = _why_not_champion(client, name, fitted_for, cv_error)
     alias = CHALLENGER if reason else CHAMPION
     client.set_registered_model_alias(name, alias, number)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fitting import artifacts as fit_artifacts
 from fitting import fit, registry
+from fitting.artifact.spec import Continual, Explored
 from fitting.data import continual, histories
 from fitting.data.continual import Side
 from fitting.data.histories import Histories
@@ -21,7 +22,7 @@ from optimization.continual.solve import Forgetting
 from optimization.domain import predictor as predictors
 from pipelines import entry
 from pipelines.command import table, texts
-from pipelines.fit import register
+from pipelines.fit import spec_of
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs, preflight
 from pipelines.runs.proxy_runs import train_missing
@@ -132,17 +133,15 @@ def critical(pulled: Histories, question: Question) -> Solved:
         for ends in (observations.mixtures.min(axis=0), observations.mixtures.max(axis=0))
     )
     original, new = sides
-    told = {
-        "lowest": lowest,
-        "highest": highest,
-        "weights": weighed,
-        "default_mixture": {},
-        "base": base,
-        "original": dict.fromkeys(original.domains, 1.0),
-        "original_weights": original.weights,
-        "new_weights": new.weights,
-    }
-    registered = register(fitted, question.model, told, pulled.unit)
+    spec = spec_of(
+        fitted,
+        pulled.unit,
+        explored=Explored(lowest, highest, bundles={}),
+        val_weights=weighed,
+        default_mixture={},
+        continual=Continual(base, tuple(original.domains), original.weights, new.weights),
+    )
+    registered = registry.register(question.model, spec, fitted.choice.scores.objective_mae)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     forgetting = solve.solve(predictors.load(registered.uri), question.tolerances)
     return Solved(forgetting, sides, table, pulled.names)

@@ -135,7 +135,7 @@ def _labelled(study: Study, mixtures: Array) -> Mixtures:
 
 
 def _longer(prepared: Prepared, predictor: Predictor, best: Array, flops: int) -> float | None:
-    if predictor.python.spec["only"]["tokens"] is not None:
+    if predictor.spec.only.tokens is not None:
         return None
     target = prepared.target("target", prepared.default, seed=0)
     share = 1 + flops / target.flops(prepared.corpus.vocab_size)

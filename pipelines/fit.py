@@ -10,6 +10,8 @@ import pandas as pd
 from fitting import artifacts, changes, registry
 from fitting import fit as fits
 from fitting.artifact import laws
+from fitting.artifact import spec as specs
+from fitting.artifact.spec import Continual, Explored, SizeLaw, Spec
 from fitting.data import histories, origin, reuse
 from fitting.data.histories import Histories, Purpose
 from fitting.data.observations import Observations
@@ -183,20 +185,20 @@ def fit(
     except InputError as error:
         raise InputError("; ".join([str(error), *_left_out(pulled)])) from error
     artifacts.log(found, pulled, weighed)
-    earlier = registry.newest(model, registry.purpose_of(spec_of(found, pulled.unit)))
-    before = changes.before(earlier.version, earlier.run_id) if earlier else None
-    registered = register(
+    spec = spec_of(
         found,
-        model,
-        {
-            "lowest": {d: low for d, (low, _) in rules.bounds.items()},
-            "highest": {d: high for d, (_, high) in rules.bounds.items()},
-            "bundles": {name: dict(shares) for name, shares in rules.bundles.items()},
-            "weights": weighed,
-            "default_mixture": default_mixture,
-        },
         pulled.unit,
+        explored=Explored(
+            lowest={d: low for d, (low, _) in rules.bounds.items()},
+            highest={d: high for d, (_, high) in rules.bounds.items()},
+            bundles={name: dict(shares) for name, shares in rules.bundles.items()},
+        ),
+        val_weights=weighed,
+        default_mixture=dict(default_mixture),
     )
+    earlier = registry.newest(model, registry.purpose_of(spec))
+    before = changes.before(earlier.version, earlier.run_id) if earlier else None
+    registered = registry.register(model, spec, found.choice.scores.objective_mae)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag(registry.WHY_NOT_CHAMPION, registered.reason)
@@ -210,34 +212,34 @@ def fit(
     return Fitted(found, registered)
 
 
-def register(
-    found: Fit, model: str, told: dict[str, dict[str, Any]], unit: str = keys.NATS
-) -> Registered:
-    """Register a fit's predictor; `told` is added to its metadata."""
-    spec = spec_of(found, unit)
-    shared = {key: spec[key] for key in ("domains", "val_domains", "target", keys.UNIT)}
-    metadata = {**shared, **told, "best_observed": found.best_observed()}
-    return registry.register(model, spec, metadata, found.choice.scores.objective_mae)
-
-
-def spec_of(found: Fit, unit: str = keys.NATS) -> dict[str, Any]:
-    """What the artifact of a fit's predictor holds, as JSON values."""
+def spec_of(
+    found: Fit,
+    unit: str,
+    *,
+    explored: Explored,
+    val_weights: dict[str, float],
+    default_mixture: dict[str, float],
+    continual: Continual | None = None,
+) -> Spec:
+    """What the artifact of a fit's predictor holds."""
     o = found.observations
-    return {
-        "domains": list(o.domains),
-        "val_domains": list(o.val_domains),
-        "target": asdict(found.target),
-        keys.UNIT: unit,
-        "weights": found.weights.tolist(),
-        "law": laws.to_json(found.law),
-        "interval": laws.to_json(found.interval),
-        "scales": [
-            {"n_params": at.n_params, "tokens": at.tokens, "law": laws.to_json(at.law)}
-            for at in found.by_size
-        ],
-        "only": identifiability.only_scale(o),
-        "mixtures": o.mixtures.tolist(),
-    }
+    return Spec(
+        domains=tuple(o.domains),
+        val_domains=tuple(o.val_domains),
+        target=specs.Target(**asdict(found.target)),
+        unit=unit,
+        weights=tuple(found.weights.tolist()),
+        law=laws.to_json(found.law),
+        interval=laws.to_json(found.interval),
+        scales=tuple(SizeLaw(at.n_params, at.tokens, laws.to_json(at.law)) for at in found.by_size),
+        only=specs.Only(**identifiability.only_scale(o)),
+        mixtures=tuple(map(tuple, o.mixtures.tolist())),
+        explored=explored,
+        val_weights=val_weights,
+        default_mixture=default_mixture,
+        best_observed=found.best_observed(),
+        continual=continual,
+    )
 
 
 def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:

@@ -8,6 +8,7 @@ from scipy.stats import t as student
 
 from fitting import registry
 from fitting.artifact import laws
+from fitting.artifact.spec import ScheduleSpec
 from fitting.data.phase_observations import PhaseRuns
 from fitting.selection import schedule
 from fitting.selection.schedule import ScheduleFit
@@ -59,17 +60,17 @@ def fit(proxies: PhaseProxies, machines: Machines, active: mlflow.ActiveRun) -> 
 def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Registered:
     """Register the predictor; its error is that of whole schedules with a mixture left out."""
     runs = fitted.runs
-    spec = {
-        "domains": list(runs.domains),
-        "val_domains": list(runs.val_domains),
-        "weights": fitted.weights.tolist(),
-        "n_params": n_params,
-        "law": laws.to_json(fitted.law),
-        "replicates": [laws.to_json(law) for law in fitted.replicates],
-        "residual": fitted.residual,
-        "quantile": float(student.ppf((1 + PROBABILITY) / 2, len(runs.mixtures) - 1)),
-        "mixtures": runs.mixtures.tolist(),
-    }
+    spec = ScheduleSpec(
+        domains=tuple(runs.domains),
+        val_domains=tuple(runs.val_domains),
+        weights=tuple(fitted.weights.tolist()),
+        n_params=n_params,
+        law=laws.to_json(fitted.law),
+        replicates=tuple(map(laws.to_json, fitted.replicates)),
+        residual=fitted.residual,
+        quantile=float(student.ppf((1 + PROBABILITY) / 2, len(runs.mixtures) - 1)),
+        mixtures=tuple(map(tuple, runs.mixtures.tolist())),
+    )
     return registry.register_schedule(name, spec, fitted.residual)
 
 

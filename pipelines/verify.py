@@ -84,7 +84,7 @@ def verify(
     planned = target_runs(prepared, mixtures)
     run_ids = train_missing(prepared, list(planned.values()), machines, keys.VERIFY, active)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
-    weights = np.array([predictor.metadata["weights"][d] for d in study.domains])
+    weights = np.array([predictor.spec.val_weights[d] for d in study.domains])
     earlier = _earlier(prepared, weights, mixtures, active)
     rows = []
     for key, run in planned.items():

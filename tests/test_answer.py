@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -268,11 +269,13 @@ def test_a_study_asks_for_the_search(
         "reference": {"news": 0.5, "code": 0.5}, "pessimistic": True,
     }  # fmt: skip
     plan = studies.load(write_study(miniature))
-    swept = {
-        "lowest": {"news": 0.0, "code": 0.0, "math": 0.2},
-        "highest": {"news": 1.0, "code": 1.0, "math": 0.2},
-    }
-    asked = replace(predictor, domains=("math", "news", "code"), metadata=swept)
+    explored = SimpleNamespace(
+        lowest={"news": 0.0, "code": 0.0, "math": 0.2},
+        highest={"news": 1.0, "code": 1.0, "math": 0.2},
+        bundles={},
+    )
+    spec: Any = SimpleNamespace(explored=explored)
+    asked = replace(predictor, domains=("math", "news", "code"), spec=spec)
     with pytest.raises(InputError, match="'miniature' is not prepared, so that nobody knows how"):
         search_problem.of_study(plan, asked)
     corpus = prepare.prepare(plan).corpus

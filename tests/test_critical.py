@@ -106,6 +106,7 @@ def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_p
     assert kept.original[0] == pytest.approx(base["old"], abs=1e-6)
     assert (given.measured["original"] - given.measured["predicted_original"]).abs().max() < 0.01
     assert (np.diff(found.curve.sort_values("share")["original"]) < 0).all()
+    spec: Any = found.predictor.spec
     for before, words in (
         (
             3.2,
@@ -113,8 +114,9 @@ def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_p
         ),
         (2.4, "no mixture with 0.1 to 0.9 of original data, as trained, keeps the loss on it"),
     ):
-        told = found.predictor.metadata | {"base": {"old": before, "new": 3.0}}
-        other = solve.solve(replace(found.predictor, metadata=told), [])
+        moved = replace(spec.continual, base={"old": before, "new": 3.0})
+        told = replace(spec, continual=moved)
+        other = solve.solve(replace(found.predictor, spec=told), [])
         assert words in "\n".join(report(Answer(other, given.measured)))
         assert (other.answers[0].share is None) == (before < 3)
     model = mlflow.pyfunc.load_model("models:/continual@champion")
@@ -168,7 +170,7 @@ def test_sides_that_kept_rounded_inner_proportions_are_one_line(store: str, tmp_
 
     base = truth(np.array([0.1, 0.2, 0.7]))
     path = history_file(tmp_path / "runs.csv", mixtures, ["a", "b", "c"], base, truth)
-    found = solved(path, asked("a,b")).found
+    found = solved(path, asked("a,b")).forgetting
     assert found.one_dimensional
     (answer,) = found.answers
     assert answer.share == pytest.approx(0.3, abs=0.01)
@@ -293,7 +295,7 @@ def test_what_is_asked_wrongly_is_one_clear_error(call: Callable[[], object], me
 
 
 def test_a_predictor_that_tells_no_base_cannot_be_asked() -> None:
-    other = SimpleNamespace(metadata={}, uri="models:/other/1")
+    other = SimpleNamespace(spec=SimpleNamespace(continual=None), uri="models:/other/1")
     with pytest.raises(InputError, match="models:/other/1' tells no losses of a base"):
         solve.solve(other, [])  # type: ignore[arg-type]
 
@@ -341,13 +343,15 @@ def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     checks = given.checks
     assert len(checks) == sum(answer.mixture is not None for answer in found.answers)
     assert np.allclose(checks["share"], [a.share for a in found.answers if a.share is not None])
+    known = found.predictor.spec.continual
+    assert known is not None
     for run in search(["0"], "tags.study LIKE 'miniature-continued-%'"):
         told = history_from_tags(run.data.tags)
         assert told is not None
         assert told.steps[0] == 0
         assert run.data.params[keys.BASE_DIGEST]
         before = dict(zip(told.domains, told.losses[0], strict=True))
-        assert before == pytest.approx(found.predictor.metadata["base"], abs=1e-6)
+        assert before == pytest.approx(known.base, abs=1e-6)
 
     with entry.stage(keys.CRITICAL) as active:  # again: nothing is trained
         again = critical.of_study(plan, section, wanted, Machines(1), active)

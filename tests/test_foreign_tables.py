@@ -264,7 +264,7 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     assert fitted.returncode == 0, fitted.stderr
     assert "; losses in bits/byte\n" in fitted.stdout
     predictor = predictors.load("models:/bits@champion")
-    assert predictor.unit == predictor.metadata["unit"] == "bits_per_byte"
+    assert predictor.unit == predictor.loaded.metadata.metadata["unit"] == "bits_per_byte"
     found = run_entry("optimize", "--model", "models:/bits@champion", "--trials", "30")
     assert found.returncode == 0, found.stderr
     assert "bits/byte" in found.stdout

@@ -24,6 +24,7 @@ from tests.conftest import empty_store
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_tags
+from training.record.version import version
 
 MIXTURE = {"mixture/web": 0.5, "mixture/code": 0.3, "mixture/papers": 0.2}
 
@@ -266,6 +267,8 @@ def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
         assert run.data.metrics[f"diagnostic/{one.name}"] == one.value
         assert run.data.tags[f"diagnostic/{one.name}"] == (one.warning or "ok")
     assert run.inputs.dataset_inputs[0].dataset.name == "proxy-runs"
+    registered = client.get_model_version("mixture-predictor", fitted.registered.version)
+    assert run.data.tags["project_version"] == registered.tags["project_version"] == version()
 
 
 def test_a_fit_without_some_losses_says_what_it_left_out(

@@ -233,9 +233,9 @@ def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
             Options(("joint",), compare=False),
             purpose=fit.purpose_of(other, prepared),
         )
-    metadata = predictors.load(fitted.registered.uri).metadata
-    assert metadata["weights"] == {"news": 1.0, "code": 0.0, "math": 0.0}
-    assert metadata["highest"]["news"] == 0.9
+    spec = predictors.load(fitted.registered.uri).spec
+    assert spec.val_weights == {"news": 1.0, "code": 0.0, "math": 0.0}
+    assert spec.explored.highest["news"] == 0.9
     asked = search_problem.of_study(other, recorded.predictor)
     with pytest.raises(InputError, match=r"reference breaks the rule 'bounds: news at most 0.9'"):
         search_problem.changed(

@@ -1,9 +1,9 @@
 """The registered predictor: an MLflow pyfunc model of a fitted law.
 
 This file is what MLflow saves and runs ("model from code"): it imports nothing of the project.
-Beside it in the artifact lie copies of `laws.py`, the laws' code, and `rows.py`, which checks the
-input, and `predictor.json`, the parameters; so each version runs its own code, holds no pickle and
-loads without torch.
+The artifact holds it beside `predictor.json`, the parameters, and copies of `laws.py` (the laws),
+`spec.py` (what was fitted) and `input_checks.py`. So each version runs its own code, holds no
+pickle and loads without torch.
 """
 
 import importlib.util
@@ -26,23 +26,22 @@ SAME = 1e-3  # relative, of a scale that all runs have
 class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Mixtures → validation losses at the target, or at another n_params and tokens.
 
-    A search that wants more than the table of `predict` takes the model with MLflow's
-    `unwrap_python_model()`: `spec`, what was fitted; `law`; `interval`, with the laws of its
-    bootstrap; `scales`, the law of each proxy size by its runs alone.
+    A search takes more than the table of `predict` from MLflow's `unwrap_python_model()`: `spec`,
+    what was fitted (`spec.py`); `law`; `interval`, with the laws of its bootstrap; and `scales`,
+    the law of each proxy size by its runs alone.
     """
 
     def load_context(self, context: Any) -> None:
         """Read the law and its code from the artifact."""
-        path = Path(context.artifacts["predictor"])
-        self.spec: dict[str, Any] = json.loads(path.read_text())
-        code = _load_module(Path(context.artifacts["laws"]))
-        self._rows = _load_module(Path(context.artifacts["rows"]))
-        self.law = code.from_json(self.spec["law"])
-        self.interval = code.from_json(self.spec["interval"])
-        self.scales = [
-            (scale["n_params"], scale["tokens"], code.from_json(scale["law"]))
-            for scale in self.spec["scales"]
-        ]
+        code = {
+            name: _load_module(Path(context.artifacts[name])) for name in ("laws", "rows", "spec")
+        }
+        raw = json.loads(Path(context.artifacts["predictor"]).read_text())
+        self.spec = code["spec"].Spec.from_json(raw)
+        self._rows = code["rows"]
+        from_json = code["laws"].from_json
+        self.law, self.interval = from_json(self.spec.law), from_json(self.spec.interval)
+        self.scales = [(at.n_params, at.tokens, from_json(at.law)) for at in self.spec.scales]
 
     def predict(
         self,
@@ -57,16 +56,16 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Raises MlflowException that names row, column, value and rule for input that is wrong.
         """
-        names = [MIXTURE + domain for domain in self.spec["domains"]]
+        names = [MIXTURE + domain for domain in self.spec.domains]
         rows = self._rows.table(model_input, names, (N_PARAMS, TOKENS))
         mixtures = self._rows.mixtures(rows, names)
         n_params, tokens = self._scale(rows, N_PARAMS), self._scale(rows, TOKENS)
         losses = self.law.predict(mixtures, n_params, tokens)
-        weights = np.array(self.spec["weights"])
+        weights = np.array(self.spec.weights)
         objective = losses @ weights
         half_width = self.interval.half_width(weights, mixtures, n_params, tokens)
-        apart = np.abs(mixtures[:, None] - np.array(self.spec["mixtures"])).sum(axis=2) / 2
-        val_domains = self.spec["val_domains"]
+        apart = np.abs(mixtures[:, None] - np.array(self.spec.mixtures)).sum(axis=2) / 2
+        val_domains = self.spec.val_domains
         columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
         intervals: dict[str, np.ndarray] = {}
         if (params or {}).get("domain_intervals"):
@@ -88,12 +87,12 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
         """n_params or tokens of each row, (n,); the target's where the column is absent."""
-        target = float(self.spec["target"][name])
+        target = float(getattr(self.spec.target, name))
         if name not in rows:
             return np.full(len(rows), target)
         rule = f"give a positive number, or leave the column out for the target's {target:,.0f}"
         values = self._rows.positive(rows, name, rule)
-        only = self.spec["only"][name]
+        only = getattr(self.spec.only, name)
         if only is not None and (off := np.abs(values / only - 1) > SAME).any():
             i = int(np.argmax(off))
             self._rows.refuse(

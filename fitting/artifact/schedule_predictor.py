@@ -1,7 +1,7 @@
 """The registered schedule predictor: an MLflow pyfunc model of the law of a schedule.
 
-Like `predictor.py` it is what MLflow saves and runs, with copies of `laws.py` and `rows.py` and the
-parameters, `predictor.json`, beside it in the artifact; it imports nothing of the project.
+Like `predictor.py` it is what MLflow saves and runs, beside `predictor.json`, the parameters, and
+copies of `laws.py`, `spec.py` and `input_checks.py`; it imports nothing of the project.
 """
 
 import importlib.util
@@ -27,11 +27,14 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Read the law and its code from the artifact."""
-        self.spec: dict[str, Any] = json.loads(Path(context.artifacts["predictor"]).read_text())
-        code = _load_module(Path(context.artifacts["laws"]))
-        self._rows = _load_module(Path(context.artifacts["rows"]))
-        self.law = code.from_json(self.spec["law"])
-        self.replicates = [code.from_json(law) for law in self.spec["replicates"]]
+        code = {
+            name: _load_module(Path(context.artifacts[name])) for name in ("laws", "rows", "spec")
+        }
+        raw = json.loads(Path(context.artifacts["predictor"]).read_text())
+        self.spec = code["spec"].ScheduleSpec.from_json(raw)
+        self._rows = code["rows"]
+        self.law = code["laws"].from_json(self.spec.law)
+        self.replicates = [code["laws"].from_json(law) for law in self.spec.replicates]
 
     def predict(
         self,
@@ -46,19 +49,19 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         Raises MlflowException that names row, column, value and rule for input that is wrong.
         """
         phases = range(1, len(self.law.tokens) + 1)
-        names = [[f"phase/{k}/mixture/{d}" for d in self.spec["domains"]] for k in phases]
+        names = [[f"phase/{k}/mixture/{d}" for d in self.spec.domains] for k in phases]
         rows = self._rows.table(model_input, [column for phase in names for column in phase])
         schedules = np.stack([self._rows.mixtures(rows, phase) for phase in names], axis=1)
-        weights = np.array(self.spec["weights"])
+        weights = np.array(self.spec.weights)
         losses = self.law.predict(schedules)
         objective = losses @ weights
         drawn = [law.predict(schedules)[:, -1] @ weights for law in self.replicates]
-        variance = np.var(drawn, axis=0) + self.spec["residual"] ** 2
-        half_width = self.spec["quantile"] * np.sqrt(variance)
+        variance = np.var(drawn, axis=0) + self.spec.residual**2
+        half_width = self.spec.quantile * np.sqrt(variance)
         ends = losses[:, -1]
         return pd.DataFrame(
             {
-                **{VAL_LOSS + d: ends[:, i] for i, d in enumerate(self.spec["val_domains"])},
+                **{VAL_LOSS + d: ends[:, i] for i, d in enumerate(self.spec.val_domains)},
                 "objective": objective[:, -1],
                 "objective_low": objective[:, -1] - half_width,
                 "objective_high": objective[:, -1] + half_width,

@@ -92,17 +92,17 @@ def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
 
     Raises InputError for a predictor that tells no base.
     """
-    told = predictor.metadata
-    if "base" not in told:
+    known = predictor.spec.continual
+    if known is None:
         raise InputError(
             f"model {predictor.uri!r} tells no losses of a base; `critical` registers one that does"
         )
     original, new = (
-        np.array([told[side].get(d, 0.0) for d in predictor.val_domains])
-        for side in ("original_weights", "new_weights")
+        np.array([weights.get(d, 0.0) for d in predictor.val_domains])
+        for weights in (known.original_weights, known.new_weights)
     )
-    losses = np.array([told["base"][d] for d in predictor.val_domains])
-    is_original = np.array([d in told["original"] for d in predictor.domains])
+    losses = np.array([known.base[d] for d in predictor.val_domains])
+    is_original = np.array([d in known.original for d in predictor.domains])
     allowed = feasible(_trained(predictor, is_original), predictor.domains, predictor.tokens)
     with threadpool_limits(1):
         bare = Forgetting(

@@ -1,6 +1,6 @@
 """A registered predictor as the search sees it: through MLflow alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self, runtime_checkable
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
+from optimization.domain.constraints import Constraints
 from training.record import keys
 from training.record.errors import InputError
 
@@ -77,6 +78,50 @@ class Prediction:
     distance: float
 
 
+class Scale(Protocol):
+    """A model size and a number of tokens."""
+
+    n_params: Any
+    tokens: Any
+
+
+class Explored(Protocol):
+    """The mixtures that the runs explored."""
+
+    lowest: dict[str, float]
+    highest: dict[str, float]
+    bundles: dict[str, dict[str, float]]
+
+
+class Continual(Protocol):
+    """What runs that continue a base tell beside their law."""
+
+    base: dict[str, float]
+    original: Sequence[str]
+    original_weights: dict[str, float]
+    new_weights: dict[str, float]
+
+
+class Spec(Protocol):
+    """What was fitted, as the artifact's own code reads it: see `fitting/artifact/spec.py`.
+
+    Declared here again, because the code in an artifact is that of the version that registered it.
+    """
+
+    domains: Sequence[str]
+    val_domains: Sequence[str]
+    target: Scale
+    unit: str
+    weights: Sequence[float]
+    only: Scale
+    mixtures: Sequence[Sequence[float]]
+    explored: Explored
+    val_weights: dict[str, float]
+    default_mixture: dict[str, float]
+    best_observed: dict[str, float]
+    continual: Continual | None
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A loaded predictor, asked at one scale."""
@@ -87,10 +132,14 @@ class Predictor:
     weights: Array  # of the validation domains, (V,)
     n_params: float
     tokens: float
-    metadata: dict[str, Any]
+    spec: Spec
     loaded: Any  # mlflow.pyfunc.PyFuncModel
     python: Any  # the artifact's own MixturePredictor
-    unit: str = keys.NATS  # of the losses
+
+    @property
+    def unit(self) -> str:
+        """Of the losses."""
+        return self.spec.unit
 
     def at(self, n_params: float, tokens: float) -> Self:
         """The same predictor, asked at another scale."""
@@ -115,10 +164,16 @@ class Predictor:
             distance=float(row["distance"]),
         )
 
+    def explored(self) -> Constraints:
+        """What the mixtures of the fitted runs satisfy."""
+        lowest, highest = self.spec.explored.lowest, self.spec.explored.highest
+        bounds = {d: (lowest[d], highest[d]) for d in self.domains}
+        return Constraints(bounds=bounds, bundles=self.spec.explored.bundles)
+
     @cached_property
     def fitted(self) -> Array:
         """The mixtures that the law was fitted to, (m, M)."""
-        return np.array(self.python.spec["mixtures"])
+        return np.array(self.spec.mixtures)
 
     @cached_property
     def surface(self) -> Surface:
@@ -155,27 +210,25 @@ def load(
         loaded = mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
         raise InputError(f"model {uri!r} cannot be loaded: {error.message}") from error
-    metadata = loaded.metadata.metadata or {}
-    if "target" not in metadata:
-        raise InputError(f"model {uri!r} is no mixture predictor; `fit` registers one")
+    if "target" not in (loaded.metadata.metadata or {}):
+        raise InputError(f"model {uri!r} is not a mixture predictor; `fit` registers one")
     python = loaded.unwrap_python_model()
-    if not hasattr(python, "scales"):
+    if not hasattr(python.spec, "explored"):
         raise InputError(
             f"model {uri!r} was registered by an earlier `fit`, without what a search needs; "
             "fit again"
         )
-    target = metadata["target"]
+    spec: Spec = python.spec
     predictor = Predictor(
         uri,
-        tuple(metadata["domains"]),
-        tuple(metadata["val_domains"]),
-        np.array(python.spec["weights"]),
-        n_params or target["n_params"],
-        tokens or target["tokens"],
-        metadata,
+        tuple(spec.domains),
+        tuple(spec.val_domains),
+        np.array(spec.weights),
+        n_params or spec.target.n_params,
+        tokens or spec.target.tokens,
+        spec,
         loaded,
         python,
-        python.spec.get(keys.UNIT, keys.NATS),
     )
     if unit not in (None, predictor.unit):
         raise InputError(

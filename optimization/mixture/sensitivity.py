@@ -152,7 +152,7 @@ def in_steps(predictor: Predictor, weights: Array, best: Array, other: Array) ->
 
     None where the predictor has no step law.
     """
-    if predictor.python.spec["only"]["tokens"] is not None:
+    if predictor.spec.only.tokens is not None:
         return None
 
     def loss(mixture: Array, share: float) -> float:

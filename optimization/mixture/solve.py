@@ -217,7 +217,7 @@ def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[st
 
     Raises InputError for a reference outside what the predictor's sweep was allowed.
     """
-    domains, metadata = predictor.domains, predictor.metadata
+    domains, spec = predictor.domains, predictor.spec
 
     def array(mixture: Mapping[str, float], name: str) -> Array:
         return np.array([*checked_mixture(mixture, domains, name).values()])
@@ -226,20 +226,16 @@ def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[st
     if problem.reference:
         known[REFERENCE] = array(problem.reference, REFERENCE)
         _refuse_outside(known[REFERENCE], predictor)
-    if default := metadata.get("default_mixture"):
-        known[DEFAULT] = array(default, DEFAULT)
+    if spec.default_mixture:
+        known[DEFAULT] = array(spec.default_mixture, DEFAULT)
     name, even = projection.uniform(allowed)
     known[name] = even
-    if observed := metadata.get("best_observed"):
-        known[OBSERVED] = array(observed, OBSERVED)
+    known[OBSERVED] = array(spec.best_observed, OBSERVED)
     return known
 
 
 def _refuse_outside(reference: Array, predictor: Predictor) -> None:
-    lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
-    bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
-    explored = Constraints(bounds=bounds, bundles=predictor.metadata.get("bundles", {}))
-    rules = feasible(explored, predictor.domains, predictor.tokens)
+    rules = feasible(predictor.explored(), predictor.domains, predictor.tokens)
     if broken := rules.broken_rule(reference, MIXTURE_TOLERANCE):
         raise InputError(
             f"{REFERENCE}: it lies outside the mixtures that were explored ({broken}), where the "

@@ -78,14 +78,18 @@ def load(uri: str) -> SchedulePredictor:
         raise InputError(f"model {uri!r} cannot be loaded: {error.message}") from error
     python = loaded.unwrap_python_model()
     if not hasattr(python, "replicates"):
-        raise InputError(f"model {uri!r} is no schedule predictor; `schedule` registers one")
+        raise InputError(f"model {uri!r} is not a schedule predictor; `schedule` registers one")
+    if isinstance(python.spec, dict):
+        raise InputError(
+            f"model {uri!r} was registered by an earlier version; run `schedule` again"
+        )
     return SchedulePredictor(
         uri=uri,
-        domains=tuple(python.spec["domains"]),
-        val_domains=tuple(python.spec["val_domains"]),
-        weights=np.array(python.spec["weights"]),
-        tokens=np.array(python.spec["law"]["tokens"]),
-        fitted=np.array(python.spec["mixtures"]),
+        domains=tuple(python.spec.domains),
+        val_domains=tuple(python.spec.val_domains),
+        weights=np.array(python.spec.weights),
+        tokens=np.array(python.law.tokens),
+        fitted=np.array(python.spec.mixtures),
         law=python.law,
         replicates=python.replicates,
         loaded=loaded,

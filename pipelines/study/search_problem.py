@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimization.domain.constraints import Constraints
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import Problem
 from pipelines.command import table, texts
@@ -64,10 +63,7 @@ class Changes:
 
 def of_predictor(predictor: Predictor) -> Problem:
     """The search within the rules of the predictor's own sweep."""
-    lowest, highest = predictor.metadata["lowest"], predictor.metadata["highest"]
-    bounds = {d: (lowest[d], highest[d]) for d in predictor.domains}
-    bundles = predictor.metadata.get("bundles", {})
-    return Problem(constraints=Constraints(bounds=bounds, bundles=bundles))
+    return Problem(constraints=predictor.explored())
 
 
 def refuse_other_domains(study: Study, predictor: Predictor) -> None:
@@ -86,7 +82,7 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
     a predictor of other domains, and for epochs of text that is not prepared.
     """
     refuse_other_domains(study, predictor)
-    search, swept = study.search, of_predictor(predictor).constraints.bounds
+    search, swept = study.search, predictor.explored().bounds
     own = {d: limits for d, limits in study.bounds.items() if swept[d][0] < swept[d][1]}
     rules = study.constraints().within({**swept, **own}).within(search.bounds)
     constraints = replace(rules, trust=search.trust_region)

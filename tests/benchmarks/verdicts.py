@@ -22,9 +22,11 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from fitting import fit as fits
-from fitting.artifact import input_checks, laws, predictor
+from fitting.artifact import predictor
+from fitting.artifact.spec import Explored
 from fitting.data.observations import Observations
 from fitting.estimators.candidates import Target
+from fitting.registry import CODE
 from fitting.selection.choose import Options
 from optimization.design import space_filling
 from optimization.domain.constraints import Constraints
@@ -109,13 +111,19 @@ def table(truth: Truth, mixtures: Array, noise: float, rng: np.random.Generator)
 
 def loaded(found: fits.Fit, default: Array, folder: Path) -> Predictor:
     """The predictor of a fit as a search sees it, by the artifact's own code."""
-    spec = spec_of(found)
-    file = folder / "predictor.json"
-    file.write_text(json.dumps(spec))
-    python = predictor.MixturePredictor()
-    artifacts = {"predictor": str(file), "laws": laws.__file__, "rows": input_checks.__file__}
-    python.load_context(SimpleNamespace(artifacts=artifacts))
     domains = found.observations.domains
+    spec = spec_of(
+        found,
+        keys.NATS,
+        explored=Explored(dict.fromkeys(domains, 0.0), dict.fromkeys(domains, 1.0), {}),
+        val_weights=dict(zip(found.observations.val_domains, found.weights, strict=True)),
+        default_mixture=dict(zip(domains, default.tolist(), strict=True)),
+    )
+    file = folder / "predictor.json"
+    file.write_text(json.dumps(spec.to_json()))
+    python = predictor.MixturePredictor()
+    artifacts = {"predictor": str(file), **CODE}
+    python.load_context(SimpleNamespace(artifacts=artifacts))
     return Predictor(
         uri="",
         domains=domains,
@@ -123,12 +131,7 @@ def loaded(found: fits.Fit, default: Array, folder: Path) -> Predictor:
         weights=found.weights,
         n_params=found.target.n_params,
         tokens=found.target.tokens,
-        metadata={
-            "default_mixture": dict(zip(domains, default.tolist(), strict=True)),
-            "best_observed": found.best_observed(),
-            "lowest": dict.fromkeys(domains, 0.0),
-            "highest": dict.fromkeys(domains, 1.0),
-        },
+        spec=python.spec,
         loaded=SimpleNamespace(predict=lambda rows, params: python.predict(None, rows, params)),
         python=python,
     )

@@ -1,0 +1,119 @@
+"""What a registered predictor was fitted to and for: the content of its `predictor.json`.
+
+The registry writes it; the predictor, and through it a search, reads it by name. A registered
+predictor carries a copy of this file, so it imports nothing of the project. Laws are here as JSON
+values, as `laws.to_json` makes them.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that is predicted."""
+
+    n_params: float  # non-embedding parameters
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Only:
+    """What every fitted run has the same of, so that the law says nothing of another; else None."""
+
+    n_params: float | None
+    tokens: float | None
+
+
+@dataclass(frozen=True)
+class SizeLaw:
+    """The law of one proxy size, fitted to its runs alone."""
+
+    n_params: float
+    tokens: float
+    law: Json
+
+
+@dataclass(frozen=True)
+class Explored:
+    """The mixtures that the runs explored, within which a search stays."""
+
+    lowest: dict[str, float]  # proportion by domain
+    highest: dict[str, float]
+    bundles: dict[str, dict[str, float]]  # name → domain → its share of the bundle
+
+
+@dataclass(frozen=True)
+class Continual:
+    """What runs that continue a base tell beside their law."""
+
+    base: dict[str, float]  # losses of the base by validation domain
+    original: tuple[str, ...]  # training domains of the original data
+    original_weights: dict[str, float]  # of validation domains, in the loss on the original data
+    new_weights: dict[str, float]  # and on the new
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A predictor of validation losses at the end of a training on one mixture."""
+
+    domains: tuple[str, ...]
+    val_domains: tuple[str, ...]  # of an implicit fit `objective` alone
+    target: Target
+    unit: str  # of the losses
+    weights: tuple[float, ...]  # of the val_domains, in the objective; they sum to one
+    law: Json
+    interval: Json
+    scales: tuple[SizeLaw, ...]
+    only: Only
+    mixtures: tuple[tuple[float, ...], ...]  # that were fitted, (m, M)
+    explored: Explored
+    val_weights: dict[str, float]  # of the validation domains that the runs measured
+    default_mixture: dict[str, float]  # empty where nothing tells
+    best_observed: dict[str, float]
+    continual: Continual | None = None
+
+    def to_json(self) -> Json:
+        """The same as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Json) -> Self:
+        """The inverse of `to_json`."""
+        continual = raw["continual"]
+        return cls(
+            **{
+                **raw,
+                "target": Target(**raw["target"]),
+                "only": Only(**raw["only"]),
+                "scales": tuple(SizeLaw(**scale) for scale in raw["scales"]),
+                "explored": Explored(**raw["explored"]),
+                "continual": continual and Continual(**continual),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """A predictor of validation losses at the end of a training whose mixture changes."""
+
+    domains: tuple[str, ...]
+    val_domains: tuple[str, ...]
+    weights: tuple[float, ...]
+    n_params: int  # of its runs
+    law: Json
+    replicates: tuple[Json, ...]  # laws of the bootstrap over mixtures
+    residual: float  # rms error on held-out mixtures, nats per token
+    quantile: float  # how many standard deviations half a 90 % interval has
+    mixtures: tuple[tuple[float, ...], ...]  # that were tried in every phase, (m, M)
+
+    def to_json(self) -> Json:
+        """The same as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Json) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**raw)
