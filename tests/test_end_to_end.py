@@ -21,6 +21,8 @@ from mlflow.entities import Run
 from tests.conftest import ROOT, run_entry, take_ctrl_c
 from training.record import keys
 from training.record.history import history_from_tags
+from training.record.version import TAG
+from training.record.version import version as project_version
 
 Write = Callable[[dict[str, Any]], str]
 DOMAINS = ("news", "code", "math")
@@ -73,6 +75,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
     # the contract of a proxy run
     for run in proxies:
         params, metrics, tags = run.data.params, run.data.metrics, run.data.tags
+        assert tags[TAG] == project_version()
         mixture = [float(params[f"mixture/{d}"]) for d in DOMAINS]
         assert sum(mixture) == pytest.approx(1)
         assert {"n_params", "tokens_per_step", "seed", "size", "learning_rate"} <= set(params)

@@ -367,7 +367,7 @@ def test_any_transformers_config_trains(corpus: Corpus, tmp_path: Path) -> None:
         tie_word_embeddings=True,
     )
     llama.save_pretrained(tmp_path)
-    size = Size(config=str(tmp_path))
+    size = model.resolve(Size(config=str(tmp_path)))
     attention, mlp, norms = 4 * 32 * 32, 3 * 32 * 48, 2 * 32
     assert size.n_params == 2 * (attention + mlp + norms) + 32
     trainer = loop.Trainer(planned(corpus, size=size), corpus)
@@ -392,7 +392,9 @@ def test_dropout_goes_on_as_it_would_have(corpus: Corpus, tmp_path: Path) -> Non
     transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64).save_pretrained(
         tmp_path
     )
-    run = planned(corpus, size=Size(config=str(tmp_path)), engine=Engine(checkpoint_minutes=0))
+    run = planned(
+        corpus, size=model.resolve(Size(config=str(tmp_path))), engine=Engine(checkpoint_minutes=0)
+    )
     checkpoint.remove(run)
     whole = evaluations(run, corpus)
     for report in loop.Trainer(run, corpus).reports():
