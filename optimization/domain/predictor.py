@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, Protocol, Self, runtime_checkable
 
 import mlflow
@@ -210,15 +211,18 @@ def load(
         loaded = mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
         raise InputError(f"model {uri!r} cannot be loaded: {error.message}") from error
-    if "target" not in (loaded.metadata.metadata or {}):
+    metadata = loaded.metadata.metadata or {}
+    if "target" not in metadata:
         raise InputError(f"model {uri!r} is not a mixture predictor; `fit` registers one")
     python = loaded.unwrap_python_model()
-    if not hasattr(python.spec, "explored"):
+    if not hasattr(python, "scales"):
         raise InputError(
             f"model {uri!r} was registered by an earlier `fit`, without what a search needs; "
             "fit again"
         )
     spec: Spec = python.spec
+    if isinstance(python.spec, dict):
+        spec = _of_version_0_1(python.spec, metadata)
     predictor = Predictor(
         uri,
         tuple(spec.domains),
@@ -243,3 +247,22 @@ def load(
             f"{predictor.tokens:,.0f}: {error.message}"
         ) from error
     return predictor
+
+
+def _of_version_0_1(raw: dict[str, Any], metadata: Mapping[str, Any]) -> Spec:
+    """The spec of a predictor whose artifact holds only a part of it, the rest being metadata."""
+    lowest, highest, bundles = (metadata.get(k, {}) for k in ("lowest", "highest", "bundles"))
+    names = ("base", "original", "original_weights", "new_weights")
+    return SimpleNamespace(
+        **{k: raw[k] for k in ("domains", "val_domains", "weights", "mixtures")},
+        target=SimpleNamespace(**raw["target"]),
+        unit=raw.get(keys.UNIT, keys.NATS),
+        only=SimpleNamespace(**raw["only"]),
+        explored=SimpleNamespace(lowest=lowest, highest=highest, bundles=bundles),
+        val_weights=metadata["weights"],
+        default_mixture=metadata["default_mixture"],
+        best_observed=metadata["best_observed"],
+        continual=SimpleNamespace(**{k: metadata[k] for k in names})
+        if "base" in metadata
+        else None,
+    )

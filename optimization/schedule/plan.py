@@ -9,6 +9,7 @@ search of the usual kind, and the bounds of the searches add up.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -79,17 +80,16 @@ def load(uri: str) -> SchedulePredictor:
     python = loaded.unwrap_python_model()
     if not hasattr(python, "replicates"):
         raise InputError(f"model {uri!r} is not a schedule predictor; `schedule` registers one")
-    if isinstance(python.spec, dict):
-        raise InputError(
-            f"model {uri!r} was registered by an earlier version; run `schedule` again"
-        )
+    spec = python.spec
+    if isinstance(spec, dict):  # of version 0.1
+        spec = SimpleNamespace(**spec)
     return SchedulePredictor(
         uri=uri,
-        domains=tuple(python.spec.domains),
-        val_domains=tuple(python.spec.val_domains),
-        weights=np.array(python.spec.weights),
+        domains=tuple(spec.domains),
+        val_domains=tuple(spec.val_domains),
+        weights=np.array(spec.weights),
         tokens=np.array(python.law.tokens),
-        fitted=np.array(python.spec.mixtures),
+        fitted=np.array(spec.mixtures),
         law=python.law,
         replicates=python.replicates,
         loaded=loaded,
