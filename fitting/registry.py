@@ -19,8 +19,10 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from fitting.artifact import input_checks, laws, predictor, schedule_predictor
 from fitting.artifact import spec as specs
-from fitting.artifact.spec import ScheduleSpec, Spec
+from fitting.artifact.spec import Continual, Explored, ScheduleSpec, SizeLaw, Spec
+from fitting.diagnostics import identifiability
 from fitting.diagnostics.diagnostics import MISFIT
+from fitting.fit import Fit
 from training.record import keys
 from training.record import version as project
 from training.record.errors import InputError
@@ -106,6 +108,36 @@ def refuse_bad_name(name: str, where: str) -> None:
     else:
         return
     raise InputError(f"{where}: {name!r} {fault}")
+
+
+def spec_of(
+    found: Fit,
+    unit: str,
+    *,
+    explored: Explored,
+    val_weights: dict[str, float],
+    default_mixture: dict[str, float],
+    continual: Continual | None = None,
+) -> Spec:
+    """What the artifact of a fit's predictor holds."""
+    o = found.observations
+    return Spec(
+        domains=tuple(o.domains),
+        val_domains=tuple(o.val_domains),
+        target=specs.Target(**asdict(found.target)),
+        unit=unit,
+        weights=tuple(found.weights.tolist()),
+        law=laws.to_json(found.law),
+        interval=laws.to_json(found.interval),
+        scales=tuple(SizeLaw(at.n_params, at.tokens, laws.to_json(at.law)) for at in found.by_size),
+        only=specs.Only(**identifiability.only_scale(o)),
+        mixtures=tuple(map(tuple, o.mixtures.tolist())),
+        explored=explored,
+        val_weights=val_weights,
+        default_mixture=default_mixture,
+        best_observed=found.best_observed(),
+        continual=continual,
+    )
 
 
 def register(name: str, spec: Spec, cv_error: float) -> Registered:

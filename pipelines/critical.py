@@ -22,7 +22,6 @@ from optimization.continual.solve import Forgetting
 from optimization.domain import predictor as predictors
 from pipelines import entry
 from pipelines.command import table, texts
-from pipelines.fit import spec_of
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs, preflight
 from pipelines.runs.proxy_runs import train_missing
@@ -133,7 +132,7 @@ def critical(pulled: Histories, question: Question) -> Solved:
         for ends in (observations.mixtures.min(axis=0), observations.mixtures.max(axis=0))
     )
     original, new = sides
-    spec = spec_of(
+    spec = registry.spec_of(
         fitted,
         pulled.unit,
         explored=Explored(lowest, highest, bundles={}),

@@ -1,22 +1,18 @@
 """`fit`: run histories → law → cross-validation → registered predictor."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd
 
 from fitting import artifacts, changes, registry
 from fitting import fit as fits
-from fitting.artifact import laws
-from fitting.artifact import spec as specs
-from fitting.artifact.spec import Continual, Explored, SizeLaw, Spec
-from fitting.data import histories, origin, reuse
-from fitting.data.histories import Histories, Purpose
+from fitting.artifact.spec import Explored
+from fitting.data import histories, reuse
+from fitting.data.histories import Purpose
 from fitting.data.observations import Observations
 from fitting.data.reuse import Reuse
-from fitting.diagnostics import identifiability
 from fitting.diagnostics.optimum import Space
 from fitting.estimators.candidates import ALL_METHODS, CHOICES, METHODS, TIES, Target
 from fitting.fit import Fit
@@ -24,21 +20,29 @@ from fitting.registry import Registered
 from fitting.report import report
 from fitting.selection.choose import Options
 from optimization.domain.constraints import Constraints
-from optimization.domain.feasible import Feasible, feasible
+from optimization.domain.feasible import feasible
 from pipelines import entry
 from pipelines.command import table as tables
 from pipelines.command import texts
+from pipelines.runs.fitted_runs import (
+    Checkpoints,
+    explored,
+    left_out,
+    of_known_domains,
+    rules_of,
+    usable,
+    within_rules,
+)
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.record import keys, layout
 from training.record.errors import InputError
-from training.record.mixtures import MIXTURE_TOLERANCE, checked_weights
+from training.record.mixtures import checked_weights
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
 EXPLICIT, IMPLICIT = "explicit", "implicit"
-NAMED = 5  # reasons to leave runs out that the summary names
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,6 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """Which evaluations of the runs are fitted."""
-
-    min_step: int | None = None  # None: those of the start-up transient are recognised
-    max_step: int | None = None
-
-
-@dataclass(frozen=True)
 class Fitted:
     """What a fit found and registered."""
 
@@ -156,14 +152,14 @@ def fit(
     swept = histories.purpose(pulled.parents)
     purpose = purpose or swept
     default_mixture = purpose.default_mixture or swept.default_mixture
-    pulled = _of_known_domains(pulled, purpose)
-    rules = _rules(pulled, purpose)
-    pulled = _within_rules(pulled, feasible(rules, pulled.domains, 1.0))
+    pulled = of_known_domains(pulled, purpose)
+    rules = rules_of(pulled, purpose)
+    pulled = within_rules(pulled, feasible(rules, pulled.domains, 1.0))
     checkpoints = checkpoints or Checkpoints()
     given = weights or reuse.weights(purpose, pulled)
     table, given, ignored = reuse.common_losses(pulled.table, given, pulled.reused)
-    table, notes = _usable(table, checkpoints)
-    notes = [*_left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
+    table, notes = usable(table, checkpoints)
+    notes = [*left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
     observations = Observations.from_tidy(table)
     given = given or dict.fromkeys(observations.val_domains, 1.0)
     w = np.array(checked_weights(given, observations.val_domains))
@@ -172,7 +168,7 @@ def fit(
         overall = (observations.losses @ w)[:, None]
         observations = replace(observations, val_domains=(OBJECTIVE,), losses=overall)
         w = np.ones(1)
-    rules = _explored(observations, rules)
+    rules = explored(observations, rules)
     try:
         found = fits.fit(
             observations,
@@ -183,9 +179,9 @@ def fit(
             keep_transients=checkpoints.min_step is not None,
         )
     except InputError as error:
-        raise InputError("; ".join([str(error), *_left_out(pulled)])) from error
+        raise InputError("; ".join([str(error), *left_out(pulled)])) from error
     artifacts.log(found, pulled, weighed)
-    spec = spec_of(
+    spec = registry.spec_of(
         found,
         pulled.unit,
         explored=Explored(
@@ -212,64 +208,6 @@ def fit(
     return Fitted(found, registered)
 
 
-def spec_of(
-    found: Fit,
-    unit: str,
-    *,
-    explored: Explored,
-    val_weights: dict[str, float],
-    default_mixture: dict[str, float],
-    continual: Continual | None = None,
-) -> Spec:
-    """What the artifact of a fit's predictor holds."""
-    o = found.observations
-    return Spec(
-        domains=tuple(o.domains),
-        val_domains=tuple(o.val_domains),
-        target=specs.Target(**asdict(found.target)),
-        unit=unit,
-        weights=tuple(found.weights.tolist()),
-        law=laws.to_json(found.law),
-        interval=laws.to_json(found.interval),
-        scales=tuple(SizeLaw(at.n_params, at.tokens, laws.to_json(at.law)) for at in found.by_size),
-        only=specs.Only(**identifiability.only_scale(o)),
-        mixtures=tuple(map(tuple, o.mixtures.tolist())),
-        explored=explored,
-        val_weights=val_weights,
-        default_mixture=default_mixture,
-        best_observed=found.best_observed(),
-        continual=continual,
-    )
-
-
-def _usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
-    """The evaluations within the steps that have every loss, and what was left out."""
-    counts: dict[str, int] = {}  # by note
-    before = table[keys.TOKENS] == 0
-    if before.any():
-        note = f"{before.sum()} evaluations before training left out: no law describes them"
-        counts[note] = before.sum()
-        table = table[~before]
-    low, high = checkpoints.min_step, checkpoints.max_step
-    inside = (table["step"] >= (low or 0)) & (table["step"] <= (high or np.inf))
-    if not inside.all():
-        note = f"{(~inside).sum()} evaluations outside steps {low or 0} to {high} left out"
-        counts[note] = (~inside).sum()
-    table = table[inside]
-    gaps = table.filter(like=keys.VAL_LOSS).isna()
-    if gaps.any(axis=None):
-        named = layout.some([c.removeprefix(keys.VAL_LOSS) for c in gaps if gaps[c].any()])
-        missing = gaps.any(axis=1)
-        counts[f"{missing.sum()} evaluations left out: they have no loss of {named}"] = (
-            missing.sum()
-        )
-        table = table[~missing]
-    notes = sorted(counts, key=lambda note: -counts[note])
-    if table.empty:
-        raise InputError("; ".join(notes) + ": none is left to fit")
-    return table.reset_index(drop=True), notes
-
-
 def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
     """What a study is for; its default mixture where its text is prepared or says it."""
     lower, upper = study.limits()
@@ -285,92 +223,10 @@ def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
     )
 
 
-def _of_known_domains(pulled: Histories, purpose: Purpose) -> Histories:
-    """Without the runs, those that are reused aside, that saw a domain which the study lacks."""
-    first = pulled.table.drop_duplicates("run").set_index("run")
-    reasons: dict[str, str] = {}
-    for name in pulled.domains if purpose.lowest else ():
-        if name not in purpose.lowest:
-            saw = first.index[first[keys.MIXTURE + name] > 0].difference(pulled.reused)
-            reasons |= dict.fromkeys(saw, f"trained on {name!r}, which the study lacks")
-    return _without(pulled, reasons)
-
-
-def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
-    """What was pulled without some runs, id → why."""
-    if not reasons:
-        return pulled
-    table = pulled.table[~pulled.table["run"].isin(reasons)].reset_index(drop=True)
-    if table.empty:
-        raise InputError(f"every run is left out: {next(iter(reasons.values()))}")
-    mixtures = [column for column in table if column.startswith(keys.MIXTURE)]
-    gone = [column for column in mixtures if not table[column].any() and pulled.table[column].any()]
-    table = table.drop(columns=gone)
-    domains = tuple(d for d in pulled.domains if keys.MIXTURE + d in table)
-    named = {pulled.names[run]: reason for run, reason in reasons.items()}
-    return replace(pulled, table=table, domains=domains, left_out={**pulled.left_out, **named})
-
-
-def _rules(pulled: Histories, purpose: Purpose) -> Constraints:
-    """What the purpose allows of the domains of the runs."""
-    bounds = {
-        d: (purpose.lowest.get(d, 0.0), purpose.highest.get(d, 1.0))
-        for d in pulled.domains
-        if d in purpose.lowest
-    }
-    return Constraints(bounds=bounds, bundles=purpose.bundles)
-
-
-def _within_rules(pulled: Histories, allowed: Feasible) -> Histories:
-    """Without the runs, those that are reused aside, whose mixtures break a rule."""
-    first = pulled.table.drop_duplicates("run")
-    first = first[~first["run"].isin(pulled.reused)]
-    columns = [keys.MIXTURE + d for d in allowed.domains]
-    mixtures = first.reindex(columns=columns, fill_value=0.0).to_numpy(float)
-    broken = {
-        run: rule
-        for run, mixture in zip(first["run"], mixtures, strict=True)
-        if (rule := allowed.broken_rule(mixture, MIXTURE_TOLERANCE))
-    }
-    return _without(pulled, {run: f"breaks the rule '{rule}'" for run, rule in broken.items()})
-
-
-def _explored(o: Observations, rules: Constraints) -> Constraints:
-    """The rules as a search keeps them: bounds for every domain, the only proportion of one that
-    never varied, for nothing is known of others; and the bundles that all fitted mixtures keep."""
-    constant = {
-        d: float(o.mixtures[0, o.domains.index(d)]) for d in identifiability.constant_domains(o)
-    }
-    bounds = {
-        d: (constant[d], constant[d]) if d in constant else rules.bounds.get(d, (0.0, 1.0))
-        for d in o.domains
-    }
-    kept = {}
-    for name, shares in rules.bundles.items():
-        if set(shares) <= set(o.domains):
-            bundle = feasible(Constraints(bundles={name: shares}), o.domains, 1.0)
-            if bundle.inside(o.mixtures, MIXTURE_TOLERANCE).all():
-                kept[name] = shares
-    return Constraints(bounds=bounds, bundles=kept)
-
-
 def _space(o: Observations, rules: Constraints) -> Space:
     """Where the best mixture is looked for."""
     allowed = feasible(rules, o.domains, 1.0)
     return Space(allowed.lower, allowed.upper, allowed.spread)
-
-
-def _left_out(pulled: Histories) -> list[str]:
-    if not pulled.left_out:
-        return []
-    by_reason: dict[str, list[str]] = {}
-    for name, why in pulled.left_out.items():
-        by_reason.setdefault(why, []).append(name)
-    reasons = sorted(by_reason, key=lambda why: -len(by_reason[why]))
-    named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
-    more = " …" if len(reasons) > NAMED else ""
-    ask = f"; {histories.ASK}" if origin.UNPLANNED in by_reason else ""
-    return [f"{layout.count(len(pulled.left_out), 'run')} left out ({named}{more}){ask}"]
 
 
 def _target(observations: Observations, purpose: Purpose, given: dict[str, float]) -> Target:

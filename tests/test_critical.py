@@ -16,10 +16,11 @@ from fitting.importing import table_reader, writer
 from optimization.continual import solve
 from optimization.continual.artifacts import Answer, report
 from optimization.domain import objective
-from pipelines import critical, entry, fit, imports
+from pipelines import critical, entry, imports
 from pipelines.command import texts
 from pipelines.critical import Question
-from pipelines.runs import continual_runs
+from pipelines.runs import continual_runs, fitted_runs
+from pipelines.runs.fitted_runs import Checkpoints
 from pipelines.study import load as studies
 from tests.conftest import ROOT, call
 from training.engine.devices import Machines
@@ -238,7 +239,7 @@ def test_what_a_table_tells_of_both_sides() -> None:
     original, new = continual.sides(TABLE, ["old"], [], {"old": 3, "pile": 1})
     assert original.weights == {"old": 0.75, "pile": 0.25}
     assert new.weights == {"new": 1.0}
-    trained, notes = fit._usable(TABLE.assign(step=TABLE["tokens"]), fit.Checkpoints())
+    trained, notes = fitted_runs.usable(TABLE.assign(step=TABLE["tokens"]), Checkpoints())
     assert trained["tokens"].tolist() == [5, 10, 10, 20]
     assert notes == ["2 evaluations before training left out: no law describes them"]
     objective = {"old": 3, "pile": 1, "new": 0}  # of which the new side has no part

@@ -18,6 +18,7 @@ from fitting.selection.choose import Options
 from optimization.domain import predictor as predictors
 from pipelines import fit, optimize
 from pipelines.command.table import read
+from pipelines.runs.fitted_runs import Checkpoints
 from pipelines.study import search_problem
 from tests import synthetic
 from tests.conftest import empty_store
@@ -277,7 +278,7 @@ def test_a_fit_without_some_losses_says_what_it_left_out(
     assert store
     table = synthetic.table(synthetic.joint_law(), noise=0.002)
     table.loc[[3, 40], "val_loss/code"] = np.nan
-    done = fit_table(table, checkpoints=fit.Checkpoints(max_step=7000))
+    done = fit_table(table, checkpoints=Checkpoints(max_step=7000))
     said = capsys.readouterr().out
     assert "36 evaluations outside steps 0 to 7000 left out" in said
     assert "1 evaluations left out: they have no loss of code" in said

@@ -22,6 +22,7 @@ from fitting.selection.cross_validation import spearman
 from pipelines import entry, imports
 from pipelines import fit as fit_pipeline
 from pipelines.command.table import read
+from pipelines.runs.fitted_runs import Checkpoints
 from tests.conftest import ROOT, call
 from training.record import keys
 
@@ -59,7 +60,7 @@ def test_the_1b_runs_are_predicted_from_small_ones() -> None:
             "mixture-predictor",
             Options(compare=False),
             target,
-            checkpoints=fit_pipeline.Checkpoints(max_step=30_000),
+            checkpoints=Checkpoints(max_step=30_000),
         )
     assert len(fitted.fit.observations.runs) == 100
     observed, table = _large_runs(runs)

@@ -30,6 +30,7 @@ from optimization.mixture import solve
 from optimization.mixture.solve import Problem
 from optimization.search import search
 from pipelines import entry, fit, imports
+from pipelines.runs.fitted_runs import Checkpoints
 from tests.benchmarks.fit_redpajama import DATA, DOMAINS, LAST_STEP, TARGET
 from tests.conftest import call, empty_store
 from training.record import keys
@@ -72,7 +73,7 @@ def _fit(power: str) -> str:
         done = fit.fit(
             ["0"], "params.size != '1B'", "redpajama", options,
             {"n_params": TARGET.n_params, "tokens": TARGET.tokens},
-            checkpoints=fit.Checkpoints(max_step=LAST_STEP),
+            checkpoints=Checkpoints(max_step=LAST_STEP),
         )  # fmt: skip
     return done.registered.uri
 

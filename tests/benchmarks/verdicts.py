@@ -22,6 +22,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from fitting import fit as fits
+from fitting import registry
 from fitting.artifact import predictor
 from fitting.artifact.spec import Explored
 from fitting.data.observations import Observations
@@ -34,7 +35,6 @@ from optimization.domain.feasible import feasible
 from optimization.domain.predictor import Predictor
 from optimization.mixture import solve
 from optimization.mixture.solve import Answer, Problem
-from pipelines.fit import spec_of
 from training.record import keys
 
 Array = np.ndarray
@@ -112,7 +112,7 @@ def table(truth: Truth, mixtures: Array, noise: float, rng: np.random.Generator)
 def loaded(found: fits.Fit, default: Array, folder: Path) -> Predictor:
     """The predictor of a fit as a search sees it, by the artifact's own code."""
     domains = found.observations.domains
-    spec = spec_of(
+    spec = registry.spec_of(
         found,
         keys.NATS,
         explored=Explored(dict.fromkeys(domains, 0.0), dict.fromkeys(domains, 1.0), {}),

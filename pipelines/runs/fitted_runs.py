@@ -1,0 +1,136 @@
+"""Which runs and evaluations a fit takes, and the rules within which a search of it stays."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from fitting.data import histories, origin
+from fitting.data.histories import Histories, Purpose
+from fitting.data.observations import Observations
+from fitting.diagnostics import identifiability
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from training.record import keys, layout
+from training.record.errors import InputError
+from training.record.mixtures import MIXTURE_TOLERANCE
+
+NAMED = 5  # reasons to leave runs out that the summary names
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Which evaluations of the runs are fitted."""
+
+    min_step: int | None = None  # None: those of the start-up transient are recognised
+    max_step: int | None = None
+
+
+def usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
+    """The evaluations within the steps that have every loss, and what was left out."""
+    counts: dict[str, int] = {}  # by note
+    before = table[keys.TOKENS] == 0
+    if before.any():
+        note = f"{before.sum()} evaluations before training left out: no law describes them"
+        counts[note] = before.sum()
+        table = table[~before]
+    low, high = checkpoints.min_step, checkpoints.max_step
+    inside = (table["step"] >= (low or 0)) & (table["step"] <= (high or np.inf))
+    if not inside.all():
+        note = f"{(~inside).sum()} evaluations outside steps {low or 0} to {high} left out"
+        counts[note] = (~inside).sum()
+    table = table[inside]
+    gaps = table.filter(like=keys.VAL_LOSS).isna()
+    if gaps.any(axis=None):
+        named = layout.some([c.removeprefix(keys.VAL_LOSS) for c in gaps if gaps[c].any()])
+        missing = gaps.any(axis=1)
+        counts[f"{missing.sum()} evaluations left out: they have no loss of {named}"] = (
+            missing.sum()
+        )
+        table = table[~missing]
+    notes = sorted(counts, key=lambda note: -counts[note])
+    if table.empty:
+        raise InputError("; ".join(notes) + ": none is left to fit")
+    return table.reset_index(drop=True), notes
+
+
+def of_known_domains(pulled: Histories, purpose: Purpose) -> Histories:
+    """Without the runs, those that are reused aside, that saw a domain which the study lacks."""
+    first = pulled.table.drop_duplicates("run").set_index("run")
+    reasons: dict[str, str] = {}
+    for name in pulled.domains if purpose.lowest else ():
+        if name not in purpose.lowest:
+            saw = first.index[first[keys.MIXTURE + name] > 0].difference(pulled.reused)
+            reasons |= dict.fromkeys(saw, f"trained on {name!r}, which the study lacks")
+    return _without(pulled, reasons)
+
+
+def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
+    """What was pulled without some runs, id → why."""
+    if not reasons:
+        return pulled
+    table = pulled.table[~pulled.table["run"].isin(reasons)].reset_index(drop=True)
+    if table.empty:
+        raise InputError(f"every run is left out: {next(iter(reasons.values()))}")
+    mixtures = [column for column in table if column.startswith(keys.MIXTURE)]
+    gone = [column for column in mixtures if not table[column].any() and pulled.table[column].any()]
+    table = table.drop(columns=gone)
+    domains = tuple(d for d in pulled.domains if keys.MIXTURE + d in table)
+    named = {pulled.names[run]: reason for run, reason in reasons.items()}
+    return replace(pulled, table=table, domains=domains, left_out={**pulled.left_out, **named})
+
+
+def rules_of(pulled: Histories, purpose: Purpose) -> Constraints:
+    """What the purpose allows of the domains of the runs."""
+    bounds = {
+        d: (purpose.lowest.get(d, 0.0), purpose.highest.get(d, 1.0))
+        for d in pulled.domains
+        if d in purpose.lowest
+    }
+    return Constraints(bounds=bounds, bundles=purpose.bundles)
+
+
+def within_rules(pulled: Histories, allowed: Feasible) -> Histories:
+    """Without the runs, those that are reused aside, whose mixtures break a rule."""
+    first = pulled.table.drop_duplicates("run")
+    first = first[~first["run"].isin(pulled.reused)]
+    columns = [keys.MIXTURE + d for d in allowed.domains]
+    mixtures = first.reindex(columns=columns, fill_value=0.0).to_numpy(float)
+    broken = {
+        run: rule
+        for run, mixture in zip(first["run"], mixtures, strict=True)
+        if (rule := allowed.broken_rule(mixture, MIXTURE_TOLERANCE))
+    }
+    return _without(pulled, {run: f"breaks the rule '{rule}'" for run, rule in broken.items()})
+
+
+def explored(o: Observations, rules: Constraints) -> Constraints:
+    """The rules as a search keeps them: bounds for every domain, the only proportion of one that
+    never varied, for nothing is known of others; and the bundles that all fitted mixtures keep."""
+    constant = {
+        d: float(o.mixtures[0, o.domains.index(d)]) for d in identifiability.constant_domains(o)
+    }
+    bounds = {
+        d: (constant[d], constant[d]) if d in constant else rules.bounds.get(d, (0.0, 1.0))
+        for d in o.domains
+    }
+    kept = {}
+    for name, shares in rules.bundles.items():
+        if set(shares) <= set(o.domains):
+            bundle = feasible(Constraints(bundles={name: shares}), o.domains, 1.0)
+            if bundle.inside(o.mixtures, MIXTURE_TOLERANCE).all():
+                kept[name] = shares
+    return Constraints(bounds=bounds, bundles=kept)
+
+
+def left_out(pulled: Histories) -> list[str]:
+    if not pulled.left_out:
+        return []
+    by_reason: dict[str, list[str]] = {}
+    for name, why in pulled.left_out.items():
+        by_reason.setdefault(why, []).append(name)
+    reasons = sorted(by_reason, key=lambda why: -len(by_reason[why]))
+    named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
+    more = " …" if len(reasons) > NAMED else ""
+    ask = f"; {histories.ASK}" if origin.UNPLANNED in by_reason else ""
+    return [f"{layout.count(len(pulled.left_out), 'run')} left out ({named}{more}){ask}"]
