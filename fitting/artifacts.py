@@ -9,7 +9,7 @@ from fitting.data.histories import Histories
 from fitting.diagnostics import identifiability
 from fitting.diagnostics.optimum import Optimum
 from fitting.fit import Fit
-from fitting.selection.choose import Choice
+from fitting.selection.choose import ChosenLaw
 from training.record import keys
 
 
@@ -84,7 +84,7 @@ def _taken(fit: Fit, pulled: Histories) -> pd.DataFrame:
     return pd.DataFrame([*taken, *left_out], columns=["run", "taken", "left_out", "id"])
 
 
-def _held_out(choice: Choice, names: dict[str, str]) -> pd.DataFrame:
+def _held_out(choice: ChosenLaw, names: dict[str, str]) -> pd.DataFrame:
     """Observed and predicted losses of each run's last evaluation, its mixture left out."""
     h = choice.held_out
     return pd.DataFrame(

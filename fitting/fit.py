@@ -16,7 +16,7 @@ from fitting.diagnostics.optimum import Optimum, Space
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Target
 from fitting.selection import backtest, choose
-from fitting.selection.choose import Choice, Options
+from fitting.selection.choose import ChosenLaw, Options
 
 Array = np.ndarray
 
@@ -28,7 +28,7 @@ class Fit:
     observations: Observations  # those that were fitted
     weights: Array  # (V,)
     target: Target
-    choice: Choice
+    choice: ChosenLaw
     law: Law
     interval: Interval
     best: Optimum  # at the target, by the law
@@ -76,7 +76,7 @@ def fit(
     with threadpool_limits(1):  # many small matrices: folds run beside each other instead
         with _timed(seconds, "transients"):
             if not keep_transients:
-                observations, transient = _settled(observations, weights)
+                observations, transient = _after_burn_in(observations, weights)
         with _timed(seconds, "choose"):
             choice = choose.choose(observations, weights, target, options)
         with _timed(seconds, "fit"):
@@ -105,9 +105,9 @@ def fit(
     return fitted
 
 
-def _settled(observations: Observations, weights: Array) -> tuple[Observations, str]:
+def _after_burn_in(observations: Observations, weights: Array) -> tuple[Observations, str]:
     """The observations without the checkpoints of a start-up transient, and which those were."""
-    first = backtest.first_settled(observations, weights)
+    first = backtest.burn_in_cutoff(observations, weights)
     kept = observations.tokens >= first
     if kept.all():
         return observations, ""

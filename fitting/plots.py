@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from fitting.artifact.laws import JointLaw, Law, NestedLaw
 from fitting.data.observations import Observations
 from fitting.diagnostics.optimum import Optimum
-from fitting.selection.choose import Choice
+from fitting.selection.choose import ChosenLaw
 from training.record import figures, keys, layout
 
 Array = np.ndarray
@@ -20,7 +20,7 @@ LEGEND = 8  # entries
 PANELS = 24  # of a figure with one for each validation domain
 
 
-def predicted_against_observed(result: Choice, weights: Array, unit: str = keys.NATS) -> Figure:
+def predicted_against_observed(result: ChosenLaw, weights: Array, unit: str = keys.NATS) -> Figure:
     """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
     held_out = result.held_out
     panels = [
@@ -189,7 +189,7 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
     return figure
 
 
-def cross_validation(choice: Choice) -> Figure:
+def cross_validation(choice: ChosenLaw) -> Figure:
     """Error on left-out mixtures over the ridge, a line a φ; a panel a form that was tried."""
     table = choice.candidates[choice.candidates["method"].isin(("joint", "nested"))]
     forms = list(table.groupby(["method", "terms", "shrinking", "tie"], sort=False))
@@ -213,7 +213,7 @@ def cross_validation(choice: Choice) -> Figure:
     return figure
 
 
-def laws_compared(choice: Choice, unit: str = keys.NATS) -> Figure:
+def laws_compared(choice: ChosenLaw, unit: str = keys.NATS) -> Figure:
     """Error of each law on left-out mixtures and of extrapolation."""
     table = choice.laws.dropna(subset="held_out_rmse").iloc[::-1]
     figure, axis = figures.panels((8, 1.5 + 0.6 * len(table)))

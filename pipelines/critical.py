@@ -17,7 +17,7 @@ from fitting.data.observations import Observations
 from fitting.estimators.candidates import Target
 from fitting.selection.choose import Options
 from optimization.continual import artifacts, solve
-from optimization.continual.artifacts import CHECK, FITTED, Answer, report
+from optimization.continual.artifacts import CHECK, FITTED, CriticalAnswer, report
 from optimization.continual.solve import Forgetting
 from optimization.domain import predictor as predictors
 from pipelines import entry
@@ -146,7 +146,7 @@ def critical(pulled: Histories, question: Question) -> Solved:
     return Solved(forgetting, sides, table, pulled.names)
 
 
-def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
+def answered(solved: Solved, checks: pd.DataFrame) -> CriticalAnswer:
     """What is logged and told; `checks` is a tidy table of runs that were not fitted."""
     rows = []
     domains = solved.forgetting.predictor.domains
@@ -160,10 +160,10 @@ def answered(solved: Solved, checks: pd.DataFrame) -> Answer:
                 losses = (w * row.get(keys.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
                 told |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
             rows.append(told)
-    return Answer(solved.forgetting, pd.DataFrame(rows))
+    return CriticalAnswer(solved.forgetting, pd.DataFrame(rows))
 
 
-def of_experiment(experiments: Sequence[str], runs: str, question: Question) -> Answer:
+def of_experiment(experiments: Sequence[str], runs: str, question: Question) -> CriticalAnswer:
     """The answer from runs that experiments, by their ids, hold."""
     pulled = histories.pull(list(experiments), runs)
     checks = histories.checks(list(experiments), runs, pulled.unit)
@@ -183,7 +183,7 @@ def of_study(
     question: Question,
     machines: Machines,
     active: mlflow.ActiveRun,
-) -> Answer:
+) -> CriticalAnswer:
     """Train the base, if need be, and what it becomes on each mixture; then train the answer."""
     mixtures = continual_runs.mixtures(study, section)
     _refuse_late(study, section, question, mixtures, machines)

@@ -17,7 +17,7 @@ from fitting.data import origin
 from fitting.registry import CHAMPION
 from optimization.design import batch, plots
 from optimization.design import space_filling as designs
-from optimization.design.batch import Choice
+from optimization.design.batch import Batch
 from optimization.domain import predictor as predictors
 from optimization.domain.feasible import feasible
 from optimization.domain.predictor import Predictor
@@ -67,7 +67,7 @@ class Proposal:
     flops: int  # of these runs
     sweep_flops: int  # of the runs that the study plans
     predictor: Predictor | None = None
-    choice: Choice | None = None  # None without a predictor
+    choice: Batch | None = None  # None without a predictor
     longer: float | None = None
     """What the FLOPs would bring in a longer training of the target, in the unit of the
     losses; None where no step law says."""
@@ -173,10 +173,10 @@ def report(proposal: Proposal) -> Iterator[str]:
     )
     unit = keys.unit_text(predictor.unit) if predictor else ""
     if choice:
-        worth = choice.worth
+        improvement = choice.improvement
         yield (
-            f"expected to make the best mixture better by {worth.expected:.2g} {unit} (to know "
-            f"the law exactly: {worth.most:.2g})"
+            f"expected to make the best mixture better by {improvement.expected:.2g} {unit} "
+            f"(to know the law exactly: {improvement.most:.2g})"
         )
     if proposal.longer is not None:
         yield f"as many FLOPs in a longer training of the target: {proposal.longer:.2g} {unit}"
@@ -191,7 +191,10 @@ def log(proposal: Proposal) -> None:
     if proposal.predictor is not None and proposal.choice is not None:
         choice = proposal.choice
         mlflow.log_param("model_uri", masked(proposal.predictor.uri))
-        metrics |= {"expected_gain": choice.worth.expected, "most_gain": choice.worth.most}
+        metrics |= {
+            "expected_gain": choice.improvement.expected,
+            "most_gain": choice.improvement.most,
+        }
         objective, deviation = choice.ensemble.objective, choice.ensemble.deviation
         table["objective"] = objective[choice.chosen]
         table["deviation"] = deviation[choice.chosen]

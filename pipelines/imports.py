@@ -16,7 +16,7 @@ import mlflow
 from filelock import FileLock, Timeout
 
 from fitting.importing import mixinglaws, pair, table_reader, writer
-from fitting.importing.table_reader import ForeignRun, Found
+from fitting.importing.table_reader import ForeignRun, RunTable
 from pipelines import entry
 from pipelines.command import table, texts
 from training.record import keys
@@ -64,7 +64,7 @@ class Parameters:
     unit: str = table.parameter("Of the losses; by default the files', or nats_per_token.")
 
 
-def read(parameters: Parameters) -> Found:
+def read(parameters: Parameters) -> RunTable:
     """The runs in the files; raises InputError for a parameter that the format does not know."""
     p = parameters
     if p.format not in FORMATS:
@@ -84,7 +84,7 @@ def read(parameters: Parameters) -> Found:
     return table_reader.tidy(p.source)
 
 
-def checks_marked(found: Found, names: Sequence[str]) -> Found:
+def checks_marked(found: RunTable, names: Sequence[str]) -> RunTable:
     """The runs, those of these names marked as check runs, which no fit reads."""
     known = [run.name for run in found.runs]
     if unknown := [name for name in names if name not in known]:
@@ -93,7 +93,7 @@ def checks_marked(found: Found, names: Sequence[str]) -> Found:
     return replace(found, runs=tuple(runs))
 
 
-def measured_in(found: Found, unit: str) -> Found:
+def measured_in(found: RunTable, unit: str) -> RunTable:
     """The runs with the unit of their losses: that given, or the files', or nats per token."""
     if unit and (fault := keys.unit_fault(unit)):
         raise InputError(f"unit: {fault}")
@@ -103,7 +103,7 @@ def measured_in(found: Found, unit: str) -> Found:
     return replace(found, runs=tuple(replace(run, unit=unit) for run in found.runs), unit=unit)
 
 
-def import_runs(found: Found, parameters: Parameters, active: mlflow.ActiveRun) -> None:
+def import_runs(found: RunTable, parameters: Parameters, active: mlflow.ActiveRun) -> None:
     """Write the runs below the active run, or below a run of this stage in another experiment."""
     weights, experiment = parameters.weights, parameters.experiment
     weight = _weights(weights, found.val_domains()) if weights else {}
@@ -165,7 +165,7 @@ def _write(
         writer.write(new, writer.Parent(info.experiment_id, info.run_id, source))
 
 
-def report(found: Found, new: int, experiment: str) -> list[str]:
+def report(found: RunTable, new: int, experiment: str) -> list[str]:
     """What was imported, in a few lines."""
     runs = found.runs
     evaluations = sum(len(run.history.steps) for run in runs)

@@ -56,7 +56,7 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
 
 def _adopt(runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
     """Mark planned runs that were trained outside of a sweep, so that fits take them."""
-    finished = run_log.settled_runs(active.info.experiment_id, keys.PROXY)
+    finished = run_log.finished_runs(active.info.experiment_id, keys.PROXY)
     planned = [fingerprint(run) for run in runs]
     trained = [finished[key] for key in planned if key in finished]
     for run_id, where in origin.origins(trained).items():
@@ -87,7 +87,7 @@ def _end(prepared: Prepared, study: str, active: mlflow.ActiveRun) -> Iterator[s
     runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])
     diverged = [
         str(run.info.run_name)
-        for run in run_log.settled_runs(experiment, keys.PROXY).values()
+        for run in run_log.finished_runs(experiment, keys.PROXY).values()
         if keys.DIVERGED in run.data.tags and run.data.tags.get(keys.STUDY) == tag
     ]
     yield (

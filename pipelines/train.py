@@ -21,7 +21,7 @@ from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.run import Phase, Run
 from training.workers import pool
-from training.workers.messages import Alone
+from training.workers.messages import SingleRun
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def train(run: Run, corpus: Corpus, machines: Machines, active: mlflow.ActiveRun
     """Train a model into the active MLflow run, from its checkpoint where there is one."""
     run_id = active.info.run_id
     run_log.log_datasets(run_id, corpus)
-    pool.train([run], corpus, Alone(run, run_id), machines)
+    pool.train([run], corpus, SingleRun(run, run_id), machines)
     history = history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
         raise InputError("the processes that trained it died; start it again to go on")

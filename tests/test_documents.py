@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from pipelines.study.study import Study
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from training.config import Section
 
 README = ROOT / "README.md"
@@ -149,7 +149,8 @@ def test_every_study_key_is_one_of_the_study(document: Path) -> None:
         if needed <= set(block):
             Study.model_validate(block)
         for key, value in block.items():
-            TypeAdapter(Study.model_fields[key].annotation).validate_python(value)
+            annotation: Any = Study.model_fields[key].annotation
+            TypeAdapter(annotation).validate_python(value)
     for section, key in re.findall(r"`(\w+)\.(\w+)`", without_blocks(document.read_text())):
         kind = Study.model_fields[section].annotation if section in Study.model_fields else None
         for one in (kind, *get_args(kind)):

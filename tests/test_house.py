@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipelines.study.sections import Critical, Phases, Search
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from tests.test_documents import DOCUMENTS, yaml_blocks
 from training.config import LADDER, Domain, Engine, Section, Size, Tokenizer, Training, Validation
 from training.run import Phase

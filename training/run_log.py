@@ -26,15 +26,15 @@ DRAW_LUCK = 2.5  # sequences × √steps: five standard deviations of systematic
 WINDOWS = 40  # in which the drawn tokens are counted
 
 
-def settled(experiment_id: str, stage: str) -> dict[str, str]:
+def finished_ids(experiment_id: str, stage: str) -> dict[str, str]:
     """Fingerprint → id of the run that makes one of a stage needless: complete or diverged.
 
     Any with the losses of a target will do; a proxy is needed as a proxy, for fits take no other.
     """
-    return {key: run.info.run_id for key, run in settled_runs(experiment_id, stage).items()}
+    return {key: run.info.run_id for key, run in finished_runs(experiment_id, stage).items()}
 
 
-def settled_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
+def finished_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
     """Fingerprint → that run; of several a complete one that another command trained below it."""
     client = mlflow.MlflowClient()
     found: dict[str, MlflowRun] = {}

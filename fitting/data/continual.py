@@ -102,9 +102,9 @@ def sides(
             "original: name the training domains that the base was trained on, some but not all "
             f"of {', '.join(trained)}"
         )
-    foreign = [d for d in val_domains if d not in domains and d not in new_validation]
+    other = [d for d in val_domains if d not in domains and d not in new_validation]
     told = {
-        "original": [d for d in val_domains if d in {*original, *foreign} - {*new_validation}],
+        "original": [d for d in val_domains if d in {*original, *other} - {*new_validation}],
         "new": [d for d in val_domains if d in {*others, *new_validation}],
     }
     if not told["new"] or not told["original"]:

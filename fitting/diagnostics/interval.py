@@ -8,7 +8,7 @@ from fitting.data.observations import Observations
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Target
 from fitting.selection.backtest import Extrapolation, second_moments
-from fitting.selection.choose import Choice
+from fitting.selection.choose import ChosenLaw
 
 Array = np.ndarray
 
@@ -18,7 +18,7 @@ MIN_DISTINCT = 3  # mixtures in a draw
 
 
 def interval(
-    observations: Observations, result: Choice, weights: Array, target: Target, seed: int = 0
+    observations: Observations, result: ChosenLaw, weights: Array, target: Target, seed: int = 0
 ) -> Interval:
     """The interval of the chosen law.
 

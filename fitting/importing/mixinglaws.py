@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from fitting.importing import table_reader
-from fitting.importing.table_reader import RUN, STEP, Found
+from fitting.importing.table_reader import RUN, STEP, RunTable
 from training.record import keys
 from training.record.errors import InputError
 
@@ -73,7 +73,7 @@ class Observation:
 
 def logs(
     source: str, domains: Sequence[str], n_params: Mapping[str, float], base: str = ""
-) -> Found:
+) -> RunTable:
     """The runs of log files: comma-separated paths, or a folder of which every log is read.
 
     `domains` names the proportions in their order; `n_params`, size → non-embedding parameters,
@@ -123,7 +123,7 @@ def logs(
     check_runs = [name for name, observation in any_of.items() if observation.check]
     table, rounding = table_reader.normalised(table_reader.checked(table), check_runs)
     runs = (_told(run, any_of[run.name]) for run in table_reader.runs(table))
-    return Found(tuple(runs), (*notes, *rounding))
+    return RunTable(tuple(runs), (*notes, *rounding))
 
 
 def _refuse_other(new: Before | Observation, old: Before | Observation) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fitting.importing import table_file, table_reader
 from fitting.importing.table_file import TableFile, numbers
-from fitting.importing.table_reader import IDS, RUN, SCALE, STEP, Found
+from fitting.importing.table_reader import IDS, RUN, SCALE, STEP, RunTable
 from training.record import keys
 from training.record.errors import InputError
 
@@ -20,7 +20,7 @@ FIGURE = (
 )
 
 
-def pair(source: str, n_params: int | None, tokens: int | None, strip: Sequence[str]) -> Found:
+def pair(source: str, n_params: int | None, tokens: int | None, strip: Sequence[str]) -> RunTable:
     """The runs of two tables, joined by the values of a column that names them: `run`, `run_id`,
     `index` or `name`, the first that does so in both.
 
@@ -54,7 +54,7 @@ def pair(source: str, n_params: int | None, tokens: int | None, strip: Sequence[
             f"{' and '.join(unknown)} of the runs: not known, taken as 1 for all; a fit then tells "
             f"mixtures apart but nothing about scale; give {options} where you know it",
         )
-    return Found(table_reader.runs(table), notes)
+    return RunTable(table_reader.runs(table), notes)
 
 
 def _paths(source: str) -> list[str]:

@@ -38,7 +38,7 @@ class ForeignRun:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunTable:
     """The runs of a source, and what the user should know about how they were read."""
 
     runs: tuple[ForeignRun, ...]
@@ -50,7 +50,7 @@ class Found:
         return list(dict.fromkeys(name for run in self.runs for name in run.history.domains))
 
 
-def tidy(path: str) -> Found:
+def tidy(path: str) -> RunTable:
     """The runs of a CSV or Parquet file in the form that `export` writes.
 
     Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit where the
@@ -68,7 +68,7 @@ def tidy(path: str) -> Found:
         raise InputError(f"{path}: no column {missing[0]!r}; a tidy table has {form}")
     table, notes = normalised(checked(table))
     left_out = [f"left out of {path}: {what}" for what in file.left_out]
-    return Found(runs(table), (*left_out, *notes), unit)
+    return RunTable(runs(table), (*left_out, *notes), unit)
 
 
 def _without_unit(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:

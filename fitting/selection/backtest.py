@@ -177,7 +177,7 @@ def _largest(observations: Observations) -> Array:
     return n_params >= (least if least > n_params.min() else n_params.max())
 
 
-def first_settled(observations: Observations, weights: Array) -> float:
+def burn_in_cutoff(observations: Observations, weights: Array) -> float:
     """Tokens before which checkpoints are start-up transients that no step law describes.
 
     The joint law's scale terms, fitted without the last third of the checkpoints, predict that

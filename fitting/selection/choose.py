@@ -13,7 +13,7 @@ from fitting.estimators import published
 from fitting.estimators.candidates import METHODS, TIES, Candidate, Target
 from fitting.selection import backtest, boosting
 from fitting.selection.backtest import Extrapolation
-from fitting.selection.cross_validation import CrossValidation, Held, Scores
+from fitting.selection.cross_validation import CrossValidation, HeldOut, Scores
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -41,7 +41,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenLaw:
     """The chosen law and how it compares."""
 
     best: Candidate
@@ -50,7 +50,7 @@ class Choice:
     held_out: Observations  # each run's last evaluation
     predictions: Array  # of the chosen candidate for held_out, its mixture left out, (runs, V)
     candidates: pd.DataFrame  # a row a candidate, the chosen one first
-    laws: pd.DataFrame  # a row a law, at its best: see `_Search.laws`
+    laws: pd.DataFrame  # a row a law, at its best: see `_Comparison.laws`
 
 
 def choose(
@@ -59,7 +59,7 @@ def choose(
     target: Target,
     options: Options | None = None,
     seed: int = 0,
-) -> Choice:
+) -> ChosenLaw:
     """Choose the law and tell its expected error at the target.
 
     φ and ridge are the usual ones (√r, 1e-3), or the nearest to them whose error between left-out
@@ -70,13 +70,13 @@ def choose(
     where the target lies outside the data, the one of extrapolation. weights (V,) sum to one.
     Raises InputError with fewer than three mixtures.
     """
-    search = _Search(observations, weights, target, options or Options(), seed)
+    search = _Comparison(observations, weights, target, options or Options(), seed)
     for method in search.options.methods:
         search.forward(method, search.options)
     best = search.refine(search.chosen().candidate.form)
     if search.options.compare:
         search.compare()
-    return Choice(
+    return ChosenLaw(
         best=best.candidate,
         scores=best.scores,
         extrapolation=search.tested[best.candidate],
@@ -87,7 +87,7 @@ def choose(
     )
 
 
-class _Search:
+class _Comparison:
     """The forms tried so far, from simple to flexible, and what is known of each."""
 
     def __init__(
@@ -101,8 +101,8 @@ class _Search:
         self.observations, self.weights, self.target = observations, weights, target
         self.options = options
         self.cv = CrossValidation(observations, weights, target, seed)
-        self.tried: list[Held] = []
-        self.finalists: dict[Candidate, Held] = {}  # form → its best, from simple to flexible
+        self.tried: list[HeldOut] = []
+        self.finalists: dict[Candidate, HeldOut] = {}  # form → its best, from simple to flexible
         self.tested: dict[Candidate, Extrapolation] = {}
         self.seconds: dict[str, float] = {}  # by method
         self.refused: dict[str, str] = {}  # method → why it does not apply
@@ -127,7 +127,7 @@ class _Search:
             form = best
         self.seconds[method] = time.perf_counter() - began
 
-    def refine(self, form: Candidate) -> Held:
+    def refine(self, form: Candidate) -> HeldOut:
         """The best of a form, with powers of φ halfway to those tried beside its own."""
         began = time.perf_counter()
         if self.options.power is None and form.method in METHODS:
@@ -148,7 +148,7 @@ class _Search:
         self.boosted = boosting.assess(self.cv)
         self.seconds_boosting = time.perf_counter() - began
 
-    def chosen(self, methods: Sequence[str] = ()) -> Held:
+    def chosen(self, methods: Sequence[str] = ()) -> HeldOut:
         """The simplest finalist within one standard error of the best."""
         among = methods or self.options.methods
         held = [h for form, h in self.finalists.items() if form.method in among]
@@ -183,7 +183,7 @@ class _Search:
             found.append(replace(form, terms=form.terms + 1))
         return found
 
-    def _expected(self, held: Held) -> tuple[float, float]:
+    def _expected(self, held: HeldOut) -> tuple[float, float]:
         """Expected error of the objective at the target and that error's standard error.
 
         A mean square of n independent errors has the relative standard error √(2/n).
@@ -196,7 +196,7 @@ class _Search:
         uncertain = np.sqrt((2 * squares**2 / counts).sum()) / (2 * max(total, 1e-300))
         return float(total), float(uncertain)
 
-    def laws(self, best: Held) -> pd.DataFrame:
+    def laws(self, best: HeldOut) -> pd.DataFrame:
         """Law, expected error at the target, errors on left-out mixtures and of extrapolation
         (fitted without the largest size and the last checkpoints, as far as there are others; the
         objective's unless named otherwise), seconds, note."""
@@ -221,7 +221,7 @@ class _Search:
         table = pd.DataFrame(rows)
         return table.assign(chosen=table["chosen"].eq(True))
 
-    def candidates(self, best: Held) -> pd.DataFrame:
+    def candidates(self, best: HeldOut) -> pd.DataFrame:
         """A row a candidate; the best of each form has an expected error and backtests."""
         expected = {held.candidate: self._expected(held)[0] for held in self.finalists.values()}
         rows = []

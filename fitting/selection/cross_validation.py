@@ -41,7 +41,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOut:
     """What a candidate predicts of mixtures that it has not seen."""
 
     candidate: Candidate
@@ -74,7 +74,7 @@ class CrossValidation:
         self._scale = _scales(h)
         self._spread = self._between(h.losses).std(axis=0).clip(1e-12)  # of each domain, (V,)
 
-    def run(self, wanted: Sequence[Candidate]) -> list[Held]:
+    def run(self, wanted: Sequence[Candidate]) -> list[HeldOut]:
         """Every candidate's predictions of each mixture by a fit without it, and their scores."""
         candidates.fit_all(self.observations, wanted, self.target, self.memory)
         predictions = np.empty((len(wanted), *self.held_out.losses.shape))
@@ -94,7 +94,7 @@ class CrossValidation:
             folds = pool.map(leave_out, range(self.folds))
             list(tqdm(folds, doing, self.folds, leave=False, unit=" folds", disable=None))
         return [
-            Held(candidate, predicted, self.score(predicted), self._squares(predicted))
+            HeldOut(candidate, predicted, self.score(predicted), self._squares(predicted))
             for candidate, predicted in zip(wanted, predictions, strict=True)
         ]
 

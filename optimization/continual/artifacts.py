@@ -19,7 +19,7 @@ KEPT = 1e-6  # nats per token, by which a loss that is just kept may miss its le
 
 
 @dataclass(frozen=True)
-class Answer:
+class CriticalAnswer:
     """The critical proportions, and the runs that they come from or that check them."""
 
     forgetting: Forgetting
@@ -32,7 +32,7 @@ class Answer:
         return self.measured[self.measured["kind"] == CHECK]
 
 
-def log(given: Answer) -> None:
+def log(given: CriticalAnswer) -> None:
     """Log an answer to the active run."""
     forgetting = given.forgetting
     metrics = {"base/original": forgetting.before[0], "base/new": forgetting.before[1]}
@@ -77,7 +77,7 @@ def log(given: Answer) -> None:
     mlflow.log_text("\n".join(lines), layout.REPORT)
 
 
-def report(given: Answer) -> list[str]:
+def report(given: CriticalAnswer) -> list[str]:
     """The critical proportions, and what runs that were not fitted say of them."""
     lines = _answers(given.forgetting)
     if not len(given.checks):

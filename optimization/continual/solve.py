@@ -19,7 +19,7 @@ from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import Objective
 from optimization.domain.predictor import Predictor
 from optimization.search import epsilon_constraint
-from optimization.search.epsilon_constraint import LimitedSearch
+from optimization.search.epsilon_constraint import EpsilonConstraint
 from training.record import keys
 from training.record.errors import InputError
 
@@ -146,7 +146,7 @@ def _trained(predictor: Predictor, is_original: Array) -> Constraints:
     )
 
 
-def _search(forgetting: Forgetting) -> LimitedSearch:
+def _search(forgetting: Forgetting) -> EpsilonConstraint:
     predictor = forgetting.predictor
     return epsilon_constraint.search(
         objective.weighted(predictor, forgetting.new),
@@ -156,7 +156,7 @@ def _search(forgetting: Forgetting) -> LimitedSearch:
     )
 
 
-def _critical(forgetting: Forgetting, searching: LimitedSearch, tolerance: float) -> Critical:
+def _critical(forgetting: Forgetting, searching: EpsilonConstraint, tolerance: float) -> Critical:
     level = forgetting.before[0] + tolerance
     best = searching.best(level)
     risky = objective.weighted(forgetting.predictor, forgetting.original, pessimistic=True)
@@ -187,13 +187,13 @@ def _optimistic(upper: Objective) -> Objective:
 
 
 def _share(
-    forgetting: Forgetting, searching: LimitedSearch, limit: Objective, level: float
+    forgetting: Forgetting, searching: EpsilonConstraint, limit: Objective, level: float
 ) -> float | None:
     best = searching.limited_by(limit).best(level)
     return None if best is None else float(best @ forgetting.is_original)
 
 
-def _curve(forgetting: Forgetting, searching: LimitedSearch) -> pd.DataFrame:
+def _curve(forgetting: Forgetting, searching: EpsilonConstraint) -> pd.DataFrame:
     """Along the line between the sides, or the frontier from least forgotten to most learnt."""
     if forgetting.one_dimensional:
         mixtures = forgetting.line(LEVELS)

@@ -57,7 +57,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class Worth:
+class ExpectedImprovement:
     """What a batch is expected to bring, nats per token of the weighted loss."""
 
     expected: float
@@ -96,10 +96,10 @@ def ensemble(
     return Ensemble(surface.predict(mixtures), factors, np.maximum(noise, FLOOR), weights)
 
 
-def promise(found: Ensemble, seed: int = 0) -> Array:
-    """How promising each candidate is, (n,), summing to one.
+def probability_near_optimal(found: Ensemble, seed: int = 0) -> Array:
+    """The probability of each candidate to be near-optimal, (n,), scaled to sum to one.
 
-    In proportion to the share of posterior draws in which its objective is at most `MARGIN`
+    It is the share of posterior draws in which its objective is at most `MARGIN`
     standard deviations (of the predicted objective over the candidates) above that draw's least.
     """
     objective, factors = found.objective, found.objective_factors
@@ -114,7 +114,8 @@ def propose(
 ) -> list[int]:
     """Indices of `count` candidates to train, the most informative first.
 
-    Each time the candidate c that takes most away of Σ_i w_i² Σ_e q_e Var f_i(e), q the promise:
+    Each time the candidate c that takes most away of Σ_i w_i² Σ_e q_e Var f_i(e), q the
+    probability that e is near-optimal:
 
         Σ_i w_i² Σ_e q_e Cov(f_i(c), f_i(e))² / (Var f_i(c) + σ_i²).
 
@@ -132,7 +133,7 @@ def propose(
     factors = found.factors.transpose(1, 0, 2)  # (V, n, B)
     for index in pending:
         factors = observed(factors, index, found.noise)
-    q, chosen = promise(found, seed), list[int]()
+    q, chosen = probability_near_optimal(found, seed), list[int]()
     while len(chosen) < count:
         gain = np.where(left, reduction(factors, found, q), -np.inf)
         chosen.append(int(np.argmax(gain)))
@@ -141,12 +142,12 @@ def propose(
     return chosen
 
 
-def reduction(factors: Array, found: Ensemble, promise: Array) -> Array:
+def reduction(factors: Array, found: Ensemble, probability: Array) -> Array:
     """By how much a run of each candidate lowers the averaged variance, (n,).
 
     Σ_e q_e Cov(c, e)² is F(c)ᵀ A F(c) with A = Σ_e q_e F(e) F(e)ᵀ, (B, B): no (n, n) matrix.
     """
-    averaged = np.matmul(factors.transpose(0, 2, 1) * promise, factors)  # (V, B, B)
+    averaged = np.matmul(factors.transpose(0, 2, 1) * probability, factors)  # (V, B, B)
     squares = (np.matmul(factors, averaged) * factors).sum(axis=2)  # (V, n)
     variance = (factors**2).sum(axis=2)
     return found.weights**2 @ (squares / (variance + found.noise[:, None]))
@@ -166,7 +167,9 @@ def observed(factors: Array, index: int, noise: Array) -> Array:
     return factors - a[:, None, None] * along * u[:, None]
 
 
-def worth(found: Ensemble, batch: Sequence[int], *, seed: int = 0) -> Worth:
+def expected_improvement(
+    found: Ensemble, batch: Sequence[int], *, seed: int = 0
+) -> ExpectedImprovement:
     """What training the candidates `batch` is expected to bring to the choice among candidates.
 
     Pre-posterior simulation of the objective g(x) = Σ_i w_i f_i(x), whose errors the domains
@@ -189,7 +192,7 @@ def worth(found: Ensemble, batch: Sequence[int], *, seed: int = 0) -> Worth:
     rows = factors[list(batch)]
     covariance = rows @ rows.T + sigma**2 * np.eye(len(batch))
     learnt = factors @ rows.T @ np.linalg.solve(covariance, truth[list(batch)] + errors)
-    return Worth(_gain(mean, learnt), _gain(mean, truth))
+    return ExpectedImprovement(_gain(mean, learnt), _gain(mean, truth))
 
 
 def _gain(mean: Array, change: Array) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from optimization.design import acquisition, space_filling
-from optimization.design.acquisition import Ensemble, Worth
+from optimization.design.acquisition import Ensemble, ExpectedImprovement
 from optimization.domain import objective
 from optimization.domain.feasible import Feasible, distances, tidy
 from optimization.domain.predictor import Predictor
@@ -20,19 +20,17 @@ SAME = 1e-4  # distance (share of tokens) below which two mixtures are one
 
 
 @dataclass(frozen=True)
-class Choice:
+class Batch:
     """Candidates, what the predictor says of them, and those that were chosen."""
 
     mixtures: Array  # (n, M)
     ensemble: Ensemble  # of them
     chosen: list[int]
     best: Array  # the predictor's best mixture, (M,)
-    worth: Worth
+    improvement: ExpectedImprovement
 
 
-def choose(
-    predictor: Predictor, allowed: Feasible, planned: Array, count: int, seed: int
-) -> Choice:
+def choose(predictor: Predictor, allowed: Feasible, planned: Array, count: int, seed: int) -> Batch:
     """Choose `count` mixtures to train; those that are planned, (p, M), count as trained."""
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
         best, mixtures = _candidates(predictor, allowed, seed)
@@ -48,7 +46,7 @@ def choose(
             predictor.weights,
         )
         chosen = acquisition.propose(found, count, range(len(mixtures), len(every)))
-        return Choice(every, found, chosen, best, acquisition.worth(found, chosen))
+        return Batch(every, found, chosen, best, acquisition.expected_improvement(found, chosen))
 
 
 def _candidates(predictor: Predictor, allowed: Feasible, seed: int) -> tuple[Array, Array]:

@@ -49,7 +49,7 @@ class Constraints:
 
 
 @dataclass(frozen=True)
-class Row:
+class LinearConstraint:
     """coefficients · r ≤ limit."""
 
     name: str
@@ -72,10 +72,14 @@ def spread(bundles: Mapping[str, Mapping[str, float]], domains: Sequence[str]) -
     return np.array([*columns, *np.eye(len(domains))[singles]]).T
 
 
-def rows(constraints: Constraints, domains: Sequence[str], tokens: float) -> tuple[Row, ...]:
+def rows(
+    constraints: Constraints, domains: Sequence[str], tokens: float
+) -> tuple[LinearConstraint, ...]:
     """Every rule as inequalities, each with the words that name it."""
     unit = dict(zip(domains, np.eye(len(domains)), strict=True))
-    found = [Row(f"the proportion of {d!r} is at least 0", -unit[d], 0.0) for d in domains]
+    found = [
+        LinearConstraint(f"the proportion of {d!r} is at least 0", -unit[d], 0.0) for d in domains
+    ]
 
     for name, (low, high) in constraints.bounds.items():
         members = [name] if name in unit else name.split("+")
@@ -86,9 +90,9 @@ def rows(constraints: Constraints, domains: Sequence[str], tokens: float) -> tup
             )
         total = np.sum([unit[d] for d in dict.fromkeys(members)], axis=0)
         if low > 0:
-            found.append(Row(f"bounds: {name} at least {low:.9g}", -total, -low))
+            found.append(LinearConstraint(f"bounds: {name} at least {low:.9g}", -total, -low))
         if high < 1:
-            found.append(Row(f"bounds: {name} at most {high:.9g}", total, high))
+            found.append(LinearConstraint(f"bounds: {name} at most {high:.9g}", total, high))
     refuse_unknown(constraints.available, domains, "available")
     if not constraints.epochs > 0:
         raise InputError(f"epochs: {constraints.epochs:g}; it must be more than 0")
@@ -101,5 +105,5 @@ def rows(constraints: Constraints, domains: Sequence[str], tokens: float) -> tup
                 f"available: {d!r} has {there:.4g} tokens, {constraints.epochs:g} epochs of which "
                 f"are at most {highest:.4g} of {tokens:.4g}"
             )
-            found.append(Row(name, unit[d], highest))
+            found.append(LinearConstraint(name, unit[d], highest))
     return tuple(found)

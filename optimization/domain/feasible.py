@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from optimization.domain import constraints, simplex
-from optimization.domain.constraints import Constraints, Row
+from optimization.domain.constraints import Constraints, LinearConstraint
 from training.record import keys
 from training.record.errors import InputError
 
@@ -36,7 +36,7 @@ class Feasible:
 
     domains: tuple[str, ...]
     spread: Array  # P, (M, M')
-    rows: tuple[Row, ...]
+    rows: tuple[LinearConstraint, ...]
     lower: Array  # least value of each variable, (M',)
     upper: Array
     inner: Array  # a point of the relative interior, (M',)
@@ -204,10 +204,10 @@ def distances(mixtures: Array, others: Array) -> Array:
     return np.abs(mixtures[:, None] - others).sum(axis=2) / 2
 
 
-def _refuse_contradiction(rows: Sequence[Row], spread: Array) -> None:
+def _refuse_contradiction(rows: Sequence[LinearConstraint], spread: Array) -> None:
     """Raise InputError that names a smallest set of rows which no mixture satisfies together."""
 
-    def possible(some: Sequence[Row]) -> bool:
+    def possible(some: Sequence[LinearConstraint]) -> bool:
         matrix = np.array([row.coefficients for row in some]) @ spread
         limits = np.array([row.limit for row in some])
         return bool(_solve(matrix, limits, np.zeros(len(spread.T))).status == 0)

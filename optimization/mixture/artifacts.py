@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 
-from optimization.mixture import landscape_plots, sensitivity, ternary_plot, trial_plots
-from optimization.mixture.sensitivity import Freedom
+from optimization.mixture import landscape_plots, ternary_plot, trial_plots
+from optimization.mixture.sensitivity import Sensitivity, loss_curves
 from optimization.mixture.solve import BEST, Answer
-from optimization.search.search import Found, Front
+from optimization.search.search import Front, SearchResult
 from training.record import keys
 from training.record.secrets import masked
 
@@ -53,17 +53,17 @@ def _metrics(answer: Answer) -> dict[str, float]:
         metrics[f"objective/{key}"] = p.objective
         metrics[f"distance/{key}"] = p.distance
         metrics |= {f"predicted/{key}/{d}": loss for d, loss in p.losses.items()}
-    steps, found, freedom = answer.steps, answer.search, answer.freedom
+    steps, found, sensitivity = answer.steps, answer.search, answer.sensitivity
     if steps is not None:
         told = {"steps_fewer": steps.fewer, "steps_more": steps.more}
         metrics |= {name: share for name, share in told.items() if share is not None}
-    if isinstance(found, Found):
+    if isinstance(found, SearchResult):
         metrics["least"] = found.value
         if found.bound is not None:
             metrics |= {"certified_bound": found.bound, "gap": found.value - found.bound}
-    if freedom is not None:
-        metrics["regret"] = float(freedom.regrets.mean())
-        for domain, lowest, highest in freedom.ranges.itertuples(index=False):
+    if sensitivity is not None:
+        metrics["regret"] = float(sensitivity.regrets.mean())
+        for domain, lowest, highest in sensitivity.ranges.itertuples(index=False):
             metrics |= {f"lowest/{domain}": lowest, f"highest/{domain}": highest}
     return metrics
 
@@ -72,15 +72,15 @@ def _tables(answer: Answer) -> dict[str, pd.DataFrame]:
     tables = {"trials": answer.search.trials, "compared": _compared(answer)}
     if answer.path is not None:
         tables["pull"] = answer.path
-    freedom = answer.freedom
-    if freedom is not None:
+    sensitivity = answer.sensitivity
+    if sensitivity is not None:
         tables |= {
-            "near_optimal": freedom.ranges,
-            "sensitivity_to_weights": freedom.by_weight,
-            "optimum_by_scale": freedom.by_scale,
+            "near_optimal": sensitivity.ranges,
+            "sensitivity_to_weights": sensitivity.by_weight,
+            "optimum_by_scale": sensitivity.by_scale,
             "optimum_by_replicate": pd.DataFrame(
-                freedom.optima, columns=answer.allowed.columns
-            ).assign(regret=freedom.regrets),
+                sensitivity.optima, columns=answer.allowed.columns
+            ).assign(regret=sensitivity.regrets),
         }
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -135,27 +135,27 @@ def _figures(answer: Answer) -> dict[str, Figure]:
         )
     if answer.path is not None:
         figures["pull"] = landscape_plots.pull_path(answer.path, answer.pull, unit)
-    if answer.freedom is not None:
-        figures |= _freedom_figures(answer, answer.freedom)
+    if answer.sensitivity is not None:
+        figures |= _sensitivity_figures(answer, answer.sensitivity)
     return figures
 
 
-def _freedom_figures(answer: Answer, freedom: Freedom) -> dict[str, Figure]:
+def _sensitivity_figures(answer: Answer, sensitivity: Sensitivity) -> dict[str, Figure]:
     predictor, best = answer.predictor, answer.best
     domains = list(predictor.domains)
-    curves = sensitivity.curves(predictor, answer.weights, answer.allowed, answer.differences)
+    curves = loss_curves(predictor, answer.weights, answer.allowed, answer.differences)
     figures = {
-        "near_optimal": landscape_plots.near_optimal(freedom.ranges, answer.mixtures),
+        "near_optimal": landscape_plots.near_optimal(sensitivity.ranges, answer.mixtures),
         "loss_against_proportions": landscape_plots.loss_against_proportions(
             curves, best, predictor.unit
         ),
         "sensitivity": landscape_plots.sensitivity(
-            freedom.optima, freedom.by_weight, best, predictor.unit
+            sensitivity.optima, sensitivity.by_weight, best, predictor.unit
         ),
     }
-    if len(freedom.by_scale) > 1:
+    if len(sensitivity.by_scale) > 1:
         figures["optimum_by_scale"] = landscape_plots.optima_by_scale(
-            _by_domain(freedom.by_scale), domains
+            _by_domain(sensitivity.by_scale), domains
         )
     return figures
 

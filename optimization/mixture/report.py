@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from optimization.domain.objective import WORST
-from optimization.mixture.sensitivity import Freedom, Steps
+from optimization.mixture.sensitivity import Sensitivity, Steps
 from optimization.mixture.solve import BEST, Answer
-from optimization.search.search import Found, Front
+from optimization.search.search import Front, SearchResult
 from training.record import keys, layout
 
 
@@ -16,14 +16,14 @@ def report(answer: Answer) -> list[str]:
     unit = keys.unit_text(answer.predictor.unit)
     lines = [*_table(answer), "", *_gain(answer, unit)]
     found = answer.search
-    lines += _proof(answer, found, unit) if isinstance(found, Found) else _front(found)
+    lines += _proof(answer, found, unit) if isinstance(found, SearchResult) else _front(found)
     if answer.pull:
         lines.append(
             f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
             f"{answer.pull:.3g} {unit}"
         )
-    if answer.freedom is not None:
-        lines += _freedom(answer.freedom)
+    if answer.sensitivity is not None:
+        lines += _sensitivity(answer.sensitivity)
     return lines
 
 
@@ -68,7 +68,7 @@ def _steps(steps: Steps, compared: str) -> Iterator[str]:
         yield f"by the law the {compared} mixture needs {more:.0f} % more steps for its loss"
 
 
-def _proof(answer: Answer, found: Found, unit: str) -> Iterator[str]:
+def _proof(answer: Answer, found: SearchResult, unit: str) -> Iterator[str]:
     kind = "excess of the worst domain" if WORST in answer.problem.objectives else "loss"
     tried = (
         f"{found.agreeing} of {found.starts} polished starts of {len(found.trials)} trials end "
@@ -94,17 +94,17 @@ def _front(found: Front) -> Iterator[str]:
         yield f"  {name}: {front[name].min():.4f} to {front[name].max():.4f} on the front"
 
 
-def _freedom(freedom: Freedom) -> Iterator[str]:
+def _sensitivity(sensitivity: Sensitivity) -> Iterator[str]:
+    regrets = sensitivity.regrets
     yield (
         f"by another draw of the fitted mixtures another one would be better by "
-        f"{freedom.regrets.mean():.4f} on average, {np.quantile(freedom.regrets, 0.9):.4f} in one "
-        "of ten"
+        f"{regrets.mean():.4f} on average, {np.quantile(regrets, 0.9):.4f} in one of ten"
     )
     yield (
         "near-optimal set (mixtures that the law cannot tell from the best one): proportions range "
         "over"
     )
-    ranges = freedom.ranges.sort_values("highest", ascending=False)
+    ranges = sensitivity.ranges.sort_values("highest", ascending=False)
     small = (ranges["highest"] < layout.SMALL) | (np.arange(len(ranges)) >= layout.ROWS)
     listed, tail = (ranges, ranges[:0]) if small.sum() < 2 else (ranges[~small], ranges[small])
     names = layout.short(list(ranges["domain"]))

@@ -34,8 +34,8 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Freedom:
-    """What the best mixture decides and what it leaves free."""
+class Sensitivity:
+    """How well the data determine the best mixture."""
 
     ranges: pd.DataFrame  # domain, lowest, highest: proportions over the near-optimal set
     optima: Array  # the best mixture by each law of the bootstrap, (B, M)
@@ -44,12 +44,14 @@ class Freedom:
     by_scale: pd.DataFrame  # n_params, tokens, mixture/<domain>…; the target last
 
 
-def freedom(objective: Objective, feasible: Feasible, best: Array, predictor: Predictor) -> Freedom:
-    """How free the best mixture of an objective is."""
+def analyse(
+    objective: Objective, feasible: Feasible, best: Array, predictor: Predictor
+) -> Sensitivity:
+    """How well the data determine the best mixture of an objective."""
     differences = Differences.of(predictor, objective, best)
     optima, regrets = by_replicate(objective, feasible, best, predictor)
     one_sum = len(objective.offsets) == 1
-    return Freedom(
+    return Sensitivity(
         near_optimal(differences, feasible),
         optima,
         regrets,
@@ -165,7 +167,7 @@ def in_steps(predictor: Predictor, weights: Array, best: Array, other: Array) ->
     )
 
 
-def curves(
+def loss_curves(
     predictor: Predictor, weights: Array, feasible: Feasible, differences: Differences
 ) -> dict[str, pd.DataFrame]:
     """Domain → proportion, objective, low, high, near: the weighted loss, its interval and whether

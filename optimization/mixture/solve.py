@@ -14,9 +14,9 @@ from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import DEVIATION, LOSS, WORST, Objective
 from optimization.domain.predictor import Prediction, Predictor
 from optimization.mixture import sensitivity
-from optimization.mixture.sensitivity import Freedom, Steps
+from optimization.mixture.sensitivity import Sensitivity, Steps
 from optimization.search import projection, search
-from optimization.search.search import Found, Front
+from optimization.search.search import Front, SearchResult
 from training.record import keys
 from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture, checked_weights
@@ -57,10 +57,10 @@ class Answer:
     compared: str  # which of them the gain is over
     differences: Differences  # of the weighted loss from the best mixture's
     steps: Steps | None  # the gain in steps; None where there is no step law
-    search: Found | Front
+    search: SearchResult | Front
     pull: float = 0.0  # the strength given or chosen
     path: pd.DataFrame | None = None  # along strengths of the pull
-    freedom: Freedom | None = None  # None for several objectives
+    sensitivity: Sensitivity | None = None  # None for several objectives
 
     @property
     def best(self) -> Mixture:
@@ -188,11 +188,11 @@ def _single(setting: _Setting) -> Answer:
     pulled = free.pulled(strength)
     if strength:
         found = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
-    freedom = sensitivity.freedom(pulled, allowed, found.mixture, setting.predictor)
-    return replace(_answer(setting, found), path=path, pull=strength, freedom=freedom)
+    near = sensitivity.analyse(pulled, allowed, found.mixture, setting.predictor)
+    return replace(_answer(setting, found), path=path, pull=strength, sensitivity=near)
 
 
-def _answer(setting: _Setting, found: Found | Front) -> Answer:
+def _answer(setting: _Setting, found: SearchResult | Front) -> Answer:
     predictor, weights = setting.predictor, setting.weights
     domains = predictor.domains
     arrays = {BEST: found.mixture, **setting.known}

@@ -22,7 +22,7 @@ from optimization.domain.feasible import Feasible
 from optimization.domain.objective import Objective
 from optimization.domain.predictor import Convex
 from optimization.search.descent import descend
-from optimization.search.search import Found, search
+from optimization.search.search import SearchResult, search
 from training.record import keys
 from training.record.errors import InputError
 
@@ -164,7 +164,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _Searches:
     """Searches of the mixture of some phases over one allowed set."""
 
     predictor: SchedulePredictor
@@ -173,12 +173,12 @@ class _Search:
     trials: int
     seed: int
 
-    def find(self, phases: list[int], weights: list[Array]) -> Found:
+    def find(self, phases: list[int], weights: list[Array]) -> SearchResult:
         """The one mixture for several phases, each with the weights of what it adds."""
         objective = _objective(self.predictor.law, phases, weights)
         return search(objective, self.allowed, self.known, self.trials, self.seed)
 
-    def constant(self, last: int) -> Found:
+    def constant(self, last: int) -> SearchResult:
         """The one mixture for all phases up to one, at whose end the weighted loss is least."""
         return self.find(list(range(last + 1)), self.predictor.values(self.predictor.law, last))
 
@@ -187,16 +187,16 @@ class _Search:
         p, phases = self.predictor, list(range(len(self.predictor.tokens)))
         ends = []
         for law in p.replicates:
-            worth = p.values(law, phases[-1])
+            values = p.values(law, phases[-1])
             schedule = np.array(
-                [descend(_objective(law, [k], [worth[k]]), self.allowed, joint[k]) for k in phases]
+                [descend(_objective(law, [k], [values[k]]), self.allowed, joint[k]) for k in phases]
             )
-            one = descend(_objective(law, phases, worth), self.allowed, constant)
+            one = descend(_objective(law, phases, values), self.allowed, constant)
             pair = np.stack([schedule, np.broadcast_to(one, schedule.shape)])
             ends.append(p.objectives(p.law, pair)[:, -1])
         return np.diff(ends, axis=1)[:, 0]
 
-    def way(self, name: str, found: list[Found], *, proven: bool = True) -> Way:
+    def way(self, name: str, found: list[SearchResult], *, proven: bool = True) -> Way:
         mixtures = np.array([one.mixture for one in found])
         schedule = np.broadcast_to(mixtures, (len(self.predictor.tokens), mixtures.shape[1]))
         bounds = [one.bound for one in found if one.bound is not None]
@@ -229,11 +229,11 @@ def plan(
     """The best schedule, and others: phase by phase, each for its own end; the best constant
     mixture; and for each phase the constant mixture that is best at its end (RegMix-D's offline
     way, arXiv 2606.18663)."""
-    searches = _Search(predictor, allowed, known, trials, seed)
+    searches = _Searches(predictor, allowed, known, trials, seed)
     last = len(predictor.tokens) - 1
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
-        worth = predictor.values(predictor.law, last)
-        joint = [searches.find([k], [worth[k]]) for k in range(last + 1)]
+        values = predictor.values(predictor.law, last)
+        joint = [searches.find([k], [values[k]]) for k in range(last + 1)]
         greedy = [searches.find([k], [predictor.weights]) for k in range(last)]
         constants = [searches.constant(k) for k in range(last + 1)]
         chosen = searches.chosen(np.array([one.mixture for one in joint]), constants[-1].mixture)

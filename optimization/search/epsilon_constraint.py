@@ -16,11 +16,11 @@ Array = np.ndarray
 
 SAMPLES = 1024
 STARTS = 4  # best samples that keep the level, from which the descent begins
-LARGEST_PRICE = 1e3
+LARGEST_MULTIPLIER = 1e3
 
 
 @dataclass(frozen=True)
-class LimitedSearch:
+class EpsilonConstraint:
     """Minimises an objective below levels of another, the limit, over the allowed mixtures.
 
     Both are one sum of the losses each, of one law.
@@ -36,7 +36,7 @@ class LimitedSearch:
         """The least value of the limit."""
         return float(self.limit(self.samples[-1][None])[0])
 
-    def limited_by(self, limit: Objective) -> "LimitedSearch":
+    def limited_by(self, limit: Objective) -> "EpsilonConstraint":
         """The same with another limit."""
         return search(self.objective, limit, self.allowed, self.samples)
 
@@ -60,36 +60,36 @@ class LimitedSearch:
         return np.asarray(ends[self.objective(ends).argmin()])
 
     def bound(self, best: Array, level: float) -> float | None:
-        """What no allowed mixture that keeps the level is better than; None: nothing proves it.
+        """A lower bound of the objective over the allowed mixtures that keep the level.
 
-        By Lagrange: for every price μ ≥ 0 the least of f + μ (g − level) lies below the least f
-        where g ≤ level; the highest such bound.
+        By Lagrange: for every multiplier μ ≥ 0 the least of f + μ (g − level) lies below the least
+        f where g ≤ level; the highest such bound. None where nothing proves one.
         """
         if self.limit.risk is not None:
             return None
 
-        def proven(price: float) -> float:
-            sums = self.objective.sums + price * self.limit.sums
+        def proven(multiplier: float) -> float:
+            sums = self.objective.sums + multiplier * self.limit.sums
             found = prove(replace(self.objective, sums=sums), self.allowed, best)[1]
-            return -np.inf if found is None else found - price * level
+            return -np.inf if found is None else found - multiplier * level
 
         free = proven(0.0)
         if not np.isfinite(free):
             return None
-        priced = minimize_scalar(
+        highest = minimize_scalar(
             lambda u: -proven(np.expm1(u)),
-            bounds=(0.0, np.log1p(LARGEST_PRICE)),
+            bounds=(0.0, np.log1p(LARGEST_MULTIPLIER)),
             method="bounded",
             options={"xatol": 1e-6},
         )
-        return max(-float(priced.fun), free)
+        return max(-float(highest.fun), free)
 
 
 def search(
     objective: Objective, limit: Objective, allowed: Feasible, known: Array, seed: int = 0
-) -> LimitedSearch:
+) -> EpsilonConstraint:
     """Prepare searches below several levels; known mixtures (n, M) that are allowed are tried."""
     cube = qmc.Sobol(max(1, allowed.free), rng=seed).random(SAMPLES)[:, : allowed.free]
     samples = np.vstack([allowed.from_cube(cube), known[allowed.inside(known)]])
     least = descend(limit, allowed, samples[limit(samples).argmin()])
-    return LimitedSearch(objective, limit, allowed, np.vstack([samples, least]))
+    return EpsilonConstraint(objective, limit, allowed, np.vstack([samples, least]))

@@ -25,7 +25,7 @@ KNOWN, SEARCH, POLISH = "known", "search", "polish"
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The best mixture, how much better any other could be, and every trial."""
 
     mixture: Array  # (M,)
@@ -48,7 +48,7 @@ class Front:
 
 def search(
     objective: Objective, feasible: Feasible, known: Mapping[str, Array], trials: int, seed: int
-) -> Found:
+) -> SearchResult:
     """Minimise the objective over the allowed mixtures.
 
     Known mixtures that are allowed come first, then Optuna's TPE on the cube that
@@ -67,7 +67,7 @@ def search(
     value = float(objective(best[None])[0])
     agreeing = int((values <= value + 1e-6).sum())
     best = np.where(best < NOTHING, 0.0, best)
-    return Found(best, value, bound, agreeing, len(starts), run.table())
+    return SearchResult(best, value, bound, agreeing, len(starts), run.table())
 
 
 def front(

@@ -20,7 +20,7 @@ PROBABILITY = 0.9
 
 
 @dataclass(frozen=True)
-class Proof:
+class ScheduleProof:
     """The schedule and the best constant mixture, trained with the same seeds."""
 
     table: pd.DataFrame  # way, seed, run_id, objective, val_loss/<domain>…; in the seeds' order
@@ -44,7 +44,9 @@ class Proof:
         return f"trained, the schedule does not beat the best constant mixture: {told}"
 
 
-def prove(proxies: PhaseProxies, plan: Plan, machines: Machines, active: mlflow.ActiveRun) -> Proof:
+def prove(
+    proxies: PhaseProxies, plan: Plan, machines: Machines, active: mlflow.ActiveRun
+) -> ScheduleProof:
     """Train the schedule and the best constant mixture with every seed."""
     domains, prepared = plan.predictor.domains, proxies.prepared
     planned = {
@@ -78,10 +80,10 @@ def prove(proxies: PhaseProxies, plan: Plan, machines: Machines, active: mlflow.
     gains = by_way[CONSTANT] - by_way[JOINT]
     error = gains.std(ddof=1) / np.sqrt(len(gains))
     width = student.ppf((1 + PROBABILITY) / 2, len(gains) - 1) * error
-    return Proof(table, float(gains.mean()), float(width))
+    return ScheduleProof(table, float(gains.mean()), float(width))
 
 
-def log(plan: Plan, proof: Proof) -> None:
+def log(plan: Plan, proof: ScheduleProof) -> None:
     """Log measured beside predicted to the active run."""
     mlflow.log_metrics(
         {
@@ -100,7 +102,7 @@ def log(plan: Plan, proof: Proof) -> None:
     mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
 
 
-def report(plan: Plan, proof: Proof) -> list[str]:
+def report(plan: Plan, proof: ScheduleProof) -> list[str]:
     """Measured beside predicted, and the verdict."""
     lines = [f"{'trained on':<22}{'predicted':>10}{'measured':>10}   seeds"]
     for name, losses in proof.measured().items():

@@ -44,7 +44,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedRuns:
     """The runs of one size and length."""
 
     size: str
@@ -73,16 +73,16 @@ class Row:
 class Budget:
     """What runs would take."""
 
-    rows: tuple[Row, ...]
-    targets: Row | None  # those that `verify` would train, at most
-    left: tuple[Row, ...] | None  # what MLflow does not hold yet; None: not known
+    rows: tuple[PlannedRuns, ...]
+    targets: PlannedRuns | None  # those that `verify` would train, at most
+    left: tuple[PlannedRuns, ...] | None  # what MLflow does not hold yet; None: not known
     repeated: Repeated | None
     token_bytes: int | None
     checkpoint_bytes: int
     model_bytes: int
     workers: int
 
-    def every_row(self) -> list[Row]:
+    def every_row(self) -> list[PlannedRuns]:
         """Those of the targets too."""
         return [*self.rows, *([self.targets] if self.targets else [])]
 
@@ -201,11 +201,13 @@ def _token_bytes(corpus: Corpus) -> int:
 
 
 def _missing(runs: Sequence[Run], experiment: str) -> list[Run]:
-    done = run_log.settled(experiment, keys.PROXY)
+    done = run_log.finished_ids(experiment, keys.PROXY)
     return [run for run in runs if fingerprint(run) not in done]
 
 
-def _rows(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> tuple[Row, ...]:
+def _rows(
+    runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]
+) -> tuple[PlannedRuns, ...]:
     """A row a size and length, in the runs' order."""
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
@@ -213,10 +215,10 @@ def _rows(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> tup
     return tuple(_row(group, vocab_size, speeds) for group in groups.values())
 
 
-def _row(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> Row:
+def _row(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> PlannedRuns:
     """The row of equally large and long runs."""
     run = runs[0]
-    return Row(
+    return PlannedRuns(
         size=run.size_name,
         n_params=run.size.n_params,
         runs=len(runs),
@@ -261,6 +263,6 @@ def _speeds(
     return found
 
 
-def all_hours(rows: Sequence[Row]) -> float | None:
+def all_hours(rows: Sequence[PlannedRuns]) -> float | None:
     hours = [row.hours for row in rows]
     return math.fsum(h for h in hours if h is not None) if None not in hours else None

@@ -6,7 +6,7 @@ import mlflow
 import pandas as pd
 
 from pipelines.runs import budget as budgets
-from pipelines.runs.budget import Basis, Budget, Row, all_hours
+from pipelines.runs.budget import Basis, Budget, PlannedRuns, all_hours
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.run import Run
@@ -39,14 +39,14 @@ def _report(basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
     return [*lines, "", *loop, *_notes(basis, budget, bool(loop))]
 
 
-def _line(row: Row) -> str:
+def _line(row: PlannedRuns) -> str:
     return (
         f"{row.size:<9}{row.n_params:>15,}{row.runs:>6}{row.steps:>9,}{_short(row.run_tokens):>14}"
         f"{_short(row.tokens):>9}{row.flops:>10.2e}{_hours(row.hours):>14}"
     )
 
 
-def _total(rows: Sequence[Row], name: str = "total") -> str:
+def _total(rows: Sequence[PlannedRuns], name: str = "total") -> str:
     return (
         f"{name:<24}{sum(row.runs for row in rows):>6}{'':>23}"
         f"{_short(sum(row.tokens for row in rows)):>9}{sum(row.flops for row in rows):>10.2e}"

@@ -138,14 +138,14 @@ def train_missing(
     if stage != keys.CRITICAL:  # whose mixtures of two sides are the user's own
         prepared.study.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
     withdraw_forbidden(prepared, active, stage)
-    done = run_log.settled(experiment, runs[0].stage)
+    done = run_log.finished_ids(experiment, runs[0].stage)
     missing = [run for run in runs if fingerprint(run) not in done]
     run_log.log_datasets(active.info.run_id, prepared.corpus)
     logger.info(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         prepared.check_repetition(missing)
         pool.train(missing, prepared.corpus, queue(prepared, active, stage), machines)
-        done = run_log.settled(experiment, runs[0].stage)
+        done = run_log.finished_ids(experiment, runs[0].stage)
         left = [run.name for run in missing if fingerprint(run) not in done]
         if left:
             raise InputError(

@@ -22,10 +22,10 @@ from fitting.data.observations import Observations
 from fitting.estimators import candidates, least_squares
 from fitting.estimators.candidates import Target
 from fitting.importing import mixinglaws
-from fitting.importing.table_reader import Found
+from fitting.importing.table_reader import RunTable
 from fitting.selection import choose
 from fitting.selection.choose import Options
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from training.record import keys
 
 DATA = ROOT.parent / "shared" / "data" / "mixinglaws"
@@ -36,7 +36,7 @@ CURVES, STARTS = 12, 20  # of the published way's sample
 PUBLISHED_STARTS = 2000  # "thousands" (arXiv 2403.16952, appendix)
 
 
-def tidy(found: Found) -> pd.DataFrame:
+def tidy(found: RunTable) -> pd.DataFrame:
     """The tidy table of runs, with what tells check runs."""
     rows = []
     for run in found.runs:
@@ -111,8 +111,8 @@ def compare_laws(o: Observations, weights: np.ndarray, large: pd.DataFrame) -> N
             try:
                 options = Options(methods=(method,), compare=False)
                 best = choose.choose(o, weights, TARGET, options)
-            except ValueError as error:
-                print(f"{method}: {error}")
+            except ValueError as refusal:
+                print(f"{method}: {refusal}")
                 continue
             spent = time.process_time() - began
             law = candidates.fit(o, best.best, TARGET)

@@ -24,7 +24,7 @@ from fitting.selection import choose
 from fitting.selection.choose import Options
 from fitting.selection.cross_validation import spearman
 from tests.benchmarks.fit_redpajama import tidy
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 Array = np.ndarray
 Predict = Callable[[Array, Array], Array]  # rows to fit and rows to predict (bool) → (rows, V)

@@ -28,6 +28,7 @@ from fitting.importing import mixinglaws, pair
 from fitting.selection.cross_validation import spearman
 from optimization.design import acquisition
 from optimization.domain import simplex
+from optimization.domain.predictor import Numeric
 from tests.benchmarks import fit_redpajama, rank_regmix
 from training.record import keys
 
@@ -60,16 +61,9 @@ class History:
         return np.full(self.truth.shape[1], 1 / self.truth.shape[1])
 
 
-@dataclass(frozen=True)
-class At:
+def at(law: Law, target: Target) -> Numeric:
     """A law at the target's scale."""
-
-    law: Law
-    target: Target
-
-    def predict(self, mixtures: Array) -> Array:
-        ones = np.ones(len(mixtures))
-        return self.law.predict(mixtures, ones * self.target.n_params, ones * self.target.tokens)
+    return Numeric(law, target.n_params, target.tokens)
 
 
 @cache
@@ -104,7 +98,7 @@ def synthetic() -> History:
     cube = qmc.Sobol(domains - 1, seed=0).random(SYNTHETIC // 2)
     inside = simplex.from_cube(cube, np.zeros(domains), np.ones(domains))
     mixtures = np.vstack([inside, rng.dirichlet(np.full(domains, 0.3), SYNTHETIC // 2)])
-    losses = At(truth, real.target).predict(mixtures)
+    losses = at(truth, real.target).predict(mixtures)
     each = np.arange(len(mixtures))
     o = replace(
         real.observations,
@@ -161,8 +155,8 @@ def ensemble(
     error = np.where(out, drawn - o.losses, 0).sum(axis=0) / np.maximum(out.sum(axis=0), 1)
     square = (error[out.any(axis=0)[:, 0]] ** 2).mean(axis=0)
     noise = np.maximum(square - drawn.var(axis=0).mean(axis=0), LEAST_NOISE * square)
-    law = At(candidates.fit(o, history.candidate, target), target)
-    replicates = [At(law, target) for law in laws]
+    law = at(candidates.fit(o, history.candidate, target), target)
+    replicates = [at(law, target) for law in laws]
     left_out = history.observations.mixtures[left]
     return acquisition.ensemble(law, replicates, left_out, noise, history.weights)
 
@@ -170,7 +164,7 @@ def ensemble(
 def score(history: History, have: list[int], test: Array) -> dict[str, float]:
     """Errors on the test part and on its best quarter, the mean Spearman of the validation
     domains, and how far the mixture that the law takes for the best lies above the best."""
-    law = At(candidates.fit(of(history, have), history.candidate, history.target), history.target)
+    law = at(candidates.fit(of(history, have), history.candidate, history.target), history.target)
     said, truth = law.predict(history.observations.mixtures[test]), history.truth[test]
     wanted, found = truth @ history.weights, said @ history.weights
     ranks = [spearman(truth[:, v], said[:, v]) for v in range(truth.shape[1])]

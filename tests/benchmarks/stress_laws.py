@@ -36,7 +36,9 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of a pair's first domain
 STEPS = 300
 USUAL, AGAIN = 0, 1  # seeds
 MEAN = "mean"
-SPLITS = {  # what is held out at a time; all other shares but 0 and 1 are fitted
+SPLITS: dict[
+    str, list[tuple[float, ...]]
+] = {  # what is held out at a time; all other shares but 0 and 1 are fitted
     "left out": [(share,) for share in SHARES],
     "inner": [(share,) for share in SHARES[1:-1]],
     "ends": [(SHARES[0], SHARES[-1])],

@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from training.config import LADDER, Size, Training
 from training.data.corpus import Corpus, TokenFiles
+from training.data.sampling import MixtureSampler
 from training.engine import devices, loop, model
 from training.record import keys
 from training.run import Run
@@ -115,7 +116,7 @@ def bare(run: Run, text: Corpus) -> Iterator[object]:
         windows = torch.from_numpy(sampler.batch(step)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             logits = module(input_ids=windows[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+        loss: Any = cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), training.gradient_clipping)
         optimizer.step()
@@ -176,9 +177,9 @@ def with_trainer(run: Run, text: Corpus, turns: TurnTaking) -> None:
         trainer.train()
 
 
-def _sampler(run: Run, text: Corpus) -> loop.MixtureSampler:
+def _sampler(run: Run, text: Corpus) -> MixtureSampler:
     training = run.training
-    return loop.MixtureSampler(
+    return MixtureSampler(
         text.domains,
         run.mixture,
         training.batch_size,

@@ -76,7 +76,7 @@ def _read(folder: Path, ranks: int, zero_stage: int) -> Checkpoint | None:
 
 
 @contextmanager
-def held(run: Run) -> Iterator[None]:
+def exclusive(run: Run) -> Iterator[None]:
     """Keep a run's checkpoint to this process; a killed process lets go of it.
 
     Raises InputError where another process trains the same run in the same workspace.

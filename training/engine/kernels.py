@@ -76,6 +76,11 @@ def build() -> None:
         process.wait()
     if process.returncode == REFUSED:
         raise InputError("DeepSpeed's CPU kernel was not compiled; the reason stands above")
+    if process.returncode < 0:
+        raise InputError(
+            "compiling DeepSpeed's CPU kernel was ended from outside by "
+            f"{signal.Signals(-process.returncode).name}; start again"
+        )
     if process.returncode:
         log = folder / LOG
         raise InputError(f"DeepSpeed's CPU kernel failed to compile: {_reason(log)}; see {log}")

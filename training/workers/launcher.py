@@ -39,7 +39,7 @@ class Launched:
     def __init__(self, job: Job, index: int, events: Any) -> None:
         self.name = f"worker-{index}"
         self._job, self._index, self._events = job, index, events
-        self._note = job.corpus.parent / f"job-{os.getpid()}-{index}"
+        self._job_file = job.corpus.parent / f"job-{os.getpid()}-{index}"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,13 +55,13 @@ class Launched:
         server = Mailbox((host if here else "", 0), key).get_server()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = int(server.address[1])  # type: ignore[index]
-        self._note.touch(mode=0o600)  # it holds the key
+        self._job_file.touch(mode=0o600)  # it holds the key
         place = (self._job.machines, self._job.corpus, self._index)
-        self._note.write_bytes(pickle.dumps((*place, (host, port), key)))
+        self._job_file.write_bytes(pickle.dumps((*place, (host, port), key)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
             + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
-            + ["--module", "training.workers.rank_main", str(self._note)],
+            + ["--module", "training.workers.rank_main", str(self._job_file)],
             cwd=ROOT,
             env=environment(shown=not here),
             stdout=sys.stderr,
@@ -84,7 +84,7 @@ class Launched:
             self.is_alive()  # reaps the launcher
             time.sleep(POLL_SECONDS)
         if not self._signal(0):
-            self._note.unlink(missing_ok=True)
+            self._job_file.unlink(missing_ok=True)
 
     @property
     def exitcode(self) -> int | None:
@@ -137,7 +137,7 @@ def _hosts(hostfile: Path) -> dict[str, int]:
 
 
 def _places(machines: Machines, index: int) -> list[str]:
-    """Where the launcher starts the processes of the crew's worker number `index`."""
+    """Where the launcher starts the processes of worker number `index`."""
     if machines.hostfile is not None:
         return ["--hostfile", str(machines.hostfile)]
     ranks = machines.ranks

@@ -22,7 +22,7 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Alone:
+class SingleRun:
     """One run, trained into an MLflow run that is there already."""
 
     run: Run
@@ -33,7 +33,7 @@ class Alone:
 class Job:
     """What a worker needs to know."""
 
-    work: Queue | Alone
+    work: Queue | SingleRun
     tracking_uri: str = field(repr=False)
     corpus: Path
     machines: Machines

@@ -22,13 +22,13 @@ from training.workers.launcher import Launched
 from training.workers.ledger import Ledger
 from training.workers.messages import (
     Alive,
-    Alone,
     Event,
     Failed,
     Finished,
     Job,
     Progress,
     Queue,
+    SingleRun,
     Started,
     Starting,
     Waiting,
@@ -43,7 +43,7 @@ QUIET_SECONDS = 20  # without an event before the progress line says so
 NOTICE_SECONDS = 3  # of the workers' end before the terminal says what it waits for
 
 
-def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Machines) -> None:
+def train(runs: Sequence[Run], corpus: Corpus, work: Queue | SingleRun, machines: Machines) -> None:
     """Train every run that nobody has trained.
 
     A worker that is killed leaves its run to the others. Raises InputError for a mistake that a
@@ -58,22 +58,22 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | Alone, machines: Ma
     if machines.ranks == 1 and machines.hostfile is None:
         context = multiprocessing.get_context("spawn")
         events: Any = context.Queue()
-        crew: list[Any] = [
+        workers: list[Any] = [
             context.Process(target=_work, args=(job, i, events), name=f"worker-{i}")
             for i in indices
         ]
     else:
         events = queue.Queue()
-        crew = [Launched(job, i, events) for i in indices]
+        workers = [Launched(job, i, events) for i in indices]
     engine = work.engine if isinstance(work, Queue) else work.run.engine
     flops = sum(run.flops(corpus.vocab_size) for run in runs)
     try:
         with terminal_blocked():
-            for process in crew:
+            for process in workers:
                 process.start()
-        _follow(crew, events, len(runs), flops, engine.start_minutes)
+        _follow(workers, events, len(runs), flops, engine.start_minutes)
     finally:
-        _end(crew)
+        _end(workers)
 
 
 def _work(job: Job, index: int, events: Any) -> None:
@@ -91,28 +91,30 @@ def _work(job: Job, index: int, events: Any) -> None:
     sys.exit(worker.main(job, index, tell))
 
 
-def _end(crew: Sequence[Any]) -> None:
+def _end(workers: Sequence[Any]) -> None:
     """End every worker: each closes its run first, if it can."""
-    for process in crew:
+    for process in workers:
         if process.pid is not None:
             process.terminate()
     started = time.monotonic()
     for seconds, told in ((NOTICE_SECONDS, ""), (END_SECONDS, "waiting for workers to end")):
-        if told and any(process.is_alive() for process in crew if process.pid is not None):
+        if told and any(process.is_alive() for process in workers if process.pid is not None):
             logger.warning(f"{told}, {END_SECONDS} seconds at most")
-        for process in crew:
+        for process in workers:
             if process.pid is not None:
                 process.join(max(0.0, started + seconds - time.monotonic()))
-    for process in crew:
+    for process in workers:
         if process.pid is not None:
             process.kill()
             process.join(NOTICE_SECONDS)
 
 
-def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minutes: float) -> None:
+def _follow(
+    workers: Sequence[Any], events: Any, runs: int, flops: int, start_minutes: float
+) -> None:
     """Show the workers' events until all have ended; raises the error that a worker ended by."""
     done = tokens = 0
-    starting = dict.fromkeys(range(len(crew)), "starting Python")
+    starting = dict.fromkeys(range(len(workers)), "starting Python")
     began = heard = time.monotonic()
     with tqdm(
         total=flops,
@@ -125,11 +127,11 @@ def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minut
         "{postfix}",
     ) as bar:
         while True:
-            ended, now = not any(process.is_alive() for process in crew), time.monotonic()
-            late = [i for i in starting if crew[i].is_alive()]
+            ended, now = not any(process.is_alive() for process in workers), time.monotonic()
+            late = [i for i in starting if workers[i].is_alive()]
             if late and now - began > start_minutes * 60:
                 raise InputError(
-                    f"{crew[late[0]].name} was not ready within {start_minutes:g} minutes "
+                    f"{workers[late[0]].name} was not ready within {start_minutes:g} minutes "
                     f"(engine.start_minutes); it was still {starting[late[0]]}"
                 )
             try:
@@ -164,6 +166,6 @@ def _follow(crew: Sequence[Any], events: Any, runs: int, flops: int, start_minut
                     bar.set_description_str(f"waiting for {count} runs of other workers")
                 case Failed(error):
                     raise error
-    for process in crew:
+    for process in workers:
         if process.exitcode:
             logger.warning(f"{process.name} died with exit code {process.exitcode}")

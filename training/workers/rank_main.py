@@ -25,14 +25,14 @@ WATCH_SECONDS = 2
 CLOSED = ("Connection closed by peer", "Connection reset by peer")  # what gloo says then
 
 
-def main(note: str) -> None:
-    """One process; `note` is the file in which `training.workers.pool` says what to do."""
+def main(job_file: str) -> None:
+    """One process; `job_file` is the file in which `training.workers.pool` says what to do."""
     from training.engine.devices import use_device
     from training.workers import worker
     from training.workers.signals import interrupt_on_signals
 
     secrets.guard()
-    machines, manifest, index, address, key = pickle.loads(Path(note).read_bytes())
+    machines, manifest, index, address, key = pickle.loads(Path(job_file).read_bytes())
     if os.environ["RANK"] == "0":
         Mailbox.register("events", exposed=["put"])
         Mailbox.register("work", exposed=["get"])

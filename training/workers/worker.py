@@ -31,13 +31,13 @@ from training.run import Run, fingerprint
 from training.workers import broadcast
 from training.workers.ledger import Ledger
 from training.workers.messages import (
-    Alone,
     Event,
     Failed,
     Finished,
     Job,
     Progress,
     Queue,
+    SingleRun,
     Started,
     Starting,
     Waiting,
@@ -96,8 +96,8 @@ def _work(job: Job, index: int, tell: Tell) -> None:
     corpus = corpora.load(job.corpus)
     tell(Starting(index))
     match job.work:
-        case Alone(run, run_id):
-            with checkpoint.held(run):
+        case SingleRun(run, run_id):
+            with checkpoint.exclusive(run):
                 saved = checkpoint.find(run, job.machines.ranks)
                 if saved is not None and saved.kept:
                     run_log.hand_over(saved.kept["run_id"], run_id)
@@ -113,11 +113,11 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> N
     def train(planned: Run) -> float:
         now = {"workspace": queue.workspace, "engine": queue.engine}
         run = planned.model_copy(update=now)
-        if fingerprint(run) in run_log.settled(queue.experiment_id, run.stage):
+        if fingerprint(run) in run_log.finished_ids(queue.experiment_id, run.stage):
             tell(Finished(run.name))
             return 0.0
         try:
-            with checkpoint.held(run):
+            with checkpoint.exclusive(run):
                 saved = checkpoint.find(run, processes)
                 with _open(run, queue, saved) as active:
                     return train_and_log(run, corpus, active.info.run_id, saved, tell)

@@ -1,0 +1,362 @@
+"""The critical proportion: found again from a known truth, from published runs, and by training."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from fitting.data import continual, histories
+from fitting.importing import table_reader, writer
+from optimization.continual import solve
+from optimization.continual.artifacts import CriticalAnswer, report
+from optimization.domain import objective
+from pipelines import critical, entry, imports
+from pipelines.command import texts
+from pipelines.critical import Question
+from pipelines.runs import continual_runs, fitted_runs
+from pipelines.runs.fitted_runs import Checkpoints
+from pipelines.study import load as studies
+from tests.support.commands import ROOT, call
+from training.engine.devices import Machines
+from training.record import keys
+from training.record.errors import InputError
+from training.record.history import History, history_from_tags
+from training.record.mlflow_runs import search
+
+CT = ROOT.parent / "shared" / "data" / "mixinglaws" / "ct"
+WEIGHTS = CT.parent / "valid_weight.json"
+Truth = Callable[[np.ndarray], Mapping[str, float]]
+TOKENS = 1_000_000
+
+
+def history_file(
+    path: Path, mixtures: np.ndarray, domains: list[str], base: Mapping[str, float], truth: Truth
+) -> Path:
+    """A tidy table of runs that continue a base: its losses at step 0, the truth's at the end."""
+    rows = []
+    for i, mixture in enumerate(mixtures):
+        for step, losses in ((0, base), (10, truth(mixture))):
+            rows.append(
+                {
+                    "run": f"run{i}",
+                    "n_params": 1000,
+                    "tokens": step * TOKENS // 10,
+                    "step": step,
+                    **keys.with_prefix(keys.MIXTURE, dict(zip(domains, mixture, strict=True))),
+                    **keys.with_prefix(keys.VAL_LOSS, losses),
+                }
+            )
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def solved(path: Path, question: Question) -> CriticalAnswer:
+    """The answer from an import of the file, as the entry points find it."""
+    with entry.stage(keys.IMPORT):
+        call(imports, source=str(path), format="tidy", experiment="ct")
+    with entry.stage(keys.CRITICAL) as active:
+        return critical.of_experiment(entry.experiment_ids("ct", active), "", question)
+
+
+def asked(original: str, tolerances: tuple[float, ...] = (), **weights: float) -> Question:
+    return Question(original.split(","), [], weights, None, tolerances, "continual")
+
+
+def two(mixture: np.ndarray) -> dict[str, float]:
+    """Old data and new: the loss of the old falls to 2.4 + 0.6 e^-1.5 as it makes up all."""
+    old = mixture[0]
+    return {"old": 2.4 + 0.6 * np.exp(-1.5 * old), "new": 1.2 + 0.5 * np.exp(1.1 * old)}
+
+
+def line(shares: list[float]) -> np.ndarray:
+    return np.stack([shares, 1 - np.array(shares)], axis=1)
+
+
+def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_path: Path) -> None:
+    assert store
+    rng = np.random.default_rng(0)
+
+    def noisy(mixture: np.ndarray) -> dict[str, float]:
+        return {d: x + rng.normal(0, 0.001) for d, x in two(mixture).items()}
+
+    shares = [0.1, 0.2, 0.35, 0.5, 0.7, 0.9]
+    base = two(np.array([0.3, 0.7])) | {"new": 3.0}
+    path = history_file(tmp_path / "runs.csv", line(shares), ["old", "new"], base, noisy)
+    given = solved(path, asked("old", (0.02,)))
+    found = given.forgetting
+    assert found.before == pytest.approx((base["old"], 3.0))
+    assert found.one_dimensional
+    kept, tolerated = found.answers
+    at_tolerance = -np.log(np.exp(-0.45) + 0.02 / 0.6) / 1.5  # where the truth is 0.02 higher
+    for answer, truth in ((kept, 0.3), (tolerated, at_tolerance)):
+        assert answer.share == pytest.approx(truth, abs=0.01)
+        assert answer.share_low is not None
+        assert answer.share_high is not None
+        assert answer.share_low < truth < answer.share_high
+        assert answer.new is not None
+        losses = two(np.array([answer.share, 1 - truth]))
+        assert answer.new[0] == pytest.approx(losses["new"], abs=0.005)
+        assert answer.bound == pytest.approx(answer.new[0], abs=1e-5)
+    assert kept.original is not None
+    assert kept.original[0] == pytest.approx(base["old"], abs=1e-6)
+    assert (given.measured["original"] - given.measured["predicted_original"]).abs().max() < 0.01
+    assert (np.diff(found.curve.sort_values("share")["original"]) < 0).all()
+    spec: Any = found.predictor.spec
+    for before, words in (
+        (
+            3.2,
+            "kept down to the least proportion that was trained, 0.1: the critical one lies below",
+        ),
+        (2.4, "no mixture with 0.1 to 0.9 of original data, as trained, keeps the loss on it"),
+    ):
+        moved = replace(spec.continual, base={"old": before, "new": 3.0})
+        told = replace(spec, continual=moved)
+        other = solve.solve(replace(found.predictor, spec=told), [])
+        assert words in "\n".join(report(CriticalAnswer(other, given.measured)))
+        assert (other.answers[0].share is None) == (before < 3)
+    model = mlflow.pyfunc.load_model("models:/continual@champion")
+    asked_row = pd.DataFrame([{"mixture/old": kept.share, "mixture/new": 1 - (kept.share or 0)}])
+    assert model.predict(asked_row)["val_loss/old"][0] == pytest.approx(base["old"], abs=1e-6)
+
+
+def test_the_frontier_of_free_domains_is_that_of_a_grid(store: str, tmp_path: Path) -> None:
+    assert store
+    domains = ["code", "web", "math"]
+    slopes = np.array([[-2.0, -0.3, 0.2], [-0.2, -1.8, 0.3], [0.3, -0.4, -1.6]])
+
+    def truth(mixture: np.ndarray) -> dict[str, float]:
+        losses = 1.5 + np.exp(slopes @ mixture**0.5)
+        return dict(zip(domains, losses, strict=True))
+
+    base = truth(np.array([0.35, 0.35, 0.3])) | {"math": 3.0}
+    mixtures = np.random.default_rng(1).dirichlet(np.ones(3), 14)
+    path = history_file(tmp_path / "runs.csv", mixtures, domains, base, truth)
+    given = solved(path, asked("code,web", (0.05, 0.1), code=2, web=1))
+    found = given.forgetting
+    assert not found.one_dimensional
+    steps = np.linspace(0, 1, 201)
+    grid = np.array([(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1])
+    grid = grid[found.allowed.inside(grid)]
+    original, new = (
+        objective.weighted(found.predictor, w)(grid) for w in (found.original, found.new)
+    )
+    for answer in found.answers:
+        level = found.before[0] + answer.tolerance
+        assert answer.mixture is not None
+        assert answer.original is not None
+        assert answer.new is not None
+        assert answer.bound is not None
+        assert answer.original[0] <= level + 1e-8
+        assert answer.bound - 1e-6 <= answer.new[0] <= new[original <= level].min() + 1e-9
+        assert answer.new[0] - answer.bound < 1e-3
+    assert found.curve["new"].iloc[-1] <= new.min() + 1e-9  # the frontier ends at the most learnt
+    assert (np.diff(found.curve["new"]) <= 1e-7).all()
+    assert (np.diff(found.curve["original"]) >= -1e-7).all()
+
+
+def test_sides_that_kept_rounded_inner_proportions_are_one_line(store: str, tmp_path: Path) -> None:
+    assert store
+    shares = np.array([0.1, 0.25, 0.4, 0.55, 0.7, 0.85])
+    mixtures = np.stack([shares / 3, 2 * shares / 3, 1 - shares], axis=1).round(3)
+
+    def truth(mixture: np.ndarray) -> dict[str, float]:
+        old = float(mixture[:2].sum())
+        return {"a": 2 + np.exp(-1.5 * old), "b": 2.2 + np.exp(-1.2 * old), "c": 1 + 0.2 * old}
+
+    base = truth(np.array([0.1, 0.2, 0.7]))
+    path = history_file(tmp_path / "runs.csv", mixtures, ["a", "b", "c"], base, truth)
+    found = solved(path, asked("a,b")).forgetting
+    assert found.one_dimensional
+    (answer,) = found.answers
+    assert answer.share == pytest.approx(0.3, abs=0.01)
+    assert answer.share is not None
+    assert answer.share_low is not None
+    assert answer.share_high is not None
+    assert answer.share_low <= answer.share <= answer.share_high
+
+
+def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
+    assert store
+    losses = History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
+    for name in ("whole", "begun"):
+        run = table_reader.ForeignRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
+        writer.write([run], writer.Parent("0", "0" * 32, "made up"))
+    (begun,) = search(["0"], "attributes.run_name = 'begun'")
+    mlflow.MlflowClient().update_run(begun.info.run_id, status="RUNNING")
+    assert set(histories.checks(["0"])["run"]) == {"whole"}
+
+
+@pytest.mark.skipif(not CT.exists(), reason="the published runs (../shared/data) are not here")
+def test_the_published_runs_have_the_papers_critical_proportion(store: str) -> None:
+    assert store
+    with entry.stage(keys.IMPORT):
+        call(
+            imports,
+            source=str(CT),
+            format="mixinglaws",
+            domains="pile,python",
+            base="pythia_70m_step20000",
+            check="70M-9",
+            experiment="ct",
+        )
+    wanted = Question(["pile"], [], texts.numbers("weights", str(WEIGHTS)), None, [], "continual")
+    with entry.stage(keys.CRITICAL) as active:
+        given = critical.of_experiment(entry.experiment_ids("ct", active), "", wanted)
+    answer = given.forgetting.answers[0]
+    assert answer.share == pytest.approx(0.286, abs=0.005)
+    assert answer.share_low is not None
+    assert answer.share_high is not None
+    assert answer.share_low < 0.286 < answer.share_high
+    (check,) = given.checks.to_dict("records")
+    assert check["share"] == pytest.approx(0.28515625)
+    assert check["predicted_original"] == pytest.approx(check["original"], abs=0.003)
+    assert check["predicted_new"] == pytest.approx(check["new"], abs=0.003)
+
+
+TABLE = pd.DataFrame(
+    {
+        "run": ["a", "a", "a", "b", "b", "b"],
+        "n_params": 1000,
+        "tokens": [0, 5, 10, 0, 10, 20],
+        "mixture/old": [0.2] * 3 + [0.6] * 3,
+        "mixture/new": [0.8] * 3 + [0.4] * 3,
+        "val_loss/old": [3.0, 3.1, 3.2, 3.0, 2.9, 2.8],
+        "val_loss/pile": 3.0,
+        "val_loss/new": 2.0,
+    }
+)
+NAMES = {"a": "run-a", "b": "run-b"}
+
+
+def test_what_a_table_tells_of_both_sides() -> None:
+    assert continual.base_losses(TABLE, NAMES) == {"old": 3.0, "pile": 3.0, "new": 2.0}
+    assert continual.at_tokens(TABLE, None)["tokens"].tolist() == [10, 10]
+    original, new = continual.sides(TABLE, ["old"], [], {"old": 3, "pile": 1})
+    assert original.weights == {"old": 0.75, "pile": 0.25}
+    assert new.weights == {"new": 1.0}
+    trained, notes = fitted_runs.usable(TABLE.assign(step=TABLE["tokens"]), Checkpoints())
+    assert trained["tokens"].tolist() == [5, 10, 10, 20]
+    assert notes == ["2 evaluations before training left out: no law describes them"]
+    objective = {"old": 3, "pile": 1, "new": 0}  # of which the new side has no part
+    assert continual.sides(TABLE, ["old"], [], {}, objective) == (original, new)
+    original, new = continual.sides(TABLE, ["old"], ["pile"], {})
+    assert (original.weights, new.weights) == ({"old": 1.0}, {"pile": 0.5, "new": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: continual.base_losses(TABLE[1:], NAMES), "run 'run-a' has no evaluation at step"),
+        (
+            lambda: continual.base_losses(TABLE.assign(**{"val_loss/new": range(6)}), NAMES),
+            "'run-a' and 'run-b' begin with losses that differ by 3: they",
+        ),
+        (lambda: continual.at_tokens(TABLE, 20), "tokens: not every run was evaluated at 20; all"),
+        (
+            lambda: continual.at_tokens(TABLE.assign(n_params=range(6)), None),
+            "the runs are of 6 sizes",
+        ),
+        (lambda: continual.sides(TABLE, [], [], {}), "original: name the training domains that"),
+        (lambda: continual.sides(TABLE, ["pile"], [], {}), "original: unknown domain 'pile'"),
+        (lambda: continual.sides(TABLE, ["old", "new"], [], {}), "some but not all of old, new"),
+        (
+            lambda: continual.sides(TABLE.drop(columns="val_loss/new"), ["old"], [], {}),
+            "new_validation: no validation domain tells the loss on the new data",
+        ),
+        (
+            lambda: continual.base_losses(TABLE.replace({"val_loss/old": 3.0}, np.nan), NAMES),
+            "run 'run-a' has no val_loss/old at step 0",
+        ),
+        (
+            lambda: continual.sides(TABLE, ["old"], [], {"old": 1, "pile": 1, "new": 0}),
+            "weights: new of the new data are all 0",
+        ),
+        (
+            lambda: continual.sides(TABLE, ["old"], [], {"old": -1, "pile": 2}),
+            "weights: they must be >= 0",
+        ),
+        (
+            lambda: continual.sides(TABLE.assign(**{"mixture/gone": 0.0}), ["gone"], [], {}),
+            "original: name the training domains that",
+        ),
+        (
+            lambda: continual.sides(TABLE, ["old"], [], {"old": 1}),
+            "weights: no weight for pile of the original data",
+        ),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_clear_error(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_predictor_that_tells_no_base_cannot_be_asked() -> None:
+    other = SimpleNamespace(spec=SimpleNamespace(continual=None), uri="models:/other/1")
+    with pytest.raises(InputError, match="models:/other/1' tells no losses of a base"):
+        solve.solve(other, [])  # type: ignore[arg-type]
+
+
+def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Callable[[dict[str, Any]], str],
+    single_worker: None,
+) -> None:
+    assert store
+    assert single_worker is None
+    miniature["critical"] = {
+        "size": "tiny",
+        "base_steps": 40,
+        "original": {"news": 0.5, "code": 0.5},
+        "new": {"math": 1},
+        "steps": 24,
+        "shares": [0.1, 0.4, 0.7, 0.95],
+        "tolerances": [5.0],
+        "seeds": [1],
+    }
+    plan = studies.load(write_study(miniature))
+    section = plan.critical
+    assert section is not None
+    more = continual_runs.mixtures(plan, section.model_copy(update={"mixtures": 3}))
+    assert len(more) == 7
+    assert {k: v["math"] for k, v in more.items() if k.startswith("original")} == pytest.approx(
+        {f"original-{share:g}": 1 - share for share in section.shares}
+    )
+    assert all(sum(mixture.values()) == pytest.approx(1) for mixture in more.values())
+    inner = [m["news"] / (m["news"] + m["code"]) for k, m in more.items() if k.startswith("mix")]
+    assert np.abs(np.array(inner) - 0.5).max() > 0.05  # these domains move freely
+    wanted = Question(
+        list(section.original), [], plan.weights(), None, section.tolerances, "continual"
+    )
+    with entry.stage(keys.CRITICAL) as active:
+        given = critical.of_study(plan, section, wanted, Machines(1), active)
+    found = given.forgetting
+    assert found.one_dimensional
+    assert found.allowed.upper.max() == pytest.approx(0.95)
+    tolerated = found.answers[-1]
+    assert tolerated.new is not None  # all may be forgotten: what learns most
+    assert tolerated.new[0] <= found.curve["new"].min() + 1e-6
+    checks = given.checks
+    assert len(checks) == sum(answer.mixture is not None for answer in found.answers)
+    assert np.allclose(checks["share"], [a.share for a in found.answers if a.share is not None])
+    known = found.predictor.spec.continual
+    assert known is not None
+    for run in search(["0"], "tags.study LIKE 'miniature-continued-%'"):
+        told = history_from_tags(run.data.tags)
+        assert told is not None
+        assert told.steps[0] == 0
+        assert run.data.params[keys.BASE_DIGEST]
+        before = dict(zip(told.domains, told.losses[0], strict=True))
+        assert before == pytest.approx(known.base, abs=1e-6)
+
+    with entry.stage(keys.CRITICAL) as active:  # again: nothing is trained
+        again = critical.of_study(plan, section, wanted, Machines(1), active)
+        assert active is not None
+        assert mlflow.get_run(active.info.run_id).data.metrics["runs_trained"] == 0
+    assert again.forgetting.answers[0].share == found.answers[0].share

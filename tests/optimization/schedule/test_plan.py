@@ -1,0 +1,331 @@
+"""The law of a schedule, its registered predictor and the search: a known truth found again,
+brute force, honesty where there is nothing to gain, bad rows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+
+from fitting.artifact import laws
+from fitting.artifact.laws import ScheduleLaw
+from fitting.data.phase_observations import LABEL, PHASE, TRUNK, PhaseRuns
+from fitting.registry import Registered
+from fitting.selection import schedule
+from fitting.selection.schedule import ScheduleFit
+from optimization.domain.constraints import Constraints
+from optimization.domain.feasible import Feasible, feasible
+from optimization.schedule import plan as search
+from optimization.schedule import plots
+from optimization.schedule.plan import CONSTANT, GREEDY, TRAJECTORIES, Plan, SchedulePredictor
+from optimization.schedule.report import report
+from pipelines import schedule as pipeline
+from tests.support.stores import empty_store
+from training.record import keys
+from training.record.errors import InputError
+
+Array = np.ndarray
+DOMAINS = ("web", "code", "papers", "books")
+SCRATCH = "scratch"
+MIXTURES = 12
+NOISE = 0.003  # nats per token
+
+
+def truth(domains: int = 4, seed: int = 0) -> ScheduleLaw:
+    """Three phases in each of which a domain helps itself most, and others a little."""
+    rng = np.random.default_rng(seed)
+    shape = (3, domains)
+    slope = rng.normal(0, 0.2, (*shape, 1, domains))
+    slope[:, range(domains), 0, range(domains)] -= 1.8
+    kept = rng.uniform(0.2, 0.7, shape)
+    kept[0] = 0
+    return ScheduleLaw(
+        power=0.5,
+        tokens=np.array([1e8, 2e8, 3e8]),
+        kept=kept,
+        floor=rng.uniform(0.8, 1.6, shape),
+        log_scale=np.log(rng.uniform(0.6, 1.2, (*shape, 1))),
+        slope=slope,
+    )
+
+
+def unchanging(law: ScheduleLaw) -> ScheduleLaw:
+    """One m in all phases, and one ρ: no schedule is better than a constant mixture."""
+    kept = np.where(np.arange(3)[:, None] > 0, 0.45, np.zeros_like(law.kept))
+    first: dict[str, Any] = {
+        name: np.stack([getattr(law, name)[0]] * 3) for name in ("floor", "log_scale", "slope")
+    }
+    return replace(law, kept=kept, **first)
+
+
+def table(law: ScheduleLaw, noise: float = NOISE, trunks: int = 3, seed: int = 0) -> pd.DataFrame:
+    """Each mixture from each trunk in every phase; a trunk goes on unchanged."""
+    rng = np.random.default_rng(seed)
+    count = law.slope.shape[-1]
+    mixtures = np.vstack([np.eye(count)[:trunks] * 0.6 + 0.4 / count, _drawn(rng, count, trunks)])
+    names = [f"m{i:02d}" for i in range(MIXTURES)]
+    rows = []
+    states = {SCRATCH: np.full(count, np.nan)}
+    for k in range(len(law.tokens)):
+        ends = {}
+        for trunk, before in states.items():
+            adds = law.phase(k).predict(mixtures) + noise * rng.standard_normal((MIXTURES, count))
+            after = law.kept[k] * np.nan_to_num(before) + adds
+            for name, mixture, losses in zip(names, mixtures, after, strict=True):
+                ends[trunk, name] = losses
+                rows.append(
+                    {PHASE: k + 1, TRUNK: trunk, LABEL: name}
+                    | _named(keys.MIXTURE, mixture)
+                    | _named(keys.BEFORE, before)
+                    | _named(keys.VAL_LOSS, losses)
+                )
+        states = {t: ends[t if k else SCRATCH, t] for t in names[:trunks]}
+    return pd.DataFrame(rows)
+
+
+def _drawn(rng: np.random.Generator, count: int, trunks: int) -> Array:
+    return rng.dirichlet(np.ones(count), MIXTURES - trunks)
+
+
+def _named(prefix: str, values: Array) -> dict[str, float]:
+    return {prefix + d: x for d, x in zip(DOMAINS[: len(values)], values.tolist(), strict=True)}
+
+
+def fit(law: ScheduleLaw, noise: float = NOISE) -> ScheduleFit:
+    count = law.slope.shape[-1]
+    runs = PhaseRuns.from_table(table(law, noise), law.tokens)
+    return schedule.fit(runs, np.full(count, 1 / count))
+
+
+@pytest.fixture(scope="module")
+def found() -> ScheduleFit:
+    """The fit to runs of the truth."""
+    return fit(truth())
+
+
+def predictor(law: ScheduleLaw, replicates: tuple[ScheduleLaw, ...] = ()) -> SchedulePredictor:
+    """The search's view of a law, without a registry."""
+    count = law.slope.shape[-1]
+    names, weights = DOMAINS[:count], np.full(count, 1 / count)
+    return SchedulePredictor(
+        "", names, names, weights, law.tokens, np.eye(count), law, list(replicates or [law]), None
+    )
+
+
+def plan(asked: SchedulePredictor, bounds: dict[str, tuple[float, float]] | None = None) -> Plan:
+    return search.plan(asked, allowed(asked, bounds), {}, trials=30, seed=0)
+
+
+def allowed(
+    asked: SchedulePredictor, bounds: dict[str, tuple[float, float]] | None = None
+) -> Feasible:
+    return feasible(Constraints(bounds or {}), asked.domains, asked.tokens[-1])
+
+
+def end(law: ScheduleLaw, schedule: Array) -> float:
+    """The mean loss at the end of one schedule, (K, M)."""
+    return float(law.predict(schedule[None])[0, -1].mean())
+
+
+# the fit -----------------------------------------------------------------------------------------
+
+
+def test_a_known_law_is_found_again_and_its_schedule_gains_what_is_predicted(
+    found: ScheduleFit,
+) -> None:
+    law = truth()
+    assert found.law.kept[0] == pytest.approx(0, abs=0)
+    assert found.law.kept[1:] == pytest.approx(law.kept[1:], abs=0.1)
+    assert np.abs(found.law.kept - law.kept)[1:].mean() < 0.03
+    unseen = np.random.default_rng(9).dirichlet(np.ones(4), (200, 3))
+    errors = (found.law.predict(unseen) - law.predict(unseen)).mean(axis=2)
+    assert (np.sqrt((errors**2).mean(axis=0)) < 0.006).all()
+    scores = found.scores
+    assert (scores["rmse"][:3] < 0.25 * scores["mean_rmse"][:3]).all()
+    assert scores["rmse"].iloc[-1] < 0.2 * scores["spread"].iloc[-1]
+
+    answer, best = plan(predictor(found.law, found.replicates)), plan(predictor(law))
+    gained = end(law, answer.ways[CONSTANT].schedule) - end(law, answer.best.schedule)
+    assert best.gain() > 0.01
+    assert gained == pytest.approx(best.gain(), rel=0.15)
+    assert answer.gain() == pytest.approx(gained, rel=0.3)
+    assert answer.range()[0] > 0
+    assert answer.told_apart
+
+
+def test_what_is_kept_is_drawn_to_its_mean_where_the_states_hardly_differ() -> None:
+    law = truth()
+    law = replace(law, kept=np.where(law.kept > 0, 0.5, 0.0))
+    seen = table(law)
+    before, after = keys.BEFORE + "web", keys.VAL_LOSS + "web"
+    alike = 2 + 1e-4 * seen[TRUNK].str[1:].where(seen[PHASE] == 3, np.nan).astype(float)
+    seen[after] += (0.5 * (alike - seen[before])).fillna(0.0)
+    seen[before] = alike.fillna(seen[before])
+    kept = schedule.fit(PhaseRuns.from_table(seen, law.tokens), np.full(4, 0.25)).law.kept
+    assert kept[1:] == pytest.approx(0.5, abs=0.1)
+
+
+def test_one_state_or_three_mixtures_are_refused() -> None:
+    law, one = truth(), table(truth())
+    alone = one[(one[PHASE] == 1) | (one[TRUNK] == "m00")]
+    with pytest.raises(InputError, match="phase 2 does not continue two different states"):
+        PhaseRuns.from_table(alone, law.tokens)
+    few = one[one[LABEL].isin(["m00", "m01", "m02"])]
+    with pytest.raises(InputError, match="3 mixtures were tried in each phase"):
+        PhaseRuns.from_table(few, law.tokens)
+
+
+# the search --------------------------------------------------------------------------------------
+
+
+def test_dynamic_programming_is_brute_force_over_whole_schedules() -> None:
+    law = truth(domains=2, seed=3)
+    shares = np.linspace(0, 1, 41)
+    grid = np.stack(np.meshgrid(shares, shares, shares, indexing="ij"), axis=-1).reshape(-1, 3)
+    every = np.stack([grid, 1 - grid], axis=2)  # (schedules, K, M)
+    ends = law.predict(every)[:, -1].mean(axis=1)
+    found = plan(predictor(law))
+    assert found.best.schedule[:, 0] == pytest.approx(grid[ends.argmin()], abs=0.0126)
+    value, bound = found.best.objectives[-1], found.best.bound
+    assert bound is not None
+    assert value - 1e-6 < bound <= ends.min()
+    assert value <= ends.min() < value + 1e-3
+
+    constants = np.broadcast_to(np.stack([shares, 1 - shares], axis=1)[:, None], (41, 3, 2))
+    losses = law.predict(constants).mean(axis=2)  # (mixtures, K)
+    constant, trajectories = found.ways[CONSTANT], found.ways[TRAJECTORIES]
+    assert constant.bound is not None
+    assert constant.objectives[-1] - 1e-6 < constant.bound <= losses[:, -1].min()
+    assert constant.schedule[0, 0] == pytest.approx(shares[losses[:, -1].argmin()], abs=0.0126)
+    assert trajectories.schedule[:, 0] == pytest.approx(shares[losses.argmin(axis=0)], abs=0.0126)
+    greedy = [law.phase(k).predict(constants[:, k]).mean(axis=1).argmin() for k in range(3)]
+    assert found.ways[GREEDY].schedule[:, 0] == pytest.approx(shares[greedy], abs=0.0126)
+    assert found.gain() > 0.001
+    assert all(found.gain() >= found.gain(name) - 1e-9 for name in found.ways)
+
+
+def test_what_comes_next_does_not_depend_on_what_was_trained() -> None:
+    """From any state on the way, no other mixtures of the phases left are better."""
+    law = truth(seed=1)
+    best = plan(predictor(law)).best.schedule
+    rng = np.random.default_rng(0)
+    others = rng.dirichlet(np.ones(4), (2000, 3))
+    others[:, 0] = others[0, 0]  # another first phase than the best
+    rest = np.concatenate([others[0, :1], best[1:]])
+    assert end(law, rest) < law.predict(others)[:, -1].mean(axis=1).min()
+
+
+def test_a_schedule_stays_within_the_rules() -> None:
+    asked = predictor(truth())
+    bounds = {"web": (0.4, 0.6), "code+papers": (0.0, 0.3)}
+    rules, found = allowed(asked, bounds), plan(asked, bounds)
+    for way in found.ways.values():
+        assert rules.violation(way.schedule).max() <= 1e-9
+    assert found.best.objectives[-1] > plan(asked).best.objectives[-1]
+
+
+def test_where_the_phases_are_alike_the_report_says_that_nothing_is_gained() -> None:
+    law = unchanging(truth())
+    exact = plan(predictor(law))
+    assert exact.gain() == pytest.approx(0, abs=1e-7)
+    found = fit(law, noise=0.01)
+    answer = plan(predictor(found.law, found.replicates))
+    assert answer.gain() > 0  # by the luck of the noise
+    assert not answer.told_apart
+    doubt = "the schedule cannot be told from the best constant mixture: chosen on other draws"
+    assert any(line.startswith(doubt) for line in report(answer))
+
+
+# the registered predictor ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def registered(
+    found: ScheduleFit,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[ScheduleFit, Registered]]:
+    """The fit in a registry of its own, which no test changes."""
+    with empty_store(tmp_path_factory.mktemp("schedule")):
+        with mlflow.start_run():
+            version = pipeline.register(found, "schedule-predictor", 57_000)
+        yield found, version
+
+
+def rows(schedules: Array) -> pd.DataFrame:
+    """The predictor's input, a row a schedule of (n, K, M)."""
+    columns = [f"phase/{k}/mixture/{d}" for k in (1, 2, 3) for d in DOMAINS]
+    return pd.DataFrame(schedules.reshape(len(schedules), -1), columns=columns)
+
+
+def test_the_predictor_is_the_law_and_holds_the_truth(
+    registered: tuple[ScheduleFit, Registered],
+) -> None:
+    found, version = registered
+    assert version.alias == "champion"
+    asked = search.load(version.uri)
+    again = laws.from_json(laws.to_json(found.law))
+    schedules = np.random.default_rng(4).dirichlet(np.ones(4), (50, 3))
+    losses = found.law.predict(schedules)
+    assert again.predict(schedules) == pytest.approx(losses, abs=0)
+    answer = asked.loaded.predict(rows(schedules))
+    ends = [*(f"val_loss/{d}" for d in DOMAINS), "objective", "objective_low", "objective_high"]
+    assert list(answer) == [*ends, *(f"phase/{k}/objective" for k in (1, 2, 3))]
+    assert answer[ends[:4]].to_numpy() == pytest.approx(losses[:, -1])
+    each = answer[[f"phase/{k}/objective" for k in (1, 2, 3)]].to_numpy()
+    assert each == pytest.approx(losses.mean(axis=2))
+    assert answer["objective"].to_numpy() == pytest.approx(each[:, -1])
+    seen = truth().predict(schedules)[:, -1].mean(axis=1)
+    inside = (answer["objective_low"] <= seen) & (seen <= answer["objective_high"])
+    assert inside.mean() >= 0.9
+    width = answer["objective_high"] - answer["objective_low"]
+    assert width.mean() < 2 * seen.std()
+    assert asked.ask(schedules[0])["objective"] == pytest.approx(answer["objective"].iloc[0])
+
+
+def test_the_plan_of_a_loaded_predictor_is_drawn(
+    registered: tuple[ScheduleFit, Registered],
+) -> None:
+    found = plan(search.load(registered[1].uri))
+    text = "\n".join(report(found))
+    assert "certified phase by phase" in text
+    assert f"{found.best.schedule[0, 0]:.3f}" in text
+    assert len(plots.schedules(found).axes) == len(found.ways)
+    gains: Any
+    (gains,) = plots.gains(found).axes
+    drawn = {bars.get_label(): bars.lines[0].get_ydata()[-1] for bars in gains.containers}
+    assert drawn == pytest.approx({name: found.gain(name) for name in drawn})
+    assert set(drawn) == set(found.ways) - {CONSTANT}
+    (kept,) = plots.kept(found).axes
+    widths = [bar.get_width() for bars in kept.containers for bar in bars]
+    assert widths == pytest.approx(found.predictor.law.kept[1:].ravel())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"phase/2/mixture/web": -0.1}, "row 7, column 'phase/2/mixture/web': -0.1 must not be"),
+        ({"phase/1/mixture/code": np.nan}, "column 'phase/1/mixture/code': the value is missing"),
+        ({"phase/3/mixture/web": 0.9}, "row 7, columns 'phase/3/mixture/web' … 'phase/3/mixture/b"),
+        ({"phase/4/mixture/web": 1.0}, "column 'phase/4/mixture/web': unknown column"),
+        ({"phase/2/mixture/wep": 0.0}, "column 'phase/2/mixture/wep': unknown column"),
+    ],
+)
+def test_bad_rows_are_named(
+    registered: tuple[ScheduleFit, Registered], change: dict[str, float], named: str
+) -> None:
+    row = rows(np.full((1, 3, 4), 0.25)).assign(**change).set_axis([7])
+    with pytest.raises(MlflowException) as refused:
+        search.load(registered[1].uri).loaded.predict(row)
+    assert named in refused.value.message
+    assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_a_model_that_does_not_exist_is_refused(
+    registered: tuple[ScheduleFit, Registered],
+) -> None:
+    with pytest.raises(InputError, match="model 'models:/none/1' cannot be loaded"):
+        search.load(registered[1].uri.replace("schedule-predictor", "none"))

@@ -1,0 +1,421 @@
+"""The allowed mixtures and the search: known optima, certified bounds, constraints that hold."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from fitting.artifact.laws import MixingLaw
+from optimization.domain import simplex
+from optimization.domain.constraints import Constraints
+from optimization.domain.differences import Differences
+from optimization.domain.feasible import feasible
+from optimization.domain.objective import Objective, divergence
+from optimization.mixture import sensitivity
+from optimization.search import projection, search
+from optimization.search.certificate import prove
+from optimization.search.descent import descend
+from tests.benchmarks import verdicts
+from tests.support.strategies import mixtures
+from training.record.errors import InputError
+
+Array = np.ndarray
+BOUNDS = [
+    ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
+    ([0.1, 0.2, 0.0, 0.05], [0.5, 0.9, 0.3, 1.0]),
+    ([0.2, 0.3, 0.5], [0.2, 0.3, 0.5]),
+    ([0.0] * 12, [0.1] * 10 + [1.0] * 2),
+]
+DOMAINS = ("a", "b", "c", "d")
+WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
+DECAY = 3.0  # of each domain's loss in its own proportion
+
+
+@pytest.mark.parametrize(("lower", "upper"), BOUNDS)
+def test_the_cube_maps_into_the_bounds_and_back(lower: list[float], upper: list[float]) -> None:
+    points = np.random.default_rng(0).random((500, len(lower) - 1))
+    points[0], points[1] = 0.0, 1.0
+    low, high = np.array(lower), np.array(upper)
+    mixtures = simplex.from_cube(points, low, high)
+    assert mixtures.sum(axis=1) == pytest.approx(1, abs=1e-12)
+    assert (mixtures >= low - 1e-12).all()
+    assert (mixtures <= high + 1e-12).all()
+    again = simplex.from_cube(simplex.to_cube(mixtures, low, high), low, high)
+    assert np.abs(again - mixtures).max() < 1e-9
+
+
+@st.composite
+def bounds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest proportions that leave a mixture between them, each (M,)."""
+    inner = np.array(draw(st.integers(2, 8).flatmap(lambda domains: mixtures(domains))))
+    part = st.lists(st.floats(0, 1), min_size=len(inner), max_size=len(inner))
+    lower = inner * np.array(draw(part))
+    return lower, inner + (1 - inner) * np.array(draw(part))
+
+
+@given(bounds(), st.data())
+def test_every_point_of_the_cube_is_a_mixture_within_the_bounds(
+    limits: tuple[np.ndarray, np.ndarray], data: st.DataObject
+) -> None:
+    lower, upper = limits
+    size = len(lower) - 1
+    point = np.array(data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size)))
+    mixture = simplex.from_cube(point[None], lower, upper)
+    assert mixture.sum() == pytest.approx(1, abs=1e-12)
+    assert (mixture >= lower - 1e-12).all()
+    assert (mixture <= upper + 1e-12).all()
+    again = simplex.from_cube(simplex.to_cube(mixture, lower, upper), lower, upper)
+    assert again == pytest.approx(mixture, abs=1e-9)
+
+
+@given(st.integers(2, 12).flatmap(lambda domains: mixtures(domains)), st.integers(2, 8))
+def test_a_rounded_mixture_sums_to_one(shares: list[float], decimals: int) -> None:
+    mixture = np.array(shares)
+    rounded = simplex.rounded(mixture, decimals)
+    assert rounded.sum() == pytest.approx(1, abs=1e-12)
+    assert np.abs(rounded - mixture).max() <= len(mixture) * 10.0**-decimals
+    assert np.array_equal(rounded, rounded.round(decimals))
+
+
+def test_a_uniform_cube_gives_a_uniform_simplex() -> None:
+    points = np.random.default_rng(0).random((40_000, 4))
+    mixtures = simplex.from_cube(points, np.zeros(5), np.ones(5))
+    assert mixtures.mean(axis=0) == pytest.approx(0.2, abs=0.005)
+    assert mixtures.var(axis=0) == pytest.approx(0.2 * 0.8 / 6, rel=0.03)  # Dirichlet(1, …, 1)
+
+
+# known optima ------------------------------------------------------------------------------------
+
+
+def own(power: float = 1.0) -> MixingLaw:
+    """Each domain helps itself alone: L_i = exp(−DECAY φ(r_i))."""
+    count = len(DOMAINS)
+    return MixingLaw(
+        power, np.zeros(count), np.zeros((count, 1)), -DECAY * np.eye(count)[:, None, :]
+    )
+
+
+def loss(law: MixingLaw | None = None, weights: Array = WEIGHTS) -> Objective:
+    return Objective(law or own(), weights[:, None], np.zeros(1))
+
+
+def solve(objective: Objective, constraints: Constraints, fitted: Array | None = None) -> Array:
+    """The best mixture, allowed to 1e-9 and proven to 1e-6."""
+    allowed = feasible(constraints, DOMAINS, 1e9, fitted)
+    known = {"uniform": np.full(len(DOMAINS), 1 / len(DOMAINS))}
+    found = search.search(objective, allowed, known, trials=40, seed=0)
+    assert allowed.violation(found.mixture[None])[0] <= 1e-9
+    assert found.bound is not None
+    assert -1e-7 < found.value - found.bound < 1e-4
+    assert found.value <= found.trials["objective"].min() + 1e-12
+    return found.mixture
+
+
+def filled(low: Array, high: Array, total: float = 1.0, weights: Array = WEIGHTS) -> Array:
+    """The optimum within bounds: w_i exp(−DECAY r_i) is one level wherever no bound holds."""
+
+    def at(level: float) -> Array:
+        return np.clip((np.log(weights) + level) / DECAY, low, high)
+
+    return at(brentq(lambda level: at(level).sum() - total, -50, 50))
+
+
+NO, ALL = np.zeros(4), np.ones(4)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "low", "high"),
+    [
+        ({}, NO, ALL),  # on a face: the last domain gets nothing
+        ({"a": (0.0, 0.2)}, NO, np.array([0.2, 1, 1, 1])),
+        ({"d": (0.3, 1.0), "b": (0.1, 0.1)}, np.array([0, 0.1, 0, 0.3]), np.array([1, 0.1, 1, 1])),
+        ({"a": (0.9, 1.0), "d": (0.1, 1.0)}, np.array([0.9, 0, 0, 0.1]), ALL),  # one corner
+    ],
+)
+def test_optima_within_bounds_are_found(
+    bounds: dict[str, tuple[float, float]], low: Array, high: Array
+) -> None:
+    assert solve(loss(), Constraints(bounds)) == pytest.approx(filled(low, high), abs=2e-6)
+
+
+def test_an_optimum_in_a_corner_is_found() -> None:
+    slope = np.array([0.3, -0.5, 0.1, -0.6])
+    law = MixingLaw(1.0, np.zeros(1), np.zeros((1, 1)), slope[None, None])
+    best = solve(loss(law, np.ones(1)), Constraints())
+    assert best == pytest.approx([0, 0, 0, 1], abs=1e-9)
+
+
+@pytest.mark.parametrize("limits", [(0.0, 0.3), (0.3, 0.3), (0.95, 1.0)])
+def test_the_optimum_under_a_groups_limits_is_found(limits: tuple[float, float]) -> None:
+    best = solve(loss(), Constraints({"a+b": limits}))
+    together = min(max(filled(NO, ALL)[:2].sum(), limits[0]), limits[1])
+    inside = filled(NO[:2], ALL[:2], together, WEIGHTS[:2])
+    outside = filled(NO[2:], ALL[2:], 1 - together, WEIGHTS[2:])
+    assert best == pytest.approx([*inside, *outside], abs=2e-6)
+
+
+def test_available_tokens_bound_the_proportions() -> None:
+    constraints = Constraints(available={"a": 0.05e9, "c": 10e9}, epochs=4)
+    high = np.array([0.2, 1, 1, 1])  # 4 epochs of 0.05e9 tokens are a fifth of 1e9
+    assert solve(loss(), constraints) == pytest.approx(filled(NO, high), abs=2e-6)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_the_optimum_of_a_bundle_keeps_its_inner_proportions(power: float) -> None:
+    inner = {"a": 0.25, "b": 0.75}
+    constraints = Constraints({"d": (0.0, 0.0)}, bundles={"ab": inner})
+    best = solve(loss(own(power)), constraints)
+    assert best[1] == pytest.approx(3 * best[0], abs=1e-12)
+    line = np.linspace(0, 1, 200_001)
+    mixtures = np.stack([0.25 * line, 0.75 * line, 1 - line, 0 * line], axis=1)
+    least = mixtures[loss(own(power))(mixtures).argmin()]
+    assert best == pytest.approx(least, abs=1e-4)
+
+
+def test_a_pull_moves_the_optimum_by_its_strength() -> None:
+    reference = np.array([0.1, 0.2, 0.3, 0.4])
+    pulled = replace(loss(), reference=reference, pull=0.2)
+    best = solve(pulled, Constraints())
+    # where no bound holds, loss and pull have slopes of one sum in every domain
+    slopes = -DECAY * WEIGHTS * np.exp(-DECAY * best) + 0.2 * np.log(best / reference)
+    assert np.ptp(slopes) < 1e-4
+    path = sensitivity.pull_path(
+        pulled.pulled(0.0), feasible(Constraints(), DOMAINS, 1e9), best, 0.2
+    )
+    given = path[path["strength"] == 0.2].iloc[0]
+    assert given[[f"mixture/{d}" for d in DOMAINS]].to_numpy(float) == pytest.approx(best, abs=1e-4)
+    assert given["divergence"] == pytest.approx(divergence(best[None], reference)[0], abs=1e-4)
+    # the strength is the gain that a nat of divergence must bring: the slope of the path
+    slope = np.diff(path["gain"]) / np.diff(path["divergence"])
+    strengths = path["strength"].to_numpy()
+    moved = np.diff(path["divergence"]) < -1e-4
+    assert (slope[moved] >= strengths[:-1][moved] - 1e-3).all()
+    assert (slope[moved] <= strengths[1:][moved] + 1e-3).all()
+
+
+def test_the_worst_domain_is_levelled() -> None:
+    reference = np.array([0.4, 0.3, 0.2, 0.1])
+    at_reference = own().predict(reference[None])[0]
+    worst = Objective(own(), np.eye(4)[:, :2], at_reference[:2])  # of a and b alone
+    best = solve(worst, Constraints({"c": (0.2, 1.0), "d": (0.2, 1.0)}))
+    excess = own().predict(best[None])[0] - at_reference
+    assert best[2:] == pytest.approx([0.2, 0.2], abs=1e-4)
+    assert excess[0] == pytest.approx(excess[1], abs=1e-4)
+
+
+def test_a_trust_region_is_searched_around_every_fitted_mixture() -> None:
+    fitted = np.array([[0.1, 0.1, 0.1, 0.7], [0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]])
+    best = solve(loss(), Constraints(trust=0.05), fitted)
+    # 0.05 of the tokens go from the least useful domain to the most useful one of the third
+    assert best == pytest.approx([0.3, 0.25, 0.25, 0.2], abs=1e-4)
+
+
+def test_optima_of_a_root_law_are_proven_on_faces() -> None:
+    """With φ = √r a domain that harms the others is left out altogether."""
+    slope = -DECAY * np.eye(4)
+    slope[:, 3] = 0.5
+    law = MixingLaw(0.5, np.zeros(4), np.zeros((4, 1)), slope[:, None, :])
+    weights = np.array([0.5, 0.3, 0.2, 0.0])
+    best = solve(loss(law, weights), Constraints())
+    assert best[3] == pytest.approx(0, abs=1e-9)
+    assert (best[:3] > 0.05).all()
+
+
+def test_several_objectives_have_a_front() -> None:
+    allowed = feasible(Constraints({"c": (0.0, 0.0), "d": (0.0, 0.0)}), DOMAINS, 1e9)
+    unit = np.eye(4)
+    found = search.front(
+        {"a": loss(weights=unit[0]), "b": loss(weights=unit[1])},
+        allowed,
+        {},
+        trials=60,
+        seed=0,
+    )
+    front = found.trials[found.trials["on_front"]]
+    assert len(front) > 15
+    # every mixture of a and b is on the true front: exp(−DECAY r) for one, exp(−DECAY (1 − r))
+    assert (front["a"] * front["b"]).to_numpy() == pytest.approx(np.exp(-DECAY), rel=1e-6)
+    assert found.mixture[:2] == pytest.approx([0.5, 0.5], abs=0.1)
+
+
+# constraints that hold ---------------------------------------------------------------------------
+
+
+def drawn_problem(rng: np.random.Generator) -> tuple[tuple[str, ...], Constraints, Array]:
+    count = int(rng.integers(2, 9))
+    domains = tuple(f"d{i}" for i in range(count))
+    bounds: dict[str, tuple[float, float]] = {}
+    for d in rng.choice(domains, rng.integers(0, count), replace=False):
+        low, high = np.sort(rng.beta(0.7, 1.5, 2)).round(3)
+        bounds[str(d)] = (float(low), float(low if rng.random() < 0.2 else high))
+    for _ in range(rng.integers(0, 3)):
+        members = rng.choice(domains, rng.integers(2, count + 1), replace=False)
+        low, high = np.sort(rng.random(2)).round(2)
+        bounds["+".join(members)] = (float(low), float(low if rng.random() < 0.3 else high))
+    bundles = {"x": {"d0": 0.3, "d1": 0.7}} if count > 3 and rng.random() < 0.3 else {}
+    trust = float(rng.uniform(0.05, 0.4)) if rng.random() < 0.4 else None
+    available = {"d1": rng.uniform(0, 1e9)} if rng.random() < 0.3 else {}
+    fitted = rng.dirichlet(np.ones(count), 12)
+    return domains, Constraints(bounds, available, 2.0, bundles, trust), fitted
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_answer_satisfies_whatever_is_asked_or_the_rules_are_named(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    domains, constraints, fitted = drawn_problem(rng)
+    count = len(domains)
+    slope = rng.normal(0, 0.3, (count, 1, count)) - 2 * np.eye(count)[:, None]
+    power = float(rng.choice([1.0, 0.5, 0.35]))
+    law = MixingLaw(power, np.ones(count), rng.normal(0, 0.2, (count, 1)), slope)
+    objective = loss(law, np.full(count, 1 / count))
+    everywhere = rng.dirichlet(np.full(count, 0.6), 4000)
+    allowed, refused = None, ""
+    try:
+        allowed = feasible(constraints, domains, 1e9, fitted)
+    except InputError as error:
+        refused = str(error)
+    if allowed is None:
+        assert "no mixture" in refused
+        fits = _satisfies(everywhere, constraints, domains, 1e9)
+        assert not fits.any() or "trust_region" in refused
+        return
+    points = allowed.from_cube(rng.random((500, allowed.free)))
+    points = np.vstack([points, everywhere[allowed.inside(everywhere)]])
+    assert allowed.violation(points).max() <= 1e-9
+    assert np.abs(allowed.from_cube(allowed.to_cube(points)) - points).max() < 1e-8
+    assert _satisfies(points, constraints, domains, 1e9).all()
+    values = objective(points)
+    best, bound = prove(objective, allowed, descend(objective, allowed, points[values.argmin()]))
+    assert allowed.violation(best[None])[0] <= 1e-9
+    assert objective(best[None])[0] <= values.min()
+    assert bound is not None
+    assert bound <= objective(best[None])[0] + 1e-7
+    ranges = sensitivity.near_optimal(differences_of(objective, best), allowed)
+    assert (ranges["lowest"] <= best + 1e-9).all()
+    assert (ranges["highest"] >= best - 1e-9).all()
+
+
+def differences_of(objective: Objective, base: Array) -> Differences:
+    """From a base mixture, by laws whose slopes are a tenth steeper and flatter."""
+    law = objective.surface
+    assert isinstance(law, MixingLaw)
+    others = [replace(law, slope=factor * law.slope) for factor in (0.9, 1.1)]
+    return Differences(objective, base, others, residual=1e-4, reach=0.3, quantile=1.7)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_differences_have_their_slope_and_vanish_at_their_base(power: float) -> None:
+    law = own(power)
+    worst = Objective(law, np.eye(4), np.array([0.1, 0.2, 0.3, 0.4]))
+    base = np.array([0.4, 0.3, 0.2, 0.1])
+    for objective in (Objective(law, WEIGHTS[:, None], np.zeros(1)), worst):
+        found = differences_of(objective, base)
+        assert found.half_width(base[None])[0] == 0
+        for mixture in np.random.default_rng(0).dirichlet(np.ones(4), 5):
+            value, slope = found.smooth(mixture, 1e-6)
+            moved = mixture + 1e-6 * np.vstack([np.eye(4), -np.eye(4)])
+            ends = found(moved)
+            assert value == pytest.approx(found(mixture[None])[0], abs=1e-5)
+            assert slope == pytest.approx((ends[:4] - ends[4:]) / 2e-6, rel=1e-3, abs=1e-3)
+
+
+def test_what_is_near_optimal_is_what_cannot_be_told_from_the_best() -> None:
+    objective = Objective(own(), WEIGHTS[:, None], np.zeros(1))
+    allowed = feasible(Constraints(bounds={"a": (0.0, 0.5)}), DOMAINS, 1e9)
+    best = descend(objective, allowed, np.array([0.25, 0.25, 0.25, 0.25]))
+    found = differences_of(objective, best)
+    points = np.random.default_rng(0).dirichlet(np.ones(4), 200_000)
+    near = points[(found(points) <= 0) & allowed.inside(points)]
+    ranges = sensitivity.near_optimal(found, allowed)
+    assert ranges["lowest"].to_numpy() == pytest.approx(near.min(axis=0), abs=0.02)
+    assert ranges["highest"].to_numpy() == pytest.approx(near.max(axis=0), abs=0.02)
+
+
+def test_the_set_the_gain_and_the_verdict_hold_on_made_up_studies() -> None:
+    """Fitted and searched as `fit` and `optimize` do, against the truth that made them."""
+    found = pd.DataFrame([verdicts.judged(seed) for seed in range(1000, 1008)])
+    assert found["best_held"].sum() >= 7
+    assert found["gain_held"].sum() >= 7
+    assert found["sure"].sum() >= 4
+    assert found.loc[found["sure"], "sure_and_true"].all()
+    assert found["free"].mean() < 0.6  # not held by telling nothing
+
+
+def test_what_is_forbidden_moves_to_the_nearest_that_is_allowed() -> None:
+    allowed = feasible(Constraints(bounds={"a": (0.0, 0.0)}), DOMAINS, 1e9)
+    assert projection.nearest(np.array([0.4, 0.3, 0.2, 0.1]), allowed) == pytest.approx(
+        [0, 1 / 2, 1 / 3, 1 / 6], abs=1e-4
+    )
+    name, even = projection.uniform(allowed)
+    assert name == "nearest to uniform"
+    assert even == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=1e-4)
+    assert allowed.inside(even[None])[0]
+    name, even = projection.uniform(feasible(Constraints(), DOMAINS, 1e9))
+    assert (name, even.tolist()) == ("uniform", [0.25] * 4)
+    bundled = Constraints(bundles={"ab": {"a": 0.5, "b": 0.5}}, bounds={"c": (0.4, 0.5)})
+    _, even = projection.uniform(feasible(bundled, DOMAINS, 1e9))
+    assert even == pytest.approx([0.2, 0.2, 0.4, 0.2], abs=1e-4)
+
+
+def _satisfies(
+    mixtures: Array, rules: Constraints, domains: tuple[str, ...], tokens: float
+) -> Array:
+    """Read off the constraints as they were written, (n,) bool; the trust region aside."""
+    ok = np.ones(len(mixtures), bool)
+    for name, (low, high) in rules.bounds.items():
+        total = mixtures[:, [domains.index(d) for d in name.split("+")]].sum(axis=1)
+        ok &= (total >= low - 1e-9) & (total <= high + 1e-9)
+    for name, there in rules.available.items():
+        ok &= mixtures[:, domains.index(name)] * tokens <= rules.epochs * there + 1
+    for shares in rules.bundles.values():
+        own = mixtures[:, [domains.index(d) for d in shares]]
+        ok &= np.abs(own - own.sum(axis=1, keepdims=True) * [*shares.values()]).max(axis=1) < 1e-9
+    return ok
+
+
+@pytest.mark.parametrize(
+    ("constraints", "named"),
+    [
+        (
+            Constraints({"a": (0.5, 1), "b": (0, 0.1), "a+c": (0, 0.4)}),
+            "no mixture satisfies all of: bounds: a at least 0.5; bounds: a+c at most 0.4; change",
+        ),
+        (
+            Constraints({"a+b+c": (0, 0.3), "d": (0, 0.5)}),
+            "no mixture satisfies all of: bounds: a+b+c at most 0.3; bounds: d at most 0.5; change",
+        ),
+        (
+            Constraints({"a": (0.3, 1)}, {"a": 0.1e9}, 2),
+            "bounds: a at least 0.3; available: 'a' has 1e+08 tokens, 2 epochs of which are at "
+            "most 0.2 of 1e+09",
+        ),
+        (Constraints({"a": (0.2, 0.3)}, bundles={"x": {"a": 0.1, "b": 0.9}}), "bounds: a at least"),
+        (
+            Constraints({"a": (0.5, 1), "b": (0.50000005, 1)}),
+            "no mixture satisfies all of: bounds: a at least 0.5; bounds: b at least 0.50000005;",
+        ),
+        (Constraints({"e": (0, 1)}), "bounds: e: unknown domain 'e'; known: a, b, c, d"),
+        (Constraints({"a": (0.6, 0.2)}), "bounds: a: [0.6, 0.2] is not 0 <= lowest <= highest"),
+        (Constraints(bundles={"x": {"a": 1, "b": 1}}), "bundle 'x': the proportions sum to 2"),
+        (
+            Constraints(bundles={"x": {"a": 0.5, "b": 0.5}, "y": {"b": 0.5, "c": 0.5}}),
+            "bundle 'y': 'b' is in another bundle already",
+        ),
+        (
+            Constraints({"a": (0.9, 1)}, trust=0.1),
+            "no mixture within 0.1 of a fitted one satisfies the other constraints; the nearest "
+            "that does is 0.65 away",
+        ),
+        (Constraints(trust=1.5), "trust_region: 1.5; it is a share of tokens"),
+        (Constraints(available={"a": -1.0}), "available: 'a' has -1 tokens"),
+        (Constraints(epochs=0), "epochs: 0; it must be more than 0"),
+    ],
+)
+def test_rules_that_cannot_hold_are_named(constraints: Constraints, named: str) -> None:
+    with pytest.raises(InputError, match=re.escape(named)):
+        feasible(constraints, DOMAINS, 1e9, np.full((1, 4), 0.25))

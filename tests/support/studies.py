@@ -1,0 +1,44 @@
+"""A study of seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def miniature_study(folder: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """The same in a folder."""
+    for name, documents in texts.items():
+        lines = (json.dumps({"text": document}) for document in documents)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    return {
+        "name": "miniature",
+        "domains": {name: {"files": f"{name}.jsonl"} for name in texts},
+        "default_mixture": {"news": 0.6, "code": 0.3, "math": 0.1},
+        "tokenizer": {"vocab_size": 320},
+        "validation": {"fraction": 0.1, "tokens": 1024},
+        "sizes": {
+            "tiny": {"hidden_size": 16, "layers": 1, "heads": 1},
+            "small": {"hidden_size": 32, "layers": 1, "heads": 2},
+        },
+        "training": {
+            "sequence_length": 32,
+            "batch_size": 8,
+            "steps": 12,
+            "warmup_steps": 4,
+            "first_evaluation": 4,
+            "evaluations": 3,
+        },
+        "sweep": {"mixtures": 4, "sizes": ["tiny", "small"]},
+        "target": {"size": "small", "steps": 18, "seeds": [0, 1]},
+        "search": {"trials": 60},
+        "workspace": str(folder / "workspace"),
+    }
+
+
+def written(folder: Path, study: dict[str, Any]) -> str:
+    """The path of a study file in a folder."""
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return str(path)

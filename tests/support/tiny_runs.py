@@ -1,0 +1,91 @@
+"""Runs of a fraction of a second on random tokens, trained by a real engine."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.config import Size, Training
+from training.data.corpus import Corpus, TokenFiles
+from training.engine import loop
+from training.record import keys
+from training.record.history import Evaluation
+from training.run import Run
+
+DOMAINS = ("news", "code", "math")
+TRAINING = Training(
+    sequence_length=32,
+    batch_size=8,
+    steps=37,
+    warmup_steps=5,
+    first_evaluation=5,
+    evaluations=4,
+)
+
+
+def random_corpus(folder: Path) -> Corpus:
+    """Three domains of random tokens from vocabularies of different sizes."""
+    rng = np.random.default_rng(0)
+    domains = {}
+    for i, name in enumerate(DOMAINS):
+        (folder / name).mkdir()
+        for part, count in (("train", 50_000), ("validation", 5_000)):
+            tokens = rng.integers(0, 300 // (i + 1), count).astype("uint16")
+            tokens.tofile(folder / name / f"{part}.bin")
+            ends = np.arange(100, count + 1, 100, dtype="uint64")
+            ends.tofile(folder / name / f"{part}.idx")
+        domains[name] = TokenFiles(str(folder / name), "uint16", 50_000, 5_000, 2.0, 550, name, 3)
+    manifest = folder / "corpora" / "manifest.json"
+    files = {name: dataclasses.asdict(domain) for name, domain in domains.items()}
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"tokenizer": "none", "vocab_size": 320, "domains": files}))
+    return Corpus(manifest, "none", 320, domains)
+
+
+def planned(corpus: Corpus, **changes: Any) -> Run:
+    """A run of a fraction of a second."""
+    settings: dict[str, Any] = {
+        "name": "run",
+        "stage": keys.PROXY,
+        "study": "s",
+        "workspace": corpus.manifest.parent.parent,
+        "corpus": corpus.manifest,
+        "corpus_digest": corpus.digest,
+        "mixture": {"news": 0.5, "code": 0.3, "math": 0.2},
+        "size_name": "tiny",
+        "size": Size(hidden_size=32, layers=2, heads=2),
+        "training": TRAINING,
+        "validation_tokens": 1000,
+        "seed": 1,
+    }
+    return Run(**{**settings, **changes})
+
+
+def evaluations(run: Run, corpus: Corpus, **options: Any) -> list[tuple[int, Evaluation]]:
+    trainer = loop.Trainer(run, corpus, **options)
+    found = [(r.step, r.evaluation) for r in trainer.reports() if r.evaluation]
+    trainer.close()
+    return found
+
+
+def unprepared(name: str, seed: int) -> Run:
+    """A run that needs no prepared text."""
+    return Run(
+        name=name,
+        stage="proxy",
+        study="s",
+        workspace=Path("workspace"),
+        corpus=Path("corpus.json"),
+        corpus_digest="d",
+        mixture={"a": 0.5, "b": 0.5},
+        size_name="tiny",
+        size=Size(hidden_size=16, layers=1, heads=1),
+        training=Training(steps=4, first_evaluation=2),
+        validation_tokens=64,
+        seed=seed,
+    )
+
+
+RUNS = [unprepared(f"run{i}", i) for i in range(5)]

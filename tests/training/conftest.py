@@ -1,0 +1,20 @@
+"""Fixtures of the tests that train."""
+
+import pytest
+
+from tests.support.tiny_runs import random_corpus
+from training.data.corpus import Corpus
+from training.engine import devices, loop
+
+
+@pytest.fixture(scope="module")
+def cpu() -> None:
+    """This process trains on one CPU thread, silently."""
+    devices.use_device(0, 1)
+    loop.quiet()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Three domains of random tokens."""
+    return random_corpus(tmp_path_factory.mktemp("corpus"))

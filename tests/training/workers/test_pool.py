@@ -1,0 +1,264 @@
+"""Workers that train, log and go on: after a kill, without a server, on several machines."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Run as MlflowRun
+
+from tests.benchmarks import stores
+from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
+from training.config import Engine, Size
+from training.data.corpus import Corpus
+from training.engine import checkpoint, devices, loop
+from training.record import keys
+from training.record.errors import InputError
+from training.record.history import Evaluation, history_from_tags
+from training.run import Run
+from training.workers import launcher, ledger, pool, worker
+from training.workers.messages import Event, Failed, Finished, Job, Queue
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+
+def queue(store: str, folder: Path, run: Run) -> Queue:
+    """A sweep whose study has the workspace and the engine of `run`."""
+    mlflow.set_tracking_uri(store)
+    parent = mlflow.MlflowClient().create_run("0").info.run_id
+    url = f"sqlite:///{folder}/ledger.db"
+    return Queue(url, "sweep", "0", parent, run.workspace, run.engine)
+
+
+def work(job: Job, events: Any) -> None:
+    """A worker's process, whose death is seen soon."""
+    ledger.HEARTBEAT_SECONDS, ledger.GRACE_SECONDS = 1, 2
+    sys.exit(worker.main(job, 0, events.put))
+
+
+def start(job: Job) -> tuple[Any, Any]:
+    """A worker's process and the queue of what it tells."""
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    process = context.Process(target=work, args=(job, events))
+    process.start()
+    return process, events
+
+
+def wait_for_checkpoint(run: Run, process: Any) -> None:
+    deadline = time.monotonic() + 120
+    while (saved := checkpoint.find(run, 1)) is None or saved.step < 60:
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def points(run: MlflowRun, key: str) -> dict[int, float]:
+    """A metric by step, each step once."""
+    found = mlflow.MlflowClient().get_metric_history(run.info.run_id, key)
+    assert len({m.step for m in found}) == len(found), key
+    return {m.step: m.value for m in found}
+
+
+def test_a_killed_worker_goes_on_in_the_same_run(
+    corpus: Corpus, store: str, tmp_path: Path
+) -> None:
+    training = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
+    run = planned(corpus, training=training, engine=Engine(checkpoint_minutes=0))
+    checkpoint.remove(run)
+    job = Job(
+        queue(store, tmp_path, run), store, corpus.manifest, devices.Machines(devices.cores())
+    )
+    assert isinstance(job.work, Queue)
+    book = ledger.Ledger(job.work.ledger_url, job.work.name)
+    book.enqueue([run])
+    first, _ = start(job)
+    wait_for_checkpoint(run, first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    (dead,) = proxies()
+    assert dead.info.status == "RUNNING"
+    assert keys.COMPLETE not in dead.data.tags
+
+    second, _ = start(job)
+    second.join(120)
+    assert second.exitcode == 0
+    (done,) = proxies()
+    assert done.info.run_id == dead.info.run_id
+    assert done.info.status == "FINISHED"
+    assert done.data.tags[keys.COMPLETE] == "true"
+    assert checkpoint.find(run, 1) is None
+    expected = dict(evaluations(run, corpus))
+    for name in DOMAINS:
+        losses = {step: found.losses[name] for step, found in expected.items()}
+        assert points(done, keys.VAL_LOSS + name) == losses
+        errors = {step: found.standard_errors[name] for step, found in expected.items()}
+        assert points(done, keys.VAL_LOSS_SE + name) == errors
+    history = history_from_tags(done.data.tags)
+    assert history is not None
+    assert history.steps == tuple(expected)
+    assert list(points(done, keys.TRAIN_LOSS)) == list(range(10, 301, 10))
+
+
+def test_a_run_goes_on_when_the_server_is_back(
+    corpus: Corpus, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    training = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
+    engine = Engine(checkpoint_minutes=0)
+    run = planned(corpus, training=training, engine=engine, seed=11)
+    with stores.http(tmp_path) as server:
+        work_queue = queue(server, tmp_path, run)
+        ledger.Ledger(work_queue.ledger_url, work_queue.name).enqueue([run])
+        one_thread = devices.Machines(devices.cores())
+        job = Job(work_queue, server, corpus.manifest, one_thread)
+        worker_of, events = start(job)
+        wait_for_checkpoint(run, worker_of)
+    told = []
+    while not isinstance(event := events.get(timeout=120), Failed):
+        told.append(event)
+    assert isinstance(event.error, InputError)
+    assert "when it answers, start again to go on" in str(event.error)
+    worker_of.join(60)
+    assert worker_of.exitcode == 1
+
+    with stores.http(tmp_path) as server:
+        mlflow.set_tracking_uri(server)
+        book = ledger.Ledger(work_queue.ledger_url, work_queue.name)
+        book.enqueue([run])
+        again, _ = start(dataclasses.replace(job, tracking_uri=server))
+        again.join(120)
+        assert again.exitcode == 0
+        (done,) = proxies()
+        assert done.data.tags[keys.COMPLETE] == "true"
+        losses = {step: found.losses["news"] for step, found in evaluations(run, corpus)}
+        assert points(done, keys.VAL_LOSS + "news") == losses
+
+
+def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, store: str) -> None:
+    mlflow.set_tracking_uri(store)
+    client = mlflow.MlflowClient()
+    run = planned(corpus, engine=Engine(checkpoint_minutes=0), seed=5)
+    checkpoint.remove(run)
+    first, second = (client.create_run("0").info.run_id for _ in range(2))
+
+    class Impatient(loop.Trainer):
+        def _evaluate(self, step: int) -> Evaluation:
+            if step == 37:
+                raise KeyboardInterrupt
+            return super()._evaluate(step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Trainer", Impatient)
+        with pytest.raises(KeyboardInterrupt):
+            worker.train_and_log(run, corpus, first, None, lambda _: None)
+    saved = checkpoint.find(run, 1)
+    assert saved is not None
+    worker.train_and_log(run, corpus, second, saved, lambda _: None)
+    found = client.get_run(second)
+    for name in DOMAINS:
+        losses = {step: e.losses[name] for step, e in evaluations(run, corpus)}
+        assert points(found, keys.VAL_LOSS + name) == losses
+    assert found.data.params["mixture/code"] == "0.3"
+
+
+def test_what_was_drawn_is_logged(corpus: Corpus, store: str) -> None:
+    mlflow.set_tracking_uri(store)
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    run = planned(corpus, data_share=0.05, seed=6)
+    worker.train_and_log(run, corpus, run_id, None, lambda _: None)
+    inputs = mlflow.get_run(run_id).inputs.dataset_inputs
+    assert {json.loads(i.dataset.profile)["skipped"] for i in inputs} == {3}
+    metrics = mlflow.get_run(run_id).data.metrics
+    drawn = np.array([metrics[f"trained_tokens/{name}"] for name in DOMAINS])
+    expected = np.array(list(run.mixture.values())) * TRAINING.steps * TRAINING.tokens_per_step
+    assert drawn.sum() == TRAINING.steps * TRAINING.tokens_per_step
+    assert np.abs(drawn - expected).max() <= TRAINING.sequence_length
+    windows = int((50_000 - 1) // TRAINING.sequence_length * 0.05)
+    epochs = np.array([metrics[f"epochs/{name}"] for name in DOMAINS])
+    assert epochs == pytest.approx(drawn / (windows * TRAINING.sequence_length))
+
+
+def test_divergence_ends_a_run_and_not_the_sweep(
+    corpus: Corpus, store: str, tmp_path: Path
+) -> None:
+    bad = planned(corpus, size=Size(hidden_size=32, layers=2, heads=2, learning_rate=1e30))
+    good = planned(corpus, name="good", engine=Engine(micro_batch_size=3))  # mended meanwhile
+    job = Job(
+        queue(store, tmp_path, bad), store, corpus.manifest, devices.Machines(devices.cores())
+    )
+    assert isinstance(job.work, Queue)
+    ledger.Ledger(job.work.ledger_url, job.work.name).enqueue([bad, good])
+    told: list[Event] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    code = worker.main(job, 0, told.append)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert code == 0, told
+    ends = [event for event in told if isinstance(event, Finished)]
+    message = "training loss not finite at step 2: news, code, math"
+    assert ends == [Finished("run", diverged=message), Finished("good")]
+    runs = {run.info.run_name: run for run in proxies()}
+    assert runs["run"].info.status == "FAILED"
+    assert runs["run"].data.tags["error"] == message
+    assert runs["good"].data.tags["complete"] == "true"
+
+
+def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_path: Path) -> None:
+    """With programs in place of ssh and pdsh that stay on this machine."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, script in (("ssh", SSH), ("pdsh", PDSH)):
+        (commands / name).write_text(script)
+        (commands / name).chmod(0o755)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("one slots=1  # the first\ntwo slots=1\n")
+    bad = planned(corpus, size=Size(hidden_size=32, layers=2, heads=2, learning_rate=1e30))
+    runs = [bad, planned(corpus, seed=7), planned(corpus, seed=8, name="last")]
+    machines = devices.Machines(1, launcher.slots(hosts), hosts)
+    assert machines.ranks == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        pool.train(runs, corpus, queue(store, tmp_path, bad), machines)
+    last, first, failed = proxies()
+    assert failed.info.status == "FAILED"
+    for run, done in ((runs[1], first), (runs[2], last)):
+        assert done.data.params["processes"] == "2"
+        history = history_from_tags(done.data.tags)
+        assert history is not None
+        alone = evaluations(run, corpus)[-1][1].losses
+        assert dict(zip(DOMAINS, history.losses[-1], strict=True)) == pytest.approx(alone, abs=1e-6)
+    assert not list(corpus.manifest.parent.glob("job-*"))
+
+    hosts.write_text("one slots=1\ntwo\n")
+    with pytest.raises(InputError, match=r"hosts, line 2: 'two' is not 'host slots=n'"):
+        launcher.slots(hosts)
+
+
+SSH = """#!/bin/sh
+# ssh [options] host command…: only asked for the first host's addresses
+case "$*" in *"hostname -I"*) echo 127.0.0.1 ;; esac
+"""
+
+
+PDSH = """#!/bin/bash
+# pdsh -S -f n -w one,two command: %n is the number of the host
+while [ "$1" != "-w" ]; do shift; done
+IFS=, read -ra hosts <<< "$2"
+shift 2
+for i in "${!hosts[@]}"; do bash -c "${*//%n/$i}" & done
+wait
+"""
+
+
+def proxies() -> list[MlflowRun]:
+    return mlflow.MlflowClient().search_runs(["0"], "tags.stage = 'proxy'")
