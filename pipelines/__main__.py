@@ -1,6 +1,6 @@
 """`python -m pipelines NAME --parameter value …`: runs the module of an entry point.
 
-It takes the signals before that loads its libraries, so that Ctrl-C is one line at any moment.
+It handles signals before the module loads its libraries, so that Ctrl-C always prints one line.
 """
 
 import runpy
@@ -12,7 +12,7 @@ COMMANDS = (
     *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "design"),
     *("verify", "critical", "schedule"),
 )
-MODULES = {"import": "imports"}  # of commands whose name Python keeps for itself
+MODULES = {"import": "imports"}  # command → module, where the command is a Python keyword
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`critical`: how much of its original data keeps what a base model knew as it learns new data."""
+"""`critical`: how much original data keeps what a base model knew as it learns new data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,17 +50,17 @@ def _tolerances(name: str, text: str) -> list[float]:
 @dataclass(frozen=True)
 class Parameters:
     study: str = table.parameter(
-        "The study that is trained; by default quickstart, unless an experiment is given."
+        "The study to train; by default quickstart, unless an experiment is given."
     )
     experiment: str = table.parameter(
-        "Names of experiments whose runs are read in the place of a study's, separated by commas."
+        "Names of experiments whose runs are read instead of training, separated by commas."
     )
     runs: str = table.runs()
     original: list[str] | None = table.parameter(
         "With an experiment: the domains of the original data, separated by commas.", texts.names
     )
     new_validation: list[str] | None = table.parameter(
-        "Validation domains of the new data; by default all but the original ones.", texts.names
+        "Validation domains of the new data; by default all except the original ones.", texts.names
     )
     tokens: int | None = table.parameter(
         "With an experiment: the tokens at which losses are compared; by default the most.",
@@ -84,11 +84,11 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of runs that continue a base."""
+    """What to answer from runs that continue a base."""
 
     original: Sequence[str]  # training domains
     new_validation: Sequence[str]
-    weights: dict[str, float]  # of validation domains, in the place of the import's or sweep's
+    weights: dict[str, float]  # of validation domains; empty: the import's or sweep's
     tokens: int | None
     tolerances: Sequence[float]
     model: str  # registered name
@@ -96,12 +96,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Solved:
-    """The law of continued training and its answer, before any check."""
+    """The law of continued training and its answer, before any check run."""
 
     forgetting: Forgetting
     sides: tuple[Side, Side]
     table: pd.DataFrame  # tidy, the fitted evaluations
-    names: dict[str, str]  # of the runs, by id
+    names: dict[str, str]  # run id → name
 
 
 def critical(pulled: Histories, question: Question) -> Solved:
@@ -147,32 +147,32 @@ def critical(pulled: Histories, question: Question) -> Solved:
 
 
 def answered(solved: Solved, checks: pd.DataFrame) -> CriticalAnswer:
-    """What is logged and told; `checks` is a tidy table of runs that were not fitted."""
+    """The answer to log and report; `checks` is a tidy table of runs that were not fitted."""
     rows = []
     domains = solved.forgetting.predictor.domains
     for kind, runs in ((FITTED, solved.table), (CHECK, checks)):
-        for _, row in runs.iterrows():
-            mixture = np.array([row.get(keys.MIXTURE + d, 0.0) for d in domains])
-            told = {"run": solved.names.get(row["run"], row["run"]), "kind": kind}
-            told["share"] = float(mixture @ solved.forgetting.is_original)
+        for _, run in runs.iterrows():
+            mixture = np.array([run.get(keys.MIXTURE + d, 0.0) for d in domains])
+            row = {"run": solved.names.get(run["run"], run["run"]), "kind": kind}
+            row["share"] = float(mixture @ solved.forgetting.is_original)
             predictions = solved.forgetting.losses(mixture)
             for side, predicted in zip(solved.sides, predictions, strict=True):
-                losses = (w * row.get(keys.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
-                told |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
-            rows.append(told)
+                losses = (w * run.get(keys.VAL_LOSS + d, np.nan) for d, w in side.weights.items())
+                row |= {side.name: sum(losses), f"predicted_{side.name}": predicted[0]}
+            rows.append(row)
     return CriticalAnswer(solved.forgetting, pd.DataFrame(rows))
 
 
 def of_experiment(experiments: Sequence[str], runs: str, question: Question) -> CriticalAnswer:
-    """The answer from runs that experiments, by their ids, hold."""
+    """The answer from the runs of experiments, by their ids."""
     pulled = histories.pull(list(experiments), runs)
     checks = histories.checks(list(experiments), runs, pulled.unit)
     solved = critical(pulled, question)
     if len(checks):
         scale = [keys.TOKENS, keys.N_PARAMS]
         same = (checks[scale] == solved.table[scale].iloc[0]).all(axis=1)
-        if others := sorted({*checks["run"]} - {*checks["run"][same]}):
-            print(f"critical: check runs of another size or length left out: {', '.join(others)}")
+        if left_out := sorted({*checks["run"]} - {*checks["run"][same]}):
+            print(f"critical: check runs of another size or length left out: {', '.join(left_out)}")
         checks = checks[same]
     return answered(solved, checks)
 
@@ -184,7 +184,7 @@ def of_study(
     machines: Machines,
     active: mlflow.ActiveRun,
 ) -> CriticalAnswer:
-    """Train the base, if need be, and what it becomes on each mixture; then train the answer."""
+    """Train the base if needed, its continuation on each mixture, and then the answer."""
     mixtures = continual_runs.mixtures(study, section)
     _refuse_late(study, section, question, mixtures, machines)
     prepared = prepare(study)
@@ -202,9 +202,9 @@ def of_study(
         return continuation.run(name, checked, seed, stage=keys.TARGET)
 
     proofs = [
-        target(one.mixture, f"critical-{one.tolerance:g}-seed{seed}", seed)
-        for one in solved.forgetting.answers
-        if one.mixture is not None
+        target(answer.mixture, f"critical-{answer.tolerance:g}-seed{seed}", seed)
+        for answer in solved.forgetting.answers
+        if answer.mixture is not None
         for seed in section.seeds
     ]
     run_ids = train_missing(prepared, proofs, machines, keys.CRITICAL, active) if proofs else {}
@@ -226,7 +226,7 @@ def _refuse_late(
     mixtures: Mapping[str, Mapping[str, float]],
     machines: Machines,
 ) -> None:
-    """Raise InputError, before anything is trained, for what would be refused after it."""
+    """Raise InputError before training for what would otherwise be refused after it."""
     sizes = [section.size] if section.size else []
     preflight.training(study, machines, [*sizes, study.target.size])
     study.refuse_length(section.steps)

@@ -1,6 +1,6 @@
 """`design`: which mixtures to train next, where the predictor is uncertain and promising.
 
-Without a predictor they fill what the mixtures that are trained or planned leave.
+Without a predictor they fill the gaps between the mixtures that are trained or planned.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from training.record.secrets import masked
 from training.run import Run
 
 Array = np.ndarray
-FEW = 3  # fitted mixtures a domain, below which what a batch is worth is overestimated
+FEW = 3  # fitted mixtures for each domain; below that a batch's expected gain is too high
 Mixtures = dict[str, dict[str, float]]  # label → domain → proportion
 
 
@@ -46,11 +46,11 @@ Mixtures = dict[str, dict[str, float]]  # label → domain → proportion
 class Parameters:
     study: str = table.study()
     model: str = table.model(
-        "The predictor that judges; by default the champion of the study, where there is one."
+        "The predictor that chooses; by default the champion of the study, if there is one."
     )
     count: int = table.parameter("Mixtures to propose.", table.at_least(1), default="4")
     way: str = table.parameter(
-        f"Design them without a predictor, so that they fill what the others leave: "
+        f"Design them without a predictor, so that they fill the gaps between the others: "
         f"{', '.join(designs.WAYS)}."
     )
     enqueue: bool = table.parameter(
@@ -60,7 +60,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to train next, what it costs and what it is expected to bring."""
+    """What to train next, what it costs and what it is expected to gain."""
 
     mixtures: Mixtures
     runs: list[Run]  # every mixture at every size of the sweep
@@ -69,19 +69,19 @@ class Proposal:
     predictor: Predictor | None = None
     choice: Batch | None = None  # None without a predictor
     longer: float | None = None
-    """What the FLOPs would bring in a longer training of the target, in the unit of the
-    losses; None where no step law says."""
+    """What the same FLOPs would gain in a longer training of the target, in the unit of the
+    losses; None without a step law."""
 
 
 def proposed(
     prepared: Prepared, count: int, predictor: Predictor | None, way: str, active: mlflow.ActiveRun
 ) -> Proposal:
-    """`count` mixtures beside those that are trained, planned or wait in the ledger."""
+    """`count` mixtures in addition to those that are trained, planned or in the ledger's queue."""
     study, choice, longer = prepared.study, None, None
     known = _known(prepared, active)
-    seed = study.sweep.seed + len(known)  # not the points of the sweep's own design
+    seed = study.sweep.seed + len(known)  # not the same points as the sweep's design
     if predictor is None:
-        every = designs.designed(
+        designed = designs.designed(
             way,
             len(known) + count,
             known,
@@ -90,7 +90,7 @@ def proposed(
             np.array([*prepared.default.values()]),
             study.sweep.concentration,
         )
-        proposals = every[len(known) :]
+        proposals = designed[len(known) :]
     else:
         rules = replace(search_problem.of_study(study, predictor).constraints, trust=None)
         allowed = feasible(rules, predictor.domains, predictor.tokens)
@@ -108,7 +108,7 @@ def proposed(
 
 
 def _known(prepared: Prepared, active: mlflow.ActiveRun) -> Array:
-    """The study's mixtures that are planned, wait in the ledger or are trained for fits, (p, M)."""
+    """The study's mixtures that are planned, queued in the ledger or trained for fits, (p, M)."""
     query = (
         f"tags.{keys.STAGE} = '{keys.PROXY}' and tags.{keys.COMPLETE} = 'true' and "
         f"tags.{keys.STUDY} = '{prepared.tag}'"
@@ -120,12 +120,12 @@ def _known(prepared: Prepared, active: mlflow.ActiveRun) -> Array:
         for run in complete
         if origins[run.info.run_id] != origin.UNPLANNED
     ]
-    every = [*(run.mixture for run in planned_runs(prepared, active)), *trained]
-    return np.unique([[mixture[d] for d in prepared.study.domains] for mixture in every], axis=0)
+    known = [*(run.mixture for run in planned_runs(prepared, active)), *trained]
+    return np.unique([[mixture[d] for d in prepared.study.domains] for mixture in known], axis=0)
 
 
 def _labelled(study: Study, mixtures: Array) -> Mixtures:
-    """Mixtures (n, M) by names that no other mixture of the study has."""
+    """Mixtures (n, M) by unique names, made from their proportions."""
     named = [dict(zip(study.domains, mixture.tolist(), strict=True)) for mixture in mixtures]
     digests = [hashlib.sha256(json.dumps(mixture).encode()).hexdigest() for mixture in named]
     return {
@@ -135,6 +135,7 @@ def _labelled(study: Study, mixtures: Array) -> Mixtures:
 
 
 def _longer(prepared: Prepared, predictor: Predictor, best: Array, flops: int) -> float | None:
+    """The predicted gain of spending the FLOPs on a longer target; None without a step law."""
     if predictor.spec.only.tokens is not None:
         return None
     target = prepared.target("target", prepared.default, seed=0)
@@ -145,16 +146,16 @@ def _longer(prepared: Prepared, predictor: Predictor, best: Array, flops: int) -
 
 
 def report(proposal: Proposal) -> Iterator[str]:
-    """The mixtures as a table, what makes their worth doubtful, their cost and their worth."""
+    """The mixtures as a table, a warning about their expected gain, their cost and their gain."""
     predictor, choice = proposal.predictor, proposal.choice
-    beside = {}
+    predictions = {}
     if predictor:
         for name, mixture in proposal.mixtures.items():
             p = predictor.ask(mixture)
-            beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}], {p.distance:.2f}"
+            predictions[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}], {p.distance:.2f}"
     yield from layout.mixtures(
         proposal.mixtures,
-        beside,
+        predictions,
         heads=("mixture", "predicted loss, distance" if predictor else ""),
         decimals=4,
         exact="exact proportions: proposals.json of this run",
@@ -221,7 +222,7 @@ def log(proposal: Proposal) -> None:
 
 
 def _predictor(study: Study, model: str) -> Predictor | None:
-    """The given one, or the study's champion if there is one for its domains."""
+    """The predictor `model`, or the study's champion if there is one for its domains."""
     if model:
         return predictors.load(model)
     try:

@@ -1,4 +1,4 @@
-"""What every entry point shares: its MLflow run, its parameters, and how a mistake is told."""
+"""What all entry points share: their MLflow run, their parameters, and how errors are shown."""
 
 import os
 import sys
@@ -23,32 +23,32 @@ from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 
 @contextmanager
-def stage(name: str, given: Mapping[str, str] | None = None) -> Iterator[mlflow.ActiveRun]:
-    """A run of this stage: the one `mlflow run` started, or a child of the stage around it.
+def stage(name: str, parameters: Mapping[str, str] | None = None) -> Iterator[mlflow.ActiveRun]:
+    """A run of this stage: the one that `mlflow run` started, or a child of the enclosing stage.
 
-    With parameters it is called after them, unless the user gave it a name.
+    The run is named after its parameters, if there are any and the user gave it no name.
     """
     inside = mlflow.active_run() is not None
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
     with open_run(nested=inside, run_name=None if joins else name) as active:
         mlflow.set_tag(keys.STAGE, name)
         processes.mark(active.info.run_id)
-        if given is not None:
+        if parameters is not None:
             processes.close_dead(active.info.experiment_id)
             preflight.registry_and_artifacts(active)  # a title may ask the registry
-        if given is not None and (not joins or titles.generated(active.info.run_name)):
-            title = secrets.masked(titles.title(name, given, active.info.experiment_id))
+        if parameters is not None and (not joins or titles.generated(active.info.run_name)):
+            title = secrets.masked(titles.title(name, parameters, active.info.experiment_id))
             mlflow.set_tag(keys.RUN_NAME, title)
-        for key, value in active.data.tags.items():  # a repository's address, say
+        for key, value in active.data.tags.items():  # such as a repository's URL
             if (safe := secrets.masked(value)) != value:
                 mlflow.set_tag(key, safe)
         yield active
 
 
 def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], table: type) -> None:
-    """Run an entry point: a mistake of the user's ends it with one line and exit code 1.
+    """Run an entry point; a user error ends it with one line and exit code 1.
 
-    `body` takes the values of the `table` of its parameters, and the stage's MLflow run, which is
+    `body` takes the values of the parameters in `table`, and the stage's MLflow run, which is
     active.
     """
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(stores.CONNECT_SECONDS))
@@ -57,12 +57,12 @@ def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], table: type
     log_to_terminal()
     command = titles.COMMANDS.get(name, name)
     parser = tables.parser(table, sys.modules[table.__module__].__doc__)
-    given = vars(parser.parse_args(_joined(sys.argv[1:])))
+    arguments = vars(parser.parse_args(_joined(sys.argv[1:])))
     interrupt_on_signals()
     try:
         preflight.tracking_store()
-        with stage(name, given) as active:
-            body(tables.read(table, given), active)
+        with stage(name, arguments) as active:
+            body(tables.read(table, arguments), active)
     except (InputError, DivergedError) as error:
         sys.exit(f"{command}: {error}")
     except KeyboardInterrupt:
@@ -85,7 +85,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machines:
     """The processes that these parameters ask for.
 
-    `auto` workers take all GPUs, or all cores: processes of one thread suit tiny models best.
+    `auto` workers take all GPUs, or all cores: single-threaded processes suit tiny models best.
     Raises InputError for more processes than there are GPUs.
     """
     if hostfile:
@@ -106,8 +106,8 @@ def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machi
 
 
 def experiment_ids(names: str, active: mlflow.ActiveRun) -> list[str]:
-    """Ids of comma-separated experiments, or of one whose name holds commas; by default the
-    experiment of the active run."""
+    """Ids of comma-separated experiments, or of one whose name contains commas; by default that of
+    the active run."""
     if not names:
         return [active.info.experiment_id]
     ids = []

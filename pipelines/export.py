@@ -23,7 +23,7 @@ class Parameters:
 
 
 def export(experiment_ids: list[str], runs: str, output: str) -> None:
-    """Write what a fit of these runs would read; its column `run` holds the runs' names."""
+    """Write the table that a fit of these runs would read; its column `run` has the runs' names."""
     path = Path(output).absolute()
     if path.suffix not in FORMATS:
         raise InputError(f"output: {output!r} must end in {' or '.join(FORMATS)}")

@@ -48,7 +48,7 @@ EXPLICIT, IMPLICIT = "explicit", "implicit"
 @dataclass(frozen=True)
 class Parameters:
     study: str = tables.parameter(
-        "The study whose runs are fitted, for its target, weights and rules; by default those of "
+        "The study whose runs are fitted, with its target, weights and rules; by default those of "
         "the newest sweep above the runs."
     )
     experiment: str = tables.experiment()
@@ -73,12 +73,12 @@ class Parameters:
         f"The name to register under; by default the study's, or {registry.DEFAULT_NAME}."
     )
     min_step: int | None = tables.parameter(
-        "The first fitted step; by default after the start-up transient, which is recognised.",
+        "The first fitted step; by default the first one after the start-up transient.",
         tables.at_least(0),
     )
     max_step: int | None = tables.parameter("The last fitted step.", tables.at_least(1))
     aggregation: str = tables.parameter(
-        f"`{EXPLICIT}`: a law a validation domain; `{IMPLICIT}`: one law of their weighted loss.",
+        f"`{EXPLICIT}`: a law for each validation domain; `{IMPLICIT}`: one for the weighted loss.",
         texts.one_of(EXPLICIT, IMPLICIT),
         default=EXPLICIT,
     )
@@ -105,19 +105,19 @@ class Parameters:
         default="true",
     )
     reuse: str = tables.parameter(
-        "An MLflow filter string of an older study's runs, which are fitted too."
+        "An MLflow filter string that selects an older study's runs, which are fitted too."
     )
     split: dict[str, dict[str, float]] | None = tables.parameter(
-        "How an older domain is made of newer ones: `code=python:0.6+cpp:0.4`.", texts.shares
+        "How an older domain is split into newer ones: `code=python:0.6+cpp:0.4`.", texts.shares
     )
     unplanned: bool = tables.parameter(
-        "`true`: fit runs of `train` too, which no sweep planned.", texts.boolean, default="false"
+        "`true`: also fit runs of `train` that no sweep planned.", texts.boolean, default="false"
     )
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit found and registered."""
+    """The result of a fit, and its registered predictor."""
 
     fit: Fit
     registered: Registered
@@ -139,13 +139,13 @@ def fit(
 ) -> Fitted:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
-    Runs of a study that no sweep planned are left out unless `unplanned` asks for them, and runs
-    whose mixtures break a rule of the purpose always.
+    Runs of a study that no sweep planned are left out unless `unplanned` is set. Runs whose
+    mixtures break a rule of the purpose are always left out. Old runs (`old`) are fitted too.
 
-    Target and weights are, in this order: those given, those of the purpose, by default of the
-    sweeps above the runs, the largest size and length in the data and equal weights. An implicit
-    fit predicts the weighted loss alone, as a sum of exponentials that stand for latent domains.
-    Old runs are fitted too.
+    Target and weights are the arguments, or else those of the purpose, which by default is that of
+    the sweeps above the runs, or else the largest size and length in the data and equal weights.
+    An implicit fit predicts only the weighted loss, as a sum of exponentials that stand for latent
+    domains.
     """
     old = old or Reuse()
     pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned)
@@ -156,21 +156,21 @@ def fit(
     rules = rules_of(pulled, purpose)
     pulled = within_rules(pulled, feasible(rules, pulled.domains, 1.0))
     checkpoints = checkpoints or Checkpoints()
-    given = weights or reuse.weights(purpose, pulled)
-    table, given, ignored = reuse.common_losses(pulled.table, given, pulled.reused)
+    raw_weights = weights or reuse.weights(purpose, pulled)
+    table, raw_weights, ignored = reuse.common_losses(pulled.table, raw_weights, pulled.reused)
     table, notes = usable(table, checkpoints)
     notes = [*left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
     observations = Observations.from_tidy(table)
-    given = given or dict.fromkeys(observations.val_domains, 1.0)
-    w = np.array(checked_weights(given, observations.val_domains))
-    weighed = dict(zip(observations.val_domains, w.tolist(), strict=True))
+    raw_weights = raw_weights or dict.fromkeys(observations.val_domains, 1.0)
+    w = np.array(checked_weights(raw_weights, observations.val_domains))
+    val_weights = dict(zip(observations.val_domains, w.tolist(), strict=True))
     if implicit:
         overall = (observations.losses @ w)[:, None]
         observations = replace(observations, val_domains=(OBJECTIVE,), losses=overall)
         w = np.ones(1)
     rules = explored(observations, rules)
     try:
-        found = fits.fit(
+        fitted = fits.fit(
             observations,
             w,
             _target(observations, purpose, target or {}),
@@ -180,38 +180,38 @@ def fit(
         )
     except InputError as error:
         raise InputError("; ".join([str(error), *left_out(pulled)])) from error
-    artifacts.log(found, pulled, weighed)
+    artifacts.log(fitted, pulled, val_weights)
     spec = registry.spec_of(
-        found,
+        fitted,
         pulled.unit,
         explored=Explored(
             lowest={d: low for d, (low, _) in rules.bounds.items()},
             highest={d: high for d, (_, high) in rules.bounds.items()},
             bundles={name: dict(shares) for name, shares in rules.bundles.items()},
         ),
-        val_weights=weighed,
+        val_weights=val_weights,
         default_mixture=dict(default_mixture),
     )
     earlier = registry.newest(model, registry.purpose_of(spec))
     before = changes.before(earlier.version, earlier.run_id) if earlier else None
-    registered = registry.register(model, spec, found.choice.scores.objective_mae)
+    registered = registry.register(model, spec, fitted.choice.scores.objective_mae)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag(registry.WHY_NOT_CHAMPION, registered.reason)
-    lines = report(found, registered, pulled, notes)
+    lines = report(fitted, registered, pulled, notes)
     if before:
-        law = {f"law/{key}": value for key, value in vars(found.choice.best).items()}
-        lines.append(f"  {changes.told(before, found, pulled, law)}")
+        law = {f"law/{key}": value for key, value in vars(fitted.choice.best).items()}
+        lines.append(f"  {changes.told(before, fitted, pulled, law)}")
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
-    return Fitted(found, registered)
+    return Fitted(fitted, registered)
 
 
 def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
-    """What a study is for; its default mixture where its text is prepared or says it."""
+    """What a study's runs are fitted for; without a default mixture if that is not known yet."""
     lower, upper = study.limits()
-    default = prepared.default if prepared else study.given_default()
+    default = prepared.default if prepared else study.explicit_default()
     return Purpose(
         n_params=study.size(study.target.size).n_params,
         tokens=study.target_tokens(),
@@ -224,21 +224,21 @@ def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
 
 
 def _space(o: Observations, rules: Constraints) -> Space:
-    """Where the best mixture is looked for."""
+    """Where the best mixture is searched."""
     allowed = feasible(rules, o.domains, 1.0)
     return Space(allowed.lower, allowed.upper, allowed.spread)
 
 
-def _target(observations: Observations, purpose: Purpose, given: dict[str, float]) -> Target:
-    n_params = given.get("n_params") or purpose.n_params or observations.n_params.max()
-    tokens = given.get("tokens") or purpose.tokens or observations.tokens.max()
+def _target(observations: Observations, purpose: Purpose, target: dict[str, float]) -> Target:
+    n_params = target.get("n_params") or purpose.n_params or observations.n_params.max()
+    tokens = target.get("tokens") or purpose.tokens or observations.tokens.max()
     return Target(float(n_params), float(tokens))
 
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     p = parameters
     study = studies.load(p.study) if p.study else None
-    prepared = Prepared.found(study) if study else None
+    prepared = Prepared.find(study) if study else None
     model = p.model or (study.model if study else registry.DEFAULT_NAME)
     registry.refuse_bad_name(model, "model")
     target = {"n_params": p.n_params, "tokens": p.tokens}
@@ -258,17 +258,17 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
 
 
 def _runs_of(study: Study, prepared: Prepared | None) -> str:
-    """An MLflow filter string of a study's runs; of all of its name where its text is not
-    prepared."""
+    """An MLflow filter string that selects a study's runs; all runs with its name where its text is
+    not prepared."""
     if prepared is None:
         return f"tags.{keys.STUDY} LIKE '{study.name}-%'"
     return f"tags.{keys.STUDY} = '{prepared.tag}'"
 
 
 def law_options(parameters: Parameters) -> Options:
-    """What the user decides of the law; cross-validation chooses the rest.
+    """The user's choices for the law; cross-validation makes the others.
 
-    Of `auto` remain the methods that know every choice that is made.
+    `auto` keeps the methods that take every choice of the user.
     """
     method, tie = parameters.method, parameters.tie
     if method != "auto" and method not in ALL_METHODS:
@@ -282,10 +282,10 @@ def law_options(parameters: Parameters) -> Options:
         "huber": parameters.huber,
     }
     made = {name for name, value in choices.items() if value is not None}
-    among = METHODS if method == "auto" else (method,)
-    methods = tuple(m for m in among if made <= set(CHOICES[m]))
+    candidates = METHODS if method == "auto" else (method,)
+    methods = tuple(m for m in candidates if made <= set(CHOICES[m]))
     if not methods:
-        takes = "; ".join(f"{m} takes {', '.join(CHOICES[m])}" for m in among)
+        takes = "; ".join(f"{m} takes {', '.join(CHOICES[m])}" for m in candidates)
         raise InputError(
             f"{', '.join(n for n in choices if n in made)}: no law of method {method} takes all of "
             f"them: {takes}"

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import os
 import re
 import shlex
@@ -21,15 +20,15 @@ from pipelines import entry
 from pipelines.command import table, texts
 from training.record import keys
 from training.record.errors import InputError
-from training.record.mixtures import refuse_unknown
+from training.record.mixtures import checked_weights
 from training.record.mlflow_runs import log_params, open_run
 from training.record.secrets import masked
 
 logger = logging.getLogger("pipelines")
 
-EXPERIMENT_LIMIT = 256  # characters of an experiment's name, of MLflow's database
-NOTICE_SECONDS = 2  # of waiting before the terminal says so
-FORMATS = {  # and the parameters that each one knows
+EXPERIMENT_LIMIT = 256  # characters of an experiment's name in MLflow's database
+NOTICE_SECONDS = 2  # of waiting before it is reported
+FORMATS = {  # format → the parameters that it takes
     "tidy": (),
     "pair": ("n_params", "tokens", "strip"),
     "mixinglaws": ("domains", "n_params", "base"),
@@ -42,7 +41,7 @@ class Parameters:
         "The files, separated by commas: CSV, Parquet or JSON lines.", default=None
     )
     format: str = table.parameter(f"{', '.join(FORMATS)}.", default=None)
-    experiment: str = table.parameter("The experiment to write to; by default that of this run.")
+    experiment: str = table.parameter("The experiment to write to; by default this run's.")
     weights: str = table.parameter(
         "Weights of the validation domains: `web=2,code=1`, a JSON object or file."
     )
@@ -54,25 +53,25 @@ class Parameters:
     )
     tokens: int | None = table.parameter("pair: the tokens of every run.", table.at_least(1))
     strip: list[str] | None = table.parameter(
-        "pair: what is cut off the names of columns, separated by commas.", texts.names
+        "pair: texts to cut off the ends of column names, separated by commas.", texts.names
     )
     check: list[str] | None = table.parameter(
         "Names of runs that no fit reads, separated by commas; `critical` checks with them.",
         texts.names,
     )
     base: str = table.parameter("mixinglaws: the file with the base model's losses.")
-    unit: str = table.parameter("Of the losses; by default the files', or nats_per_token.")
+    unit: str = table.parameter("Unit of the losses; by default the files', or nats_per_token.")
 
 
 def read(parameters: Parameters) -> RunTable:
-    """The runs in the files; raises InputError for a parameter that the format does not know."""
+    """The runs in the files; raises InputError for a parameter that the format does not take."""
     p = parameters
     if p.format not in FORMATS:
         raise InputError(f"format: {p.format!r}; it is {', '.join(FORMATS)}")
     for name in ("domains", "n_params", "tokens", "strip", "base"):
         if getattr(p, name) and name not in FORMATS[p.format]:
-            knows = ", ".join(FORMATS[p.format]) or "none of the like"
-            raise InputError(f"{name}: format {p.format} takes {knows}")
+            takes = ", ".join(FORMATS[p.format]) or "no such parameters"
+            raise InputError(f"{name}: format {p.format} takes {takes}")
     if p.format == "pair":
         n_params = texts.integer("n_params", p.n_params, least=1) if p.n_params else None
         return pair.pair(p.source, n_params, p.tokens, p.strip or [])
@@ -84,57 +83,60 @@ def read(parameters: Parameters) -> RunTable:
     return table_reader.tidy(p.source)
 
 
-def checks_marked(found: RunTable, names: Sequence[str]) -> RunTable:
-    """The runs, those of these names marked as check runs, which no fit reads."""
-    known = [run.name for run in found.runs]
+def mark_checks(run_table: RunTable, names: Sequence[str]) -> RunTable:
+    """The table with the runs of these names marked as check runs, which no fit reads."""
+    known = [run.name for run in run_table.runs]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"check: no run {unknown[0]!r}; there are {', '.join(known[:5])} …")
-    runs = (replace(run, check=True) if run.name in names else run for run in found.runs)
-    return replace(found, runs=tuple(runs))
+    runs = (replace(run, check=True) if run.name in names else run for run in run_table.runs)
+    return replace(run_table, runs=tuple(runs))
 
 
-def measured_in(found: RunTable, unit: str) -> RunTable:
-    """The runs with the unit of their losses: that given, or the files', or nats per token."""
+def with_unit(run_table: RunTable, unit: str) -> RunTable:
+    """The table with the unit of its losses: this one, or else the files', or nats per token."""
     if unit and (fault := keys.unit_fault(unit)):
         raise InputError(f"unit: {fault}")
-    if unit and found.unit and unit != found.unit:
-        raise InputError(f"unit: {unit}, but the table's column {keys.UNIT!r} says {found.unit}")
-    unit = unit or found.unit or keys.NATS
-    return replace(found, runs=tuple(replace(run, unit=unit) for run in found.runs), unit=unit)
+    if unit and run_table.unit and unit != run_table.unit:
+        raise InputError(
+            f"unit: {unit}, but the table's column {keys.UNIT!r} says {run_table.unit}"
+        )
+    unit = unit or run_table.unit or keys.NATS
+    runs = tuple(replace(run, unit=unit) for run in run_table.runs)
+    return replace(run_table, runs=runs, unit=unit)
 
 
-def import_runs(found: RunTable, parameters: Parameters, active: mlflow.ActiveRun) -> None:
-    """Write the runs below the active run, or below a run of this stage in another experiment."""
+def import_runs(run_table: RunTable, parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    """Write the runs below the active run, or below an import run in another experiment."""
     weights, experiment = parameters.weights, parameters.experiment
-    weight = _weights(weights, found.val_domains()) if weights else {}
-    here = active.info.experiment_id
-    there = _experiment_id(experiment) if experiment else here
-    new = writer.missing(found.runs, there, weight) if there else list(found.runs)
-    for note in found.notes:
+    weight = _weights(weights, run_table.val_domains()) if weights else {}
+    own_id = active.info.experiment_id
+    target_id = _experiment_id(experiment) if experiment else own_id
+    new = writer.missing(run_table.runs, target_id, weight) if target_id else list(run_table.runs)
+    for note in run_table.notes:
         print(f"import: {note}", flush=True)
     params = {
         "import/source": parameters.source,
         "import/format": parameters.format,
-        keys.UNIT: found.unit,
+        keys.UNIT: run_table.unit,
         **keys.with_prefix(keys.WEIGHT, weight),
     }
-    if there == here:
-        _write(new, active, params, found.notes)
+    if target_id == own_id:
+        _write(new, active, params, run_table.notes)
     elif new:
-        there = there or mlflow.create_experiment(experiment)
-        with open_run(experiment_id=there, run_name=keys.IMPORT, nested=True) as parent:
+        target_id = target_id or mlflow.create_experiment(experiment)
+        with open_run(experiment_id=target_id, run_name=keys.IMPORT, nested=True) as parent:
             mlflow.set_tag(keys.STAGE, keys.IMPORT)
-            _write(new, parent, params, found.notes)
+            _write(new, parent, params, run_table.notes)
         mlflow.set_tags({"import_experiment": experiment, "import_run": parent.info.run_id})
     mlflow.log_metrics(
-        {"runs_imported": len(new), "runs_already_there": len(found.runs) - len(new)}
+        {"runs_imported": len(new), "runs_already_there": len(run_table.runs) - len(new)}
     )
-    print("\n".join(report(found, len(new), mlflow.get_experiment(there).name)))
+    print("\n".join(report(run_table, len(new), mlflow.get_experiment(target_id).name)))
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One import into a store at a time on this machine: each sees what the others have written."""
+def store_lock() -> Iterator[None]:
+    """Lock the store against other imports on this machine, so that each sees earlier ones."""
     store = hashlib.sha256(mlflow.get_tracking_uri().encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir(), f"mixture-import-{os.getuid()}-{store}.lock")
     lock = FileLock(path)
@@ -155,7 +157,7 @@ def _write(
     params: Mapping[str, object],
     notes: Sequence[str],
 ) -> None:
-    """Write the runs below their parent, the active run, which tells where they are from."""
+    """Write the runs below their parent, the active run, which records where they are from."""
     info = parent.info
     log_params(info.run_id, params)
     if notes:
@@ -165,17 +167,17 @@ def _write(
         writer.write(new, writer.Parent(info.experiment_id, info.run_id, source))
 
 
-def report(found: RunTable, new: int, experiment: str) -> list[str]:
+def report(run_table: RunTable, new: int, experiment: str) -> list[str]:
     """What was imported, in a few lines."""
-    runs = found.runs
+    runs = run_table.runs
     evaluations = sum(len(run.history.steps) for run in runs)
     sizes = sorted({run.n_params for run in runs})
     mixtures = len({tuple(run.mixture.values()) for run in runs})
     lines = [
         f"import: {new} runs written to experiment {experiment!r}, {len(runs) - new} were there "
         "already",
-        f"  {evaluations:,} evaluations on {len(found.val_domains())} validation domains, in "
-        f"{keys.unit_text(found.unit)}; {mixtures} mixtures of {len(runs[0].mixture)} domains; "
+        f"  {evaluations:,} evaluations on {len(run_table.val_domains())} validation domains, in "
+        f"{keys.unit_text(run_table.unit)}; {mixtures} mixtures of {len(runs[0].mixture)} domains; "
         f"parameters: {', '.join(f'{n:,}' for n in sizes[:8])}",
     ]
     if checks := [run.name for run in runs if run.check]:
@@ -185,39 +187,35 @@ def report(found: RunTable, new: int, experiment: str) -> list[str]:
 
 
 def _experiment_id(name: str) -> str:
-    """The id of an experiment, empty if it is not there; InputError for what cannot be one."""
-    held = len(name) <= EXPERIMENT_LIMIT and not re.search(r"[\x00-\x1f\x7f]", name)
-    if not held or not name.strip():
+    """The id of an experiment, empty if it does not exist; InputError for an invalid name."""
+    valid = len(name) <= EXPERIMENT_LIMIT and not re.search(r"[\x00-\x1f\x7f]", name)
+    if not valid or not name.strip():
         raise InputError(
             f"experiment: {table_reader.shown(name)} is not the name of an experiment, which has "
             f"1 to {EXPERIMENT_LIMIT} characters without tabs and line breaks"
         )
-    found = mlflow.get_experiment_by_name(name)
-    if found is None:
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is None:
         return ""
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise InputError(f"experiment: {name!r} is deleted; restore it or choose another name")
-    return found.experiment_id
+    return experiment.experiment_id
 
 
 def _weights(text: str, val_domains: Sequence[str]) -> dict[str, float]:
-    """A weight for every validation domain, in their order."""
-    given = texts.numbers("weights", text)
-    refuse_unknown(given, val_domains, "weights")
-    if missing := [name for name in val_domains if name not in given]:
-        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
-    if not all(math.isfinite(w) and w >= 0 for w in given.values()) or not any(given.values()):
-        raise InputError("weights: they must be >= 0 and not all 0")
-    return {name: given[name] for name in val_domains}
+    """A weight for every validation domain, in the order of the domains."""
+    weights = texts.numbers("weights", text)
+    checked_weights(weights, val_domains)
+    return {name: weights[name] for name in val_domains}
 
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     if not parameters.source:
         raise InputError("source: give the files to import")
-    runs = checks_marked(read(parameters), parameters.check or [])
-    runs = measured_in(runs, parameters.unit)
-    with alone():
-        import_runs(runs, parameters, active)
+    run_table = mark_checks(read(parameters), parameters.check or [])
+    run_table = with_unit(run_table, parameters.unit)
+    with store_lock():
+        import_runs(run_table, parameters, active)
 
 
 if __name__ == "__main__":

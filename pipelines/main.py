@@ -33,7 +33,7 @@ from training.engine import kernels
 from training.record import keys, layout, secrets
 
 RULE = "─" * 78
-LINES = 3  # of a mixture that is written out
+LINES = 3  # at most, of a mixture that is written out
 FIT_FIGURES = ("predicted_against_observed", "loss_against_proportion")
 SEARCH_FIGURES = ("best_mixture", "near_optimal")
 PROOF_FIGURES = ("measured_beside_predicted", "loss_curves")
@@ -51,7 +51,7 @@ class Parameters:
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     study = studies.load(parameters.study)
     machines = entry.machines(parameters.workers, parameters.ranks)
-    if dry_run.wanted(parameters.plan, parameters.throughput):
+    if dry_run.requested(parameters.plan, parameters.throughput):
         basis = budget.basis(study)
         runs = proxy_runs(basis.prepared)
         dry_run.show(
@@ -95,7 +95,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
 
 
 def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
-    """What was found: the verdict first, then the mixtures, the proof and how sure it is."""
+    """The results: the verdict first, then the mixtures, the proof, the cross-validated error."""
     scores = fitted.fit.choice.scores
     return [
         *verdict.verdict(proof, standing),
@@ -110,7 +110,7 @@ def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) ->
 
 
 def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRun) -> Iterator[str]:
-    """Where to look, and how to ask the predictor."""
+    """Where to look, and how to use the predictor."""
     registered = fitted.registered
     yield f"look at it:  {advice.look_at(active)}"
     yield (
@@ -126,12 +126,12 @@ def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRu
 
 
 def _copy_figures(chosen: Sequence[tuple[MlflowRun, Sequence[str]]]) -> None:
-    """The figures of the stages that tell most, into the active run."""
+    """Copy the most telling figures of the stages into the active run."""
     with tempfile.TemporaryDirectory() as folder:
         for run, names in chosen:
             for name in names:
                 path = f"figures/{name}.png"
-                with suppress(MlflowException, OSError):  # two domains have no map, say
+                with suppress(MlflowException, OSError):  # for example, two domains have no map
                     mlflow.artifacts.download_artifacts(
                         run_id=run.info.run_id, artifact_path=path, dst_path=folder
                     )
@@ -140,7 +140,7 @@ def _copy_figures(chosen: Sequence[tuple[MlflowRun, Sequence[str]]]) -> None:
 
 
 def _question(best: Mapping[str, float], run_id: str) -> list[str]:
-    """A question about the best mixture in Python, read from its run where it is too long."""
+    """Python that predicts the best mixture; a long mixture is read from its run."""
     shares = simplex.rounded(np.array(list(best.values())), 2)
     columns = [f'"{keys.MIXTURE}{d}": {share:g}' for d, share in zip(best, shares, strict=True)]
     columns[0] = "model.predict(pd.DataFrame([{" + columns[0]

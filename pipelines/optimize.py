@@ -1,4 +1,4 @@
-"""`optimize`: search the mixture with Optuna against the registered predictor."""
+"""`optimize`: search the best mixture with Optuna on the registered predictor."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""`prepare`: tokenise a study's domains; does nothing when they are up to date."""
+"""`prepare`: tokenise a study's domains; do nothing when they are up to date."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from pipelines.study.study import Study
 from training.data import corpus as corpora
 from training.record import keys, layout
 
-NAME = 24  # cells of a domain's name
+NAME = 24  # width of a domain's name, in terminal cells
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Parameters:
 
 
 def prepare(study: Study) -> Prepared:
-    """The study with its text, tokenised if it is not yet; reports the tokens of each domain."""
+    """Tokenise the study's text unless that is done, and print the tokens of each domain."""
     corpus = corpora.prepare(
         study.domains,
         study.tokenizer,

@@ -63,13 +63,14 @@ def _inner(annotation: Any, path: str) -> Iterator[tuple[str, type[Section]]]:
 
 
 def _command(command: str) -> Iterator[str]:
-    of = module(command)
-    doc = (of.__doc__ or "").strip()
+    command_module = module(command)
+    doc = (command_module.__doc__ or "").strip()
     yield from (f"### {command}", "", doc[0].upper() + doc[1:] if doc[0] != "`" else doc, "")
     yield from ("| parameter | default | meaning |", "|---|---|---|")
-    for one in table.declared(of.Parameters):
-        default = "required" if one.default is None else f"`{one.default}`" if one.default else ""
-        yield f"| `{one.name}` | {default} | {_cell(one.help)} |"
+    for param in table.declared(command_module.Parameters):
+        default = f"`{param.default}`" if param.default else ""
+        default = "required" if param.default is None else default
+        yield f"| `{param.name}` | {default} | {_cell(param.help)} |"
     yield ""
 
 

@@ -1,4 +1,4 @@
-"""`schedule`: plan a mixture that changes while a model trains, and prove it by training."""
+"""`schedule`: plan a mixture that changes during training, and prove it by training."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from fitting.selection import schedule
 from fitting.selection.schedule import ScheduleFit
 from optimization.schedule import plan as search
 from optimization.schedule import plots
-from optimization.schedule.plan import CONSTANT, Plan, SchedulePredictor
+from optimization.schedule.plan import CONSTANT, ScheduleAnswer, SchedulePredictor
 from optimization.schedule.report import report
 from pipelines import entry
 from pipelines.command import advice, table
@@ -58,7 +58,7 @@ def fit(proxies: PhaseProxies, machines: Machines, active: mlflow.ActiveRun) -> 
 
 
 def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Registered:
-    """Register the predictor; its error is that of whole schedules with a mixture left out."""
+    """Register the predictor; its error is that of whole schedules with held-out mixtures."""
     runs = fitted.runs
     spec = ScheduleSpec(
         domains=tuple(runs.domains),
@@ -75,7 +75,7 @@ def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Register
 
 
 def for_target(study: Study, predictor: SchedulePredictor, schedule: Array) -> list[Phase]:
-    """The schedule at the length of the study's target, its phases in whole steps."""
+    """The schedule scaled to the length of the study's target, its phases in whole steps."""
     starts = np.concatenate([[0.0], predictor.tokens[:-1]]) / predictor.tokens[-1]
     per_step = study.training.tokens_per_step
     return [
@@ -87,14 +87,16 @@ def for_target(study: Study, predictor: SchedulePredictor, schedule: Array) -> l
     ]
 
 
-def log_plan(study: Study, fitted: ScheduleFit, plan: Plan, active: mlflow.ActiveRun) -> None:
+def log_plan(
+    study: Study, fitted: ScheduleFit, plan: ScheduleAnswer, active: mlflow.ActiveRun
+) -> None:
     """Log the law and the schedule to the active run."""
     predictor, best = plan.predictor, plan.best
     domains = predictor.domains
     steps = [0, *(predictor.tokens[:-1] / study.training.tokens_per_step).astype(int).tolist()]
     mixtures = [dict(zip(domains, map(float, row), strict=True)) for row in best.schedule]
     pairs = list(zip(steps, mixtures, strict=True))
-    constant = dict(zip(domains, map(float, plan.ways[CONSTANT].schedule[0]), strict=True))
+    constant = dict(zip(domains, map(float, plan.strategies[CONSTANT].schedule[0]), strict=True))
     log_params(
         active.info.run_id,
         {
@@ -110,10 +112,10 @@ def log_plan(study: Study, fitted: ScheduleFit, plan: Plan, active: mlflow.Activ
             "gain": plan.gain(),
             "gain_low": low,
             "gain_high": high,
-            "gain_on_other_draws": float(plan.chosen.mean()),
+            "gain_on_other_draws": float(plan.resampled_gains.mean()),
             **{
-                f"predicted/{name.replace(' ', '_')}": float(way.objectives[-1])
-                for name, way in plan.ways.items()
+                f"predicted/{name.replace(' ', '_')}": float(strategy.objectives[-1])
+                for name, strategy in plan.strategies.items()
             },
             **{f"cv/rmse/{row.phase}": row.rmse for row in fitted.scores.itertuples()},
         }
@@ -128,7 +130,7 @@ def log_plan(study: Study, fitted: ScheduleFit, plan: Plan, active: mlflow.Activ
     for name, figure in (
         ("schedule", plots.schedules(plan)),
         ("gain", plots.gains(plan)),
-        ("kept", plots.kept(plan)),
+        ("kept", plots.retention(plan)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
 
@@ -155,7 +157,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     predictor = search.load(registered.uri)
     known = {"default": np.array([*prepared.default.values()])}
-    plan = search.plan(predictor, study.feasible(), known, study.search.trials, study.search.seed)
+    plan = search.solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
     log_plan(study, fitted, plan, active)
     lines = [_scores(fitted), "", *report(plan)]
     print("\n".join(lines), flush=True)

@@ -1,4 +1,4 @@
-"""`sweep`: design the mixtures and train every proxy run that is not finished yet."""
+"""`sweep`: design the mixtures and train every proxy run that is not finished."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
 
 
 def _adopt(runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
-    """Mark planned runs that were trained outside of a sweep, so that fits take them."""
+    """Mark planned runs that were trained outside a sweep, so that they are fitted."""
     finished = run_log.finished_runs(active.info.experiment_id, keys.PROXY)
     planned = [fingerprint(run) for run in runs]
     trained = [finished[key] for key in planned if key in finished]
@@ -67,7 +67,7 @@ def _adopt(runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     study = studies.load(parameters.study)
     machines = entry.machines(parameters.workers, parameters.ranks)
-    if dry_run.wanted(parameters.plan, parameters.throughput):
+    if dry_run.requested(parameters.plan, parameters.throughput):
         basis = budget.basis(study)
         runs = proxy_runs(basis.prepared)
         dry_run.show(basis, runs, machines.workers, parameters.throughput, active, targets=True)
@@ -81,7 +81,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
 
 
 def _end(prepared: Prepared, study: str, active: mlflow.ActiveRun) -> Iterator[str]:
-    """What was done and what to do next; `study` as the user named it."""
+    """What was done and what to do next; `study` is the user's name for it."""
     experiment, tag = active.info.experiment_id, prepared.tag
     metrics = mlflow.get_run(active.info.run_id).data.metrics
     runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])

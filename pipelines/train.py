@@ -36,9 +36,11 @@ class Parameters:
         "of a run of `schedule`."
     )
     size: str = table.parameter("A size of the study or of the ladder.", default=None)
-    steps: int | None = table.parameter("By default those of training.", table.at_least(1))
+    steps: int | None = table.parameter(
+        "Optimizer steps; by default those of `training`.", table.at_least(1)
+    )
     seed: int = table.parameter(
-        "Of the weights and the order of the text.", table.at_least(0), default="0"
+        "Seed of the weights and of the order of the text.", table.at_least(0), default="0"
     )
     save_model: bool = table.parameter(
         "`true`: log the model as artifact `model`.", texts.boolean, default="false"
@@ -50,7 +52,7 @@ class Parameters:
 
 
 def train(run: Run, corpus: Corpus, machines: Machines, active: mlflow.ActiveRun) -> History:
-    """Train a model into the active MLflow run, from its checkpoint where there is one."""
+    """Train a model into the active MLflow run, from its checkpoint if there is one."""
     run_id = active.info.run_id
     run_log.log_datasets(run_id, corpus)
     pool.train([run], corpus, SingleRun(run, run_id), machines)
@@ -60,8 +62,8 @@ def train(run: Run, corpus: Corpus, machines: Machines, active: mlflow.ActiveRun
     return history
 
 
-def given_phases(study: Study, mixture: str, schedule: str) -> list[Phase]:
-    """The phases that the parameters, or else the study, give; none: the default mixture."""
+def requested_phases(study: Study, mixture: str, schedule: str) -> list[Phase]:
+    """The phases of the parameters, or else of the study; empty: the default mixture."""
     domains, per_step = list(study.domains), study.training.tokens_per_step
     if mixture:
         return [Phase(mixture=texts.mixture(mixture, domains))]
@@ -77,10 +79,10 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     machines = entry.machines("1", parameters.ranks, parameters.hostfile)
     if parameters.mixture and parameters.schedule:
         raise InputError("schedule: give a mixture or a schedule, not both")
-    phases = given_phases(study, parameters.mixture, parameters.schedule)
+    phases = requested_phases(study, parameters.mixture, parameters.schedule)
     steps = parameters.steps or study.training.steps
     study.refuse_length(steps, phases[1:])
-    if dry_run.wanted(parameters.plan, parameters.throughput):
+    if dry_run.requested(parameters.plan, parameters.throughput):
         basis = budget.basis(study)
         prepared = basis.prepared
     else:
@@ -102,7 +104,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     engine = run.engine.model_copy(update={"save_models": save})
     run = run.model_copy(update={"engine": engine})
     if basis:
-        mlflow.set_tag(keys.STAGE, dry_run.STAGE)  # not a proxy for fits to leave out
+        mlflow.set_tag(keys.STAGE, dry_run.STAGE)  # otherwise it would count as a proxy
         dry_run.show(basis, [run], machines.workers, parameters.throughput, active, targets=False)
         return
     prepared.check_repetition([run])

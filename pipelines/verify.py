@@ -1,4 +1,4 @@
-"""`verify`: train the target on the default and the best mixture; measured beside predicted."""
+"""`verify`: train the target on the default and the best mixture; compare with predictions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,20 +26,20 @@ from pipelines.runs.proxy_runs import train_missing
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.prepared import Prepared
-from pipelines.study.study import DECIMALS, Study
+from pipelines.study.study import Study
 from training.engine import kernels
 from training.engine.devices import Machines
 from training.record import figures as plots
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
-from training.record.mixtures import checked_mixture
+from training.record.mixtures import checked_mixture, mixture_key
 from training.record.mlflow_runs import search
 from training.run import Run
 
 Array = np.ndarray
 PROBABILITY = 0.9
-NAMES = "target-"  # how those of the targets begin
+NAMES = "target-"  # the prefix of the targets' names
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Parameters:
     study: str = table.study()
     model: str = table.model("The predictor; by default the champion of the study.")
     mixture: str = table.parameter(
-        "Train this mixture in the place of the best: `web=0.5,code=0.5`, a JSON object or file, "
+        "Train this mixture in place of the best: `web=0.5,code=0.5`, a JSON object or file, "
         "or `runs:/<id>` of a run with a mixture."
     )
     trials: int | None = table.parameter(
@@ -59,7 +59,7 @@ class Parameters:
 
 
 def target_runs(prepared: Prepared, mixtures: dict[str, Mixture]) -> dict[str, Run]:
-    """The targets to train: default and best with every seed, the others with the first."""
+    """The targets to train: default and best with every seed, the others with the first seed."""
     seeds, domains = prepared.study.target.seeds, list(prepared.study.domains)
     return {
         f"{name}-{seed}": prepared.target(
@@ -107,8 +107,8 @@ def verify(
     targets = pd.DataFrame(rows)
     arrays = {n: np.array([mixtures[n][d] for d in predictor.domains]) for n in (BEST, DEFAULT)}
     differences = Differences.of(predictor, weighted(predictor, predictor.weights), arrays[BEST])
-    one = arrays[DEFAULT][None]
-    predicted = Gain(float(differences.mean(one)[0]), float(differences.half_width(one)[0]))
+    default = arrays[DEFAULT][None]
+    predicted = Gain(float(differences.mean(default)[0]), float(differences.half_width(default)[0]))
     noise = differences.quantile * math.sqrt(2 * differences.residual)
     measured = _measured_gain(targets, noise)
     proof = _proof(study, targets, histories, weights, (measured, predicted), earlier)
@@ -117,8 +117,8 @@ def verify(
 
 
 def to_train(answer: Answer) -> dict[str, Mixture]:
-    """The mixtures of an answer that are trained: of those beside best and default the ones that
-    satisfy what the search was asked for."""
+    """The mixtures of an answer to train: best, default, and the others that satisfy the
+    constraints of the search."""
     return {
         name: mixture
         for name, mixture in answer.mixtures.items()
@@ -139,7 +139,7 @@ def _proof(
     spread = table.groupby("mixture")["measured"].agg(np.ptp).max()
     best, default = (_mean_curve(histories, name, weights) for name in (BEST, DEFAULT))
     steps = next(iter(histories.values())).steps
-    before = min(earlier, key=lambda one: one.objective, default=None)
+    before = min(earlier, key=lambda target: target.objective, default=None)
     return Proof(
         table=table,
         gain=gains[0],
@@ -154,19 +154,19 @@ def _proof(
 
 
 def _measured_gain(table: pd.DataFrame, unmeasured: float) -> Gain:
-    """Default − best, mean over seeds; the noise of one run is that of the seeds of all mixtures.
+    """Default − best, mean over seeds; the noise of one run is pooled over all mixtures' seeds.
 
-    With one seed a mixture nothing was measured of the noise, and `unmeasured` is the half width.
+    With one seed for each mixture the noise was not measured, and `unmeasured` is the half width.
     """
     by_mixture = table.groupby("mixture")["measured"]
     means, counts = by_mixture.mean(), by_mixture.count()
     gain = float(means[DEFAULT] - means[BEST])
-    freedom = int((counts - 1).sum())
-    if not freedom:
+    degrees = int((counts - 1).sum())  # of freedom
+    if not degrees:
         return Gain(gain, unmeasured)
     squares = ((table["measured"] - by_mixture.transform("mean")) ** 2).sum()
-    error = np.sqrt(squares / freedom * (1 / counts[BEST] + 1 / counts[DEFAULT]))
-    return Gain(gain, float(student.ppf((1 + PROBABILITY) / 2, freedom) * error))
+    error = np.sqrt(squares / degrees * (1 / counts[BEST] + 1 / counts[DEFAULT]))
+    return Gain(gain, float(student.ppf((1 + PROBABILITY) / 2, degrees) * error))
 
 
 def _earlier(
@@ -175,41 +175,38 @@ def _earlier(
     mixtures: Mapping[str, Mixture],
     active: mlflow.ActiveRun,
 ) -> list[Earlier]:
-    """The targets of the study that the experiment holds, as large and as long as its target, on
-    other mixtures than these."""
+    """Targets of the study in the experiment, as large and as long as its target, on mixtures other
+    than these; one entry a mixture, its objective the mean over seeds."""
     study = prepared.study
+    domains = list(study.domains)
     query = (
         f"attributes.status = 'FINISHED' and tags.{keys.STAGE} = '{keys.TARGET}' and "
         f"tags.{keys.STUDY} = '{prepared.tag}' and attributes.run_name LIKE '{NAMES}%' and "
         f"params.{keys.N_PARAMS} = '{study.size(study.target.size).n_params}'"
     )
-    now = {_key(study, mixture) for mixture in mixtures.values()}
-    found: dict[tuple[float, ...], list[Earlier]] = {}
+    current = {mixture_key(mixture, domains) for mixture in mixtures.values()}
+    by_mixture: dict[tuple[float, ...], list[Earlier]] = {}
     for run in search([active.info.experiment_id], query):
-        there = history_from_tags(run.data.tags)
-        if there is None or there.tokens[-1] != study.target_tokens():
+        history = history_from_tags(run.data.tags)
+        if history is None or history.tokens[-1] != study.target_tokens():
             continue
         mixture = keys.without_prefix(keys.MIXTURE, run.data.params)
-        if _key(study, mixture) in now or study.broken_rule(mixture):
+        key = mixture_key(mixture, domains)
+        if key in current or study.broken_rule(mixture):
             continue
-        order = [there.domains.index(d) for d in study.domains]
-        loss = float(np.array(there.losses[-1])[order] @ weights)
-        one = Earlier(str(run.info.run_name), run.info.run_id, loss)
-        found.setdefault(_key(study, mixture), []).append(one)
+        order = [history.domains.index(d) for d in domains]
+        loss = float(np.array(history.losses[-1])[order] @ weights)
+        target = Earlier(str(run.info.run_name), run.info.run_id, loss)
+        by_mixture.setdefault(key, []).append(target)
     return [
-        replace(seeds[0], objective=float(np.mean([one.objective for one in seeds])))
-        for seeds in found.values()
+        replace(targets[0], objective=float(np.mean([target.objective for target in targets])))
+        for targets in by_mixture.values()
     ]
 
 
-def _key(study: Study, mixture: Mapping[str, float]) -> tuple[float, ...]:
-    """The same for mixtures that are the same."""
-    return tuple(round(float(mixture.get(d, 0.0)), DECIMALS) for d in study.domains)
-
-
 def steps_to(steps: Sequence[int], values: Array, objective: float) -> float | None:
-    """The step from which on values (n,) are at most an objective, between evaluations; None where
-    the last one is not."""
+    """The step from which on values (n,) are at most an objective, interpolated between
+    evaluations; None if the last value is above it."""
     above = np.flatnonzero(values > objective)
     if not len(above):
         return float(steps[0])
@@ -227,7 +224,7 @@ def _mean_curve(histories: Mapping[str, History], name: str, weights: Array) -> 
 
 
 def _name(key: str) -> str:
-    """The mixture of a run's key, which ends in its seed."""
+    """The mixture's name in a run's key, `<name>-<seed>`."""
     return key.rsplit("-", 1)[0]
 
 
@@ -293,9 +290,9 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
             f"model {predictor.uri} predicts {', '.join(predictor.val_domains)}; a target is "
             f"measured on the study's domains, {', '.join(study.domains)}"
         )
-    given = texts.mixture(parameters.mixture, predictor.domains) if parameters.mixture else None
-    if given:
-        study.refuse_forbidden({"mixture": given})
+    mixture = texts.mixture(parameters.mixture, predictor.domains) if parameters.mixture else None
+    if mixture:
+        study.refuse_forbidden({"mixture": mixture})
     kernels.build_for(machines)
     prepared = prepare(study)
     problem = search_problem.of_study(study, predictor)
@@ -303,8 +300,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     with entry.stage(keys.OPTIMIZE):
         answer = optimize(predictor, problem)
     mixtures = {**to_train(answer), DEFAULT: prepared.default}
-    if given:
-        mixtures[BEST] = given
+    if mixture:
+        mixtures[BEST] = mixture
     proof = verify(prepared, predictor, mixtures, machines, active)
     lines = verdict.report(proof, registry.standing(predictor.uri))
     mlflow.set_tag(keys.NOTE, layout.description(lines))

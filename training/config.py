@@ -1,4 +1,4 @@
-"""What a training stage needs to know, as the study file states it: one frozen section a stage."""
+"""Frozen sections of the study file that configure data preparation and training."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -10,7 +10,7 @@ from training.record.errors import InputError
 
 
 class Section(BaseModel):
-    """A part of the study file: immutable, and a key it does not know is an error."""
+    """A part of the study file: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -24,7 +24,7 @@ def _checked_short_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_checked_short_name)]
-"""Of a study or a size."""
+"""The name of a study or a size."""
 
 
 def _checked_name(name: str) -> str:
@@ -45,12 +45,12 @@ DomainName = Annotated[str, AfterValidator(_checked_name)]
 
 
 class Domain(Section):
-    """Where a domain's documents come from: exactly one of `embedded`, `files` and `dataset`."""
+    """The source of a domain's documents: exactly one of `embedded`, `files` and `dataset`."""
 
     embedded: Literal["python", "cpp", "docs", "web", "tables"] | None = None
-    """Text that the project's own dependencies ship; needs no download."""
+    """Text in the project's installed dependencies; needs no download."""
     files: str | list[str] | None = None
-    """Globs of JSONL, Parquet or text files (.gz, .zst too); relative to the study file."""
+    """Globs of JSONL, Parquet or text files (also .gz, .zst), relative to the study file."""
     dataset: str | None = None
     """A Hugging Face `datasets` path, with `config`, `split` and `revision`."""
     config: str | None = None
@@ -62,23 +62,24 @@ class Domain(Section):
     text_column: str = "text"
     """The column that holds a document's text."""
     domain_column: str | None = None
-    """With `domain_value`: take only the rows whose column holds it; `meta.set` is a key within."""
+    """With `domain_value`: use only rows with this value in the column; `meta.set` is a nested
+    key."""
     domain_value: str | list[str] | None = None
-    """The value, or several, that `domain_column` must hold."""
+    """The value, or list of values, that `domain_column` must hold."""
     on_error: Literal["refuse", "skip"] = "refuse"
-    """What a line that is no JSON, or a row without text, does: end the preparation, or be counted
-    and left out."""
+    """For a line that is not JSON or a row without text: end the preparation, or count and skip
+    the row."""
     sample_by: Literal["document", "paragraph", "line"] = "document"
-    """What one document is in a text file."""
+    """The unit of a text file that forms one document."""
     max_mb: float | None = Field(default=None, gt=0)
     """Stop after this much text, in 10^6 bytes."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [key for key in ("embedded", "files", "dataset") if getattr(self, key)]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "none of them"
-            raise ValueError(f"give exactly one of embedded, files, dataset; found {found}")
+        sources = [key for key in ("embedded", "files", "dataset") if getattr(self, key)]
+        if len(sources) != 1:
+            names = " and ".join(sources) if sources else "none of them"
+            raise ValueError(f"give exactly one of embedded, files, dataset; found {names}")
         if (self.domain_column is None) != (self.domain_value is None):
             raise ValueError("domain_column and domain_value go together")
         if self.embedded and self.max_mb is None:
@@ -90,9 +91,9 @@ class Tokenizer(Section):
     """Either a byte-level BPE trained on the study's own text, or an existing tokenizer."""
 
     vocab_size: int | None = Field(default=None, ge=300, le=1_000_000)
-    """Entries of the BPE to train, on an equal amount of training text from each domain."""
+    """Vocabulary size of the BPE, trained on an equal amount of training text from each domain."""
     name: str | None = None
-    """A hub id or folder that `AutoTokenizer.from_pretrained` knows."""
+    """A hub id or folder for `AutoTokenizer.from_pretrained`."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -102,32 +103,33 @@ class Tokenizer(Section):
 
 
 class Validation(Section):
-    """The held-out part of each domain, and what each domain's loss weighs in the objective."""
+    """The held-out part of each domain, and the weight of its loss in the objective."""
 
     fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of documents held out, chosen by a hash of their text."""
     tokens: int = Field(default=20_480, gt=0)
-    """Tokens a domain that one evaluation reads, spread evenly over the held-out part."""
+    """Tokens per domain and evaluation, spread evenly over the held-out part."""
     weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
-    """Every domain → weight, divided by their sum; equal when absent."""
+    """Domain → weight, for every domain; divided by their sum; equal when absent."""
 
 
 class Size(Section):
-    """One model: the shape of a GPT-NeoX, or any causal language model of Transformers."""
+    """One model: the shape of a GPT-NeoX, or any causal language model in Transformers."""
 
     hidden_size: int | None = Field(default=None, gt=0)
     """Width of the model."""
     layers: int | None = Field(default=None, gt=0)
     """Transformer blocks."""
     heads: int | None = Field(default=None, gt=0)
-    """Attention heads; they divide the hidden size."""
+    """Attention heads; they must divide the hidden size."""
     config: str | None = None
-    """Instead of a shape: the path or hub id of a Transformers config. Its vocabulary becomes that
-    of the study's tokenizer; all else, the scale of the initial weights too, stays as it says."""
+    """Instead of a shape: the path or hub id of a Transformers config. Its vocabulary is replaced
+    by that of the study's tokenizer; all else is used unchanged, including the scale of the initial
+    weights."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate; by default `training.rate_times_width` / hidden size."""
+    """Peak learning rate; by default `training.rate_times_width` / hidden size."""
     _counts: tuple[int, int] | None = PrivateAttr(default=None)
-    """Width and parameters of a Transformers config: no part of the study, nor of a fingerprint."""
+    """Width and parameters of a Transformers config; part of neither study nor fingerprint."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -152,7 +154,7 @@ class Size(Section):
         return self.layers * (12 * width**2 + 13 * width) + 2 * width
 
     def resolved(self, width: int, n_params: int) -> Self:
-        """The size with what its Transformers config says (see `training.engine.model.resolve`)."""
+        """The size with its config's counts (see `training.engine.model.resolve`)."""
         size = self.model_copy()
         size._counts = width, n_params
         return size
@@ -176,36 +178,35 @@ LADDER = {
     "410M": Size(hidden_size=1024, layers=24, heads=16),
     "1B": Size(hidden_size=2048, layers=16, heads=8),
 }
-"""Sizes that every study knows. From 14M up they are Pythia's (arXiv 2304.01373), named as there
-after all parameters with its large vocabulary, and the 305M of arXiv 2403.16952; the smaller ones
-are named after their non-embedding parameters."""
+"""Sizes available in every study. From 14M up they are Pythia's (arXiv 2304.01373), named as there
+after all parameters with its large vocabulary, and the 305M of arXiv 2403.16952. Smaller ones are
+named after their non-embedding parameters."""
 
 
 class Training(Section):
-    """How every model of a study is trained; equal for all, so that losses are comparable."""
+    """How every model of a study is trained: the same for all, so that losses are comparable."""
 
     sequence_length: int = Field(default=128, gt=1)
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     batch_size: int = Field(default=16, gt=0)
-    """Sequences an optimizer step, over all processes."""
+    """Sequences per optimizer step, over all processes."""
     steps: int = Field(gt=0)
     """Optimizer steps of a proxy run."""
     warmup_steps: int = Field(default=40, ge=0)
-    """Linear warm-up; the rate is constant afterwards, so that checkpoints are comparable."""
+    """Steps of linear warm-up. The rate is constant afterwards, so checkpoints are comparable."""
     decay_steps: int = Field(default=0, ge=0)
-    """The last steps, over which the rate falls linearly to zero (WSD, arXiv 2404.06395). What is
-    evaluated there lies on no step law with what came before: for proxies leave it 0, or evaluate
-    once."""
+    """Last steps, over which the rate falls linearly to zero (WSD, arXiv 2404.06395). Losses during
+    the decay do not follow the step law of earlier losses: for proxies, use 0 or evaluate once."""
     rate_times_width: float = Field(default=0.25, gt=0)
     """Peak learning rate × hidden size (see `training.engine.model.learning_rate`)."""
     first_evaluation: int = Field(gt=0)
-    """The first evaluated step; the others are log-spaced up to the last step."""
+    """First evaluated step; the others are log-spaced up to the last step."""
     evaluations: int = Field(default=6, gt=0)
-    """Evaluations of a run on the held-out text."""
+    """Number of evaluations of a run on the held-out text."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """AdamW's decay of the weights."""
+    """AdamW's weight decay."""
     gradient_clipping: float = Field(default=1.0, gt=0)
-    """Largest norm of a step's gradient."""
+    """Maximum gradient norm."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the forward and backward pass."""
 
@@ -230,50 +231,50 @@ class Engine(Section):
     """How DeepSpeed runs a model. Losses do not depend on it beyond rounding."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """What is split over the processes: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    """What is sharded over the processes: 1 optimizer state, 2 also gradients, 3 also weights."""
     micro_batch_size: int | None = Field(default=None, gt=0)
-    """Sequences a process computes at once, the rest by gradient accumulation; its whole share of
-    the batch when absent."""
+    """Sequences that a process computes at once; gradients are accumulated over the rest. Its whole
+    share of the batch when absent."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass rather than keep them."""
+    """Recompute activations in the backward pass instead of storing them."""
     compile: bool = False
     """`torch.compile` the model."""
     start_minutes: float = Field(default=10, gt=0)
-    """Minutes within which a worker must be ready to train."""
+    """Time limit for a worker to be ready to train."""
     checkpoint_minutes: float = Field(default=5, ge=0)
-    """Time between two checkpoints, from which a killed run goes on; a checkpoint that takes long
-    is made less often."""
+    """Time between two checkpoints, from which a killed run resumes. Slow checkpoints are written
+    less often."""
     save_models: bool = False
     """Log every trained model as the artifact `model` of its run, a Transformers checkpoint."""
 
     def micro_batch(self, training: Training, ranks: int) -> int:
         """Sequences that each of `ranks` processes computes at once.
 
-        Raises InputError for a batch that cannot be shared out over them.
+        Raises InputError for a batch that cannot be split evenly.
         """
         share, rest = divmod(training.batch_size, ranks)
         if rest:
             raise InputError(
                 f"training.batch_size: {training.batch_size} sequences cannot be shared evenly by "
-                f"{ranks} processes; change it, or ranks"
+                f"{ranks} processes; change it or ranks"
             )
         micro = self.micro_batch_size or share
         if share % micro:
             raise InputError(
-                f"engine.micro_batch_size: {micro} does not divide the {share} sequences that each "
-                f"of {ranks} processes has of a batch ({training.batch_size})"
+                f"engine.micro_batch_size: {micro} does not divide the {share} sequences a process "
+                f"has of a batch ({training.batch_size} over {ranks} processes)"
             )
         return micro
 
 
 class Repetition(Section):
-    """How often a run may see the same text."""
+    """How many times a run may see the same text."""
 
     limit: float = Field(default=4, gt=0)
-    """Epochs of a domain; up to about 4, repeated text is worth almost as much as new text
+    """Maximum epochs of a domain. Up to about 4, repeated text is worth almost as much as new text
     (arXiv 2305.16264)."""
     on_excess: Literal["warn", "refuse"] = "warn"
-    """What a run beyond the limit does: print a warning, or end the command before it trains."""
+    """For a run beyond the limit: print a warning, or end the command before training."""
     match_target: bool = False
-    """Give each run the part D / D* of every domain's text, for a run of D and a target of D*
-    tokens, so that it repeats its text as often as the target would (arXiv 2606.07597)."""
+    """Restrict a run of D tokens to the part D / D* of every domain's text, for a target of D*
+    tokens, so that it repeats text as often as the target would (arXiv 2606.07597)."""

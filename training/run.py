@@ -1,4 +1,4 @@
-"""One model to train: all that its losses depend on, and the fingerprint of that."""
+"""One model to train: all that its losses depend on, and their fingerprint."""
 
 import hashlib
 import json
@@ -12,41 +12,41 @@ from training.config import DomainName, Engine, Section, Size, Training
 
 
 class Phase(Section):
-    """A part of a schedule: the mixture from a number of tokens on."""
+    """A part of a schedule: its mixture and where it begins."""
 
     from_tokens: int = Field(default=0, ge=0)
-    """Tokens that the run has seen when it begins; a whole number of steps."""
+    """Tokens that the run has seen when the phase begins; a whole number of steps."""
     mixture: dict[DomainName, float]
-    """Domain → proportion; domains that are left out have 0."""
+    """Domain → proportion; missing domains have 0."""
 
 
 class Base(Section):
-    """A trained model whose weights a run begins with; its optimizer begins anew."""
+    """A trained model whose weights a run starts from, with a new optimizer state."""
 
     source: str
-    """A folder or a hub id that `from_pretrained` knows."""
+    """A folder or a hub id for `from_pretrained`."""
     digest: str
-    """Of its weights."""
+    """Hash of its weights."""
 
 
 class Run(Section):
-    """One model to train: all that its losses depend on, and where it belongs."""
+    """One model to train: all that its losses depend on, and the study it belongs to."""
 
     name: str
     stage: str
     study: str
-    """Fingerprint of the study's training part; fits select by it."""
+    """Fingerprint of the study's training part; fits select runs by it."""
     workspace: Path
-    """The study's folder; checkpoints lie in it."""
+    """The study's folder, which holds the checkpoints."""
     corpus: Path
     """The manifest that `prepare` wrote."""
     corpus_digest: str
     mixture: dict[str, float]
-    """From the first step on."""
+    """Proportions from the first step on."""
     later: tuple[Phase, ...] = ()
-    """The phases of a schedule after the first, in their order."""
+    """The phases of a schedule after the first, in order."""
     base: Base | None = None
-    """What it continues; fresh weights when absent."""
+    """The model to start from; randomly initialised when absent."""
     size_name: str
     size: Size
     training: Training
@@ -55,18 +55,19 @@ class Run(Section):
     """The part of each domain's training text that the run may see."""
     seed: int
     engine: Engine = Engine()
-    """Not a part of what the losses depend on."""
+    """Not part of the fingerprint."""
     keep_state: bool = False
-    """Whether its last state is kept for runs that begin as it did; nor is this."""
+    """Whether to keep the final state for runs with the same beginning; not part of the
+    fingerprint."""
 
     @property
     def phases(self) -> list[tuple[int, dict[str, float]]]:
-        """Steps done when each phase begins, and its mixture."""
+        """(steps done at its beginning, mixture) of each phase."""
         per_step = self.training.tokens_per_step
         return [(0, self.mixture), *((p.from_tokens // per_step, p.mixture) for p in self.later)]
 
     def mean_mixture(self) -> dict[str, float]:
-        """The proportions of all tokens of the run."""
+        """The proportions over all tokens of the run."""
         starts, mixtures = zip(*self.phases, strict=True)
         lengths = [b - a for a, b in pairwise([*starts, self.training.steps])]
         return {
@@ -76,8 +77,10 @@ class Run(Section):
         }
 
     def until(self, step: int) -> Self:
-        """The run that ends where this one has done so many steps; all that its state depends on,
-        its evaluations aside."""
+        """The same run ended after `step` steps, with a single evaluation.
+
+        Runs that agree up to that step share it, and so its fingerprint.
+        """
         ended = {"steps": step, "first_evaluation": step, "evaluations": 1, "decay_steps": 0}
         tokens = step * self.training.tokens_per_step
         return self.model_copy(
@@ -88,18 +91,27 @@ class Run(Section):
         )
 
     def flops(self, vocab_size: int) -> int:
-        """Training compute, 6 FLOPs a parameter and token; the input embedding computes none."""
+        """Training compute, 6 FLOPs per parameter and token; the input embedding has none."""
         parameters = self.size.n_params + vocab_size * self.size.width
         return 6 * parameters * self.training.tokens_per_step * self.training.steps
 
 
 def fingerprint(run: Run) -> str:
     """A hash of everything that a run's losses depend on."""
-    other = {"name", "stage", "study", "workspace", "corpus", "size_name", "engine", "keep_state"}
-    spec = run.model_dump(mode="json", exclude=other)
+    excluded = {
+        "name",
+        "stage",
+        "study",
+        "workspace",
+        "corpus",
+        "size_name",
+        "engine",
+        "keep_state",
+    }
+    spec = run.model_dump(mode="json", exclude=excluded)
     if run.base is None:
         del spec["base"]
-    else:  # wherever its files lie
+    else:  # independent of the location of its files
         spec["base"] = run.base.digest
         del spec["size"]["config"]
     if not run.later:

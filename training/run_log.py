@@ -1,4 +1,4 @@
-"""How a model's training is written to MLflow, as `training.record.keys` names it."""
+"""Logging of a model's training to MLflow, under the names of `training.record.keys`."""
 
 import json
 import math
@@ -21,23 +21,23 @@ from training.record.history import Evaluation, History, history_tags
 from training.record.mlflow_runs import METRIC_BATCH, close
 from training.run import Run, fingerprint
 
-FLUSH_SECONDS = 10  # between two batches of training losses at least
-DRAW_LUCK = 2.5  # sequences × √steps: five standard deviations of systematic sampling at most
-WINDOWS = 40  # in which the drawn tokens are counted
+FLUSH_SECONDS = 10  # minimum time between two batches of training losses
+DRAW_LUCK = 2.5  # sequences × √steps: at most five standard deviations of systematic sampling
+WINDOWS = 40  # intervals in which the drawn tokens are counted
 
 
 def finished_ids(experiment_id: str, stage: str) -> dict[str, str]:
-    """Fingerprint → id of the run that makes one of a stage needless: complete or diverged.
+    """Fingerprint → id of a complete or diverged run, which need not be trained again.
 
-    Any with the losses of a target will do; a proxy is needed as a proxy, for fits take no other.
+    For the stage `proxy` only proxy runs count, since fits use no others; else runs of any stage.
     """
     return {key: run.info.run_id for key, run in finished_runs(experiment_id, stage).items()}
 
 
 def finished_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
-    """Fingerprint → that run; of several a complete one that another command trained below it."""
+    """As `finished_ids`, the runs; of several, complete ones first, then ones with a parent run."""
     client = mlflow.MlflowClient()
-    found: dict[str, MlflowRun] = {}
+    runs: dict[str, MlflowRun] = {}
     for state in ("FINISHED", "FAILED"):
         token = None
         while True:
@@ -51,12 +51,12 @@ def finished_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
                 key = tags[keys.FINGERPRINT]
                 ended = tags.get(keys.COMPLETE) == "true" or keys.DIVERGED in tags
                 ended &= stage != keys.PROXY or tags.get(keys.STAGE) == stage
-                if ended and (key not in found or _rank(run) > _rank(found[key])):
-                    found[key] = run
+                if ended and (key not in runs or _rank(run) > _rank(runs[key])):
+                    runs[key] = run
             token = page.token
             if not token:
                 break
-    return found
+    return runs
 
 
 def _rank(run: MlflowRun) -> tuple[bool, bool]:
@@ -64,47 +64,47 @@ def _rank(run: MlflowRun) -> tuple[bool, bool]:
 
 
 def unfinished(run_id: str, experiment_id: str) -> str | None:
-    """The run's id where it is in this experiment and can go on."""
+    """The run's id if the run is in this experiment and can be resumed, else None."""
     try:
         run = mlflow.get_run(run_id)
     except MlflowException:
-        return None  # of another store, or deleted for good
+        return None  # in another store, or permanently deleted
     active = run.info.lifecycle_stage == "active" and run.info.status != "FINISHED"
     return run_id if active and run.info.experiment_id == experiment_id else None
 
 
-def close_abandoned(experiment_id: str, run: Run, but: str | None = None) -> None:
-    """End earlier attempts at this run that a crash left RUNNING, all but the one that goes on."""
+def close_abandoned(experiment_id: str, run: Run, except_id: str | None = None) -> None:
+    """End earlier attempts at this run that a crash left RUNNING, except the one to resume."""
     client = mlflow.MlflowClient()
     attempts = client.search_runs(
         [experiment_id],
         f"attributes.status = 'RUNNING' and tags.{keys.FINGERPRINT} = '{fingerprint(run)}'",
     )
     for attempt in attempts:
-        if attempt.info.run_id != but:
+        if attempt.info.run_id != except_id:
             close(attempt.info.run_id, "its worker died; trained again")
 
 
-def hand_over(run_id: str, heir: str) -> None:
-    """Note in a run, if this store has it, that another goes on with its work."""
+def hand_over(run_id: str, successor: str) -> None:
+    """Note in a run, if it is in this store, that another run continues its work."""
     close(run_id, "its process died")
     client = mlflow.MlflowClient()
     try:
         ended = client.get_run(run_id).data.tags.get(keys.ERROR, "it ended")
-        client.set_tag(run_id, keys.ERROR, f"{ended}; run {heir} goes on")
+        client.set_tag(run_id, keys.ERROR, f"{ended}; run {successor} goes on")
     except MlflowException:
         return
 
 
 class RunLog:
-    """Writes one model's training into one MLflow run, an evaluation a batch.
+    """Logs one model's training to one MLflow run, one batch per evaluation.
 
-    `kept` is what a checkpoint kept of the log: its points are logged where this run does not hold
-    them yet, so that the run ends with each point once, whether it is the same run or another.
+    `saved` is the `state()` of the log in a checkpoint. Its points are logged unless this run has
+    them already, so each point is logged once, in the same MLflow run or a new one.
     """
 
     def __init__(
-        self, run_id: str, run: Run, corpus: Corpus, kept: Mapping[str, Any] | None = None
+        self, run_id: str, run: Run, corpus: Corpus, saved: Mapping[str, Any] | None = None
     ) -> None:
         self._client = mlflow.MlflowClient()
         self._run_id = run_id
@@ -112,15 +112,15 @@ class RunLog:
         self._tokens_per_step = run.training.tokens_per_step
         self._length = run.training.sequence_length
         self._points: list[Metric] = []
-        self._sent = 0  # of the points
+        self._sent = 0  # number of points logged
         self._sent_at = time.monotonic()
         self._evaluations: list[tuple[int, tuple[float, ...]]] = []
         self._domains = tuple(corpus.domains)
-        self._logged = {keys.TRAIN_LOSS: -1, keys.TOKENS: -1}  # last steps the run holds
-        self.goes_on = kept is not None and kept["run_id"] == run_id
-        if kept is not None:
-            self._restore(kept)
-        if not self.goes_on:
+        self._logged = {keys.TRAIN_LOSS: -1, keys.TOKENS: -1}  # last logged steps
+        self.resumed = saved is not None and saved["run_id"] == run_id
+        if saved is not None:
+            self._restore(saved)
+        if not self.resumed:
             self._tag(
                 {
                     keys.STAGE: run.stage,
@@ -130,8 +130,8 @@ class RunLog:
             )
             log_datasets(run_id, corpus)
 
-    def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this log; all of it is logged."""
+    def state(self) -> dict[str, Any]:
+        """The state of this log for a checkpoint; flushes all points first."""
         self._flush()
         return {
             "run_id": self._run_id,
@@ -140,32 +140,32 @@ class RunLog:
         }
 
     def training(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Log the training loss, nats per token, now or with the next points."""
+        """Log the training loss, nats per token; points are sent in batches."""
         values = {keys.TRAIN_LOSS: loss, keys.TOKENS_PER_SECOND: tokens_per_second}
         self._add(keys.TRAIN_LOSS, step, values)
         if time.monotonic() - self._sent_at > FLUSH_SECONDS:
             self._flush()
 
-    def evaluation(self, step: int, found: Evaluation, sampler: MixtureSampler) -> None:
-        """Log one evaluation of all domains, with the points since the last, at once."""
+    def evaluation(self, step: int, evaluation: Evaluation, sampler: MixtureSampler) -> None:
+        """Log one evaluation of all domains and send all pending points."""
         drawn, epochs, planned = sampler.drawn(step), sampler.epochs(step), sampler.planned(step)
         values: dict[str, float] = {keys.TOKENS: step * self._tokens_per_step}
         for i, name in enumerate(self._domains):
-            loss = found.losses[name]
+            loss = evaluation.losses[name]
             values[keys.VAL_LOSS + name] = loss
-            values[keys.VAL_LOSS_SE + name] = found.standard_errors[name]
+            values[keys.VAL_LOSS_SE + name] = evaluation.standard_errors[name]
             values[keys.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
             values[keys.TRAINED_TOKENS + name] = int(drawn[i]) * self._length
             values[keys.PLANNED_TOKENS + name] = float(planned[i]) * self._length
             values[keys.EPOCHS + name] = float(epochs[i])
         self._add(keys.TOKENS, step, values)
-        self._evaluations.append((step, tuple(found.losses[name] for name in self._domains)))
+        self._evaluations.append((step, tuple(evaluation.losses[name] for name in self._domains)))
         self._flush()
 
     def schedule(self, sampler: MixtureSampler) -> None:
-        """Log the figure of a schedule as it was drawn.
+        """Log a figure of the schedule as drawn.
 
-        Raises RuntimeError where a domain's tokens are not what the schedule has of it.
+        Raises RuntimeError if a domain's tokens deviate from the schedule.
         """
         steps = len(sampler.counts)
         off = np.abs(sampler.drawn(steps) - sampler.planned(steps)).max()
@@ -175,7 +175,7 @@ class RunLog:
         self._client.log_figure(self._run_id, figure, "figures/schedule.png")
 
     def complete(self) -> float:
-        """Write the compact history and mark the run complete; the last mean validation loss."""
+        """Log the compact history and mark the run complete; returns the final mean loss."""
         self._flush()
         steps, losses = zip(*self._evaluations, strict=True)
         tokens = tuple(step * self._tokens_per_step for step in steps)
@@ -184,15 +184,15 @@ class RunLog:
         return statistics.fmean(losses[-1])
 
     def diverged(self, reason: str) -> None:
-        """Say why the run has no complete history."""
+        """Log why the run has no complete history."""
         self._flush()
         self._tag({keys.DIVERGED: "true", keys.ERROR: reason})
 
-    def _restore(self, kept: Mapping[str, Any]) -> None:
-        self._points = [Metric(*point) for point in kept["points"]]
-        self._evaluations = [(step, tuple(losses)) for step, losses in kept["evaluations"]]
-        if self.goes_on:
-            self._sent = len(self._points)  # they were logged before they were kept
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        self._points = [Metric(*point) for point in saved["points"]]
+        self._evaluations = [(step, tuple(losses)) for step, losses in saved["evaluations"]]
+        if self.resumed:
+            self._sent = len(self._points)  # they were logged before they were saved
             for key in self._logged:
                 history = self._client.get_metric_history(self._run_id, key)
                 self._logged[key] = max((m.step for m in history), default=-1)
@@ -200,7 +200,7 @@ class RunLog:
                 self._client.delete_tag(self._run_id, keys.ERROR)
 
     def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """Keep points that are logged together, unless an attempt before logged them."""
+        """Queue points that are logged together, unless an earlier attempt logged them."""
         now = int(time.time() * 1000)
         points = [Metric(key, value, now, step) for key, value in values.items()]
         if step <= self._logged[group]:
@@ -251,7 +251,7 @@ def _dataset(name: str, files: TokenFiles, tokens: int) -> Dataset:
 
 
 def _schedule(sampler: MixtureSampler, domains: Sequence[str], tokens_per_step: int) -> Figure:
-    """Proportions over tokens: lines as planned, dots as drawn."""
+    """Proportions over tokens: planned as lines, drawn as dots."""
     steps = len(sampler.counts)
     ends = np.unique(np.linspace(0, steps, min(WINDOWS, steps) + 1).astype(int))
     drawn = np.diff([sampler.drawn(step) for step in ends], axis=0)

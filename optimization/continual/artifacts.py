@@ -1,4 +1,4 @@
-"""What is logged and printed of critical proportions."""
+"""Log and print critical proportions."""
 
 from dataclasses import dataclass
 
@@ -13,81 +13,81 @@ from training.record import keys, layout
 Array = np.ndarray
 
 FITTED, CHECK = "fitted", "check"
-AT_END = 1e-4  # of the trained range, proportion
-NAME = 23  # cells of a check run's name
-KEPT = 1e-6  # nats per token, by which a loss that is just kept may miss its level
+AT_END = 1e-4  # distance from an end of the trained range that counts as at the end
+NAME = 23  # columns of a check run's name
+ROOM = 1e-6  # nats per token; a loss closer to its level counts as at the level
 
 
 @dataclass(frozen=True)
 class CriticalAnswer:
-    """The critical proportions, and the runs that they come from or that check them."""
+    """The critical proportions, the fitted runs, and the runs that check the prediction."""
 
     forgetting: Forgetting
     measured: pd.DataFrame
-    """A row a run: run, kind (fitted, check), share, original, new, predicted_original and
-    predicted_new: losses in the predictor's unit."""
+    """A row for each run: run, kind (fitted, check), share, and the losses original, new,
+    predicted_original and predicted_new in the predictor's unit."""
 
     @property
     def checks(self) -> pd.DataFrame:
         return self.measured[self.measured["kind"] == CHECK]
 
 
-def log(given: CriticalAnswer) -> None:
+def log(answer: CriticalAnswer) -> None:
     """Log an answer to the active run."""
-    forgetting = given.forgetting
+    forgetting = answer.forgetting
     metrics = {"base/original": forgetting.before[0], "base/new": forgetting.before[1]}
     rows = []
-    for one in forgetting.answers:
+    for critical in forgetting.answers:
         values = {
-            "share": one.share,
-            "share_low": one.share_low,
-            "share_high": one.share_high,
-            "original_loss": one.original and one.original[0],
-            "new_loss": one.new and one.new[0],
-            "bound": one.bound,
+            "share": critical.share,
+            "share_low": critical.share_low,
+            "share_high": critical.share_high,
+            "original_loss": critical.original and critical.original[0],
+            "new_loss": critical.new and critical.new[0],
+            "bound": critical.bound,
         }
-        shares = {} if one.mixture is None else named(forgetting, one.mixture)
+        shares = {} if critical.mixture is None else named(forgetting, critical.mixture)
         rows.append(
-            {"tolerance": one.tolerance, **values, **keys.with_prefix(keys.MIXTURE, shares)}
+            {"tolerance": critical.tolerance, **values, **keys.with_prefix(keys.MIXTURE, shares)}
         )
-        prefix = f"tolerance_{one.tolerance:g}" if one.tolerance else "critical"
+        prefix = f"tolerance_{critical.tolerance:g}" if critical.tolerance else "critical"
         metrics |= {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
     mixture = forgetting.answers[0].mixture
     if mixture is not None:
         mlflow.log_params(keys.with_prefix(keys.MIXTURE, named(forgetting, mixture)))
-    if len(given.checks):
+    if len(answer.checks):
         metrics |= {
-            f"measured/{side}": float(given.checks[side].mean()) for side in ("original", "new")
+            f"measured/{side}": float(answer.checks[side].mean()) for side in ("original", "new")
         }
     mlflow.log_metrics(metrics)
     tables = {
         "critical": pd.DataFrame(rows),
         "forgetting": forgetting.curve,
-        "runs": given.measured,
+        "runs": answer.measured,
     }
     for name, table in tables.items():
         mlflow.log_table(table, f"{name}.json")
     for name, figure in (
-        ("critical_proportion", plots.against_share(forgetting, given.measured)),
-        ("learnt_against_forgotten", plots.learnt_against_forgotten(forgetting, given.measured)),
+        ("critical_proportion", plots.against_share(forgetting, answer.measured)),
+        ("learnt_against_forgotten", plots.learnt_against_forgotten(forgetting, answer.measured)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
-    lines = report(given)
+    lines = report(answer)
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
 
 
-def report(given: CriticalAnswer) -> list[str]:
-    """The critical proportions, and what runs that were not fitted say of them."""
-    lines = _answers(given.forgetting)
-    if not len(given.checks):
+def report(answer: CriticalAnswer) -> list[str]:
+    """The critical proportions, and the check runs beside their predictions."""
+    lines = _answers(answer.forgetting)
+    if not len(answer.checks):
         return lines
-    names = layout.short(list(given.checks["run"].unique()), NAME)
+    names = layout.short(list(answer.checks["run"].unique()), NAME)
     lines.append(
         f"{'check run':<{NAME + 1}}{'share':>8}{'original':>10}{'predicted':>11}{'new':>9}"
         f"{'predicted':>11}"
     )
-    for row in given.checks.to_dict("records"):
+    for row in answer.checks.to_dict("records"):
         lines.append(
             layout.padded(names[row["run"]], NAME + 1)
             + f"{row['share']:>8.4f}{row['original']:>10.4f}"
@@ -97,7 +97,7 @@ def report(given: CriticalAnswer) -> list[str]:
 
 
 def _answers(forgetting: Forgetting) -> list[str]:
-    """The critical proportions, and what they rest on."""
+    """The critical proportions, with notes on their reliability."""
     low, high = forgetting.trained
     unit = keys.unit_text(forgetting.predictor.unit)
     lines = [
@@ -134,7 +134,7 @@ def _answers(forgetting: Forgetting) -> list[str]:
         if answer.original is None or answer.share is None:
             continue
         room = forgetting.before[0] + answer.tolerance - answer.original[0]
-        if room > KEPT and answer.share > low + AT_END:
+        if room > ROOM and answer.share > low + AT_END:
             details.append(
                 f"at +{answer.tolerance:g}: less original data would be enough, but the loss on "
                 "the new data is least here"
@@ -148,11 +148,11 @@ def _answers(forgetting: Forgetting) -> list[str]:
 
 
 def _mixtures(forgetting: Forgetting) -> list[str]:
-    """The mixture of each answer, where the share alone does not tell it."""
+    """The mixture of each answer, if the share alone does not determine it."""
     answers = {
-        f"+{one.tolerance:g}": named(forgetting, one.mixture)
-        for one in forgetting.answers
-        if one.mixture is not None
+        f"+{answer.tolerance:g}": named(forgetting, answer.mixture)
+        for answer in forgetting.answers
+        if answer.mixture is not None
     }
     if forgetting.one_dimensional or not answers:
         return []

@@ -1,4 +1,4 @@
-"""Figures of what continued training forgets and learns."""
+"""Figures of forgetting and learning in continued training."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "black")}  # kind → marker
 def against_share(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
     """Original and new losses against the proportion of original data.
 
-    measured: a row a run, kind (fitted, check), share, original, new.
+    `measured` has a row for each run: kind (fitted, check), share, original, new.
     """
     figure, axes = figures.panels((11, 4.6), 1, 2)
     curve, unit = forgetting.curve.sort_values("share"), keys.unit_text(forgetting.predictor.unit)
@@ -50,7 +50,7 @@ def against_share(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
 
 
 def learnt_against_forgotten(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
-    """The loss on the new data against what is forgotten of the original; `measured` as above."""
+    """New loss against the rise of the original loss; `measured` is as in `against_share`."""
     figure, axis = figures.panels((7, 4.8))
     unit = keys.unit_text(forgetting.predictor.unit)
     forgotten = forgetting.curve["original"] - forgetting.before[0]

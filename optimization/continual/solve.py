@@ -1,9 +1,9 @@
-"""What continued training forgets of the original data for what it learns of the new.
+"""The trade-off of continued training between forgetting original data and learning new data.
 
 The critical proportion of the original data (Ye et al., arXiv 2403.16952) is the one at which the
-loss on it stays what it was before: of the mixtures that forget no more than is allowed, the one
-that learns most of the new data. Where the sides keep their inner proportions that is the crossing
-of a curve; else the mixtures between the sides are free, and it is a point of a frontier.
+loss on it stays the same as before: among the mixtures that forget no more than is allowed, the one
+that learns most of the new data. If each side keeps its inner proportions, it is where a curve
+crosses the allowed loss. Otherwise the inner proportions are free, and it is a point of a frontier.
 """
 
 from collections.abc import Sequence
@@ -28,22 +28,22 @@ Span = tuple[float, float, float]  # value and the ends of its 90 % interval
 
 LEVELS = 33  # of the curve or frontier
 POINTS = 1025  # on the line between the sides
-SAME = 1e-3  # by which a proportion may miss its share of its side, as rounding may leave it
-FREE = 1e-6  # least range of a proportion that is free
+SAME = 1e-3  # error by rounding of a proportion that keeps its share of its side
+FREE = 1e-6  # smallest range of a free proportion
 
 
 @dataclass(frozen=True)
 class Critical:
-    """The answer for one tolerance; nothing where no mixture keeps the loss."""
+    """The answer for one tolerance; its fields are None if no mixture keeps the loss."""
 
     tolerance: float  # nats per token
     mixture: Array | None  # (M,)
     share: float | None  # of original data
-    share_low: float | None  # enough by the lower end of the original loss's 90 % interval
-    share_high: float | None  # enough by the upper end; None: no trained proportion is
+    share_low: float | None  # sufficient by the lower end of the original loss's 90 % interval
+    share_high: float | None  # sufficient by the upper end; None: no trained proportion is
     original: Span | None  # predicted losses there
     new: Span | None
-    bound: float | None  # no allowed mixture has a smaller loss on the new data
+    bound: float | None  # no allowed mixture has a lower loss on the new data
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Forgetting:
     original: Array  # weights of the validation domains, (V,)
     new: Array
     is_original: Array  # of the training domains, (M,) bool
-    before: tuple[float, float]  # losses of the base: original, new
+    before: tuple[float, float]  # losses of the base model: original, new
     answers: tuple[Critical, ...]  # by rising tolerance, 0 first
     curve: pd.DataFrame  # share, original and new losses with intervals, mixture/<domain>…
 
     @property
     def trained(self) -> tuple[float, float]:
-        """Least and largest proportion of original data among the fitted mixtures."""
+        """Lowest and highest proportion of original data among the fitted mixtures."""
         shares = self.predictor.fitted @ self.is_original
         return float(shares.min()), float(shares.max())
 
@@ -71,7 +71,7 @@ class Forgetting:
         return int((self.allowed.upper - self.allowed.lower > FREE).sum()) == 2
 
     def line(self, count: int) -> Array:
-        """Mixtures from the least to the most original data that was trained, (count, M)."""
+        """Mixtures, (count, M), on a line from the least to the most original data trained."""
         fitted = self.predictor.fitted
         order = (fitted @ self.is_original).argsort()
         ends = self.allowed.repaired(self.allowed.variables(fitted[order[[0, -1]]]))
@@ -90,19 +90,19 @@ class Forgetting:
 def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
     """The critical proportions for these tolerances (nats per token) and 0, and the frontier.
 
-    Raises InputError for a predictor that tells no base.
+    Raises InputError for a predictor without losses of a base model.
     """
-    known = predictor.spec.continual
-    if known is None:
+    continual = predictor.spec.continual
+    if continual is None:
         raise InputError(
             f"model {predictor.uri!r} tells no losses of a base; `critical` registers one that does"
         )
     original, new = (
         np.array([weights.get(d, 0.0) for d in predictor.val_domains])
-        for weights in (known.original_weights, known.new_weights)
+        for weights in (continual.original_weights, continual.new_weights)
     )
-    losses = np.array([known.base[d] for d in predictor.val_domains])
-    is_original = np.array([d in known.original for d in predictor.domains])
+    losses = np.array([continual.base[d] for d in predictor.val_domains])
+    is_original = np.array([d in continual.original for d in predictor.domains])
     allowed = feasible(_trained(predictor, is_original), predictor.domains, predictor.tokens)
     with threadpool_limits(1):
         bare = Forgetting(
@@ -121,8 +121,8 @@ def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
 
 
 def _trained(predictor: Predictor, is_original: Array) -> Constraints:
-    """The mixtures within the proportions that were trained; a side whose domains kept theirs among
-    each other keeps them."""
+    """The mixtures within the trained proportions. A side is a bundle if its inner proportions were
+    the same in all runs."""
     fitted = predictor.fitted
     domains = np.array(predictor.domains)
     bounds = {
@@ -134,15 +134,15 @@ def _trained(predictor: Predictor, is_original: Array) -> Constraints:
     bounds["+".join(domains[is_original])] = ends
     bundles = {}
     for name, side in (("original", is_original), ("new", ~is_original)):
-        varied = side & (np.ptp(fitted, axis=0) > FREE)  # a domain that never varied stays
-        there = fitted[:, varied]
-        total = there.sum(axis=1, keepdims=True)
-        inner = there.sum(axis=0) / max(total.sum(), FREE)
-        if varied.sum() > 1 and np.abs(there - total * inner).max() < SAME:
+        varied = side & (np.ptp(fitted, axis=0) > FREE)  # the bounds fix all others
+        proportions = fitted[:, varied]
+        total = proportions.sum(axis=1, keepdims=True)
+        inner = proportions.sum(axis=0) / max(total.sum(), FREE)
+        if varied.sum() > 1 and np.abs(proportions - total * inner).max() < SAME:
             bundles[name] = dict(zip(domains[varied].tolist(), inner.tolist(), strict=True))
-    kept = {d for shares in bundles.values() for d in shares}
+    bundled = {d for shares in bundles.values() for d in shares}
     return Constraints(
-        bounds={name: ends for name, ends in bounds.items() if name not in kept}, bundles=bundles
+        bounds={name: ends for name, ends in bounds.items() if name not in bundled}, bundles=bundles
     )
 
 
@@ -172,7 +172,7 @@ def _critical(forgetting: Forgetting, searching: EpsilonConstraint, tolerance: f
         tolerance=tolerance,
         mixture=best,
         share=share,
-        share_low=min(ends),  # of free sides the ends need not lie on either side of it
+        share_low=min(ends),  # both ends may lie on one side of the share
         share_high=None if upper is None else max(ends),
         original=original,
         new=new,
@@ -181,7 +181,7 @@ def _critical(forgetting: Forgetting, searching: EpsilonConstraint, tolerance: f
 
 
 def _optimistic(upper: Objective) -> Objective:
-    """The lower end of an interval from its upper end."""
+    """The objective at the lower end of the interval, from the one at its upper end."""
     assert upper.risk is not None
     return replace(upper, risk=replace(upper.risk, quantile=-upper.risk.quantile))
 
@@ -194,7 +194,7 @@ def _share(
 
 
 def _curve(forgetting: Forgetting, searching: EpsilonConstraint) -> pd.DataFrame:
-    """Along the line between the sides, or the frontier from least forgotten to most learnt."""
+    """The line between the sides, or the frontier from least forgotten to most learnt."""
     if forgetting.one_dimensional:
         mixtures = forgetting.line(LEVELS)
     else:

@@ -1,14 +1,15 @@
-"""Which mixtures to train next: where the law is uncertain and the objective promising.
+"""Which mixtures to train next: those where the law is uncertain and the objective is low.
 
-The replicates of the bootstrap stand for a posterior. For validation domain i and mixture x
+The bootstrap replicates approximate a posterior. For validation domain i and mixture x
 
     f_i(x) = mean_i(x) + F_i(x) · z_i,    z_i ~ N(0, I_B),
 
-F_i(x) the replicates' deviations from their mean / √B. A run at x shows f_i(x) + ε, ε ~ N(0, σ_i²),
-in every domain, and conditions z_i in closed form; no law is fitted again. The domains' z_i are
-taken to be independent where a batch is chosen, as each domain's law learns from its own losses.
+where F_i(x) is the replicates' deviations from their mean / √B. A run at x observes f_i(x) + ε,
+ε ~ N(0, σ_i²), in every domain, and conditions z_i in closed form; no law is fitted again. Choosing
+a batch treats the domains' z_i as independent, because each domain's law is fitted to its own
+losses.
 
-Sources: ALC, the predictive variance that a new point takes away, averaged over those that matter
+Sources: ALC, the reduction of predictive variance by a new point, averaged over points of interest
 (Cohn 1996, Neural Networks 9; Seo et al. 2000, IJCNN); the expected value of sample information
 (Raiffa and Schlaifer 1961, Applied Statistical Decision Theory), for a batch of runs followed by
 the choice of one mixture: the knowledge gradient (Frazier et al. 2009, INFORMS J. Computing 21).
@@ -25,15 +26,15 @@ from training.record.errors import InputError
 Array = np.ndarray
 
 DRAWS = 1024
-MARGIN = 0.3  # how near the best is promising, in standard deviations of the predicted objective
-OUTLYING = 3.0
+MARGIN = 0.3  # of near-optimality, in standard deviations of the predicted objective
+OUTLYING = 3.0  # robust standard deviations
 LEAST_NOISE = 0.05  # share of the mean square error on left-out mixtures
-FLOOR = 1e-12  # (nats/token)², of a variance that is divided by
+FLOOR = 1e-12  # (nats/token)², of variances in denominators
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What replicate laws say of n candidates, in nats per token."""
+    """Predictions of a law and its replicates for n candidates, in nats per token."""
 
     mean: Array  # predicted losses of the candidates, (n, V)
     factors: Array  # deviations of the B replicates / √B, (n, V, B)
@@ -58,19 +59,19 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class ExpectedImprovement:
-    """What a batch is expected to bring, nats per token of the weighted loss."""
+    """The expected improvement by a batch, nats per token of the weighted loss."""
 
     expected: float
-    """How much better the mixture is that is chosen after the batch than the one chosen today."""
+    """Of the mixture chosen after the batch over the one chosen today."""
     most: float
-    """The same if the batch told the whole law: perfect information."""
+    """The same if the batch revealed the whole law: perfect information."""
 
 
 def noise(predictor: Predictor) -> Array:
-    """Variance of a run's loss around the law, (V,), by the errors on left-out mixtures.
+    """Variance of a run's loss around the law, (V,), from the errors on left-out mixtures.
 
-    The interval's residual: their mean square less what the bootstrap shows of it. As a difference
-    it may be tiny or negative; at least `LEAST_NOISE` of the whole counts as noise.
+    It is the interval's residual: their mean square minus the bootstrap's variance. This difference
+    may be tiny or negative, so at least the share `LEAST_NOISE` of the total counts as noise.
     """
     residual = np.diag(np.asarray(predictor.python.interval.residual, float))
     fitted = predictor.fitted
@@ -82,10 +83,10 @@ def noise(predictor: Predictor) -> Array:
 def ensemble(
     surface: Surface, replicates: Sequence[Surface], mixtures: Array, noise: Array, weights: Array
 ) -> Ensemble:
-    """What a law and its replicates say of candidates: mixtures (n, M), noise and weights (V,).
+    """Predictions for candidate mixtures (n, M); noise and weights are (V,).
 
-    Few runs leave some replicates without a hold far from them: deviations from the median beyond
-    `OUTLYING` robust standard deviations (1.4826 × their median size) are cut to these.
+    With few runs some replicates extrapolate wildly. Deviations from the median are therefore
+    clipped at `OUTLYING` robust standard deviations (1.4826 × the median absolute deviation).
     """
     drawn = np.array([replicate.predict(mixtures) for replicate in replicates])  # (B, n, V)
     drawn -= np.median(drawn, axis=0)
@@ -96,13 +97,13 @@ def ensemble(
     return Ensemble(surface.predict(mixtures), factors, np.maximum(noise, FLOOR), weights)
 
 
-def probability_near_optimal(found: Ensemble, seed: int = 0) -> Array:
-    """The probability of each candidate to be near-optimal, (n,), scaled to sum to one.
+def probability_near_optimal(candidates: Ensemble, seed: int = 0) -> Array:
+    """The probability that each candidate is near-optimal, (n,), scaled to sum to one.
 
-    It is the share of posterior draws in which its objective is at most `MARGIN`
-    standard deviations (of the predicted objective over the candidates) above that draw's least.
+    It is the share of posterior draws in which its objective is at most `MARGIN` standard
+    deviations (of the predicted objective over the candidates) above the minimum of that draw.
     """
-    objective, factors = found.objective, found.objective_factors
+    objective, factors = candidates.objective, candidates.objective_factors
     z = np.random.default_rng(seed).standard_normal((factors.shape[1], DRAWS))
     drawn = objective[:, None] + factors @ z
     near = (drawn <= drawn.min(axis=0) + MARGIN * objective.std()).mean(axis=1)
@@ -110,54 +111,54 @@ def probability_near_optimal(found: Ensemble, seed: int = 0) -> Array:
 
 
 def propose(
-    found: Ensemble, count: int, pending: Sequence[int] = (), *, seed: int = 0
+    candidates: Ensemble, count: int, pending: Sequence[int] = (), *, seed: int = 0
 ) -> list[int]:
     """Indices of `count` candidates to train, the most informative first.
 
-    Each time the candidate c that takes most away of Σ_i w_i² Σ_e q_e Var f_i(e), q the
-    probability that e is near-optimal:
+    Each step takes the candidate c that reduces Σ_i w_i² Σ_e q_e Var f_i(e) most, where q_e is the
+    probability that e is near-optimal. The reduction is
 
         Σ_i w_i² Σ_e q_e Cov(f_i(c), f_i(e))² / (Var f_i(c) + σ_i²).
 
-    Domain by domain, so that a batch is not chosen for the sum of the losses alone, in which
-    errors of several domains cancel. `pending` are candidates whose runs are planned already: they
-    count as observed and are not chosen. Raises InputError if too few candidates are left.
+    It is summed over domains, because in the sum of the losses errors of several domains cancel.
+    `pending` are candidates whose runs are already queued: they count as observed and are not
+    chosen. Raises InputError if too few candidates are left.
     """
-    left = np.ones(len(found.mean), bool)
+    left = np.ones(len(candidates.mean), bool)
     left[list(pending)] = False
     if count > left.sum():
         raise InputError(
             f"{count} mixtures are asked for, but only {left.sum()} candidates are not pending; "
             "ask for fewer or give more candidates"
         )
-    factors = found.factors.transpose(1, 0, 2)  # (V, n, B)
+    factors = candidates.factors.transpose(1, 0, 2)  # (V, n, B)
     for index in pending:
-        factors = observed(factors, index, found.noise)
-    q, chosen = probability_near_optimal(found, seed), list[int]()
+        factors = observed(factors, index, candidates.noise)
+    q, chosen = probability_near_optimal(candidates, seed), list[int]()
     while len(chosen) < count:
-        gain = np.where(left, reduction(factors, found, q), -np.inf)
+        gain = np.where(left, reduction(factors, candidates, q), -np.inf)
         chosen.append(int(np.argmax(gain)))
         left[chosen[-1]] = False
-        factors = observed(factors, chosen[-1], found.noise)
+        factors = observed(factors, chosen[-1], candidates.noise)
     return chosen
 
 
-def reduction(factors: Array, found: Ensemble, probability: Array) -> Array:
-    """By how much a run of each candidate lowers the averaged variance, (n,).
+def reduction(factors: Array, candidates: Ensemble, probability: Array) -> Array:
+    """The reduction of the averaged variance by a run of each candidate, (n,).
 
     Σ_e q_e Cov(c, e)² is F(c)ᵀ A F(c) with A = Σ_e q_e F(e) F(e)ᵀ, (B, B): no (n, n) matrix.
     """
     averaged = np.matmul(factors.transpose(0, 2, 1) * probability, factors)  # (V, B, B)
     squares = (np.matmul(factors, averaged) * factors).sum(axis=2)  # (V, n)
     variance = (factors**2).sum(axis=2)
-    return found.weights**2 @ (squares / (variance + found.noise[:, None]))
+    return candidates.weights**2 @ (squares / (variance + candidates.noise[:, None]))
 
 
 def observed(factors: Array, index: int, noise: Array) -> Array:
-    """The factors (V, n, B) of what is left unknown once a run of one candidate is known.
+    """The factors (V, n, B) that remain after a run of one candidate is observed.
 
-    Its covariance I − u uᵀ / s with u = F(x) and s = |u|² + σ² has the symmetric root I − a u uᵀ,
-    a = (1 − √(1 − |u|²/s)) / |u|².
+    The posterior covariance I − u uᵀ / s, with u = F(x) and s = |u|² + σ², has the symmetric root
+    I − a u uᵀ, a = (1 − √(1 − |u|²/s)) / |u|².
     """
     u = factors[:, index]
     square = (u**2).sum(axis=1)
@@ -168,36 +169,36 @@ def observed(factors: Array, index: int, noise: Array) -> Array:
 
 
 def expected_improvement(
-    found: Ensemble, batch: Sequence[int], *, seed: int = 0
+    candidates: Ensemble, batch: Sequence[int], *, seed: int = 0
 ) -> ExpectedImprovement:
-    """What training the candidates `batch` is expected to bring to the choice among candidates.
+    """The expected improvement of the choice among candidates if those of `batch` are trained.
 
-    Pre-posterior simulation of the objective g(x) = Σ_i w_i f_i(x), whose errors the domains
-    share: for each draw of the truth z and of the runs' noise the posterior mean after the batch,
+    Pre-posterior simulation of the objective g(x) = Σ_i w_i f_i(x), whose errors are shared by the
+    domains. Each draw of the truth z and of the runs' noise gives a posterior mean after the batch,
 
         m(x) + Cov(x, batch) (Cov(batch, batch) + σ² I)⁻¹ (g(batch) + ε − m(batch)),
 
-    and by how much its least value lies below its value at today's choice. Noise that the domains
-    share counts in full, σ = Σ_i w_i σ_i. The law itself is taken to hold.
-    With few runs the replicates differ so much that both values are far too large: on RegMix (17
-    domains) ten times what was gained, and more, from 24 and 32 runs; within what
-    twelve replays can tell from 48 on.
+    and the improvement is how far its minimum lies below its value at today's choice. Noise is
+    taken as fully shared by the domains, σ = Σ_i w_i σ_i. The form of the law is taken as correct.
+    With few runs the replicates differ so much that both values are far too large. On RegMix (17
+    domains) they were ten times the measured gain or more from 24 and 32 runs, and within the
+    error of twelve replays from 48 runs on.
     """
-    mean, factors = found.objective, found.objective_factors
+    mean, factors = candidates.objective, candidates.objective_factors
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((factors.shape[1], DRAWS))
-    sigma = float(np.abs(found.weights) @ np.sqrt(found.noise))
+    sigma = float(np.abs(candidates.weights) @ np.sqrt(candidates.noise))
     errors = sigma * rng.standard_normal((len(batch), DRAWS))
     truth = factors @ z
     rows = factors[list(batch)]
     covariance = rows @ rows.T + sigma**2 * np.eye(len(batch))
-    learnt = factors @ rows.T @ np.linalg.solve(covariance, truth[list(batch)] + errors)
-    return ExpectedImprovement(_gain(mean, learnt), _gain(mean, truth))
+    change = factors @ rows.T @ np.linalg.solve(covariance, truth[list(batch)] + errors)
+    return ExpectedImprovement(_gain(mean, change), _gain(mean, truth))
 
 
 def _gain(mean: Array, change: Array) -> float:
-    """Mean over draws of how far the least of mean (n,) + change (n, draws) lies below today's
-    choice."""
+    """Mean over draws of how far the minimum of mean (n,) + change (n, draws) lies below the
+    value at today's choice."""
     today = int(np.argmin(mean))
     drawn = mean[:, None] + change
     return float((drawn[today] - drawn.min(axis=0)).mean())

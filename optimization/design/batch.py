@@ -1,4 +1,4 @@
-"""Many mixtures that could be trained next, and which of them to train."""
+"""Candidate mixtures to train next, and the choice of a batch among them."""
 
 from dataclasses import dataclass
 
@@ -15,43 +15,44 @@ from optimization.search.descent import descend
 
 Array = np.ndarray
 EVERYWHERE = 2**10  # Sobol points of the allowed set
-BETWEEN = 2**8  # of them half way to the best mixture
-SAME = 1e-4  # distance (share of tokens) below which two mixtures are one
+BETWEEN = 2**8  # of them, moved half way to the best mixture
+SAME = 1e-4  # distance (share of tokens) below which two mixtures are the same
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Candidates, what the predictor says of them, and those that were chosen."""
+    """Candidates, their predictions, and the chosen ones."""
 
     mixtures: Array  # (n, M)
-    ensemble: Ensemble  # of them
-    chosen: list[int]
+    ensemble: Ensemble  # predictions of the candidates
+    chosen: list[int]  # indices
     best: Array  # the predictor's best mixture, (M,)
     improvement: ExpectedImprovement
 
 
 def choose(predictor: Predictor, allowed: Feasible, planned: Array, count: int, seed: int) -> Batch:
-    """Choose `count` mixtures to train; those that are planned, (p, M), count as trained."""
+    """Choose `count` mixtures to train; planned mixtures (p, M) count as trained."""
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
         best, mixtures = _candidates(predictor, allowed, seed)
         seen = np.vstack([predictor.fitted, planned])
         mixtures = mixtures[distances(mixtures, seen).min(axis=1) > SAME]
         unfitted = planned[distances(planned, predictor.fitted).min(axis=1) > SAME]
         every = np.vstack([mixtures, unfitted])
-        found = acquisition.ensemble(
+        ensemble = acquisition.ensemble(
             predictor.surface,
             predictor.replicates,
             every,
             acquisition.noise(predictor),
             predictor.weights,
         )
-        chosen = acquisition.propose(found, count, range(len(mixtures), len(every)))
-        return Batch(every, found, chosen, best, acquisition.expected_improvement(found, chosen))
+        chosen = acquisition.propose(ensemble, count, range(len(mixtures), len(every)))
+        improvement = acquisition.expected_improvement(ensemble, chosen)
+        return Batch(every, ensemble, chosen, best, improvement)
 
 
 def _candidates(predictor: Predictor, allowed: Feasible, seed: int) -> tuple[Array, Array]:
-    """The best mixture, (M,), and candidates, (n, M): everywhere, on the way to the best one, and
-    the best ones by each law of the bootstrap."""
+    """The best mixture, (M,), and candidates, (n, M): points everywhere and half way to the best
+    mixture, and the best mixture by each law of the bootstrap."""
     weighted = objective.weighted(predictor, predictor.weights)
     everywhere = space_filling.sobol(allowed, EVERYWHERE, seed)
     best = descend(weighted, allowed, everywhere[weighted(everywhere).argmin()])

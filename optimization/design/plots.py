@@ -15,14 +15,14 @@ from training.record.figures import Array, Values
 COLOURS = ("C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C0 is the best mixture's
 COLUMNS = 4  # of the legend
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-JITTER = 0.16  # of a row, of the fitted mixtures
+JITTER = 0.16  # of the fitted mixtures, in rows
 
 
 def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str]) -> Figure:
-    """A row a domain: its proportions in the fitted mixtures (m, M), and in the proposed ones.
+    """Each domain's proportions in the fitted mixtures (m, M) and in the proposed ones, in a row.
 
-    `chosen` is name → domain → proportion; `domains` are the columns of `fitted`. The scale is the
-    square root: most proportions are small.
+    `chosen` is name → domain → proportion; `domains` are the columns of `fitted`. The scale is a
+    square root, because most proportions are small.
     """
     mean = np.mean([[mixture[d] for d in domains] for mixture in chosen.values()], axis=0)
     ordered = figures.largest_first(dict(zip(domains, mean, strict=True)))
@@ -58,7 +58,7 @@ def uncertainty(
 ) -> Figure:
     """The candidates' predicted objective against its standard deviation, both (n,), in a unit.
 
-    `chosen` are indices of the proposed candidates, `names` what they are called.
+    `chosen` are indices of the proposed candidates, `names` their names.
     """
     figure, axis = figures.panels((8.0, 5.5))
     dots = axis.scatter(
@@ -84,7 +84,7 @@ def uncertainty(
 
 
 def _styles(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Name, colour and marker; as many differ as there are pairs of the two."""
+    """Name, colour and marker; the pairs of colour and marker repeat only when all are used."""
     for i, name in enumerate(names):
         yield name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
 
@@ -99,7 +99,7 @@ def _mark(
 
 
 def _root_scale(axis: Axes, highest: float) -> None:
-    """A horizontal square-root scale from 0 to a little over the highest proportion."""
+    """A horizontal square-root scale from 0 to slightly above the highest proportion."""
     axis.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     axis.set_xticks([tick for tick in SQUARES if tick <= highest])
     axis.set_xlim(0, 1.03 * highest)

@@ -1,4 +1,4 @@
-"""Which mixtures to train when nothing is known yet: designs that fill the allowed set."""
+"""Space-filling designs: the mixtures to train before anything is known."""
 
 from collections.abc import Iterator
 
@@ -15,92 +15,94 @@ CANDIDATES = 2**13
 ITERATIONS = 30
 GRID = 1 / 16
 MOST_HALVED = 200_000
-DRAWS = 1000  # of a Dirichlet distribution, for each mixture that is wanted
+DRAWS = 1000  # of the Dirichlet distribution, for each mixture of the design
 
 
 def designed(
     way: str,
     count: int,
-    given: Array,
+    fixed: Array,
     allowed: Feasible,
     seed: int,
     reference: Array | None = None,
     concentration: float = 10.0,
 ) -> Array:
-    """`count` mixtures, (count, M): the given ones (g, M), then others by one of WAYS.
+    """`count` mixtures, (count, M): the fixed ones (g, M), then new ones by one of WAYS.
 
-    `reference` (M,) is what `dirichlet` draws around: the larger the concentration, the closer.
-    Raises InputError where there are not so many.
+    `dirichlet` draws around `reference` (M,): the larger the concentration, the closer.
+    Raises InputError if the allowed set has too few mixtures.
     """
-    given = np.asarray(given, float)[:count]
-    wanted = count - len(given)
-    if wanted and np.ptp([allowed.lower, allowed.upper], axis=0).max() < 10**-DECIMALS:
+    fixed = np.asarray(fixed, float)[:count]
+    missing = count - len(fixed)
+    if missing and np.ptp([allowed.lower, allowed.upper], axis=0).max() < 10**-DECIMALS:
         raise InputError(
             "sweep.mixtures: bounds and bundles leave a single mixture; loosen them to train more"
         )
     if way == SPREAD:
-        found = spread(wanted, given, allowed, seed)
+        added = spread(missing, fixed, allowed, seed)
     elif way == HALVED:
-        found = _drawn(np.array(list(halved_grid(allowed))), given, wanted, seed)
+        added = _drawn(np.array(list(halved_grid(allowed))), fixed, missing, seed)
     elif way == SOBOL:
-        found = sobol(allowed, wanted, seed)
+        added = sobol(allowed, missing, seed)
     else:
         assert reference is not None
-        found = dirichlet(allowed, wanted, reference, concentration, seed)
-    return np.vstack([given, found])
+        added = dirichlet(allowed, missing, reference, concentration, seed)
+    return np.vstack([fixed, added])
 
 
-def spread(wanted: int, given: Array, allowed: Feasible, seed: int) -> Array:
-    """Mixtures that cover what the given ones leave, (wanted, M).
+def spread(count: int, fixed: Array, allowed: Feasible, seed: int) -> Array:
+    """Mixtures, (count, M), that cover the allowed set together with the fixed ones (g, M).
 
-    They are the free centres of a k-means clustering of many Sobol points, in √r, where small
-    proportions count; the given mixtures are fixed centres.
+    They are the free centres of a k-means clustering of many Sobol points; the fixed mixtures are
+    fixed centres. Distances are in √r, so that small proportions count.
     """
     candidates = np.sqrt(sobol(allowed, CANDIDATES, seed, rounded=False))
-    start = np.sqrt(farthest(candidates**2, given, wanted))
-    centres = np.vstack([np.sqrt(given), start])
+    start = np.sqrt(farthest(candidates**2, fixed, count))
+    centres = np.vstack([np.sqrt(fixed), start])
     for _ in range(ITERATIONS):
         nearest = _distances(candidates, centres).argmin(axis=1)
-        for i in range(len(given), len(centres)):
+        for i in range(len(fixed), len(centres)):
             centres[i] = candidates[nearest == i].mean(axis=0)
-    free = centres[len(given) :] ** 2
+    free = centres[len(fixed) :] ** 2
     return tidy(free / free.sum(axis=1, keepdims=True), allowed)
 
 
-def sobol(allowed: Feasible, wanted: int, seed: int, *, rounded: bool = True) -> Array:
-    """Scrambled Sobol points of the allowed set, (wanted, M)."""
-    points = qmc.Sobol(allowed.free, seed=seed).random(2 ** int(np.ceil(np.log2(max(1, wanted)))))
-    found = allowed.from_cube(points[:wanted])
-    return tidy(found, allowed) if rounded else found
+def sobol(allowed: Feasible, count: int, seed: int, *, rounded: bool = True) -> Array:
+    """Scrambled Sobol points of the allowed set, (count, M)."""
+    points = qmc.Sobol(allowed.free, seed=seed).random(2 ** int(np.ceil(np.log2(max(1, count)))))
+    mixtures = allowed.from_cube(points[:count])
+    return tidy(mixtures, allowed) if rounded else mixtures
 
 
 def dirichlet(
-    allowed: Feasible, wanted: int, reference: Array, concentration: float, seed: int
+    allowed: Feasible, count: int, reference: Array, concentration: float, seed: int
 ) -> Array:
-    """Draws around a reference (M,) that break no constraint, (wanted, M); others are drawn again.
+    """Draws around a reference (M,) that satisfy the constraints, (count, M); others are discarded.
 
-    Dirichlet(concentration · M · reference): a concentration of 1 around uniform is uniform.
+    Dirichlet(concentration · M · reference): concentration 1 around the uniform mixture is uniform
+    over the simplex.
     """
     if not concentration > 0:
         raise InputError(f"concentration: {concentration:g}; it must be more than 0")
     variables = allowed.variables(reference[None])[0]
     shape = np.maximum(concentration * len(variables) * variables, 1e-3)
-    drawn = np.random.default_rng(seed).dirichlet(shape, DRAWS * max(1, wanted))
+    drawn = np.random.default_rng(seed).dirichlet(shape, DRAWS * max(1, count))
     mixtures = drawn @ allowed.spread.T
-    inside = mixtures[allowed.inside(mixtures)][:wanted]
-    if len(inside) < wanted:
+    inside = mixtures[allowed.inside(mixtures)][:count]
+    if len(inside) < count:
         raise InputError(
             f"design: of {len(drawn):,} draws around the reference {len(inside)} satisfy the "
-            f"constraints; {wanted} are wanted. Raise the concentration, or choose another design"
+            f"constraints; {count} are needed. Raise the concentration, or choose another design"
         )
     return tidy(inside, allowed)
 
 
 def halved_grid(allowed: Feasible, grid: float = GRID) -> Iterator[Array]:
-    """Every mixture whose proportions are the highest allowed ones halved again and again.
+    """Every allowed mixture on the grid of halved proportions.
 
-    Each proportion but the last is its highest, rounded down to the grid, halved until it is less
-    than the grid, or 0; the last takes what is left. Source: the candidates of arXiv 2403.16952.
+    Each proportion except the last is 0, or its highest value, rounded down to the grid and halved
+    any number of times, but not below the grid. The last takes the rest. Source: the candidates of
+    arXiv 2403.16952.
     """
     options = []
     for highest in allowed.upper[:-1]:
@@ -116,8 +118,8 @@ def halved_grid(allowed: Feasible, grid: float = GRID) -> Iterator[Array]:
             return
         for value in options[i]:
             if value <= rest:
-                for others in grown(i + 1, rest - value):
-                    yield [value, *others]
+                for later in grown(i + 1, rest - value):
+                    yield [value, *later]
 
     for count, variables in enumerate(grown(0, 1.0)):
         if count == MOST_HALVED:
@@ -130,24 +132,24 @@ def halved_grid(allowed: Feasible, grid: float = GRID) -> Iterator[Array]:
             yield mixture
 
 
-def _drawn(grid: Array, given: Array, wanted: int, seed: int) -> Array:
-    """Mixtures of the grid, drawn without replacement, that are not given already."""
-    new = grid[_distances(grid, given).min(axis=1, initial=np.inf) > 10 ** (-2 * DECIMALS)]
-    if len(new) < wanted:
+def _drawn(grid: Array, fixed: Array, count: int, seed: int) -> Array:
+    """Mixtures drawn from the grid without replacement, none of them a fixed one."""
+    new = grid[_distances(grid, fixed).min(axis=1, initial=np.inf) > 10 ** (-2 * DECIMALS)]
+    if len(new) < count:
         raise InputError(
-            f"design: {wanted} mixtures are wanted, the grid of halved proportions has {len(new)}; "
-            "choose another design, or fewer"
+            f"design: {count} mixtures are needed, the grid of halved proportions has {len(new)}; "
+            "choose another design, or fewer mixtures"
         )
-    return np.random.default_rng(seed).choice(new, wanted, replace=False)
+    return np.random.default_rng(seed).choice(new, count, replace=False)
 
 
-def farthest(candidates: Array, given: Array, wanted: int) -> Array:
-    """Of candidates (n, M) each time the one farthest, in √r, from the given and chosen ones."""
+def farthest(candidates: Array, fixed: Array, count: int) -> Array:
+    """`count` of the candidates (n, M), each the farthest, in √r, from fixed and chosen ones."""
     points = np.sqrt(candidates)
-    centres = np.sqrt(given) if len(given) else points.mean(axis=0)[None]
+    centres = np.sqrt(fixed) if len(fixed) else points.mean(axis=0)[None]
     nearest = _distances(points, centres).min(axis=1)
     chosen: list[int] = []
-    while len(chosen) < wanted:
+    while len(chosen) < count:
         chosen.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, _distances(points, points[chosen[-1:]])[:, 0])
     return candidates[chosen]

@@ -1,7 +1,7 @@
-"""What is asked of a mixture, as named linear inequalities.
+"""The constraints on a mixture, as named linear inequalities.
 
-None is ever relaxed. Domains that keep their inner proportions (a bundle) are one variable: v (M',)
-are the variables' proportions, r = P v the domains'.
+No constraint is ever relaxed. Domains that keep their proportions to each other (a bundle) are one
+variable: v (M',) are the variables' proportions, r = P v the domains'.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ Limits = tuple[float, float]
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is asked of a mixture, by domain name."""
+    """The constraints on a mixture, by domain name."""
 
     bounds: Mapping[str, Limits] = field(default_factory=dict)
-    """Least and largest proportion of a domain, or of several together: `web+books`."""
+    """Lowest and highest proportion of a domain, or of several together: `web+books`."""
     available: Mapping[str, float] = field(default_factory=dict)
-    """Tokens there are of a domain; the target may see them `epochs` times."""
+    """Tokens of a domain that exist; the target may see them `epochs` times."""
     epochs: float = 4.0
     bundles: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Name → domains with the proportions that they keep among each other."""
+    """Name → domains with the proportions that they keep to each other."""
     trust: float | None = None
     """Largest distance (share of tokens) from the nearest fitted mixture."""
 
     def within(self, bounds: Mapping[str, Limits]) -> Self:
-        """With these bounds besides.
+        """The same constraints with further bounds.
 
-        Raises InputError where two bounds of one name have nothing in common.
+        Raises InputError if two bounds of one name do not overlap.
         """
         both = dict(self.bounds)
         for name, (low, high) in bounds.items():
@@ -58,7 +58,7 @@ class LinearConstraint:
 
 
 def spread(bundles: Mapping[str, Mapping[str, float]], domains: Sequence[str]) -> Array:
-    """P of r = P v, (M, M'): a column a bundle, then one for each domain that is in none."""
+    """P of r = P v, (M, M'): a column for each bundle, then one for each unbundled domain."""
     columns: list[list[float]] = []
     bundled: set[str] = set()
     for name, shares in bundles.items():
@@ -75,9 +75,9 @@ def spread(bundles: Mapping[str, Mapping[str, float]], domains: Sequence[str]) -
 def rows(
     constraints: Constraints, domains: Sequence[str], tokens: float
 ) -> tuple[LinearConstraint, ...]:
-    """Every rule as inequalities, each with the words that name it."""
+    """Every rule as inequalities, each named in words."""
     unit = dict(zip(domains, np.eye(len(domains)), strict=True))
-    found = [
+    rules = [
         LinearConstraint(f"the proportion of {d!r} is at least 0", -unit[d], 0.0) for d in domains
     ]
 
@@ -90,20 +90,20 @@ def rows(
             )
         total = np.sum([unit[d] for d in dict.fromkeys(members)], axis=0)
         if low > 0:
-            found.append(LinearConstraint(f"bounds: {name} at least {low:.9g}", -total, -low))
+            rules.append(LinearConstraint(f"bounds: {name} at least {low:.9g}", -total, -low))
         if high < 1:
-            found.append(LinearConstraint(f"bounds: {name} at most {high:.9g}", total, high))
-    refuse_unknown(constraints.available, domains, "available")
+            rules.append(LinearConstraint(f"bounds: {name} at most {high:.9g}", total, high))
+    refuse_unknown(constraints.available, domains, "supply")
     if not constraints.epochs > 0:
         raise InputError(f"epochs: {constraints.epochs:g}; it must be more than 0")
-    for d, there in constraints.available.items():
-        if not there >= 0:
-            raise InputError(f"available: {d!r} has {there:g} tokens; it must be at least 0")
-        highest = constraints.epochs * there / tokens
+    for d, supply in constraints.available.items():
+        if not supply >= 0:
+            raise InputError(f"supply: {d!r} has {supply:g} tokens; it must be at least 0")
+        highest = constraints.epochs * supply / tokens
         if highest < 1:
             name = (
-                f"available: {d!r} has {there:.4g} tokens, {constraints.epochs:g} epochs of which "
+                f"supply: {d!r} has {supply:.4g} tokens, {constraints.epochs:g} epochs of which "
                 f"are at most {highest:.4g} of {tokens:.4g}"
             )
-            found.append(LinearConstraint(name, unit[d], highest))
-    return tuple(found)
+            rules.append(LinearConstraint(name, unit[d], highest))
+    return tuple(rules)

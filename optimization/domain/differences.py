@@ -1,7 +1,7 @@
-"""How sure it is that one mixture is better than another.
+"""How certain it is that one mixture is better than another.
 
 Errors that all mixtures share, such as those of the step and size laws, cancel in a difference.
-Everything that tells mixtures apart rests on this: the gain, the near-optimal set and the verdict.
+Every comparison of mixtures rests on this: the gain, the near-optimal set and the verdict.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ FLOOR = 1e-20  # variance, (nats per token)²: keeps the slope at the base mixtu
 
 @dataclass(frozen=True)
 class Differences:
-    """By how much an objective is higher than at a base mixture, and the half width of the 90 %
-    interval of that difference (docs/math.md, "Differences").
+    """The difference of an objective from its value at a base mixture, and the half width of the
+    90 % interval of that difference (docs/math.md, "Differences").
 
     variance = mean square of what the laws of the bootstrap add to the difference
              + 2 · residual · (1 − exp(−h² / reach²)), h² = Σ_j (√r_j − √base_j)²
@@ -30,16 +30,16 @@ class Differences:
     objective: Objective  # without its pull and risk
     base: Array  # (M,)
     replicates: Sequence[Surface]
-    residual: float  # variance of one mixture's error beside what the bootstrap shows
-    reach: float  # how far apart, in h, two mixtures' errors are independent
+    residual: float  # variance of a mixture's error beyond what the bootstrap shows
+    reach: float  # length scale of h over which the errors become independent
     quantile: float  # of the error, in standard deviations
 
     @classmethod
     def of(cls, predictor: Predictor, objective: Objective, base: Array) -> "Differences":
-        """Those of an objective of a predictor from a base mixture (M,)."""
+        """The differences of a predictor's objective from a base mixture (M,)."""
         interval = predictor.python.interval
         beyond = interval.distance(predictor.n_params, predictor.tokens)
-        own = getattr(interval, "own", interval.common)  # of models registered before there was one
+        own = getattr(interval, "own", interval.common)  # older models have no `own`
         plain = Objective(objective.surface, objective.sums, objective.offsets)
         return cls(
             objective=plain,
@@ -67,9 +67,9 @@ class Differences:
 
     def smooth(self, mixture: Array, temperature: float) -> tuple[float, Array]:
         """The lower end at one mixture (M,) and its gradient, (M,)."""
-        one = mixture[None]
-        mean, slope = self.mean(one)[0], self.objective.smooth(mixture, temperature)[1]
-        added = self._drawn(one)[:, 0] - mean
+        row = mixture[None]
+        mean, slope = self.mean(row)[0], self.objective.smooth(mixture, temperature)[1]
+        added = self._drawn(row)[:, 0] - mean
         roots = np.sqrt(np.maximum(mixture, LEAST))
         apart = float(((roots - np.sqrt(self.base)) ** 2).sum())
         near = np.exp(-apart / self.reach**2)
@@ -82,7 +82,7 @@ class Differences:
 
     @cached_property
     def _stacked(self) -> Sequence[Surface]:
-        """The laws of the bootstrap; those of one power as one law of B · V losses."""
+        """The laws of the bootstrap; laws of one power are stacked into one law of B · V losses."""
         first = self.replicates[0]
         if not isinstance(first, Convex) or not hasattr(first, "log_scale"):
             return self.replicates
@@ -93,7 +93,7 @@ class Differences:
         return [type(first)(power=first.power, **parts)]  # type: ignore[call-arg]
 
     def _losses(self, mixtures: Array) -> Array:
-        """By each law of the bootstrap, (B, n, V)."""
+        """The losses by each law of the bootstrap, (B, n, V)."""
         every = np.concatenate([s.predict(mixtures) for s in self._stacked], axis=1)
         shape = (len(mixtures), len(self.replicates), len(self.objective.sums))
         return every.reshape(shape).transpose(1, 0, 2)
@@ -108,15 +108,15 @@ class Differences:
 
     def _slopes(self, mixture: Array, temperature: float) -> Array:
         """The gradient of the objective by each law of the bootstrap, (B, M)."""
-        one = mixture[None]
-        jacobian = np.concatenate([s.jacobian(one)[0] for s in self._stacked])
+        row = mixture[None]
+        jacobian = np.concatenate([s.jacobian(row)[0] for s in self._stacked])
         jacobian = jacobian.reshape(len(self.replicates), -1, len(mixture))
-        shares = softmax(self._parts(one)[:, 0] / temperature, axis=1)  # (B, k)
+        shares = softmax(self._parts(row)[:, 0] / temperature, axis=1)  # (B, k)
         return np.einsum("bk,vk,bvm->bm", shares, self.objective.sums, jacobian, optimize=True)
 
 
 def _spacing(mixtures: Array) -> float:
-    """The median distance h of a fitted mixture from its nearest neighbour."""
+    """The median distance h between a fitted mixture and its nearest neighbour."""
     roots = np.sqrt(mixtures)
     apart = np.sqrt(((roots[:, None] - roots[None]) ** 2).sum(axis=2))
     np.fill_diagonal(apart, np.inf)

@@ -1,4 +1,4 @@
-"""The set of mixtures that satisfy constraints: who is in it, and a cube that maps onto it."""
+"""The set of mixtures that satisfy constraints: membership, and a cube that maps onto it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from training.record.errors import InputError
 
 Array = np.ndarray
 
-SLACK = 1e-9  # by which a row must be loose somewhere not to count as an equality
+SLACK = 1e-9  # a row that is nowhere looser than this counts as an equality
 BISECTIONS = 60
-DECIMALS = 4  # of mixtures that are designed
-EXACT_DECIMALS = 12  # that rounding errors do not reach
+DECIMALS = 4  # of designed mixtures
+EXACT_DECIMALS = 12  # free of rounding errors
 EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
@@ -26,7 +26,7 @@ class Ball:
     """The mixtures within the trust region of one fitted mixture."""
 
     around: Array  # (M,)
-    centre: Array  # that allowed mixture which lies nearest to it, (M,)
+    centre: Array  # the allowed mixture nearest to it, (M,)
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Feasible:
     domains: tuple[str, ...]
     spread: Array  # P, (M, M')
     rows: tuple[LinearConstraint, ...]
-    lower: Array  # least value of each variable, (M',)
+    lower: Array  # lowest value of each variable, (M',)
     upper: Array
-    inner: Array  # a point of the relative interior, (M',)
+    inner: Array  # a point in the relative interior, (M',)
     equalities: Array  # orthonormal rows of the directions that cannot vary, (e, M')
     trust: float | None = None
     balls: tuple[Ball, ...] = ()
 
     @property
     def free(self) -> int:
-        """Dimensions of the cube that `from_cube` maps."""
+        """Dimensions of the cube that `from_cube` takes."""
         return len(self.lower) - 1
 
     @property
     def columns(self) -> list[str]:
-        """What tables of mixtures call the domains."""
+        """The columns of the domains in tables of mixtures."""
         return [keys.MIXTURE + domain for domain in self.domains]
 
     @property
@@ -68,7 +68,7 @@ class Feasible:
         """Points of [0, 1]^free, (n, free), as allowed mixtures, (n, M).
 
         Stick-breaking within the variables' bounds; a point that breaks another rule moves
-        towards the inside until it does not. An allowed mixture is the image of `to_cube` of it.
+        inwards until it does not. An allowed mixture is the image of its own `to_cube`.
         """
         return self.repaired(simplex.from_cube(points, self.lower, self.upper))
 
@@ -81,7 +81,7 @@ class Feasible:
         return mixtures @ (self.spread > 0)
 
     def repaired(self, variables: Array) -> Array:
-        """Allowed mixtures, (n, M), of variables (n, M') near the set; inside nothing moves."""
+        """Allowed mixtures, (n, M), from variables (n, M') near the set; inside, nothing moves."""
         off = (variables - self.inner) @ self.equalities.T
         variables = variables - off @ self.equalities
         steps = variables - self.inner
@@ -89,18 +89,18 @@ class Feasible:
         rates = steps @ self.matrix.T
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = np.where(rates > np.maximum(room, 0), room / rates, 1.0)
-        reach[:, room < SLACK] = 1.0  # equalities, dealt with above
+        reach[:, room < SLACK] = 1.0  # equalities, handled above
         scale = np.clip(reach.min(axis=1, initial=1.0), 0, 1)[:, None]
-        inside = np.maximum(0.0, self.inner + scale * steps)  # less than 0 by rounding only
+        inside = np.maximum(0.0, self.inner + scale * steps)  # below 0 only by rounding
         return self._trusted(inside @ self.spread.T)
 
     def violation(self, mixtures: Array) -> Array:
-        """By how much mixtures, (n, M), break the worst rule, (n,); at most 0 when none."""
+        """By how much mixtures (n, M) break their worst rule, (n,); at most 0 if none is broken."""
         broken = [mixtures @ row.coefficients - row.limit for row in self.rows]
         broken.append(np.abs(mixtures.sum(axis=1) - 1))
         broken.append(-mixtures.min(axis=1))
-        kept = self.variables(mixtures) @ self.spread.T
-        broken.append(np.abs(kept - mixtures).max(axis=1))
+        rebuilt = self.variables(mixtures) @ self.spread.T
+        broken.append(np.abs(rebuilt - mixtures).max(axis=1))
         if self.trust is not None:
             around = np.array([ball.around for ball in self.balls])
             broken.append(distances(mixtures, around).min(axis=1) - self.trust)
@@ -111,12 +111,12 @@ class Feasible:
         return self.violation(mixtures) <= tolerance
 
     def shared_rows(self) -> tuple[Array, Array]:
-        """Of A P and b those rows that hold between variables; the others are their bounds."""
+        """The rows of A P and b that involve several variables; the others are bounds."""
         shared = (self.matrix != 0).sum(axis=1) > 1
         return self.matrix[shared], self.limits[shared]
 
     def within_ball(self, ball: Ball) -> tuple[Array, Array]:
-        """The shared rows and those of a ball, over (v, e): e_j ≥ r_j − a_j and Σ e ≤ radius."""
+        """The shared rows and the rows of a ball, over (v, e): e_j ≥ r_j − a_j and Σ e ≤ radius."""
         matrix, limits = self.shared_rows()
         each = np.eye(len(self.domains))
         rows = np.block(
@@ -129,12 +129,12 @@ class Feasible:
         return rows, np.concatenate([limits, ball.around, [self.trust]])
 
     def broken_rule(self, mixture: Array, tolerance: float) -> str:
-        """The first rule, by its words, that a mixture (M,) breaks; empty when none."""
+        """The first rule that a mixture (M,) breaks, in words; empty if it breaks none."""
         for row in self.rows:
             if row.coefficients @ mixture > row.limit + tolerance:
                 return row.name
-        kept = self.variables(mixture[None]) @ self.spread.T
-        off = np.abs(kept[0] - mixture)
+        rebuilt = self.variables(mixture[None]) @ self.spread.T
+        off = np.abs(rebuilt[0] - mixture)
         if off.max() > tolerance:
             bundle = self.spread[:, self.spread[off.argmax()] > 0].sum(axis=1)
             shares = zip(self.domains, bundle, strict=True)
@@ -146,7 +146,7 @@ class Feasible:
         return ""
 
     def _trusted(self, mixtures: Array) -> Array:
-        """Mixtures drawn towards the nearest ball's centre until they lie in the ball."""
+        """Mixtures, each moved towards the centre of the nearest ball until it lies inside."""
         if self.trust is None:
             return mixtures
         around = np.array([ball.around for ball in self.balls])
@@ -163,16 +163,16 @@ class Feasible:
 
 
 def feasible(
-    asked: Constraints, domains: Sequence[str], tokens: float, fitted: Array | None = None
+    rules: Constraints, domains: Sequence[str], tokens: float, fitted: Array | None = None
 ) -> Feasible:
-    """The set that constraints leave for a target of `tokens`; fitted mixtures (m, M) for a trust
-    region.
+    """The mixtures that satisfy the rules for a target of `tokens`. A trust region needs the
+    fitted mixtures (m, M).
 
-    Raises InputError for an unknown domain, a rule that cannot be read and rules that no mixture
-    satisfies together, which it names.
+    Raises InputError for an unknown domain, for a malformed rule, and for rules that no mixture
+    satisfies together, which the error names.
     """
-    spread = constraints.spread(asked.bundles, domains)
-    rows = constraints.rows(asked, domains, tokens)
+    spread = constraints.spread(rules.bundles, domains)
+    rows = constraints.rows(rules, domains, tokens)
     _refuse_contradiction(rows, spread)
     matrix = np.array([row.coefficients for row in rows]) @ spread
     limits = np.array([row.limit for row in rows])
@@ -184,7 +184,7 @@ def feasible(
     inner = np.mean([*corners, *loosest], axis=0)
     tight = matrix[limits - matrix @ inner < SLACK]
     fixed = np.eye(variables)[upper - lower < SLACK]
-    found = Feasible(
+    allowed = Feasible(
         tuple(domains),
         spread,
         rows,
@@ -193,42 +193,42 @@ def feasible(
         inner,
         _orthonormal(np.vstack([np.ones((1, variables)), fixed, tight])),
     )
-    if asked.trust is None:
-        return found
+    if rules.trust is None:
+        return allowed
     assert fitted is not None
-    return _within_trust(found, asked.trust, fitted)
+    return _within_trust(allowed, rules.trust, fitted)
 
 
 def distances(mixtures: Array, others: Array) -> Array:
-    """The share of tokens that separates mixtures from others, (n, m)."""
+    """The share of tokens by which mixtures (n, M) differ from others (m, M), (n, m)."""
     return np.abs(mixtures[:, None] - others).sum(axis=2) / 2
 
 
 def _refuse_contradiction(rows: Sequence[LinearConstraint], spread: Array) -> None:
-    """Raise InputError that names a smallest set of rows which no mixture satisfies together."""
+    """Raise InputError, with a minimal set of contradicting rows, if no mixture satisfies all."""
 
-    def possible(some: Sequence[LinearConstraint]) -> bool:
-        matrix = np.array([row.coefficients for row in some]) @ spread
-        limits = np.array([row.limit for row in some])
+    def possible(subset: Sequence[LinearConstraint]) -> bool:
+        matrix = np.array([row.coefficients for row in subset]) @ spread
+        limits = np.array([row.limit for row in subset])
         return bool(_solve(matrix, limits, np.zeros(len(spread.T))).status == 0)
 
     if possible(rows):
         return
     needed = list(rows)
     for row in rows:
-        without = [other for other in needed if other is not row]
+        without = [r for r in needed if r is not row]
         if without and not possible(without):
             needed = without
     named = "; ".join(row.name for row in needed)
     raise InputError(f"no mixture satisfies all of: {named}; change one of them")
 
 
-def _within_trust(found: Feasible, trust: float, fitted: Array) -> Feasible:
+def _within_trust(allowed: Feasible, trust: float, fitted: Array) -> Feasible:
     if not 0 <= trust <= 1:
         raise InputError(f"trust_region: {trust:g}; it is a share of tokens, from 0 to 1")
-    inside = found.inside(fitted)
+    inside = allowed.inside(fitted)
     centres = [
-        mixture if ok else _nearest(found, mixture)
+        mixture if ok else _nearest(allowed, mixture)
         for mixture, ok in zip(fitted, inside, strict=True)
     ]
     apart = np.array([np.abs(a - c).sum() / 2 for a, c in zip(fitted, centres, strict=True)])
@@ -243,47 +243,47 @@ def _within_trust(found: Feasible, trust: float, fitted: Array) -> Feasible:
             f"constraints; the nearest that does is {apart.min():.4g} away. Raise trust_region, "
             "loosen the others, or train mixtures that satisfy them"
         )
-    return replace(found, trust=trust, balls=tuple(balls))
+    return replace(allowed, trust=trust, balls=tuple(balls))
 
 
-def _nearest(found: Feasible, mixture: Array) -> Array:
-    """The allowed mixture, trust region aside, with the least distance from one, (M,)."""
-    variables, domains = len(found.lower), len(mixture)
+def _nearest(allowed: Feasible, mixture: Array) -> Array:
+    """The allowed mixture nearest to a mixture (M,), ignoring the trust region, (M,)."""
+    variables, domains = len(allowed.lower), len(mixture)
     each = np.eye(domains)
     matrix = np.block(
         [
-            [found.matrix, np.zeros((len(found.rows), domains))],
-            [found.spread, -each],
-            [-found.spread, -each],
+            [allowed.matrix, np.zeros((len(allowed.rows), domains))],
+            [allowed.spread, -each],
+            [-allowed.spread, -each],
         ]
     )
-    limits = np.concatenate([found.limits, mixture, -mixture])
+    limits = np.concatenate([allowed.limits, mixture, -mixture])
     cost = np.concatenate([np.zeros(variables), np.ones(domains)])
     result = _solve(matrix, limits, cost, sums=variables)
-    return found.repaired(result.x[None, :variables])[0]
+    return allowed.repaired(result.x[None, :variables])[0]
 
 
 def _extreme(matrix: Array, limits: Array, direction: Array) -> Array:
-    """The point (M',) of the polytope that lies least far in a direction."""
+    """The point (M',) of the polytope that minimises direction · v."""
     return np.asarray(_solve(matrix, limits, direction).x)
 
 
 def _solve(matrix: Array, limits: Array, cost: Array, sums: int | None = None) -> Any:
-    """A linear program over variables >= 0, the first `sums` of which (all) sum to one."""
+    """A linear program over variables >= 0; the first `sums` of them (None: all) sum to one."""
     ones = (np.arange(len(cost)) < (sums or len(cost))).astype(float)
     return linprog(cost, A_ub=matrix, b_ub=limits, A_eq=ones[None], b_eq=[1.0], options=EXACT)
 
 
 def _orthonormal(rows: Array) -> Array:
-    """An orthonormal basis, (e, M'), of what rows span."""
+    """An orthonormal basis, (e, M'), of the span of rows."""
     _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
     return np.asarray(basis[sizes > SLACK * sizes.max()])
 
 
 def tidy(mixtures: Array, allowed: Feasible) -> Array:
-    """Allowed mixtures (n, M) of four decimals, as far as the constraints leave them.
+    """Allowed mixtures (n, M), rounded to four decimals as far as the constraints permit.
 
-    They are the same to the last bit wherever they are computed: a run is known by its mixture.
+    The result is the same to the last bit on every machine: a run is identified by its mixture.
     """
     v = np.array([simplex.rounded(row, DECIMALS) for row in allowed.variables(mixtures)])
     plain = (v @ allowed.spread.T).round(EXACT_DECIMALS)

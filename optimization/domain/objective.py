@@ -1,7 +1,7 @@
 """What the search minimises: a weighted loss, or the worst domain's excess over a reference.
 
-Either may be the upper end of its interval (pessimism), and a pull towards a reference mixture may
-be added. All in nats per token.
+A pessimistic objective is the upper end of its interval. A pull towards a reference mixture may be
+added. All values are in nats per token.
 """
 
 from collections.abc import Sequence
@@ -15,28 +15,28 @@ from optimization.domain.predictor import Predictor, Surface
 
 Array = np.ndarray
 
-LOSS, WORST, DEVIATION = "loss", "worst", "deviation"  # what objectives are called
-LEAST = 1e-14  # proportion at which slopes that are infinite at 0 are taken
+LOSS, WORST, DEVIATION = "loss", "worst", "deviation"  # names of objectives
+LEAST = 1e-14  # lowest proportion at which slopes are evaluated: at 0 they are infinite
 
 
 @dataclass(frozen=True)
 class Risk:
-    """How uncertain the sums are that an objective is made of."""
+    """The uncertainty of the sums that make up an objective."""
 
     replicates: Sequence[Surface]
-    common: Array  # variance that all mixtures share, (k,)
+    common: Array  # variance shared by all mixtures, (k,)
     quantile: float
 
     def half_width(self, mixtures: Array, sums: Array) -> Array:
-        """(n, k), of the sums (V, k) of the losses of mixtures (n, M)."""
+        """Half widths, (n, k), of sums (V, k) of the losses of mixtures (n, M)."""
         drawn = [surface.predict(mixtures) @ sums for surface in self.replicates]
         return self.quantile * np.sqrt(np.var(drawn, axis=0) + self.common)
 
     def slope(self, mixture: Array, sums: Array) -> Array:
         """The gradient of the half widths of one mixture, (k, M)."""
-        one = mixture[None]
-        drawn = np.array([surface.predict(one)[0] @ sums for surface in self.replicates])
-        slopes = np.array([sums.T @ surface.jacobian(one)[0] for surface in self.replicates])
+        row = mixture[None]
+        drawn = np.array([surface.predict(row)[0] @ sums for surface in self.replicates])
+        slopes = np.array([sums.T @ surface.jacobian(row)[0] for surface in self.replicates])
         centred = drawn - drawn.mean(axis=0)
         deviation = np.sqrt((centred**2).mean(axis=0) + self.common)
         rise = np.einsum("bk,bkm->km", centred, slopes) / len(drawn)
@@ -45,10 +45,10 @@ class Risk:
 
 @dataclass(frozen=True)
 class Objective:
-    """The largest of several sums of the losses, each less an offset.
+    """The largest of several sums of the losses, each minus an offset.
 
-    One sum with the domains' weights and no offset is the weighted loss; a sum a domain, less the
-    reference's losses, the worst domain's excess.
+    One sum with the domains' weights and no offset is the weighted loss. One sum for each domain,
+    minus the reference's loss, is the worst domain's excess.
     """
 
     surface: Surface
@@ -56,21 +56,21 @@ class Objective:
     offsets: Array  # (k,)
     risk: Risk | None = None
     reference: Array | None = None  # (M,)
-    pull: float = 0.0  # times the Kullback-Leibler divergence from the reference, nats
+    pull: float = 0.0  # factor of the Kullback-Leibler divergence (nats) from the reference
 
     def __call__(self, mixtures: Array) -> Array:
         """Values, (n,), of mixtures (n, M)."""
         return self._parts(mixtures).max(axis=1) + self.pull_value(mixtures)
 
     def smooth(self, mixture: Array, temperature: float) -> tuple[float, Array]:
-        """Value of one mixture (M,) and its gradient (M,); the largest of several sums as
+        """Value of one mixture (M,) and its gradient (M,). The maximum of several sums becomes
         temperature · log Σ exp(sum / temperature)."""
-        one = mixture[None]
-        parts = self._parts(one)[0]
-        slopes = self.sums.T @ self.surface.jacobian(one)[0]
+        row = mixture[None]
+        parts = self._parts(row)[0]
+        slopes = self.sums.T @ self.surface.jacobian(row)[0]
         if self.risk is not None:
             slopes = slopes + self.risk.slope(mixture, self.sums)
-        value = float(self.pull_value(one)[0])
+        value = float(self.pull_value(row)[0])
         if len(parts) == 1:
             value += parts[0]
         else:
@@ -78,15 +78,15 @@ class Objective:
         return value, softmax(parts / temperature) @ slopes + self.pull_slope(mixture)
 
     def shares(self, mixture: Array, temperature: float) -> Array:
-        """How much each sum counts in the smooth objective, (k,), summing to one."""
+        """The share of each sum in the smooth objective, (k,), summing to one."""
         return np.asarray(softmax(self._parts(mixture[None])[0] / temperature))
 
     def pulled(self, strength: float) -> Self:
-        """The same with another strength of the pull."""
+        """The same objective with another strength of the pull."""
         return replace(self, pull=strength)
 
     def pull_value(self, mixtures: Array) -> Array:
-        """What the pull adds, (n,)."""
+        """The value that the pull adds, (n,)."""
         if not self.pull or self.reference is None:
             return np.zeros(len(mixtures))
         return self.pull * divergence(mixtures, self.reference)
@@ -95,9 +95,9 @@ class Objective:
         """The gradient of the pull, (M,)."""
         if not self.pull or self.reference is None:
             return np.zeros(len(mixture))
-        there = self.reference > 0
-        ratio = np.maximum(mixture, LEAST) / np.where(there, self.reference, 1.0)
-        return np.where(there, self.pull * (np.log(ratio) + 1), 0.0)
+        present = self.reference > 0
+        ratio = np.maximum(mixture, LEAST) / np.where(present, self.reference, 1.0)
+        return np.where(present, self.pull * (np.log(ratio) + 1), 0.0)
 
     def _parts(self, mixtures: Array) -> Array:
         parts = self.surface.predict(mixtures) @ self.sums - self.offsets
@@ -133,7 +133,7 @@ def worst_excess(
 
 
 def pull_alone(predictor: Predictor) -> Objective:
-    """The divergence from the reference and nothing else."""
+    """Only the divergence from the reference."""
     return Objective(
         predictor.surface, np.zeros((len(predictor.weights), 1)), np.zeros(1), pull=1.0
     )

@@ -1,4 +1,4 @@
-"""A registered predictor as the search sees it: through MLflow alone."""
+"""A registered predictor as the search sees it: only through MLflow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from training.record import keys
 from training.record.errors import InputError
 
 Array = np.ndarray
-STEP = 1e-7  # of the forward differences where a law has no derivatives of its own
+STEP = 1e-7  # of the forward differences, for laws without derivatives
 
 
 class Surface(Protocol):
@@ -35,7 +35,7 @@ class Convex(Surface, Protocol):
     """Losses that are convex in φ(r), φ a concave function of each proportion.
 
     `features` is φ(r) and `feature_slopes` dφ/dr, both (n, M); `feature_jacobian` is dL_i/dφ_j,
-    (n, V, M); `power` is a where φ(r) = r^a, 0 for another φ.
+    (n, V, M); `power` is a if φ(r) = r^a, and 0 for any other φ.
     """
 
     power: float
@@ -49,7 +49,7 @@ class Convex(Surface, Protocol):
 
 @dataclass(frozen=True)
 class Numeric:
-    """A law without derivatives of its own, at one scale."""
+    """A law without derivatives, at one scale."""
 
     law: Any
     n_params: float
@@ -68,7 +68,7 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the predictor says of one mixture."""
+    """The prediction for one mixture."""
 
     losses: dict[str, float]
     losses_low: dict[str, float]
@@ -95,7 +95,7 @@ class Explored(Protocol):
 
 
 class Continual(Protocol):
-    """What runs that continue a base tell beside their law."""
+    """What is known of runs that continue a base model, beside their law."""
 
     base: dict[str, float]
     original: Sequence[str]
@@ -106,7 +106,8 @@ class Continual(Protocol):
 class Spec(Protocol):
     """What was fitted, as the artifact's own code reads it: see `fitting/artifact/spec.py`.
 
-    Declared here again, because the code in an artifact is that of the version that registered it.
+    It is declared again here, because an artifact carries the code of the version that registered
+    it.
     """
 
     domains: Sequence[str]
@@ -125,7 +126,7 @@ class Spec(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded predictor, asked at one scale."""
+    """A loaded predictor at one scale."""
 
     uri: str
     domains: tuple[str, ...]
@@ -139,15 +140,15 @@ class Predictor:
 
     @property
     def unit(self) -> str:
-        """Of the losses."""
+        """The unit of the losses."""
         return self.spec.unit
 
     def at(self, n_params: float, tokens: float) -> Self:
-        """The same predictor, asked at another scale."""
+        """The same predictor at another scale."""
         return replace(self, n_params=n_params, tokens=tokens)
 
     def table(self, mixtures: Array) -> pd.DataFrame:
-        """The predictor's answer for mixtures (n, M), a row each."""
+        """The predictions for mixtures (n, M), a row each."""
         rows = pd.DataFrame(mixtures, columns=[keys.MIXTURE + d for d in self.domains])
         rows["n_params"], rows["tokens"] = self.n_params, self.tokens
         return self.loaded.predict(rows, params={"domain_intervals": True})
@@ -166,7 +167,7 @@ class Predictor:
         )
 
     def explored(self) -> Constraints:
-        """What the mixtures of the fitted runs satisfy."""
+        """The constraints that the mixtures of the fitted runs satisfy."""
         lowest, highest = self.spec.explored.lowest, self.spec.explored.highest
         bounds = {d: (lowest[d], highest[d]) for d in self.domains}
         return Constraints(bounds=bounds, bundles=self.spec.explored.bundles)
@@ -202,10 +203,10 @@ class Predictor:
 def load(
     uri: str, n_params: float | None = None, tokens: float | None = None, unit: str | None = None
 ) -> Predictor:
-    """Load a registered predictor; at another scale than its target when given.
+    """Load a registered predictor, at the given scale or at its own target.
 
-    Raises InputError for what is not one, for one whose losses are not in `unit`, where it is
-    given, and for a scale at which it has no answer.
+    Raises InputError if the model is not a mixture predictor, if its losses are not in `unit`
+    (None: any), or if it cannot predict at this scale.
     """
     try:
         loaded = mlflow.pyfunc.load_model(uri)
@@ -250,7 +251,7 @@ def load(
 
 
 def _of_version_0_1(raw: dict[str, Any], metadata: Mapping[str, Any]) -> Spec:
-    """The spec of a predictor whose artifact holds only a part of it, the rest being metadata."""
+    """The spec of a predictor that stores a part in its artifact and the rest in its metadata."""
     lowest, highest, bundles = (metadata.get(k, {}) for k in ("lowest", "highest", "bundles"))
     names = ("base", "original", "original_weights", "new_weights")
     return SimpleNamespace(

@@ -1,9 +1,9 @@
 """The simplex of mixtures within bounds, and its map from the unit cube.
 
-Stick-breaking: the proportions are drawn one after the other, each from the interval that the
-bounds and the proportions before it leave. Without bounds a uniform point of the cube becomes a
-uniform point of the simplex (Dirichlet(1, …, 1)). A coordinate near 0 takes nearly all that is
-left: that side of [0, 1] has the digits for it.
+Stick-breaking: the proportions are drawn in turn, each from the interval that the bounds and the
+earlier proportions leave. Without bounds a uniform point of the cube becomes a uniform point of the
+simplex (Dirichlet(1, …, 1)). A coordinate near 0 takes nearly all of the rest, because floating
+point is most precise near 0.
 """
 
 import numpy as np
@@ -42,14 +42,14 @@ def to_cube(mixtures: Array, lower: Array, upper: Array) -> Array:
 
 
 def rounded(mixture: Array, decimals: int) -> Array:
-    """A mixture, (M,), of proportions with this many decimals that still sum to one."""
+    """A mixture (M,), rounded to this many decimals; it still sums to one."""
     result = np.round(mixture, decimals)
     result[np.argmax(result)] += 1 - result.sum()
     return np.round(result, decimals)
 
 
 def _interval(rest: Array, lower: Array, upper: Array, j: int) -> tuple[Array, Array]:
-    """What domain j may take of `rest` so that the later domains still fit."""
+    """The range that domain j may take of `rest` so that the later domains still fit."""
     low = np.maximum(lower[j], rest - upper[j + 1 :].sum())
     high = np.minimum(upper[j], rest - lower[j + 1 :].sum())
     return low, np.maximum(low, high)

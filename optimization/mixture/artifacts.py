@@ -1,4 +1,4 @@
-"""What a search leaves in its MLflow run: params, metrics, tables and figures."""
+"""Log a search to its MLflow run: params, metrics, tables and figures."""
 
 import time
 
@@ -19,7 +19,7 @@ Array = np.ndarray
 
 
 def log(answer: Answer, *, children: bool = False) -> None:
-    """Log an answer to the active run; its trials as a table, and as child runs when asked for."""
+    """Log an answer to the active run; `children` also logs each trial as a child run."""
     problem, predictor = answer.problem, answer.predictor
     mlflow.log_params(
         {
@@ -53,14 +53,14 @@ def _metrics(answer: Answer) -> dict[str, float]:
         metrics[f"objective/{key}"] = p.objective
         metrics[f"distance/{key}"] = p.distance
         metrics |= {f"predicted/{key}/{d}": loss for d, loss in p.losses.items()}
-    steps, found, sensitivity = answer.steps, answer.search, answer.sensitivity
+    steps, result, sensitivity = answer.steps, answer.search, answer.sensitivity
     if steps is not None:
-        told = {"steps_fewer": steps.fewer, "steps_more": steps.more}
-        metrics |= {name: share for name, share in told.items() if share is not None}
-    if isinstance(found, SearchResult):
-        metrics["least"] = found.value
-        if found.bound is not None:
-            metrics |= {"certified_bound": found.bound, "gap": found.value - found.bound}
+        shares = {"steps_fewer": steps.fewer, "steps_more": steps.more}
+        metrics |= {name: share for name, share in shares.items() if share is not None}
+    if isinstance(result, SearchResult):
+        metrics["least"] = result.value
+        if result.bound is not None:
+            metrics |= {"certified_bound": result.bound, "gap": result.value - result.bound}
     if sensitivity is not None:
         metrics["regret"] = float(sensitivity.regrets.mean())
         for domain, lowest, highest in sensitivity.ranges.itertuples(index=False):
@@ -86,7 +86,7 @@ def _tables(answer: Answer) -> dict[str, pd.DataFrame]:
 
 
 def _compared(answer: Answer) -> pd.DataFrame:
-    """A row a compared mixture: its proportions and predicted losses with their intervals."""
+    """A row for each compared mixture: its proportions and predicted losses with intervals."""
     rows = []
     for name, mixture in answer.mixtures.items():
         p = answer.predictions[name]
@@ -112,16 +112,16 @@ def _figures(answer: Answer) -> dict[str, Figure]:
         name: {d: (p.losses_low[d], p.losses_high[d]) for d in p.losses}
         for name, p in answer.predictions.items()
     }
-    domains, found = answer.predictor.domains, answer.search
-    trials, unit = _by_domain(found.trials), answer.predictor.unit
+    domains, result = answer.predictor.domains, answer.search
+    trials, unit = _by_domain(result.trials), answer.predictor.unit
     figures = {"best_mixture": trial_plots.mixtures(answer.mixtures, losses, intervals, unit)}
-    if isinstance(found, Front):
-        names = list(found.objectives)
-        chosen = found.trials.iloc[found.chosen][names]
-        figures["pareto"] = trial_plots.pareto(found.trials, names, {BEST: dict(chosen)}, unit)
-        trials["objective"] = found.trials[names[0]]
+    if isinstance(result, Front):
+        names = list(result.objectives)
+        chosen = result.trials.iloc[result.chosen][names]
+        figures["pareto"] = trial_plots.pareto(result.trials, names, {BEST: dict(chosen)}, unit)
+        trials["objective"] = result.trials[names[0]]
     else:
-        figures["trials"] = trial_plots.trials(found.trials, unit)
+        figures["trials"] = trial_plots.trials(result.trials, unit)
     figures["parallel_coordinates"] = trial_plots.parallel_coordinates(
         trials, domains, answer.best, unit
     )
@@ -161,11 +161,11 @@ def _sensitivity_figures(answer: Answer, sensitivity: Sensitivity) -> dict[str, 
 
 
 def _by_domain(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns `<domain>` for `mixture/<domain>`, and n_params and tokens."""
-    kept = [
+    """The table with columns `<domain>` for `mixture/<domain>`, n_params, tokens and objective."""
+    columns = [
         c for c in table if c.startswith(keys.MIXTURE) or c in ("n_params", "tokens", "objective")
     ]
-    return table[kept].rename(columns=lambda name: name.removeprefix(keys.MIXTURE))
+    return table[columns].rename(columns=lambda name: name.removeprefix(keys.MIXTURE))
 
 
 def _allowed_loss(answer: Answer, mixtures: Array) -> Array:
@@ -175,7 +175,7 @@ def _allowed_loss(answer: Answer, mixtures: Array) -> Array:
 
 
 def _log_children(answer: Answer) -> None:
-    """A child run a trial, with its mixture and what it was evaluated to."""
+    """Create a child run for each trial, with its mixture and its values."""
     active, client = mlflow.active_run(), mlflow.MlflowClient()
     assert active is not None
     columns = answer.allowed.columns

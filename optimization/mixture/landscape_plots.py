@@ -1,5 +1,5 @@
-"""Figures of the objective around the best mixture: what is decided, what is free, and what the
-answer depends on."""
+"""Figures of the objective around the best mixture: what is determined, what is free, and what
+the answer depends on."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ def loss_against_proportions(
     """The objective as each domain's proportion moves and the others keep their ratios.
 
     A curve has `proportion` (rising), `objective`, `low`, `high` and `near`: whether the mixture
-    cannot be told from the best one. A curve that rises far above the others leaves its panel.
+    cannot be told from the best one. A curve that rises far above the others is cut off.
     """
     domains = [d for d in figures.largest_first(best) if d in curves]
     columns, side = next((c, s) for most, c, s in PANELS if len(domains) <= most)
@@ -55,7 +55,7 @@ def loss_against_proportions(
 
 
 def _curve(axis: Axes, curve: pd.DataFrame, proportion: float, optimum: float) -> list[Artist]:
-    """A curve and its interval, the best mixture's proportion marked."""
+    """A curve and its interval; the best mixture's proportion is marked."""
     x = curve["proportion"]
     band = axis.fill_between(
         x, curve["low"], curve["high"], color="C0", alpha=0.2, linewidth=0, label="90 % interval"
@@ -77,8 +77,7 @@ def _curve(axis: Axes, curve: pd.DataFrame, proportion: float, optimum: float) -
 def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure:
     """The range of each domain's proportion over the near-optimal set.
 
-    `ranges` has `domain`, `lowest` and `highest`; of `mixtures`, marked in it, the first is the
-    best.
+    `ranges` has `domain`, `lowest` and `highest`. `mixtures` are marked; the first is the best.
     """
     best = next(iter(mixtures.values()))
     by_domain = ranges.set_index("domain")
@@ -109,12 +108,12 @@ def near_optimal(ranges: pd.DataFrame, mixtures: Mapping[str, Values]) -> Figure
 def sensitivity(
     replicates: Array, weights_table: pd.DataFrame, best: Values, unit: str = keys.NATS
 ) -> Figure:
-    """How the optimum moves with the runs that were fitted, and with the weights.
+    """How the optimum moves with the fitted runs and with the weights.
 
-    `replicates` (B, M) are the optima of the bootstrap's laws, columns in the order of `best`.
+    `replicates` (B, M) are optima by the laws of the bootstrap, columns in the order of `best`.
     `weights_table` has `domain`, `factor` (of its weight), `moved` (the share of tokens by which
-    the optimum moves) and `cost` (loss that keeping the best mixture then costs); without
-    rows it has no panel.
+    the optimum moves) and `cost` (loss of moving there, by the original weights). An empty table has
+    no panel.
     """
     rows = max(len(best), weights_table["domain"].nunique())
     panels = 2 if len(weights_table) else 1
@@ -129,7 +128,7 @@ def sensitivity(
 
 
 def _weights(axis: Axes, table: pd.DataFrame, unit: str) -> list[BarContainer]:
-    """A bar a factor for each validation domain, the costs beside the bars."""
+    """A bar for each factor and validation domain, with the costs beside the bars."""
     domains = list(table.groupby("domain")["moved"].max().sort_values().index[::-1])
     factors = sorted(table["factor"].unique())
     by_factor = [table[table["factor"] == f].set_index("domain") for f in factors]
@@ -150,7 +149,7 @@ def _weights(axis: Axes, table: pd.DataFrame, unit: str) -> list[BarContainer]:
 
 
 def _replicates(axis: Axes, replicates: Array, best: Values) -> list[Artist | BarContainer]:
-    """A box and a dot a replicate for each domain, the best mixture marked."""
+    """A box and the replicates as dots for each domain; the best mixture is marked."""
     domains = figures.largest_first(best)
     proportions = replicates[:, [list(best).index(d) for d in domains]]
     figures.domain_rows(axis, domains)
@@ -171,9 +170,9 @@ def _replicates(axis: Axes, replicates: Array, best: Values) -> list[Artist | Ba
 def pull_path(path: pd.DataFrame, chosen: float, unit: str = keys.NATS) -> Figure:
     """Gain over the reference mixture against the deviation from it, as the pull weakens.
 
-    `path` has a row a strength: `strength`, `divergence` (nats), `objective` and `gain`.
-    `chosen` is one of the strengths: the slope there, since the best mixture has the
-    least objective + strength · divergence.
+    `path` has a row for each strength: `strength`, `divergence` (nats), `objective` and `gain`.
+    `chosen` is one of the strengths. It equals the slope of the curve there, because the best
+    mixture minimises objective + strength · divergence.
     """
     rows = path.sort_values("divergence")
     figure, axis = figures.panels((7.5, 5))
@@ -217,7 +216,7 @@ def _number(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def optima_by_scale(table: pd.DataFrame, domains: Sequence[str]) -> Figure:
-    """The best mixture at each scale of the proxies and, the last row, at the target.
+    """The best mixture at each scale of the proxies and, in the last row, at the target.
 
     `table` has `n_params`, `tokens` and the proportion of each domain.
     """

@@ -1,4 +1,4 @@
-"""An answer in a few lines."""
+"""The text report of an answer."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ from training.record import keys, layout
 
 
 def report(answer: Answer) -> list[str]:
-    """The compared mixtures as a table, and what is known of the best one."""
+    """The compared mixtures as a table, and what is known about the best one."""
     unit = keys.unit_text(answer.predictor.unit)
     lines = [*_table(answer), "", *_gain(answer, unit)]
-    found = answer.search
-    lines += _proof(answer, found, unit) if isinstance(found, SearchResult) else _front(found)
+    result = answer.search
+    lines += _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
     if answer.pull:
         lines.append(
             f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
@@ -68,30 +68,30 @@ def _steps(steps: Steps, compared: str) -> Iterator[str]:
         yield f"by the law the {compared} mixture needs {more:.0f} % more steps for its loss"
 
 
-def _proof(answer: Answer, found: SearchResult, unit: str) -> Iterator[str]:
+def _proof(answer: Answer, result: SearchResult, unit: str) -> Iterator[str]:
     kind = "excess of the worst domain" if WORST in answer.problem.objectives else "loss"
     tried = (
-        f"{found.agreeing} of {found.starts} polished starts of {len(found.trials)} trials end "
+        f"{result.agreeing} of {result.starts} polished starts of {len(result.trials)} trials end "
         "there"
     )
-    if found.bound is None:
-        yield f"the least {kind} that was found ({tried}); nothing proves that there is no less"
+    if result.bound is None:
+        yield f"the lowest {kind} found ({tried}); nothing proves that none is lower"
     else:
         yield (
             "by the law no allowed mixture is better by more than "
-            f"{max(0.0, found.value - found.bound):.1e} {unit}, certified by its convexity in "
+            f"{max(0.0, result.value - result.bound):.1e} {unit}, certified by its convexity in "
             f"φ(r); {tried}"
         )
 
 
-def _front(found: Front) -> Iterator[str]:
-    front = found.trials[found.trials["on_front"]]
+def _front(front: Front) -> Iterator[str]:
+    on_front = front.trials[front.trials["on_front"]]
     yield (
-        f"{len(front)} of {len(found.trials)} trials are on the Pareto front of "
-        f"{', '.join(found.objectives)}; best is that nearest to the least of each"
+        f"{len(on_front)} of {len(front.trials)} trials are on the Pareto front of "
+        f"{', '.join(front.objectives)}; the best is the one nearest to the minimum of each"
     )
-    for name in found.objectives:
-        yield f"  {name}: {front[name].min():.4f} to {front[name].max():.4f} on the front"
+    for name in front.objectives:
+        yield f"  {name}: {on_front[name].min():.4f} to {on_front[name].max():.4f} on the front"
 
 
 def _sensitivity(sensitivity: Sensitivity) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From a predictor and a problem to an answer: the best mixture and all that is said of it."""
+"""Solve a problem with a predictor: find the best mixture and describe it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,23 +30,23 @@ OBSERVED = "best observed"
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wanted of a mixture."""
+    """The objective and constraints of a mixture search."""
 
     objectives: tuple[str, ...] = (LOSS,)
     """`loss` (weighted), `worst` (the worst domain's excess over the reference), or several of
     `loss`, `deviation` (divergence from the reference) and validation domains."""
     weights: Mapping[str, float] | None = None  # of the validation domains; None: the predictor's
     constraints: Constraints = field(default_factory=Constraints)
-    reference: Mapping[str, float] | None = None  # None: the default mixture, else the uniform one
-    pull: float | None = 0.0  # nats per token a nat of divergence; None: chosen
-    pessimistic: bool = False  # whether the upper end of the interval is minimised
+    reference: Mapping[str, float] | None = None  # None: the default, or else uniform
+    pull: float | None = 0.0  # nats per token for a nat of divergence; None: automatic
+    pessimistic: bool = False  # minimise the upper end of the interval
     trials: int = 300
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best mixture beside those it is compared with, how sure it is and how free."""
+    """The best mixture, the mixtures it is compared with, its certainty and its sensitivity."""
 
     problem: Problem
     predictor: Predictor
@@ -54,12 +54,12 @@ class Answer:
     weights: Array  # of the validation domains, (V,), summing to one
     mixtures: dict[str, Mixture]  # `best` first
     predictions: dict[str, Prediction]
-    compared: str  # which of them the gain is over
-    differences: Differences  # of the weighted loss from the best mixture's
-    steps: Steps | None  # the gain in steps; None where there is no step law
+    compared: str  # the mixture that the gain is measured against
+    differences: Differences  # of the weighted loss, from the best mixture
+    steps: Steps | None  # the gain in steps; None without a step law
     search: SearchResult | Front
-    pull: float = 0.0  # the strength given or chosen
-    path: pd.DataFrame | None = None  # along strengths of the pull
+    pull: float = 0.0  # its strength
+    path: pd.DataFrame | None = None  # the best mixture at each strength of the pull
     sensitivity: Sensitivity | None = None  # None for several objectives
 
     @property
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def gain(self) -> float:
-        """Of the weighted loss, nats per token."""
+        """Reduction of the weighted loss, nats per token."""
         return self.loss(self.compared) - self.loss(BEST)
 
     @property
@@ -77,21 +77,21 @@ class Answer:
         return float(self.differences.half_width(self._array(self.compared))[0])
 
     def broken_rule(self, name: str) -> str:
-        """The rule that a compared mixture breaks, in words; empty when none."""
+        """The rule that a compared mixture breaks, in words; empty if it breaks none."""
         return self.allowed.broken_rule(self._array(name)[0], MIXTURE_TOLERANCE)
 
     def _array(self, name: str) -> Array:
         return np.array([[self.mixtures[name][d] for d in self.predictor.domains]])
 
     def loss(self, name: str) -> float:
-        """The predicted loss of a compared mixture by the problem's weights."""
+        """The predicted loss of a compared mixture, by the problem's weights."""
         losses = self.predictions[name].losses
         return float(np.dot(self.weights, [losses[d] for d in self.predictor.val_domains]))
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """A problem read against a predictor."""
+    """A problem with the names and constraints resolved by a predictor."""
 
     problem: Problem
     predictor: Predictor
@@ -108,18 +108,18 @@ class _Setting:
         """One of the problem's objectives, without the pull."""
         pessimistic = self.problem.pessimistic
         if name == WORST:
-            found = objective.worst_excess(
+            term = objective.worst_excess(
                 self.predictor, self.weights, self.reference, pessimistic=pessimistic
             )
         elif name == DEVIATION:
             self.refuse_infinite_pull()
-            found = objective.pull_alone(self.predictor)
+            term = objective.pull_alone(self.predictor)
         else:
             weights = self.weights
             if name != LOSS:
                 weights = np.eye(len(weights))[self.predictor.val_domains.index(name)]
-            found = objective.weighted(self.predictor, weights, pessimistic=pessimistic)
-        return replace(found, reference=self.reference)
+            term = objective.weighted(self.predictor, weights, pessimistic=pessimistic)
+        return replace(term, reference=self.reference)
 
     @property
     def finite(self) -> bool:
@@ -137,14 +137,13 @@ class _Setting:
     def _lacking(self) -> list[str]:
         highest = self.allowed.spread @ self.allowed.upper
         rows = zip(self.allowed.domains, self.reference, highest, strict=True)
-        return [domain for domain, there, most in rows if there == 0 and most > 0]
+        return [domain for domain, share, most in rows if share == 0 and most > 0]
 
 
 def solve(predictor: Predictor, problem: Problem) -> Answer:
-    """Search, prove and explain the best mixture of a problem.
+    """Find, certify and explain the best mixture of a problem.
 
-    Raises InputError for constraints that no mixture satisfies together and for names that the
-    predictor does not know.
+    Raises InputError for constraints that no mixture satisfies together, and for unknown names.
     """
     weights = predictor.weights
     if problem.weights:
@@ -171,8 +170,8 @@ def _several(setting: _Setting) -> Answer:
         for name in setting.problem.objectives
     }
     trials, seed = setting.problem.trials, setting.problem.seed
-    found = search.front(objectives, setting.allowed, setting.known, trials, seed)
-    return _answer(setting, found)
+    front = search.front(objectives, setting.allowed, setting.known, trials, seed)
+    return _answer(setting, front)
 
 
 def _single(setting: _Setting) -> Answer:
@@ -180,22 +179,22 @@ def _single(setting: _Setting) -> Answer:
     if problem.pull != 0:
         setting.refuse_infinite_pull()
     free = setting.objective(problem.objectives[0])
-    found = search.search(free, allowed, setting.known, problem.trials, problem.seed)
+    result = search.search(free, allowed, setting.known, problem.trials, problem.seed)
     path, strength = None, 0.0
     if setting.finite:
-        path = sensitivity.pull_path(free, allowed, found.mixture, problem.pull)
+        path = sensitivity.pull_path(free, allowed, result.mixture, problem.pull)
         strength = sensitivity.strongest_pull(path) if problem.pull is None else problem.pull
     pulled = free.pulled(strength)
     if strength:
-        found = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
-    near = sensitivity.analyse(pulled, allowed, found.mixture, setting.predictor)
-    return replace(_answer(setting, found), path=path, pull=strength, sensitivity=near)
+        result = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
+    near = sensitivity.analyse(pulled, allowed, result.mixture, setting.predictor)
+    return replace(_answer(setting, result), path=path, pull=strength, sensitivity=near)
 
 
-def _answer(setting: _Setting, found: SearchResult | Front) -> Answer:
+def _answer(setting: _Setting, result: SearchResult | Front) -> Answer:
     predictor, weights = setting.predictor, setting.weights
     domains = predictor.domains
-    arrays = {BEST: found.mixture, **setting.known}
+    arrays = {BEST: result.mixture, **setting.known}
     mixtures = {n: dict(zip(domains, r.tolist(), strict=True)) for n, r in arrays.items()}
     plain = objective.weighted(predictor, weights)
     return Answer(
@@ -206,16 +205,16 @@ def _answer(setting: _Setting, found: SearchResult | Front) -> Answer:
         mixtures=mixtures,
         predictions={name: predictor.ask(mixture) for name, mixture in mixtures.items()},
         compared=setting.compared,
-        differences=Differences.of(predictor, plain, found.mixture),
-        steps=sensitivity.in_steps(predictor, weights, found.mixture, setting.reference),
-        search=found,
+        differences=Differences.of(predictor, plain, result.mixture),
+        steps=sensitivity.in_steps(predictor, weights, result.mixture, setting.reference),
+        search=result,
     )
 
 
 def _known(predictor: Predictor, problem: Problem, allowed: Feasible) -> dict[str, Array]:
     """The mixtures that the best one is compared with, by name.
 
-    Raises InputError for a reference outside what the predictor's sweep was allowed.
+    Raises InputError for a reference outside the explored mixtures.
     """
     domains, spec = predictor.domains, predictor.spec
 
@@ -244,7 +243,7 @@ def _refuse_outside(reference: Array, predictor: Predictor) -> None:
 
 
 def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:
-    """Raise InputError for objectives and a pull that are none."""
+    """Raise InputError for invalid objectives or an invalid pull."""
     objectives, several = problem.objectives, len(problem.objectives) > 1
     known = (LOSS, DEVIATION, *predictor.val_domains) if several else (LOSS, WORST)
     for name in objectives:

@@ -15,7 +15,7 @@ from training.record.figures import Array
 STEPS = 150  # of the map, on each side of the triangle
 LEVELS = 16
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])  # of a pure mixture each
-TURNS = (60, 0, -60)  # degrees of the edge that has the numbers of each domain
+TURNS = (60, 0, -60)  # degrees, of the edge with each domain's numbers
 NAMES = (("right", (0.03, -0.06)), ("left", (-0.03, -0.06)), ("center", (0.0, 0.04)))
 TICKS = (0.2, 0.4, 0.6, 0.8)
 FORBIDDEN: dict[str, Any] = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": "////"}
@@ -31,8 +31,8 @@ def ternary(
     """The objective over the mixtures of three domains, a contour map on their triangle.
 
     `evaluate` maps mixtures (n, 3) to the objective (n,), NaN outside the allowed set, which is
-    hatched. `points` are named mixtures, `fitted` (m, 3) those that the law was fitted to. The
-    levels of the map are closer together near its minimum.
+    hatched. `points` are named mixtures; `fitted` (m, 3) are the mixtures that the law was fitted
+    to. The contour levels are closer together near the minimum.
     """
     mixtures, cells = lattice(STEPS)
     figure, axis = figures.panels((8.5, 7.2))
@@ -57,9 +57,9 @@ def ternary(
 
 
 def _map(axis: Axes, mixtures: Array, cells: Array, values: Array) -> TriContourSet | None:
-    """Filled contours of values (n,) over the triangle, nothing where a corner of a cell is NaN.
+    """Filled contours of values (n,) over the triangle, without the cells that have a NaN corner.
 
-    None when it has no cell, as where the allowed set is a line, or one value everywhere.
+    None if the map has no cell (the allowed set is a line) or the same value everywhere.
     """
     axis.add_patch(Polygon(CORNERS, **FORBIDDEN, linewidth=0, zorder=0))
     missing = np.isnan(values)
@@ -78,7 +78,7 @@ def _map(axis: Axes, mixtures: Array, cells: Array, values: Array) -> TriContour
 
 def lattice(steps: int) -> tuple[Array, Array]:
     """All mixtures of three domains in multiples of 1/steps, (n, 3), and the small triangles
-    between them as indices, (steps², 3)."""
+    between them, as indices (steps², 3)."""
     first, second = np.array([(i, j) for i in range(steps + 1) for j in range(steps + 1 - i)]).T
     mixtures = np.column_stack([first, second, steps - first - second]) / steps
     number = np.full((steps + 2, steps + 2), -1)
@@ -94,12 +94,12 @@ def lattice(steps: int) -> tuple[Array, Array]:
 
 
 def cartesian(mixtures: Array) -> Array:
-    """Places on the triangle, (n, 2), of mixtures of three domains, (n, 3)."""
+    """Coordinates on the triangle, (n, 2), of mixtures of three domains, (n, 3)."""
     return np.asarray(mixtures @ CORNERS)
 
 
 def _triangle(axis: Axes, domains: Sequence[str]) -> None:
-    """Edges, corners' names, and the lines of equal proportion, numbered on one edge each."""
+    """Draw the edges, the names of the corners, and numbered lines of equal proportion."""
     axis.add_patch(Polygon(CORNERS, fill=False, edgecolor="black", linewidth=1.2, zorder=3))
     centre = CORNERS.mean(axis=0)
     for i, domain in enumerate(domains):

@@ -1,4 +1,4 @@
-"""Figures of a search: what it tried and what it found."""
+"""Figures of a search: its trials and its result."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ from training.record.figures import Array, Values
 KINDS = {"known": ("C4", "D", 30), "search": ("0.55", "o", 12), "polish": ("C0", "^", 22)}
 OTHER_KIND = ("C5", "s", 20)
 COLOURED = 0.75  # the share of trials with a colour in the parallel coordinates
-FEW = 8  # domains whose names need little room
+FEW = 8  # domains, whose names need little room
 SQUARES = (0.0, 0.01, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -31,7 +31,7 @@ def mixtures(
 ) -> Figure:
     """Proportions of the compared mixtures, and their predicted losses with 90 % intervals.
 
-    Each is mixture → domain → value, of validation domains in `losses` and `intervals`; the first
+    Each is mixture → domain → value; `losses` and `intervals` are by validation domain. The first
     mixture is the best.
     """
     best = next(iter(compared))
@@ -60,7 +60,7 @@ def mixtures(
 def trials(table: pd.DataFrame, unit: str = keys.NATS) -> Figure:
     """The objective of every trial by its kind, and the best so far.
 
-    The scale is the square root of the distance from the best, to show the last improvements too.
+    The scale is the square root of the distance from the best, so that late improvements show.
     """
     figure, axis = figures.panels((8, 5))
     lowest, highest = table["objective"].min(), table["objective"].max()
@@ -105,10 +105,10 @@ def _root_scale(axis: Axes, lowest: float, highest: float) -> None:
 def parallel_coordinates(
     table: pd.DataFrame, domains: Sequence[str], best: Values, unit: str = keys.NATS
 ) -> Figure:
-    """A line a trial over the domains' proportions, coloured by its objective; the best is bold.
+    """The proportions of every trial as a line, coloured by its objective; the best is bold.
 
     The worst quarter of the trials, and those without an objective, are grey. With many domains
-    the proportions have a square-root scale: most are small.
+    the scale is a square root, because most proportions are small.
     """
     ordered = figures.largest_first({d: best[d] for d in domains})
     ranked = table.sort_values("objective", ascending=False, na_position="first")
@@ -156,8 +156,9 @@ def pareto(
 ) -> Figure:
     """Trials and the Pareto front between objectives, a panel for each pair of them.
 
-    `front` has a row a trial: a column for each objective, and `on_front`. `chosen` is name →
-    objective → value, first the point that was chosen. All objectives are minimised, in one unit.
+    `front` has a row for each trial: a column for each objective, and `on_front`. `chosen` is
+    name → objective → value; the first is the chosen point. All objectives are minimised, in one
+    unit.
     """
     count = len(objectives) - 1
     side = 6.0 if count == 1 else max(2.6, 8.0 / count)
@@ -181,7 +182,7 @@ def pareto(
 def _pair(
     axis: Axes, front: pd.DataFrame, x: str, y: str, chosen: Mapping[str, Values], *, line: bool
 ) -> list[Artist]:
-    """Trials over two objectives; the front is a line where there are no others."""
+    """Trials over two objectives; the front is a line if there are only two."""
     on_front = front["on_front"].to_numpy(bool)
     rest, best = front[~on_front], front[on_front].sort_values(x)
     dots = axis.scatter(rest[x], rest[y], s=9, color="0.75", linewidth=0, label="trial")

@@ -1,10 +1,10 @@
-"""From a registered schedule predictor to a schedule: the best mixture of each phase, and what it
-gains over one mixture for all.
+"""Find the best schedule with a registered schedule predictor: the best mixture of each phase, and
+the gain over one mixture for all phases.
 
 The law adds: L at a phase's end is ρ · L at its start + m(r). So the value of a state is linear in
-it. With λ_K = w and λ_{k-1} = ρ_k λ_k (each domain's own), what phase k adds counts Σ λ_k m_k(r) at
-the end of the last phase, whatever the others do: Bellman's recursion is exact, each phase is one
-search of the usual kind, and the bounds of the searches add up.
+it. With λ_K = w and λ_{k-1} = ρ_k λ_k (for each domain), phase k adds Σ λ_k m_k(r) to the objective
+at the end of the last phase, independently of the other phases. Bellman's recursion is exact, each
+phase is one ordinary search, and the bounds of the searches add up.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class SchedulePredictor:
     val_domains: tuple[str, ...]
     weights: Array  # of the validation domains, (V,)
     tokens: Array  # at the end of each phase, (K,)
-    fitted: Array  # the mixtures that were tried, (m, M)
+    fitted: Array  # the mixtures of the fitted runs, (m, M)
     law: Any
     replicates: list[Any]  # the laws of the bootstrap
     loaded: Any  # mlflow.pyfunc.PyFuncModel
@@ -52,15 +52,15 @@ class SchedulePredictor:
         return np.asarray(law.predict(schedules) @ self.weights)
 
     def values(self, law: Any, last: int) -> list[Array]:
-        """λ of each phase up to one: what a loss that the phase adds counts at that one's end, a
-        list of (V,)."""
-        found = [self.weights]
+        """λ of each phase up to phase `last`, a list of (V,): the weight of the losses that the
+        phase adds, at the end of `last`."""
+        values = [self.weights]
         for k in range(last, 0, -1):
-            found.insert(0, law.kept[k] * found[0])
-        return found
+            values.insert(0, law.kept[k] * values[0])
+        return values
 
     def ask(self, schedule: Array) -> dict[str, float]:
-        """The predictor's own answer for one schedule (K, M)."""
+        """The prediction for one schedule (K, M)."""
         row = {
             f"{keys.PHASE}{k}/{keys.MIXTURE}{domain}": share
             for k, mixture in enumerate(schedule, 1)
@@ -72,7 +72,7 @@ class SchedulePredictor:
 
 
 def load(uri: str) -> SchedulePredictor:
-    """Load a registered schedule predictor; raises InputError for what is none."""
+    """Load a registered schedule predictor. Raises InputError for any other model."""
     try:
         loaded = mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
@@ -98,7 +98,7 @@ def load(uri: str) -> SchedulePredictor:
 
 @dataclass(frozen=True)
 class Stacked:
-    """The losses that one mixture adds in several phases, side by side, (n, K V)."""
+    """The losses that one mixture adds in several phases, concatenated, (n, K V)."""
 
     phases: tuple[Convex, ...]
 
@@ -123,49 +123,51 @@ class Stacked:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to choose the mixtures of the phases."""
+class Strategy:
+    """A way to choose the mixtures of the phases, and its schedule."""
 
     name: str
     schedule: Array  # (K, M)
     objectives: Array  # predicted after each phase, (K,)
     replicates: Array  # the same by each law of the bootstrap, (B, K)
-    bound: float | None  # no schedule of its kind ends lower; None where nothing proves one
+    bound: float | None  # no schedule of its kind ends lower; None if unproven
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The ways to choose a schedule, beside each other."""
+class ScheduleAnswer:
+    """The schedules of all strategies."""
 
     predictor: SchedulePredictor
-    ways: dict[str, Way]
-    chosen: Array
-    """What schedules gain over constant mixtures where each law of the bootstrap chooses both and
-    the law of all runs judges them, (B,): how much of the gain survives the luck of the runs."""
+    strategies: dict[str, Strategy]
+    resampled_gains: Array
+    """Gains of schedules over constant mixtures, (B,). Each law of the bootstrap chooses both, and
+    the law of all runs evaluates them: this is how much of the gain is robust to the runs drawn."""
 
     @property
-    def best(self) -> Way:
-        return self.ways[JOINT]
+    def best(self) -> Strategy:
+        return self.strategies[JOINT]
 
     def gain(self, name: str = JOINT) -> float:
-        """At the end over the best constant mixture, nats per token."""
-        return float(self.ways[CONSTANT].objectives[-1] - self.ways[name].objectives[-1])
+        """Gain at the end over the best constant mixture, nats per token."""
+        constant, strategy = self.strategies[CONSTANT], self.strategies[name]
+        return float(constant.objectives[-1] - strategy.objectives[-1])
 
     def range(self, name: str = JOINT) -> tuple[float, float]:
-        """The middle nine tenths of the gain by the laws of the bootstrap."""
-        gains = self.ways[CONSTANT].replicates[:, -1] - self.ways[name].replicates[:, -1]
+        """The central 90 % of the gain over the laws of the bootstrap."""
+        constant, strategy = self.strategies[CONSTANT], self.strategies[name]
+        gains = constant.replicates[:, -1] - strategy.replicates[:, -1]
         low, high = np.quantile(gains, ENDS)
         return float(low), float(high)
 
     @property
-    def told_apart(self) -> bool:
-        """Whether nineteen of twenty laws of the bootstrap choose a schedule that is better."""
-        return float(np.quantile(self.chosen, ENDS[0])) > 0
+    def distinguishable(self) -> bool:
+        """Whether 95 % of the laws of the bootstrap choose a schedule that is better."""
+        return float(np.quantile(self.resampled_gains, ENDS[0])) > 0
 
 
 @dataclass(frozen=True)
 class _Searches:
-    """Searches of the mixture of some phases over one allowed set."""
+    """Searches for the mixtures of phases over one allowed set."""
 
     predictor: SchedulePredictor
     allowed: Feasible
@@ -174,16 +176,16 @@ class _Searches:
     seed: int
 
     def find(self, phases: list[int], weights: list[Array]) -> SearchResult:
-        """The one mixture for several phases, each with the weights of what it adds."""
+        """The best common mixture of several phases, each with the weights of what it adds."""
         objective = _objective(self.predictor.law, phases, weights)
         return search(objective, self.allowed, self.known, self.trials, self.seed)
 
     def constant(self, last: int) -> SearchResult:
-        """The one mixture for all phases up to one, at whose end the weighted loss is least."""
+        """The common mixture of the phases up to `last` with the lowest weighted loss there."""
         return self.find(list(range(last + 1)), self.predictor.values(self.predictor.law, last))
 
-    def chosen(self, joint: Array, constant: Array) -> Array:
-        """`Plan.chosen`, from the optima of the law of all runs, (K, M) and (M,)."""
+    def resampled_gains(self, joint: Array, constant: Array) -> Array:
+        """As in the answer, (B,), from the optima of the law of all runs, (K, M) and (M,)."""
         p, phases = self.predictor, list(range(len(self.predictor.tokens)))
         ends = []
         for law in p.replicates:
@@ -191,16 +193,16 @@ class _Searches:
             schedule = np.array(
                 [descend(_objective(law, [k], [values[k]]), self.allowed, joint[k]) for k in phases]
             )
-            one = descend(_objective(law, phases, values), self.allowed, constant)
-            pair = np.stack([schedule, np.broadcast_to(one, schedule.shape)])
+            mixture = descend(_objective(law, phases, values), self.allowed, constant)
+            pair = np.stack([schedule, np.broadcast_to(mixture, schedule.shape)])
             ends.append(p.objectives(p.law, pair)[:, -1])
         return np.diff(ends, axis=1)[:, 0]
 
-    def way(self, name: str, found: list[SearchResult], *, proven: bool = True) -> Way:
-        mixtures = np.array([one.mixture for one in found])
+    def strategy(self, name: str, results: list[SearchResult], *, proven: bool = True) -> Strategy:
+        mixtures = np.array([result.mixture for result in results])
         schedule = np.broadcast_to(mixtures, (len(self.predictor.tokens), mixtures.shape[1]))
-        bounds = [one.bound for one in found if one.bound is not None]
-        return Way(
+        bounds = [result.bound for result in results if result.bound is not None]
+        return Strategy(
             name=name,
             schedule=schedule,
             objectives=self.predictor.objectives(self.predictor.law, schedule[None])[0],
@@ -210,7 +212,7 @@ class _Searches:
                     for law in self.predictor.replicates
                 ]
             ),
-            bound=sum(bounds) if proven and len(bounds) == len(found) else None,
+            bound=sum(bounds) if proven and len(bounds) == len(results) else None,
         )
 
 
@@ -219,16 +221,16 @@ def _objective(law: Any, phases: list[int], weights: list[Array]) -> Objective:
     return Objective(surface, np.concatenate(weights)[:, None], np.zeros(1))
 
 
-def plan(
+def solve(
     predictor: SchedulePredictor,
     allowed: Feasible,
     known: Mapping[str, Array],
     trials: int,
     seed: int,
-) -> Plan:
-    """The best schedule, and others: phase by phase, each for its own end; the best constant
-    mixture; and for each phase the constant mixture that is best at its end (RegMix-D's offline
-    way, arXiv 2606.18663)."""
+) -> ScheduleAnswer:
+    """The schedules of four strategies: the best schedule; the best mixture of each phase for its
+    own end; the best constant mixture; and, for each phase, the constant mixture that is best at
+    its end (the offline method of RegMix-D, arXiv 2606.18663)."""
     searches = _Searches(predictor, allowed, known, trials, seed)
     last = len(predictor.tokens) - 1
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
@@ -236,11 +238,12 @@ def plan(
         joint = [searches.find([k], [values[k]]) for k in range(last + 1)]
         greedy = [searches.find([k], [predictor.weights]) for k in range(last)]
         constants = [searches.constant(k) for k in range(last + 1)]
-        chosen = searches.chosen(np.array([one.mixture for one in joint]), constants[-1].mixture)
-    ways = (
-        searches.way(JOINT, joint),
-        searches.way(GREEDY, [*greedy, joint[-1]], proven=False),
-        searches.way(CONSTANT, constants[-1:]),
-        searches.way(TRAJECTORIES, constants, proven=False),
+        schedule = np.array([result.mixture for result in joint])
+        gains = searches.resampled_gains(schedule, constants[-1].mixture)
+    strategies = (
+        searches.strategy(JOINT, joint),
+        searches.strategy(GREEDY, [*greedy, joint[-1]], proven=False),
+        searches.strategy(CONSTANT, constants[-1:]),
+        searches.strategy(TRAJECTORIES, constants, proven=False),
     )
-    return Plan(predictor, {way.name: way for way in ways}, chosen)
+    return ScheduleAnswer(predictor, {s.name: s for s in strategies}, gains)

@@ -1,24 +1,24 @@
-"""Figures of a planned schedule."""
+"""Figures of a schedule search."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from optimization.schedule.plan import CONSTANT, ENDS, JOINT, Plan
+from optimization.schedule.plan import CONSTANT, ENDS, JOINT, ScheduleAnswer
 from training.record import figures
 
 Array = np.ndarray
 
 
-def schedules(plan: Plan) -> Figure:
-    """The proportions over tokens of each way, a panel a way."""
-    tokens = np.concatenate([[0], plan.predictor.tokens])
-    figure, axes = figures.grid(len(plan.ways), 4, (3.2, 3.4), sharey=True)
-    for axis, way in zip(axes, plan.ways.values(), strict=True):
-        bottom = np.zeros(len(way.schedule))
-        for i, domain in enumerate(plan.predictor.domains):
-            shares = way.schedule[:, i]
+def schedules(answer: ScheduleAnswer) -> Figure:
+    """The proportions over tokens, a panel for each strategy."""
+    tokens = np.concatenate([[0], answer.predictor.tokens])
+    figure, axes = figures.grid(len(answer.strategies), 4, (3.2, 3.4), sharey=True)
+    for axis, strategy in zip(axes, answer.strategies.values(), strict=True):
+        bottom = np.zeros(len(strategy.schedule))
+        for i, domain in enumerate(answer.predictor.domains):
+            shares = strategy.schedule[:, i]
             bars = axis.bar(
                 tokens[:-1], shares, np.diff(tokens), bottom, align="edge", color=f"C{i}",
                 edgecolor="white", linewidth=1.5, label=domain,
@@ -26,7 +26,7 @@ def schedules(plan: Plan) -> Figure:
             labels = [f"{share:.2f}" if share >= 0.06 else "" for share in shares]
             axis.bar_label(bars, labels, label_type="center", color="white", fontsize=8)
             bottom += shares
-        axis.set_title(way.name)
+        axis.set_title(strategy.name)
         axis.set_xlabel("tokens")
         axis.set_xticks(tokens, [figures.short_count(t) if t else "0" for t in tokens])
         axis.margins(x=0)
@@ -36,20 +36,20 @@ def schedules(plan: Plan) -> Figure:
     return figure
 
 
-def gains(plan: Plan) -> Figure:
-    """What each way gains over the best constant mixture after each phase, with the range over the
-    laws of the bootstrap."""
-    constant = plan.ways[CONSTANT]
+def gains(answer: ScheduleAnswer) -> Figure:
+    """The gain of each strategy over the best constant mixture after each phase, with the range
+    over the laws of the bootstrap."""
+    constant = answer.strategies[CONSTANT]
     figure, axis = figures.panels((7, 4.2))
-    phases = np.arange(1, len(plan.predictor.tokens) + 1)
-    others = [way for name, way in plan.ways.items() if name != CONSTANT]
-    for i, way in enumerate(others):
-        drawn = constant.replicates - way.replicates
+    phases = np.arange(1, len(answer.predictor.tokens) + 1)
+    others = [strategy for name, strategy in answer.strategies.items() if name != CONSTANT]
+    for i, strategy in enumerate(others):
+        drawn = constant.replicates - strategy.replicates
         low, high = np.quantile(drawn, ENDS, axis=0)
-        gain = constant.objectives - way.objectives
+        gain = constant.objectives - strategy.objectives
         axis.errorbar(
             phases + 0.06 * (i - 1), gain, [np.maximum(0, gain - low), np.maximum(0, high - gain)],
-            fmt="o-", capsize=4, color=f"C{i}", label=way.name,
+            fmt="o-", capsize=4, color=f"C{i}", label=strategy.name,
         )  # fmt: skip
     axis.axhline(0, color="0.4", linewidth=1)
     axis.set_xticks(phases)
@@ -60,9 +60,9 @@ def gains(plan: Plan) -> Figure:
     return figure
 
 
-def kept(plan: Plan) -> Figure:
-    """How much of a phase's start is still there at its end, by validation domain."""
-    predictor = plan.predictor
+def retention(answer: ScheduleAnswer) -> Figure:
+    """How much of the loss at a phase's start remains at its end (ρ), by validation domain."""
+    predictor = answer.predictor
     later = range(1, len(predictor.tokens))
     figure, axis = figures.panels((7, figures.height(len(predictor.val_domains), 0.45)))
     groups = [
@@ -81,8 +81,8 @@ def kept(plan: Plan) -> Figure:
 def proof(
     measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
 ) -> Figure:
-    """Measured final loss of the schedule and the constant mixture, a line a seed, beside the
-    prediction, name → (value, low, high)."""
+    """Measured final losses of the schedule and the constant mixture, a line for each seed, beside
+    the prediction, name → (value, low, high)."""
     figure, axis = figures.panels((7, 4.5))
     names = [CONSTANT, JOINT]
     for i, name in enumerate(names):

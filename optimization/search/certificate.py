@@ -1,10 +1,10 @@
-"""How much better any mixture could be: a bound that proves an optimum.
+"""How much better any mixture could be: a bound that certifies an optimum.
 
 The losses of the mixing law are convex in φ(r). So the objective lies above its tangent plane at a
 mixture r*: f(r) ≥ f(r*) + Σ_j g_j (φ(r_j) − φ(r*_j)), g = df/dφ. As φ is concave, a term with
-g_j ≤ 0 lies above its own tangent in r_j, and one with g_j > 0 above its chord between the least
-and the largest r_j. A pull is convex in r: its tangent is added. The least value of the resulting
-linear function is a linear program; with φ(r) = r the difference to f(r*) is the Frank-Wolfe gap.
+g_j ≤ 0 lies above its own tangent in r_j, and one with g_j > 0 above its chord between the lowest
+and the highest r_j. A pull is convex in r: its tangent is added. Minimising the resulting linear
+function is a linear program; with φ(r) = r the difference to f(r*) is the Frank-Wolfe gap.
 """
 
 import numpy as np
@@ -17,18 +17,18 @@ from optimization.search.descent import descend
 
 Array = np.ndarray
 
-TEMPERATURES = np.logspace(-2, -6, 9)  # at which the worst domains' shares are tried
-WORTH = 1e-9  # nats per token
-TOUCH = 1e-3  # of the reference's proportion: least one at which the pull's tangent is taken
+TEMPERATURES = np.logspace(-2, -6, 9)  # tried for the shares of the worst domains
+WORTH = 1e-9  # nats per token: smaller improvements are not searched for
+TOUCH = 1e-3  # lowest proportion, relative to the reference's, for the pull's tangent
 
 
 def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array, float | None]:
-    """The best mixture, (M,), and what no allowed one can be better than, nats per token.
+    """The best mixture, (M,), and a lower bound of the objective, nats per token.
 
     In a trust region every ball that may hold a better mixture is searched. The bound is None
-    where the objective is not known to be convex in φ(r): another law than an exponential one, a
-    logarithmic φ of bundled domains, or the upper end of an interval; or where the linear program
-    has no answer.
+    if the objective is not known to be convex in φ(r): a law that is not exponential, a
+    logarithmic φ of bundled domains, or the upper end of an interval. It is also None if the linear
+    program has no solution.
     """
     if feasible.trust is None:
         return best, _bound(objective, feasible, best, None)
@@ -37,11 +37,11 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
     for ball in feasible.balls:
         bound = _bound(objective, feasible, best, ball)
         if bound is None or bound < least - WORTH:
-            there = descend(objective, feasible, ball.centre)
-            bound = _bound(objective, feasible, there, ball)
-            value = float(objective(there[None])[0])
+            candidate = descend(objective, feasible, ball.centre)
+            bound = _bound(objective, feasible, candidate, ball)
+            value = float(objective(candidate[None])[0])
             if value < least:
-                best, least = there, value
+                best, least = candidate, value
         bounds.append(bound)
     known = [bound for bound in bounds if bound is not None]
     return best, min(known) if len(known) == len(bounds) else None
@@ -63,7 +63,7 @@ def _bound(objective: Objective, feasible: Feasible, at: Array, ball: Ball | Non
 def _plane(
     objective: Objective, surface: Convex, feasible: Feasible, at: Array, temperature: float
 ) -> tuple[float, Array]:
-    """A linear function of the variables, constant and slopes (M',), below the objective."""
+    """Constant and slopes (M',) of a linear function of the variables, below the objective."""
     low, high = feasible.lower, feasible.upper
     v = feasible.variables(at[None])[0]
     phi_low, phi_high, phi = surface.features(np.array([low, high, v]))
@@ -84,7 +84,7 @@ def _plane(
 
 
 def _least(feasible: Feasible, slopes: Array, ball: Ball | None) -> float:
-    """The least value of slopes · v over the allowed mixtures, in a ball or not; -inf: unknown."""
+    """The minimum of slopes · v over the allowed mixtures (in a ball if given); -inf: unknown."""
     matrix, limits = feasible.shared_rows() if ball is None else feasible.within_ball(ball)
     excess = matrix.shape[1] - len(slopes)
     total = np.concatenate([np.ones(len(slopes)), np.zeros(excess)])[None]

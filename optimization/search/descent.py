@@ -1,4 +1,4 @@
-"""From a mixture downhill to the nearest optimum of an objective among the allowed mixtures."""
+"""Local descent from a mixture to an optimum of an objective among the allowed mixtures."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,37 +14,38 @@ from optimization.domain.predictor import Convex
 
 Array = np.ndarray
 
-TEMPERATURES = (1e-2, 1e-3, 1e-4, 1e-5)  # nats per token, of the smooth largest of several sums
+TEMPERATURES = (1e-2, 1e-3, 1e-4, 1e-5)  # nats per token, of the smooth maximum of several sums
 TOLERANCE = 1e-13
 ITERATIONS = 300
 STEPS_BACK = 201
 LEVEL_TOLERANCE = 1e-9
-NUDGE = 1e-3  # share of the way to the furthest corner at which a search along it starts
+NUDGE = 1e-3  # share of the way to the furthest corner at which a search starts
 Limit = Objective | Differences
 
 
 def descend(objective: Objective, feasible: Feasible, start: Array) -> Array:
-    """An allowed mixture, (M,), that is no worse than the allowed one to start from.
+    """An allowed mixture, (M,), that is no worse than the allowed start.
 
-    In a trust region it stays in the ball in whose middle the start lies most.
+    In a trust region it stays in the ball whose mixture is nearest to the start.
     """
     if not feasible.free:
         return start
     best, least = start, float(objective(start[None])[0])
     for temperature in TEMPERATURES if len(objective.offsets) > 1 else (1.0,):
-        found = _Problem(objective, feasible, _ball(feasible, start), temperature).solve(best)
-        value = float(objective(found[None])[0])
+        end = _Problem(objective, feasible, _ball(feasible, start), temperature).solve(best)
+        value = float(objective(end[None])[0])
         if value < least:
-            best, least = found, value
+            best, least = end, value
     return best
 
 
 def furthest(differences: Differences, feasible: Feasible, near: Array, direction: Array) -> Array:
-    """The mixture, (M,), furthest in a direction (M,) of those that cannot be told from the base of
-    the differences, an allowed mixture.
+    """The near-optimal mixture, (M,), that lies furthest in a direction (M,).
 
-    As far as the descent finds it, from near the base, from the line to the furthest corner and
-    from the furthest of `near` (n, M), mixtures of the set; in a trust region within one ball.
+    A mixture is near-optimal if it cannot be distinguished from the base of the differences, an
+    allowed mixture. The result is the best of local descents. They start near the base, on the line
+    to the furthest corner, and at the furthest of `near` (n, M), known near-optimal mixtures. In a
+    trust region they stay within one ball.
     """
     base = differences.base
     if not feasible.free:
@@ -65,8 +66,10 @@ def furthest(differences: Differences, feasible: Feasible, near: Array, directio
 def descend_within(
     objective: Objective, limit: Objective, level: float, feasible: Feasible, start: Array
 ) -> Array:
-    """An allowed mixture, (M,), no worse than the one to start from, of which the limit is at most
-    `level`, as it must be at the start; both objectives are one sum each."""
+    """An allowed mixture, (M,), that is no worse than the start and whose limit is at most `level`.
+
+    The start must satisfy the level too. Both objectives are one sum each.
+    """
     if not feasible.free:
         return start
     problem = _Problem(objective, feasible, _ball(feasible, start), 1.0, limit=limit, level=level)
@@ -75,8 +78,10 @@ def descend_within(
 
 
 def _back_inside(limit: Limit, level: float, start: Array, end: Array) -> Array:
-    """The point nearest to the end, on the line from it to the start, that keeps the level, (M,);
-    SLSQP may end a little beyond it."""
+    """The point (M,) nearest to the end, on the line to the start, that satisfies the level.
+
+    SLSQP may end slightly beyond the level.
+    """
     shares = np.linspace(1, 0, STEPS_BACK)[:, None]
     line = shares * end + (1 - shares) * start
     return np.asarray(line[np.argmax(limit(line) <= level + LEVEL_TOLERANCE)])
@@ -90,7 +95,7 @@ def _ball(feasible: Feasible, start: Array) -> Ball | None:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What SLSQP is given: x = (s, e) with the variables v = s^(1/q) and, in a trust region, the
+    """The problem for SLSQP: x = (s, e) with the variables v = s^(1/q) and, in a trust region, the
     excess e_j ≥ r_j − a_j over the ball's mixture a, Σ e ≤ the region's radius.
 
     q is the power of the law's φ: in s the losses are smooth up to the faces of the simplex,
@@ -101,8 +106,8 @@ class _Problem:
     feasible: Feasible
     ball: Ball | None
     temperature: float
-    direction: Array | None = None  # what to go far in, (M,), in the place of the objective
-    limit: Limit | None = None  # what must not pass the level
+    direction: Array | None = None  # maximised instead of minimising the objective, (M,)
+    limit: Limit | None = None  # must not exceed the level
     level: float = np.inf
 
     @cached_property
@@ -127,7 +132,7 @@ class _Problem:
             rules.append(self._linear("ineq", -matrix, -limits))
         if self.limit is not None and np.isfinite(self.level):
             rules.append(self._within_level(self.limit))
-        found = minimize(
+        solution = minimize(
             self._value if self.direction is None else self._distance,
             x,
             jac=True,
@@ -136,9 +141,9 @@ class _Problem:
             constraints=rules,
             options={"ftol": TOLERANCE, "maxiter": ITERATIONS},
         ).x
-        if not np.isfinite(found).all():
+        if not np.isfinite(solution).all():
             return start
-        v = np.clip(self._variables(found), f.lower, f.upper)
+        v = np.clip(self._variables(solution), f.lower, f.upper)
         return f.repaired(v[None])[0]
 
     def _variables(self, x: Array) -> Array:
@@ -155,7 +160,7 @@ class _Problem:
         return -float(self.direction @ mixture), -self._slope(x, self.direction)
 
     def _slope(self, x: Array, slope: Array) -> Array:
-        """A gradient in r, (M,), as one in x."""
+        """A gradient in r, (M,), converted to x."""
         v = self._variables(x)
         inner = np.maximum(v, LEAST) ** (1 - self.power) / self.power  # dv/ds
         return np.concatenate([inner * (self.feasible.spread.T @ slope), np.zeros(len(x) - len(v))])
@@ -170,7 +175,7 @@ class _Problem:
         return {"type": "ineq", "fun": room, "jac": slopes}
 
     def _linear(self, kind: str, rows: Array, limits: Array) -> dict[str, Any]:
-        """rows · (v, e) − limits, and its slopes in x."""
+        """The constraint on rows · (v, e) − limits, with its slopes in x."""
 
         def room(x: Array) -> Array:
             v = self._variables(x)

@@ -1,4 +1,4 @@
-"""The least of one objective while another stays below a level: what may be learnt without
+"""Minimise one objective while another stays below a level: the most that can be learnt without
 forgetting more than is allowed."""
 
 from dataclasses import dataclass, replace
@@ -15,38 +15,38 @@ from optimization.search.descent import descend, descend_within
 Array = np.ndarray
 
 SAMPLES = 1024
-STARTS = 4  # best samples that keep the level, from which the descent begins
+STARTS = 4  # best samples within the level, from which the descent begins
 LARGEST_MULTIPLIER = 1e3
 
 
 @dataclass(frozen=True)
 class EpsilonConstraint:
-    """Minimises an objective below levels of another, the limit, over the allowed mixtures.
+    """Minimises an objective over the allowed mixtures, below levels of another one, the limit.
 
-    Both are one sum of the losses each, of one law.
+    Each of the two is one sum of the losses, by the same law.
     """
 
     objective: Objective
     limit: Objective
     allowed: Feasible
-    samples: Array  # allowed mixtures, (n, M); the last has the least limit
+    samples: Array  # allowed mixtures, (n, M); the last has the lowest limit
 
     @property
     def least_level(self) -> float:
-        """The least value of the limit."""
+        """The lowest value of the limit."""
         return float(self.limit(self.samples[-1][None])[0])
 
     def limited_by(self, limit: Objective) -> "EpsilonConstraint":
-        """The same with another limit."""
+        """The same search with another limit."""
         return search(self.objective, limit, self.allowed, self.samples)
 
     def unlimited(self) -> Array:
-        """The best mixture whatever the limit, (M,)."""
+        """The best mixture, (M,), ignoring the limit."""
         start = self.samples[self.objective(self.samples).argmin()]
         return descend(self.objective, self.allowed, start)
 
     def best(self, level: float) -> Array | None:
-        """The best mixture that keeps the level, (M,); None where none does."""
+        """The best mixture, (M,), within the level; None if there is none."""
         inside = self.samples[self.limit(self.samples) <= level]
         if not len(inside):
             return None
@@ -60,18 +60,19 @@ class EpsilonConstraint:
         return np.asarray(ends[self.objective(ends).argmin()])
 
     def bound(self, best: Array, level: float) -> float | None:
-        """A lower bound of the objective over the allowed mixtures that keep the level.
+        """A lower bound of the objective over the allowed mixtures within the level.
 
-        By Lagrange: for every multiplier μ ≥ 0 the least of f + μ (g − level) lies below the least
-        f where g ≤ level; the highest such bound. None where nothing proves one.
+        By Lagrangian duality: for every multiplier μ ≥ 0 the minimum of f + μ (g − level) lies
+        below the minimum of f where g ≤ level. The highest such bound is returned; None if no bound
+        can be proven.
         """
         if self.limit.risk is not None:
             return None
 
         def proven(multiplier: float) -> float:
             sums = self.objective.sums + multiplier * self.limit.sums
-            found = prove(replace(self.objective, sums=sums), self.allowed, best)[1]
-            return -np.inf if found is None else found - multiplier * level
+            least = prove(replace(self.objective, sums=sums), self.allowed, best)[1]
+            return -np.inf if least is None else least - multiplier * level
 
         free = proven(0.0)
         if not np.isfinite(free):
@@ -88,7 +89,8 @@ class EpsilonConstraint:
 def search(
     objective: Objective, limit: Objective, allowed: Feasible, known: Array, seed: int = 0
 ) -> EpsilonConstraint:
-    """Prepare searches below several levels; known mixtures (n, M) that are allowed are tried."""
+    """Prepare searches below several levels. Those of the known mixtures (n, M) that are allowed
+    are samples too."""
     cube = qmc.Sobol(max(1, allowed.free), rng=seed).random(SAMPLES)[:, : allowed.free]
     samples = np.vstack([allowed.from_cube(cube), known[allowed.inside(known)]])
     least = descend(limit, allowed, samples[limit(samples).argmin()])

@@ -14,7 +14,7 @@ UNIFORM, NEAR_UNIFORM = "uniform", "nearest to uniform"
 
 @dataclass(frozen=True)
 class _Nothing:
-    """Losses of no validation domain, so that a pull is all of an objective."""
+    """Losses that are all 0, so that an objective consists of its pull alone."""
 
     def predict(self, mixtures: Array) -> Array:
         return np.zeros((len(mixtures), 1))
@@ -24,10 +24,10 @@ class _Nothing:
 
 
 def nearest(mixture: Array, allowed: Feasible) -> Array:
-    """A mixture (M,) itself where it is allowed, else the allowed one with the least
+    """The mixture (M,) itself if it is allowed; otherwise the allowed one with the smallest
     Kullback-Leibler divergence from it, to four decimals.
 
-    Proportions that no rule touches keep their ratios. Every domain needs a proportion.
+    Proportions that no rule affects keep their ratios. Every domain must have a proportion > 0.
     """
     if allowed.inside(mixture[None])[0]:
         return mixture
@@ -39,8 +39,8 @@ def nearest(mixture: Array, allowed: Feasible) -> Array:
 
 
 def uniform(allowed: Feasible) -> tuple[str, Array]:
-    """The uniform mixture, or the nearest allowed one, (M,), under the name that says which."""
+    """The uniform mixture, or the nearest allowed one, (M,), and a name that says which it is."""
     domains = len(allowed.domains)
     even = np.full(domains, 1 / domains)
-    found = nearest(even, allowed)
-    return (UNIFORM if found is even else NEAR_UNIFORM), found
+    projected = nearest(even, allowed)
+    return (UNIFORM if projected is even else NEAR_UNIFORM), projected

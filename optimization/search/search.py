@@ -1,4 +1,4 @@
-"""Search the mixture with Optuna, polish the best trials, and prove the answer where that is
+"""Search for the best mixture with Optuna, polish the best trials, and certify the result where
 possible."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,10 @@ from optimization.search.descent import descend
 Array = np.ndarray
 Values = Callable[[Array], Array]  # mixtures (n, M) → (n, objectives)
 
-NOTHING = 1e-12  # a proportion below it is 0 but for rounding
-BATCH = 20  # mixtures that are evaluated at once
-POLISHED = 10  # best trials that the descent starts from
-WEIGHTINGS = 24  # of several objectives, at most, whose optima are polished
+NOTHING = 1e-12  # proportions below this are rounding errors of 0
+BATCH = 20  # mixtures evaluated at once
+POLISHED = 10  # best trials, from which the descent starts
+WEIGHTINGS = 24  # most weightings of several objectives whose optima are polished
 KNOWN, SEARCH, POLISH = "known", "search", "polish"
 
 
@@ -30,7 +30,7 @@ class SearchResult:
 
     mixture: Array  # (M,)
     value: float
-    bound: float | None  # no allowed mixture is better; None where nothing proves one
+    bound: float | None  # no allowed mixture has a lower value; None if unproven
     agreeing: int  # how many of the polished starts ended within 1e-6 of the best value
     starts: int
     trials: pd.DataFrame  # trial, kind, objective, mixture/<domain>…
@@ -38,12 +38,12 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Front:
-    """What several objectives allow: every trial, and which of them no other one dominates."""
+    """The Pareto front of several objectives: every trial, and which ones are not dominated."""
 
     trials: pd.DataFrame  # trial, kind, each objective, on_front, mixture/<domain>…
     objectives: tuple[str, ...]
-    chosen: int  # the trial on the front that is nearest to the least of every objective
-    mixture: Array  # its mixture, (M,)
+    chosen: int  # the trial on the front nearest to the minimum of every objective
+    mixture: Array  # of the chosen trial, (M,)
 
 
 def search(
@@ -51,8 +51,8 @@ def search(
 ) -> SearchResult:
     """Minimise the objective over the allowed mixtures.
 
-    Known mixtures that are allowed come first, then Optuna's TPE on the cube that
-    `Feasible.from_cube` maps; the best of them are polished by gradients.
+    The known mixtures that are allowed come first, then Optuna's TPE on the cube of
+    `Feasible.from_cube`. The best trials are polished by gradient descent.
     """
     run = _Trials(feasible, ("objective",), seed, trials)
     run.search(lambda mixtures: objective(mixtures)[:, None], known, trials)
@@ -77,10 +77,10 @@ def front(
     trials: int,
     seed: int,
 ) -> Front:
-    """Minimise several objectives by an Optuna study of as many directions.
+    """Minimise several objectives by an Optuna study with a direction for each.
 
-    The optima of weighted sums of the objectives, each relative to the range that the trials
-    have, are added to the trials.
+    The optima of weighted sums of the objectives are added to the trials. Each objective is scaled
+    by its range over the trials.
     """
     run = _Trials(feasible, tuple(objectives), seed, trials)
 
@@ -124,7 +124,7 @@ class _Trials:
         self._rows: list[dict[str, object]] = []
 
     def search(self, values: Values, known: Mapping[str, Array], trials: int) -> None:
-        """Evaluate the known mixtures that are allowed, then as many more as make `trials`."""
+        """Evaluate the known mixtures that are allowed, then draw more up to `trials`."""
         named = [mixture for mixture in known.values() if self._feasible.inside(mixture[None])[0]]
         distinct = np.unique(np.reshape(named, (-1, len(self._feasible.domains))), axis=0)
         if len(distinct):
@@ -133,28 +133,28 @@ class _Trials:
             batch = [self._study.ask() for _ in range(min(BATCH, trials - len(self._rows)))]
             points = [[trial.suggest_float(u, 0.0, 1.0) for u in self._cube] for trial in batch]
             mixtures = self._feasible.from_cube(np.reshape(points, (len(batch), len(self._cube))))
-            for trial, mixture, found in zip(batch, mixtures, values(mixtures), strict=True):
-                self._study.tell(trial, found.tolist())
-                self._row(SEARCH, found, mixture)
+            for trial, mixture, row in zip(batch, mixtures, values(mixtures), strict=True):
+                self._study.tell(trial, row.tolist())
+                self._row(SEARCH, row, mixture)
 
     def add(self, mixtures: Array, values: Array, kind: str) -> None:
-        """Tell the study of mixtures that it has not asked for."""
+        """Add mixtures that the study did not propose."""
         points = self._feasible.to_cube(mixtures)
         unit = optuna.distributions.FloatDistribution(0.0, 1.0)
         spaces: dict[str, optuna.distributions.BaseDistribution] = dict.fromkeys(self._cube, unit)
-        for point, mixture, found in zip(points, mixtures, values, strict=True):
+        for point, mixture, row in zip(points, mixtures, values, strict=True):
             params = dict(zip(self._cube, point.tolist(), strict=True))
             trial = optuna.create_trial(
                 params=params,
                 distributions=spaces,
-                values=found.tolist(),
+                values=row.tolist(),
                 user_attrs={"kind": kind},
             )
             self._study.add_trial(trial)
-            self._row(kind, found, mixture)
+            self._row(kind, row, mixture)
 
     def on_front(self) -> Array:
-        """Which trials no other one dominates, (trials,) bool."""
+        """Whether each trial is not dominated by another, (trials,) bool."""
         best = {trial.number for trial in self._study.best_trials}
         return np.array([row["trial"] in best for row in self._rows])
 
@@ -169,20 +169,20 @@ class _Trials:
 
 
 def _weightings(objectives: int) -> list[Array]:
-    """Weights of several objectives over their simplex, at most WEIGHTINGS."""
+    """At most WEIGHTINGS weights of several objectives, evenly spread over their simplex."""
     steps = WEIGHTINGS - 1
     while True:
-        found = [
+        weightings = [
             np.array(w) / steps for w in product(range(steps + 1), repeat=objectives)
             if sum(w) == steps
         ]  # fmt: skip
-        if len(found) <= WEIGHTINGS or steps == 1:
-            return found
+        if len(weightings) <= WEIGHTINGS or steps == 1:
+            return weightings
         steps -= 1
 
 
 def _sum(objectives: Sequence[Objective], weights: Array) -> Objective:
-    """The weighted sum of objectives of one sum each, or none but a pull."""
+    """The weighted sum of objectives that have one sum each or only a pull."""
     first = objectives[0]
     return Objective(
         first.surface,

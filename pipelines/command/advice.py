@@ -1,4 +1,4 @@
-"""What to type next: commands and addresses that work with the stores in use."""
+"""What to type next: commands and URLs that work with the stores in use."""
 
 import shlex
 from pathlib import Path
@@ -23,18 +23,18 @@ def command(entry: str, experiment_id: str, **parameters: str) -> str:
 
 
 def look_at(run: Run) -> str:
-    """Where a run is seen in MLflow: an address, after a command where no server runs yet."""
+    """Where to see a run in MLflow: a URL, after a command if no server is known to run."""
     uri, page = mlflow.get_tracking_uri(), _page(run)
     scheme = uri.partition("://")[0]
     if scheme in ("http", "https"):
         return f"{secrets.masked(uri).rstrip('/')}/{page}"
     if scheme.startswith("databricks"):
         return f"run {run.info.run_id} in Databricks"
-    given = f"--backend-store-uri {_written(uri, 'MLFLOW_TRACKING_URI')}"
+    options = f"--backend-store-uri {_written(uri, 'MLFLOW_TRACKING_URI')}"
     registry = mlflow.get_registry_uri()
     if registry != uri:
-        given += f" --registry-store-uri {_written(registry, 'MLFLOW_REGISTRY_URI')}"
-    return f"mlflow ui {given}   then {LOCAL}/{page}"
+        options += f" --registry-store-uri {_written(registry, 'MLFLOW_REGISTRY_URI')}"
+    return f"mlflow ui {options}   then {LOCAL}/{page}"
 
 
 def _page(run: Run) -> str:
@@ -42,7 +42,7 @@ def _page(run: Run) -> str:
 
 
 def _written(uri: str, variable: str) -> str:
-    """A store's URI as a shell takes it from any folder; one with a secret by its variable."""
+    """A store's URI, quoted for a shell in any folder; a URI with a secret as its variable."""
     if secrets.masked(uri) != uri:
         return f'"${variable}"'
     if uri.startswith("sqlite:"):

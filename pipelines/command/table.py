@@ -1,8 +1,8 @@
 """The parameters of a command, each declared once.
 
-A command's `Parameters` is a frozen dataclass whose fields are made by `parameter`. From it follow
-the command's parser and help, the checks of its values, and `docs/reference.md`; a test holds
-`mlproject` against it.
+A command's `Parameters` is a frozen dataclass whose fields are made by `parameter`. The command's
+parser and help, the checks of its values and `docs/reference.md` are derived from it; a test
+compares `mlproject` with it.
 """
 
 import argparse
@@ -21,29 +21,29 @@ Read = Callable[[str, str], Any]  # a parameter's name and text → its value
 
 @dataclass(frozen=True)
 class Parameter:
-    """How a parameter is given, and how its text becomes a value."""
+    """A parameter of a command, and how its text becomes a value."""
 
     name: str
-    default: str | None  # None: it must be given
+    default: str | None  # None: required
     help: str
     read: Read
 
 
-def text(_: str, given: str) -> str:
-    """The text as it is given."""
-    return given
+def text(_: str, value: str) -> str:
+    """The text unchanged."""
+    return value
 
 
 def at_least(least: int) -> Read:
-    """An integer from `least` on."""
+    """An integer of at least `least`."""
     return partial(texts.integer, least=least)
 
 
 def parameter(help: str, read: Read = text, *, default: str | None = "") -> Any:
     """A field of a command's `Parameters`.
 
-    A parameter whose default is the empty text may be left out: its value then is None, or the
-    empty text where it is read as a text.
+    A parameter whose default is the empty text may be left out: its value is then None, or the
+    empty text if it is read as a text.
     """
     return field(metadata={"default": default, "help": help, "read": read})
 
@@ -53,7 +53,7 @@ def study(default: str = "quickstart") -> Any:
 
 
 def workers() -> Any:
-    help = "Models that are trained at once; `auto`: as many as there are GPUs, or else cores."
+    help = "Models to train at once; `auto`: as many as there are GPUs, or else cores."
     return parameter(help, default="auto")
 
 
@@ -68,7 +68,7 @@ def hostfile() -> Any:
 
 
 def experiment() -> Any:
-    return parameter("Names of experiments, separated by commas; by default that of this run.")
+    return parameter("Names of experiments, separated by commas; by default this run's.")
 
 
 def runs() -> Any:
@@ -76,7 +76,7 @@ def runs() -> Any:
 
 
 def dry_run() -> Any:
-    help = "`true`: only say what the command would train and what that takes."
+    help = "`true`: only report what the command would train and what that takes."
     return parameter(help, texts.boolean, default="false")
 
 
@@ -90,20 +90,20 @@ def model(help: str) -> Any:
 
 
 def declared(table: type) -> list[Parameter]:
-    """The parameters of a table, in their order."""
+    """The parameters of a table, in order."""
     return [Parameter(f.name, **f.metadata) for f in fields(table)]
 
 
-def read(table: type[Table], given: Mapping[str, str]) -> Table:
-    """The table's values from texts by name; a parameter that is not given has its default.
+def read(table: type[Table], arguments: Mapping[str, str]) -> Table:
+    """The table's values from texts by name; a parameter without a text has its default.
 
     Raises InputError for the first text that is not a value of its parameter.
     """
     values = {}
-    for one in declared(table):
-        given_text = given.get(one.name, one.default or "")
-        left_out = not given_text and one.default == "" and one.read is not text
-        values[one.name] = None if left_out else one.read(one.name, given_text)
+    for param in declared(table):
+        argument = arguments.get(param.name, param.default or "")
+        left_out = not argument and param.default == "" and param.read is not text
+        values[param.name] = None if left_out else param.read(param.name, argument)
     return table(**values)
 
 
@@ -116,12 +116,12 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(table: type, description: str | None) -> argparse.ArgumentParser:
     """A parser of a command line `--name value …`; its values are texts."""
-    made = _Parser(description=description, allow_abbrev=False)
-    for one in declared(table):
-        default = "required" if one.default is None else f"default: {one.default or 'empty'}"
-        made.add_argument(
-            f"--{one.name.replace('_', '-')}",
-            default=one.default or "",
-            help=f"{one.help} ({default})".replace("%", "%%"),
+    command_line = _Parser(description=description, allow_abbrev=False)
+    for param in declared(table):
+        default = "required" if param.default is None else f"default: {param.default or 'empty'}"
+        command_line.add_argument(
+            f"--{param.name.replace('_', '-')}",
+            default=param.default or "",
+            help=f"{param.help} ({default})".replace("%", "%%"),
         )
-    return made
+    return command_line

@@ -1,4 +1,4 @@
-"""The texts that `mlproject` hands over, read: one rule for numbers, names, lists and files."""
+"""Parse the texts that `mlproject` passes: one rule for numbers, names, lists and files."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +15,18 @@ from training.record.mixtures import checked_mixture
 
 
 def number(where: str, value: object) -> float:
-    """A finite number; the error says where there is none."""
+    """A finite number; `where` names the place in the error."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        found = float(value)  # type: ignore[arg-type]
+        result = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise InputError(f"{where}: {value!r} is not a number") from None
     except OverflowError:
-        found = float("inf")
-    if not isfinite(found):
+        result = float("inf")
+    if not isfinite(result):
         raise InputError(f"{where}: {value!r} is not a finite number")
-    return found
+    return result
 
 
 def integer(name: str, text: str, least: int = 0) -> int:
@@ -34,9 +34,9 @@ def integer(name: str, text: str, least: int = 0) -> int:
     try:
         value = int(text)
     except ValueError:
-        found = number(name, text)
-        value = int(found)
-        if value != found:
+        decimal = number(name, text)
+        value = int(decimal)
+        if value != decimal:
             raise InputError(f"{name}: {text!r} is not an integer") from None
     if not least <= value <= keys.LARGEST:
         raise InputError(f"{name}: {text!r} is not an integer from {least} to {keys.LARGEST:.2g}")
@@ -78,10 +78,10 @@ def boolean(name: str, text: str) -> bool:
 
 
 def names(name: str, text: str, separator: str = ",") -> list[str]:
-    """A list of names; none for an empty text."""
-    found = _items(name, text, separator)
-    _refuse_repeated(name, found)
-    return found
+    """A list of names; empty for an empty text."""
+    items = _items(name, text, separator)
+    _refuse_repeated(name, items)
+    return items
 
 
 def pairs(name: str, text: str) -> dict[str, float]:
@@ -91,28 +91,28 @@ def pairs(name: str, text: str) -> dict[str, float]:
 
 def limits(name: str, text: str) -> dict[str, tuple[float, float]]:
     """`web=0.1:0.5,python+cpp=:0.3,tables=0.1` as name → (lowest, highest)."""
-    found = {}
+    bounds = {}
     for key, value in _values(name, text).items():
         low, colon, high = value.partition(":")
         place = f"{name}: {key!r}"
         if not value:
             raise InputError(f"{place}: write name=lowest:highest, or name=proportion to fix it")
         least = number(place, low) if low else 0.0
-        found[key] = (least, least if not colon else number(place, high) if high else 1.0)
-    return found
+        bounds[key] = (least, least if not colon else number(place, high) if high else 1.0)
+    return bounds
 
 
 def shares(name: str, text: str) -> dict[str, dict[str, float]]:
     """`code=python:0.6+cpp:0.4,…` as name → part → its share; the names may hold colons."""
-    found = {}
+    bundles = {}
     for key, value in _values(name, text).items():
         place = f"{name}: {key!r}"
         parts = [item.rpartition(":") for item in _items(place, value, "+")]
         if not parts or not all(part for part, _, _ in parts):
             raise InputError(f"{place}: {value!r} is not part:share+part:share")
         _refuse_repeated(place, [part for part, _, _ in parts])
-        found[key] = {part: number(f"{place}: {part!r}", share) for part, _, share in parts}
-    return found
+        bundles[key] = {part: number(f"{place}: {part!r}", share) for part, _, share in parts}
+    return bundles
 
 
 def numbers(name: str, text: str) -> dict[str, float]:
@@ -127,40 +127,40 @@ def numbers(name: str, text: str) -> dict[str, float]:
 
 def mixture(text: str, domains: Sequence[str], name: str = "mixture") -> dict[str, float]:
     """A mixture: `web=0.5,code=0.5`, a JSON object or file, or `runs:/<id>` of a run with one."""
-    found = of_run(name, text) if text.startswith("runs:/") else numbers(name, text)
-    return checked_mixture(found, domains, name)
+    proportions = of_run(name, text) if text.startswith("runs:/") else numbers(name, text)
+    return checked_mixture(proportions, domains, name)
 
 
 def of_run(name: str, uri: str) -> dict[str, float]:
-    """The mixture of a run, by `runs:/<id>`."""
+    """The mixture of the run `runs:/<id>`."""
     run_id = uri.removeprefix("runs:/").split("/")[0]
     try:
         params: Mapping[str, str] = mlflow.get_run(run_id).data.params
     except MlflowException as error:
         raise InputError(f"{name}: {uri}: {error.message}") from error
-    found = {
+    proportions = {
         key.removeprefix(keys.MIXTURE): number(f"{name}: {uri}, param {key!r}", value)
         for key, value in params.items()
         if key.startswith(keys.MIXTURE)
     }
-    if not found:
+    if not proportions:
         raise InputError(f"{name}: run {run_id} has no params {keys.MIXTURE}<domain>")
-    return found
+    return proportions
 
 
 def json_value(name: str, text: str) -> Any:
-    """What a JSON text says, or the file that it names: UTF-8, UTF-16 or UTF-32.
+    """The value of a JSON text, or of the file that it names: UTF-8, UTF-16 or UTF-32.
 
-    Raises InputError for a key that is given twice, too.
+    Raises InputError for what is not JSON, and for a key that is given twice.
     """
 
-    def once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(entries: list[tuple[str, Any]]) -> dict[str, Any]:
         _refuse_repeated(f"{name}: {text}", [key for key, _ in entries])
         return dict(entries)
 
-    written = text.lstrip()[:1] in ("{", "[")
+    is_json = text.lstrip()[:1] in ("{", "[")
     try:
-        return json.loads(text if written else Path(text).read_bytes(), object_pairs_hook=once)
+        return json.loads(text if is_json else Path(text).read_bytes(), object_pairs_hook=unique)
     except InputError:
         raise
     except UnicodeDecodeError as error:
@@ -177,26 +177,26 @@ def json_value(name: str, text: str) -> Any:
 
 def _values(name: str, text: str) -> dict[str, str]:
     """`a=x,b=y` as texts by name."""
-    found = []
+    entries = []
     for item in _items(name, text):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals):
             raise InputError(f"{name}: {item!r} is not name=value")
-        found.append((key, value))
-    _refuse_repeated(name, [key for key, _ in found])
-    return dict(found)
+        entries.append((key, value))
+    _refuse_repeated(name, [key for key, _ in entries])
+    return dict(entries)
 
 
 def _items(name: str, text: str, separator: str = ",") -> list[str]:
-    found = [part.strip() for part in text.split(separator)] if text.strip() else []
-    if "" in found:
+    items = [part.strip() for part in text.split(separator)] if text.strip() else []
+    if "" in items:
         raise InputError(f"{name}: {text!r} has an empty item; remove a {separator!r}")
-    return found
+    return items
 
 
-def _refuse_repeated(where: str, found: Sequence[str]) -> None:
-    for i, name in enumerate(found):
-        if name in found[:i]:
+def _refuse_repeated(where: str, names: Sequence[str]) -> None:
+    for i, name in enumerate(names):
+        if name in names[:i]:
             raise InputError(f"{where}: {name!r} is given twice")
 
 

@@ -1,4 +1,4 @@
-"""What a run of an entry point is called: what it does, and to what."""
+"""The name of a run of an entry point: what it does, and to what."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,32 +11,32 @@ from fitting.registry import CHAMPION, DEFAULT_NAME
 from training.record import keys
 
 LONGEST = 100  # characters
-COMMANDS = {keys.PROXY: "train"}  # of stages that are called otherwise
+COMMANDS = {keys.PROXY: "train"}  # stage → command, where they differ
 
 
 def title(stage: str, parameters: Mapping[str, str], experiment_id: str) -> str:
-    """The name of a run of this stage with these parameters, as far as they say."""
+    """The name of a run of this stage with these parameters."""
     name = f"{COMMANDS.get(stage, stage)} {_subject(stage, parameters, experiment_id)}"
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> str:
-    given = {key: value for key, value in parameters.items() if value}
-    if stage == keys.OPTIMIZE and ("model" in given or "study" not in given):
-        return _model(given.get("model", f"models:/{DEFAULT_NAME}@{CHAMPION}"))
-    if "source" in given:
-        return ", ".join(Path(source).name for source in given["source"].split(","))
-    if "study" in given:
-        study = given["study"]
-        size = f" {given['size']}" if "size" in given else ""
+    parameters = {key: value for key, value in parameters.items() if value}
+    if stage == keys.OPTIMIZE and ("model" in parameters or "study" not in parameters):
+        return _model(parameters.get("model", f"models:/{DEFAULT_NAME}@{CHAMPION}"))
+    if "source" in parameters:
+        return ", ".join(Path(source).name for source in parameters["source"].split(","))
+    if "study" in parameters:
+        study = parameters["study"]
+        size = f" {parameters['size']}" if "size" in parameters else ""
         return (Path(study).stem if study.endswith((".yaml", ".yml")) else study) + size
-    if stage == keys.CRITICAL and "experiment" not in given:
+    if stage == keys.CRITICAL and "experiment" not in parameters:
         return "quickstart"
-    return given.get("experiment") or str(mlflow.get_experiment(experiment_id).name)
+    return parameters.get("experiment") or str(mlflow.get_experiment(experiment_id).name)
 
 
 def _model(uri: str) -> str:
-    """`models:/name/3` and `models:/name@alias` as `name v3`, where there is such a version."""
+    """`models:/name/3` and `models:/name@alias` as `name v3`, if that version exists."""
     text = uri.removeprefix("models:/")
     name, _, alias = text.partition("@")
     if alias:

@@ -1,4 +1,4 @@
-"""The proof of a schedule: it and the best constant mixture, trained with the same seeds."""
+"""The proof of a schedule: train it and the best constant mixture with the same seeds."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from optimization.schedule import plots
-from optimization.schedule.plan import CONSTANT, JOINT, Plan
+from optimization.schedule.plan import CONSTANT, JOINT, ScheduleAnswer
 from pipelines.runs.phase_runs import PhaseProxies
 from pipelines.runs.proxy_runs import train_missing
 from training.engine.devices import Machines
@@ -25,7 +25,7 @@ class ScheduleProof:
 
     table: pd.DataFrame  # way, seed, run_id, objective, val_loss/<domain>…; in the seeds' order
     gain: float  # of the schedule, mean over the seeds, nats per token
-    half_width: float  # of its 90 % interval, by the seeds' differences
+    half_width: float  # of its 90 % interval, from the seeds' differences
 
     def measured(self) -> dict[str, list[float]]:
         """Objectives of each way, in the seeds' order."""
@@ -33,19 +33,19 @@ class ScheduleProof:
 
     @property
     def verdict(self) -> str:
-        """Whether the schedule won."""
-        told = (
+        """Whether the schedule beat the constant mixture."""
+        gain = (
             f"{self.gain:+.4f} ± {self.half_width:.4f} nats/token over {len(self.table) // 2} seeds"
         )
         if self.gain - self.half_width > 0:
-            return f"trained, the schedule is better than the best constant mixture: {told}"
+            return f"trained, the schedule is better than the best constant mixture: {gain}"
         if self.gain + self.half_width < 0:
-            return f"trained, the schedule is worse than the best constant mixture: {told}"
-        return f"trained, the schedule does not beat the best constant mixture: {told}"
+            return f"trained, the schedule is worse than the best constant mixture: {gain}"
+        return f"trained, the schedule does not beat the best constant mixture: {gain}"
 
 
 def prove(
-    proxies: PhaseProxies, plan: Plan, machines: Machines, active: mlflow.ActiveRun
+    proxies: PhaseProxies, plan: ScheduleAnswer, machines: Machines, active: mlflow.ActiveRun
 ) -> ScheduleProof:
     """Train the schedule and the best constant mixture with every seed."""
     domains, prepared = plan.predictor.domains, proxies.prepared
@@ -54,7 +54,7 @@ def prove(
             f"{name}-seed{seed}",
             [
                 checked_mixture(dict(zip(domains, map(float, mixture), strict=True)), domains)
-                for mixture in plan.ways[name].schedule
+                for mixture in plan.strategies[name].schedule
             ],
             seed,
         )
@@ -83,7 +83,7 @@ def prove(
     return ScheduleProof(table, float(gains.mean()), float(width))
 
 
-def log(plan: Plan, proof: ScheduleProof) -> None:
+def log(plan: ScheduleAnswer, proof: ScheduleProof) -> None:
     """Log measured beside predicted to the active run."""
     mlflow.log_metrics(
         {
@@ -95,18 +95,18 @@ def log(plan: Plan, proof: ScheduleProof) -> None:
     mlflow.log_table(proof.table, "measured.json")
     predicted = {}
     for name in (CONSTANT, JOINT):
-        answer = plan.predictor.ask(plan.ways[name].schedule)
+        answer = plan.predictor.ask(plan.strategies[name].schedule)
         ends = (answer["objective"], answer["objective_low"], answer["objective_high"])
         predicted[name] = ends
     figure = plots.proof(proof.measured(), predicted)
     mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
 
 
-def report(plan: Plan, proof: ScheduleProof) -> list[str]:
+def report(plan: ScheduleAnswer, proof: ScheduleProof) -> list[str]:
     """Measured beside predicted, and the verdict."""
     lines = [f"{'trained on':<22}{'predicted':>10}{'measured':>10}   seeds"]
     for name, losses in proof.measured().items():
         seeds = ", ".join(f"{loss:.4f}" for loss in losses)
-        predicted = plan.ways[name].objectives[-1]
+        predicted = plan.strategies[name].objectives[-1]
         lines.append(f"{name:<22}{predicted:>10.4f}{np.mean(losses):>10.4f}   {seeds}")
     return [*lines, proof.verdict]

@@ -33,7 +33,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Earlier:
-    """A target of the study that an earlier command trained, as long as those of now."""
+    """A target of the study that an earlier command trained, as long as the current ones."""
 
     run_name: str
     run_id: str
@@ -48,9 +48,9 @@ class Proof:
     gain: Gain  # of best over default, measured
     predicted: Gain
     seed_spread: float  # largest difference between two seeds of one mixture
-    earlier: Earlier | None  # measured before, and better than best is now
+    earlier: Earlier | None  # measured before, and better than best now
     steps: int
-    steps_to_default: float | None  # of the best mixture, until it stays below the default's end
+    steps_to_default: float | None  # of best, until it stays below the default's final loss
     searched_for: str  # objective of the study's search
     error: float  # largest |predicted − measured| / measured over the mixtures
 
@@ -72,8 +72,8 @@ def headline(proof: Proof, standing: Standing) -> str:
 
 
 def verdict(proof: Proof, standing: Standing) -> Lines:
-    """Whether the best mixture is better than the default one, whether to believe it, and why not,
-    in lines that fit."""
+    """Whether the best mixture is better than the default one, whether to believe it, and why not;
+    wrapped to the width of a report."""
     measured = _measured(proof)
     doubts = [line for doubt in _doubts(proof, standing) for line in _filled(doubt, "- ")]
     if standing.misfit:
@@ -88,12 +88,12 @@ def verdict(proof: Proof, standing: Standing) -> Lines:
 
 def metrics(proof: Proof) -> dict[str, float]:
     """The measured and the predicted gain with their 90 % intervals, nats per token."""
-    found = {}
+    values = {}
     for name, gain in (("gain", proof.gain), ("predicted_gain", proof.predicted)):
-        found[name] = gain.value
-        found[f"{name}_low"] = gain.value - gain.half_width
-        found[f"{name}_high"] = gain.value + gain.half_width
-    return found
+        values[name] = gain.value
+        values[f"{name}_low"] = gain.value - gain.half_width
+        values[f"{name}_high"] = gain.value + gain.half_width
+    return values
 
 
 def report(proof: Proof, standing: Standing) -> Lines:
@@ -121,7 +121,7 @@ def _measured(proof: Proof) -> str:
 
 
 def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
-    """What speaks against the answer, what matters most for the decision first."""
+    """Reasons to doubt the answer, the most important for the decision first."""
     if proof.searched_for != LOSS:
         yield (
             f"the search was for the objective {proof.searched_for!r}; what is compared here is "
@@ -135,10 +135,10 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
                 ", which is within the spread between seeds" if tied else ""
             )
     if proof.earlier is not None:
-        one = proof.earlier
+        earlier = proof.earlier
         yield (
-            f"a target that was trained before measured lower, {one.objective:.4f}: "
-            f"{one.run_name}, run {one.run_id}"
+            f"a target that was trained before measured lower, {earlier.objective:.4f}: "
+            f"{earlier.run_name}, run {earlier.run_id}"
         )
     if _outcome(proof.gain) == BETTER and _outcome(proof.predicted) != BETTER:
         yield "the law alone cannot tell best from default: its interval of the gain includes 0"
@@ -163,10 +163,10 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
 
 
 def _same(proof: Proof, name: str) -> str:
-    """Which of default and best a mixture is too, for it has the same run; empty when none."""
+    """Which of default and best shares its runs with this mixture; empty if neither does."""
     runs = {key: set(rows["run_id"]) for key, rows in proof.table.groupby("mixture")}
-    others = (other for other in (DEFAULT, BEST) if other != name and runs[other] & runs[name])
-    return next(others, "")
+    same = (key for key in (DEFAULT, BEST) if key != name and runs[key] & runs[name])
+    return next(same, "")
 
 
 def _lead(proof: Proof, name: str) -> float:
@@ -176,7 +176,7 @@ def _lead(proof: Proof, name: str) -> float:
 
 
 def _filled(text: str, bullet: str = "") -> Lines:
-    """A sentence in lines that fit."""
+    """A sentence wrapped to the width of a report."""
     return textwrap.wrap(
         text,
         layout.WIDTH,

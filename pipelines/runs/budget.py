@@ -1,4 +1,4 @@
-"""What training takes before it is done: tokens, FLOPs, hours, repetition and disk."""
+"""An estimate of what training takes: tokens, FLOPs, hours, repetition and disk."""
 
 import math
 import statistics
@@ -18,26 +18,26 @@ from training.record import keys
 from training.record.mlflow_runs import search
 from training.run import Run, fingerprint
 
-CHECKPOINT_BYTES = 16  # a parameter: fp32 weights, two moments of AdamW and what goes with them
-MODEL_BYTES = {"fp32": 4, "bf16": 2}  # a parameter
-BYTES_PER_TOKEN = 4.0  # of text, with a tokenizer whose vocabulary is not known
+CHECKPOINT_BYTES = 16  # per parameter: fp32 weights, two moments of AdamW, and overhead
+MODEL_BYTES = {"fp32": 4, "bf16": 2}  # per parameter
+BYTES_PER_TOKEN = 4.0  # of text, when the vocabulary size is unknown
 NETWORK_SECONDS = 3
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What is known of the text before anything is prepared."""
+    """What is known about the text before it is prepared."""
 
     prepared: Prepared
-    """Its corpus is an estimate without files where it is not exact; vocab_size 0: unknown."""
+    """If not `exact`, its corpus is an estimate without files; vocab_size 0: unknown."""
     exact: bool  # the text is tokenised already
-    unknown: tuple[str, ...] = ()  # domains of which nothing tells how much text there is
-    notes: tuple[str, ...] = ()  # what a look at the sources left open
+    unknown: tuple[str, ...] = ()  # domains whose amount of text is unknown
+    notes: tuple[str, ...] = ()  # what a first look at the sources could not settle
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one worker computes."""
+    """How fast one worker computes."""
 
     flops_per_second: float
     source: str
@@ -65,7 +65,7 @@ class PlannedRuns:
 
     @property
     def hours(self) -> float | None:
-        """Of one worker."""
+        """Hours of one worker; None: unknown."""
         return self.flops / self.speed.flops_per_second / 3600 if self.speed else None
 
 
@@ -74,8 +74,8 @@ class Budget:
     """What runs would take."""
 
     rows: tuple[PlannedRuns, ...]
-    targets: PlannedRuns | None  # those that `verify` would train, at most
-    left: tuple[PlannedRuns, ...] | None  # what MLflow does not hold yet; None: not known
+    targets: PlannedRuns | None  # that `verify` would train, at most
+    left: tuple[PlannedRuns, ...] | None  # not in MLflow yet; None: unknown
     repeated: Repeated | None
     token_bytes: int | None
     checkpoint_bytes: int
@@ -83,19 +83,19 @@ class Budget:
     workers: int
 
     def every_row(self) -> list[PlannedRuns]:
-        """Those of the targets too."""
+        """The rows, and that of the targets."""
         return [*self.rows, *([self.targets] if self.targets else [])]
 
 
 def basis(study: Study) -> Basis:
     """The prepared corpus, or an estimate of it from `max_mb`.
 
-    Raises InputError for local sources in which a first look finds what `prepare` would refuse.
+    Raises InputError if a first look at local sources finds what `prepare` would refuse.
     """
-    prepared = Prepared.found(study)
+    prepared = Prepared.find(study)
     if prepared:
         return Basis(prepared, exact=True)
-    notes = tuple(sources.look(study.domains))
+    notes = tuple(sources.check(study.domains))
     vocab_size = _vocabulary(study.tokenizer) or 0
     domains = {
         name: _estimate(domain, vocab_size, study.validation.fraction)
@@ -137,13 +137,13 @@ def _vocabulary(tokenizer: Tokenizer) -> int | None:
             file = Path(cached) if isinstance(cached, str) else file
         if file.exists():
             text = file.read_text()
-        else:  # one attempt: the hub's own client tries again for most of a minute
+        else:  # one attempt: the hub's own client retries for most of a minute
             url = huggingface_hub.hf_hub_url(tokenizer.name, file.name)
             session = huggingface_hub.get_session()
             answer = session.get(url, timeout=NETWORK_SECONDS, follow_redirects=True)
             text = answer.raise_for_status().text
         return int(tokenizers.Tokenizer.from_str(text).get_vocab_size())
-    except Exception:  # whatever fails, the plan says what it leaves out
+    except Exception:  # whatever fails, the dry run says what it leaves out
         return None
 
 
@@ -156,16 +156,19 @@ def make(
     *,
     targets: bool,
 ) -> Budget:
-    """What training `runs` takes, with the targets of `verify` beside them or not; what is trained
-    already and how fast is looked up in the experiment, by its id."""
+    """What training `runs` takes, with or without the targets of `verify`.
+
+    The runs that are already trained, and their speed, are looked up in the experiment with this
+    id.
+    """
     study, corpus = basis.prepared.study, basis.prepared.corpus
     vocab_size = corpus.vocab_size
     planned = _targets(basis.prepared) if targets else []
-    every = [*runs, *planned]
-    sizes = {run.size.n_params: run for run in every}
+    all_runs = [*runs, *planned]
+    sizes = {run.size.n_params: run for run in all_runs}
     speeds = _speeds(list(sizes.values()), vocab_size, experiment, throughput)
-    epochs = [repetition.most_repeated(run, corpus) for run in every]
-    largest = max(_parameters(run, vocab_size) for run in every)
+    epochs = [repetition.most_repeated(run, corpus) for run in all_runs]
+    largest = max(_parameters(run, vocab_size) for run in all_runs)
     saved = sum(_parameters(run, vocab_size) for run in runs if run.engine.save_models)
     return Budget(
         rows=_rows(runs, vocab_size, speeds),
@@ -180,15 +183,15 @@ def make(
 
 
 def _targets(prepared: Prepared) -> list[Run]:
-    """As many as `verify` may train: best and default with every seed, uniform and best observed
-    with one. Only the default mixture is known, so all have it."""
+    """As many targets as `verify` may train: best and default with every seed, uniform and best
+    observed with one. Only the default mixture is known, so all have it."""
     seeds = prepared.study.target.seeds
     run = prepared.target("target-default", prepared.default, seeds[0])
     return [run] * (2 * len(seeds) + 2)
 
 
 def _parameters(run: Run, vocab_size: int) -> int:
-    """All parameters, of two embeddings too."""
+    """All parameters, including two embeddings."""
     return run.size.n_params + 2 * vocab_size * run.size.width
 
 
@@ -208,7 +211,7 @@ def _missing(runs: Sequence[Run], experiment: str) -> list[Run]:
 def _rows(
     runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]
 ) -> tuple[PlannedRuns, ...]:
-    """A row a size and length, in the runs' order."""
+    """One row for each size and length, in the order of the runs."""
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.size_name, run.training.steps), []).append(run)
@@ -216,7 +219,7 @@ def _rows(
 
 
 def _row(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> PlannedRuns:
-    """The row of equally large and long runs."""
+    """The row of runs of one size and length."""
     run = runs[0]
     return PlannedRuns(
         size=run.size_name,
@@ -230,39 +233,40 @@ def _row(runs: Sequence[Run], vocab_size: int, speeds: dict[int, Speed]) -> Plan
 
 
 def _speeds(
-    runs: Sequence[Run], vocab_size: int, experiment: str, given: float | None
+    runs: Sequence[Run], vocab_size: int, experiment: str, throughput: float | None
 ) -> dict[int, Speed]:
-    """Non-embedding parameters → speed: the given one, else the median of what finished runs of
-    that size in the experiment measured, else that of the nearest size."""
-    if given:
-        return {run.size.n_params: Speed(given, "given") for run in runs}
+    """Non-embedding parameters → speed: `throughput`, or else the median of the experiment's
+    finished runs of that size, or else the speed of the nearest size."""
+    if throughput:
+        return {run.size.n_params: Speed(throughput, "given") for run in runs}
     tokens_per_second: dict[int, list[float]] = {}
     query = f"tags.{keys.COMPLETE} = 'true' and metrics.{keys.TOKENS_PER_SECOND} > 0"
-    for done in search([experiment], query):
-        n_params = int(float(done.data.params.get(keys.N_PARAMS, 0)))
-        speed = done.data.metrics[keys.TOKENS_PER_SECOND]
+    for finished in search([experiment], query):
+        n_params = int(float(finished.data.params.get(keys.N_PARAMS, 0)))
+        speed = finished.data.metrics[keys.TOKENS_PER_SECOND]
         tokens_per_second.setdefault(n_params, []).append(speed)
-    found = {}
+    speeds = {}
     for run in runs:
         n_params = run.size.n_params
         if n_params in tokens_per_second:
-            seen = tokens_per_second[n_params]
+            measurements = tokens_per_second[n_params]
             flops_per_token = run.flops(vocab_size) / (
                 run.training.steps * run.training.tokens_per_step
             )
-            source = f"measured on {len(seen)} runs"
-            found[n_params] = Speed(statistics.median(seen) * flops_per_token, source)
-    measured = {run.size.n_params: run.size_name for run in runs if run.size.n_params in found}
+            source = f"measured on {len(measurements)} runs"
+            speeds[n_params] = Speed(statistics.median(measurements) * flops_per_token, source)
+    measured = {run.size.n_params: run.size_name for run in runs if run.size.n_params in speeds}
     for run in runs if measured else ():
         n_params = run.size.n_params
-        near = min(measured, key=lambda other: abs(math.log(other / n_params)))
-        if near != n_params:
-            found[n_params] = Speed(
-                found[near].flops_per_second, f"as measured on {measured[near]}"
+        nearest = min(measured, key=lambda size: abs(math.log(size / n_params)))
+        if nearest != n_params:
+            speeds[n_params] = Speed(
+                speeds[nearest].flops_per_second, f"as measured on {measured[nearest]}"
             )
-    return found
+    return speeds
 
 
 def all_hours(rows: Sequence[PlannedRuns]) -> float | None:
+    """Worker-hours of all rows; None if those of one are unknown."""
     hours = [row.hours for row in rows]
     return math.fsum(h for h in hours if h is not None) if None not in hours else None

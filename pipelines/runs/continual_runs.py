@@ -1,4 +1,4 @@
-"""The runs of continued training: the base, and what it becomes on each mixture."""
+"""The runs of continued training: the base, and its continuation on each mixture."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ from training.run import Base, Run
 
 Mixture = dict[str, float]
 
-EVALUATIONS = 4  # of a continued run, log-spaced over its last two thirds, beside that of the base
+EVALUATIONS = 4  # of a continued run, log-spaced over its last two thirds, after that of the base
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """A base, continued in the way of a study's section `critical`."""
+    """A base, continued as a study's section `critical` says."""
 
     prepared: Prepared
     section: Critical
@@ -65,8 +65,8 @@ class Continuation:
         )
 
     def tag(self, training: Training) -> str:
-        """Names the runs that continue one base in one way: their losses are comparable with each
-        other's only."""
+        """Tag of the runs that continue one base in one way: their losses are comparable only among
+        themselves."""
         rate = self.size.learning_rate
         spec = [self.prepared.tag, self.base.digest, rate, training.model_dump()]
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
@@ -76,9 +76,9 @@ class Continuation:
 def of_base(
     prepared: Prepared, section: Critical, machines: Machines, active: mlflow.ActiveRun
 ) -> Continuation:
-    """The base that the study names, or one that is trained on the original data here.
+    """The base that the study names, or one that is trained here on the original data.
 
-    Raises InputError for a base that is missing, of another kind or of another tokenizer.
+    Raises InputError for a base that is missing, of another kind or with another tokenizer.
     """
     from training.engine import base_model as bases  # slow: torch
 
@@ -90,7 +90,7 @@ def of_base(
 
 
 def refuse_missing_base(section: Critical) -> None:
-    """Raise InputError for a base that is not there; its tokenizer is compared with the corpus's
+    """Raise InputError for a base that does not exist; its tokenizer is compared with the corpus's
     later."""
     if section.base is not None:
         from training.engine import base_model as bases  # slow: torch
@@ -119,7 +119,7 @@ def _train_base(
 
 
 def blend(study: Study, section: Critical, share: float) -> Mixture:
-    """The mixture with this share of original data, each side in its proportions."""
+    """The mixture with this share of original data; the proportions within each side are fixed."""
     sides = ((share, section.original), (1 - share, section.new))
     mixture = dict.fromkeys(study.domains, 0.0)
     for total, side in sides:
@@ -129,7 +129,7 @@ def blend(study: Study, section: Critical, share: float) -> Mixture:
 
 
 def mixtures(study: Study, section: Critical) -> dict[str, Mixture]:
-    """Label → mixture: those of the shares, and those that the domains of both sides design."""
+    """Label → mixture: those of the shares, and those designed over the domains of both sides."""
     tried = {
         f"original-{share:g}": blend(study, section, share) for share in sorted(section.shares)
     }
@@ -141,11 +141,11 @@ def mixtures(study: Study, section: Critical) -> dict[str, Mixture]:
             list(study.domains),
             study.target_tokens(),
         )
-        given = np.array([[*mixture.values()] for mixture in tried.values()])
+        existing = np.array([[*mixture.values()] for mixture in tried.values()])
         drawn = space_filling.designed(
             study.sweep.design,
             len(tried) + section.mixtures,
-            given=given.reshape(-1, len(study.domains)),
+            fixed=existing.reshape(-1, len(study.domains)),
             allowed=allowed,
             seed=study.sweep.seed,
             reference=np.array([*blend(study, section, 0.5).values()]),

@@ -1,4 +1,4 @@
-"""`plan=true`: say what a sweep or a run would take; trains and prepares nothing."""
+"""`plan=true`: a dry run, which says what a sweep or a run would take and trains nothing."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ WORKER = "a worker is one GPU (with ranks=N, N of them), or one core where there
 PLANNED = "planned_only"  # tag of a run that trained nothing
 
 
-def wanted(plan: bool, throughput: float | None) -> bool:
-    """Whether the parameters ask for a dry run; a throughput asks for nothing else."""
+def requested(plan: bool, throughput: float | None) -> bool:
+    """Whether the parameters ask for a dry run; InputError for a throughput without one."""
     if throughput and not plan:
         raise InputError("throughput: only plan=true uses it; add it, or leave throughput out")
     return plan
 
 
 def _report(basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
-    """The plan in words and a table; `loop` are the stages, where it is of all of them."""
+    """The dry run in words and a table; `loop` describes the stages of `main`, if it runs them."""
     lines = [
         f"plan of study {basis.prepared.study.name!r}; nothing is trained",
         f"{'size':<9}{'parameters':>15}{'runs':>6}{'steps':>9}{'tokens a run':>14}{'tokens':>9}"
@@ -96,11 +96,11 @@ def _speed_notes(budget: Budget, whole: bool) -> list[str]:
             "hours: unknown; give throughput=… (FLOP/s of a worker), or train one proxy first",
             WORKER,
         ]
-    sizes: dict[str, dict[str, None]] = {}
+    sizes: dict[str, dict[str, None]] = {}  # by speed, in words
     for row in budget.every_row():
         if row.speed:
-            told = f"{row.speed.flops_per_second:.2e} {row.speed.source}"
-            sizes.setdefault(told, {})[row.size] = None
+            speed = f"{row.speed.flops_per_second:.2e} {row.speed.source}"
+            sizes.setdefault(speed, {})[row.size] = None
     return [
         "FLOP/s of a worker: "
         + "; ".join(f"{speed} ({', '.join(names)})" for speed, names in sizes.items()),
@@ -125,7 +125,7 @@ def _hours(hours: float | None) -> str:
 
 
 def _log(budget: Budget, lines: Sequence[str], active: mlflow.ActiveRun) -> None:
-    """Write the plan to the active run, whose name and a tag say that it trained nothing."""
+    """Write the dry run to the active run; its name and a tag say that it trained nothing."""
     mlflow.set_tag(keys.RUN_NAME, f"plan of {active.info.run_name}")
     rows = budget.every_row()
     numbers: dict[str, float | None] = {
@@ -183,8 +183,8 @@ def show(
     targets: bool,
     stages: Sequence[str] = (),
 ) -> Budget:
-    """Print and log what these runs would take, with the targets of `verify` beside them or not;
-    `stages` say what else would be done."""
+    """Print and log what these runs would take, with or without the targets of `verify`; `stages`
+    describes what else would be done."""
     experiment = active.info.experiment_id
     budget = budgets.make(basis, runs, workers, throughput, experiment, targets=targets)
     lines = _report(basis, budget, stages)

@@ -1,4 +1,4 @@
-"""Which runs and evaluations a fit takes, and the rules within which a search of it stays."""
+"""Which runs and evaluations are fitted, and the rules that a search of the fit keeps."""
 
 from dataclasses import dataclass, replace
 
@@ -15,19 +15,19 @@ from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE
 
-NAMED = 5  # reasons to leave runs out that the summary names
+NAMED = 5  # reasons for leaving runs out that the summary names
 
 
 @dataclass(frozen=True)
 class Checkpoints:
     """Which evaluations of the runs are fitted."""
 
-    min_step: int | None = None  # None: those of the start-up transient are recognised
+    min_step: int | None = None  # None: the start-up transient is recognised
     max_step: int | None = None
 
 
 def usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame, list[str]]:
-    """The evaluations within the steps that have every loss, and what was left out."""
+    """The evaluations within the steps that have every loss, and notes on those left out."""
     counts: dict[str, int] = {}  # by note
     before = table[keys.TOKENS] == 0
     if before.any():
@@ -55,7 +55,7 @@ def usable(table: pd.DataFrame, checkpoints: Checkpoints) -> tuple[pd.DataFrame,
 
 
 def of_known_domains(pulled: Histories, purpose: Purpose) -> Histories:
-    """Without the runs, those that are reused aside, that saw a domain which the study lacks."""
+    """The histories without runs that saw a domain which the study lacks; reused runs stay."""
     first = pulled.table.drop_duplicates("run").set_index("run")
     reasons: dict[str, str] = {}
     for name in pulled.domains if purpose.lowest else ():
@@ -66,7 +66,7 @@ def of_known_domains(pulled: Histories, purpose: Purpose) -> Histories:
 
 
 def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
-    """What was pulled without some runs, id → why."""
+    """The histories without the runs of these ids, id → reason."""
     if not reasons:
         return pulled
     table = pulled.table[~pulled.table["run"].isin(reasons)].reset_index(drop=True)
@@ -81,7 +81,7 @@ def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
 
 
 def rules_of(pulled: Histories, purpose: Purpose) -> Constraints:
-    """What the purpose allows of the domains of the runs."""
+    """The purpose's rules for the domains of the runs."""
     bounds = {
         d: (purpose.lowest.get(d, 0.0), purpose.highest.get(d, 1.0))
         for d in pulled.domains
@@ -91,7 +91,7 @@ def rules_of(pulled: Histories, purpose: Purpose) -> Constraints:
 
 
 def within_rules(pulled: Histories, allowed: Feasible) -> Histories:
-    """Without the runs, those that are reused aside, whose mixtures break a rule."""
+    """The histories without runs whose mixtures break a rule; reused runs stay."""
     first = pulled.table.drop_duplicates("run")
     first = first[~first["run"].isin(pulled.reused)]
     columns = [keys.MIXTURE + d for d in allowed.domains]
@@ -105,8 +105,9 @@ def within_rules(pulled: Histories, allowed: Feasible) -> Histories:
 
 
 def explored(o: Observations, rules: Constraints) -> Constraints:
-    """The rules as a search keeps them: bounds for every domain, the only proportion of one that
-    never varied, for nothing is known of others; and the bundles that all fitted mixtures keep."""
+    """The rules that a search keeps: bounds for every domain, and the bundles that all fitted
+    mixtures keep. A domain that never varied is bound to its one proportion: the law knows no
+    other."""
     constant = {
         d: float(o.mixtures[0, o.domains.index(d)]) for d in identifiability.constant_domains(o)
     }
@@ -114,16 +115,17 @@ def explored(o: Observations, rules: Constraints) -> Constraints:
         d: (constant[d], constant[d]) if d in constant else rules.bounds.get(d, (0.0, 1.0))
         for d in o.domains
     }
-    kept = {}
+    bundles = {}
     for name, shares in rules.bundles.items():
         if set(shares) <= set(o.domains):
             bundle = feasible(Constraints(bundles={name: shares}), o.domains, 1.0)
             if bundle.inside(o.mixtures, MIXTURE_TOLERANCE).all():
-                kept[name] = shares
-    return Constraints(bounds=bounds, bundles=kept)
+                bundles[name] = shares
+    return Constraints(bounds=bounds, bundles=bundles)
 
 
 def left_out(pulled: Histories) -> list[str]:
+    """One line on the runs that were left out and why; empty if there are none."""
     if not pulled.left_out:
         return []
     by_reason: dict[str, list[str]] = {}

@@ -1,8 +1,9 @@
-"""The proxies of a schedule: in each phase every mixture, continued from common checkpoints.
+"""The proxies of a schedule: in each phase every mixture, branched from common checkpoints.
 
 Phase 1 trains each mixture from the start. Some of these runs, the trunks, go on unchanged to the
-last phase; at the end of each phase every mixture is tried from the state of each trunk. Such a run
-is an ordinary one with a schedule that happens to find its beginning done.
+last phase. They are the parents of the later runs: at the end of each phase every mixture branches
+off each trunk's state. A branch is an ordinary run with a schedule whose first phases are already
+trained.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def refuse_listed(study: Study) -> None:
 
 
 def trunks(tried: dict[str, Mixture], count: int) -> list[str]:
-    """Labels of mixtures that lie far from each other, the first one among them."""
+    """Labels of mixtures that lie far from each other, including the first one."""
     points = np.array([[*mixture.values()] for mixture in tried.values()])
     chosen = [0]
     while len(chosen) < min(count, len(points)):
@@ -49,15 +50,15 @@ class PhaseProxies:
     section: Phases
 
     def mixtures(self) -> dict[str, Mixture]:
-        """Label → mixture of those that are tried."""
+        """Label → mixture, for the mixtures to try."""
         refuse_listed(self.prepared.study)
         return designed(self.prepared.study, self.section.mixtures, self.prepared.default)
 
     def run(
         self, name: str, schedule: list[Mixture], seed: int, stage: str = keys.SCHEDULED
     ) -> Run:
-        """A model trained through the first phases on these mixtures; in the last of all phases
-        its learning rate decays."""
+        """A model trained on these mixtures, one for each of the first phases; the learning rate
+        decays only in the last phase of the section."""
         section, per_step = self.section, self.prepared.study.training.tokens_per_step
         ends = np.cumsum(section.steps)
         steps, total = int(ends[len(schedule) - 1]), int(ends[-1])
@@ -88,9 +89,9 @@ class PhaseProxies:
     def train(self, machines: Machines, active: mlflow.ActiveRun) -> pd.DataFrame:
         """Train the proxies of every phase below the active run.
 
-        The table, a row a run: run, phase (from 1), trunk, label of its mixture, mixture/<domain>…,
-        before/<domain>… and val_loss/<domain>…, validation losses at the phase's start (none in
-        the first) and end.
+        The table has a row for each run: run, phase (from 1), trunk, label of its mixture,
+        mixture/<domain>…, and the validation losses at the start (before/<domain>…, missing in the
+        first phase) and the end (val_loss/<domain>…) of the phase.
         """
         section, tried = self.section, self.mixtures()
         trunk_labels = trunks(tried, section.trunks)
@@ -103,11 +104,11 @@ class PhaseProxies:
                 for trunk in states
                 for label in tried
             }
-            keep = [(SCRATCH if number == 1 else label, label) for label in trunk_labels]
+            parents = [(SCRATCH if number == 1 else label, label) for label in trunk_labels]
             if number < len(section.steps):
-                for key in keep:
+                for key in parents:
                     planned[key] = planned[key].model_copy(update={"keep_state": True})
-            ordered = [*keep, *(key for key in planned if key not in keep)]
+            ordered = [*parents, *(key for key in planned if key not in parents)]
             runs = [planned[key] for key in ordered]
             run_ids = train_missing(self.prepared, runs, machines, keys.SCHEDULE, active)
             losses = {key: last_losses(run_ids[planned[key].name]) for key in planned}
@@ -123,7 +124,7 @@ class PhaseProxies:
                 }
                 for trunk, label in planned
             ]
-            states = {label: losses[key] for key, label in zip(keep, trunk_labels, strict=True)}
+            states = {label: losses[key] for key, label in zip(parents, trunk_labels, strict=True)}
         return pd.DataFrame(rows)
 
     def _branch(self, number: int, trunk: str, label: str, tried: dict[str, Mixture]) -> Run:

@@ -1,6 +1,6 @@
-"""What a command needs, looked at before it writes, tokenises, trains or fits anything.
+"""Checks of what a command needs, before it writes, tokenises, trains or fits anything.
 
-Each function raises InputError in one line. What concerns one command alone stands in its module.
+Each function raises InputError in one line. Checks of a single command are in its module.
 """
 
 import os
@@ -21,7 +21,7 @@ DATABASES = ("postgresql", "postgres", "mysql", "mssql", "sqlite")
 
 
 def tracking_store() -> None:
-    """MLflow's tracking store answers; looked at before a run is started in it."""
+    """MLflow's tracking store answers; checked before a run is started in it."""
     _store(mlflow.get_tracking_uri(), "tracking store (MLFLOW_TRACKING_URI)", "experiments")
 
 
@@ -43,7 +43,7 @@ def preparing(study: Study) -> None:
 def training(
     study: Study, machines: Machines, sizes: Sequence[str], *, queued: bool = True
 ) -> None:
-    """Models of these sizes can be trained here; `queued`: those that the ledger shares out."""
+    """Models of these sizes can be trained here; `queued`: the ledger distributes the runs."""
     preparing(study)
     if machines.hostfile is None and not visible_gpus():
         check_compiler()
@@ -57,9 +57,9 @@ def training(
 
 
 def ledger(study: Study) -> None:
-    """The ledger answers; one in the workspace is made there."""
+    """The ledger answers; a ledger in the workspace needs no check."""
     if study.ledger is not None:
-        stores.refuse_unanswering(study.ledger, "ledger", "studies")
+        stores.refuse_unavailable(study.ledger, "ledger", "studies")
 
 
 def output(path: Path) -> None:
@@ -74,7 +74,7 @@ def output(path: Path) -> None:
 
 
 def _config(study: Study, name: str) -> None:
-    """A size that is a Transformers config can be loaded, and sees a whole sequence."""
+    """The Transformers config of a size, if it has one, can be loaded and sees a whole sequence."""
     config = study.size(name).config
     if config is not None:
         from training.engine import model  # slow: torch
@@ -89,14 +89,14 @@ def _store(uri: str, what: str, table: str) -> None:
     except ValueError as error:
         raise InputError(f"{what} {uri!r} is not a URL: {error}") from error
     if scheme.partition("+")[0] in DATABASES:
-        stores.refuse_unanswering(uri, what, table)
+        stores.refuse_unavailable(uri, what, table)
         if scheme == "sqlite":
             stores.make_sqlite(uri)
     elif scheme == "file" or (not scheme and uri != "databricks"):
         stores.refuse_unwritable(Path(unquote(urlsplit(uri).path)), what)
     elif scheme in ("http", "https"):
         try:
-            with stores.impatient():
+            with stores.short_timeouts():
                 client = mlflow.MlflowClient(uri, uri)
                 if table == "experiments":
                     client.search_experiments(max_results=1)

@@ -1,4 +1,4 @@
-"""The proxies of a study: their mixtures, and the training of those that are missing."""
+"""The proxies of a study: design their mixtures, and train the runs that are missing."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,12 @@ import numpy as np
 from optimization.design import space_filling
 from optimization.search import projection
 from pipelines.study.prepared import Prepared
-from pipelines.study.study import DECIMALS, Study
+from pipelines.study.study import Study
 from training import run_log
 from training.engine.devices import Machines
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.mixtures import SAME_DECIMALS
 from training.run import Run, fingerprint
 from training.workers import pool
 from training.workers.ledger import Ledger
@@ -33,48 +34,49 @@ def proxy_runs(prepared: Prepared) -> list[Run]:
 
 
 def refuse_design(study: Study, count: int | None = None) -> None:
-    """Raise InputError where the study's design has not so many mixtures, by default its sweep's.
+    """Raise InputError if the study's design has fewer mixtures than `count`, by default the
+    sweep's.
 
-    To be called before the text is prepared, from which a proportional default mixture follows.
+    Call it before the text is prepared. A proportional default mixture is not known by then.
     """
     if count is None and study.listed_mixtures():
         return
-    wanted = study.sweep.mixtures if count is None else count
-    assert isinstance(wanted, int)
-    default = study.given_default()
-    if (
-        default is not None or study.sweep.design != space_filling.DIRICHLET
-    ):  # which draws around it
-        designed(study, wanted, default or dict.fromkeys(study.domains, 1 / len(study.domains)))
+    mixtures = study.sweep.mixtures if count is None else count
+    assert isinstance(mixtures, int)
+    default = study.explicit_default()
+    # dirichlet draws around the default mixture
+    if default is not None or study.sweep.design != space_filling.DIRICHLET:
+        designed(study, mixtures, default or dict.fromkeys(study.domains, 1 / len(study.domains)))
 
 
 def designed(study: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Label → mixture: the default one, the uniform one and those that cover what they leave.
+    """Label → mixture: the default mixture, the uniform one, and others that cover the rest.
 
-    Where bounds forbid the uniform mixture, the nearest allowed one takes its place. Of these two
-    a study with bundles has those that keep them.
+    Where bounds forbid the uniform mixture, the nearest allowed one takes its place. A study with
+    bundles has only those of the first two that keep its bundles.
     """
     names, allowed = list(study.domains), study.feasible()
     even = np.full(len(names), 1 / len(names))
-    given = {"default": np.array([*default.values()]), projection.UNIFORM: even}
-    label, near = projection.uniform(allowed)
+    fixed = {"default": np.array([*default.values()]), projection.UNIFORM: even}
+    label, nearest = projection.uniform(allowed)
+    same = np.allclose(nearest, fixed["default"], atol=10**-SAME_DECIMALS)
     if study.bundles:
-        given = {name: m for name, m in given.items() if allowed.inside(m[None])[0]}
-    elif label != projection.UNIFORM and np.allclose(near, given["default"], atol=10**-DECIMALS):
-        del given[projection.UNIFORM]  # what would take its place is there
+        fixed = {name: m for name, m in fixed.items() if allowed.inside(m[None])[0]}
+    elif label != projection.UNIFORM and same:
+        del fixed[projection.UNIFORM]  # the mixture nearest to it is the default one
     mixtures = space_filling.designed(
         study.sweep.design,
         count,
-        given=np.array([*given.values()]).reshape(-1, len(names)),
+        fixed=np.array([*fixed.values()]).reshape(-1, len(names)),
         allowed=allowed,
         seed=study.sweep.seed,
-        reference=given.get("default", np.array([*default.values()])),
+        reference=fixed.get("default", np.array([*default.values()])),
         concentration=study.sweep.concentration,
     )
-    labels = [*given, *(f"mix{i:02d}" for i in range(len(given), len(mixtures)))]
+    labels = [*fixed, *(f"mix{i:02d}" for i in range(len(fixed), len(mixtures)))]
     if projection.UNIFORM in labels:
         place = labels.index(projection.UNIFORM)
-        labels[place], mixtures[place] = label.replace(" ", "-"), near
+        labels[place], mixtures[place] = label.replace(" ", "-"), nearest
     return {
         label: dict(zip(names, map(float, mixture), strict=True))
         for label, mixture in zip(labels, mixtures, strict=True)
@@ -95,13 +97,13 @@ def queue(prepared: Prepared, active: mlflow.ActiveRun, stage: str = keys.SWEEP)
 
 
 def ledger(prepared: Prepared, active: mlflow.ActiveRun, stage: str = keys.SWEEP) -> Ledger:
-    """The ledger that shares out this queue."""
-    named = queue(prepared, active, stage)
-    return Ledger(named.ledger_url, named.name)
+    """The ledger of this queue."""
+    stage_queue = queue(prepared, active, stage)
+    return Ledger(stage_queue.ledger_url, stage_queue.name)
 
 
 def planned_runs(prepared: Prepared, active: mlflow.ActiveRun) -> list[Run]:
-    """The study's proxies and those that wait in the ledger beside them (`design` puts some)."""
+    """The study's proxies and the other runs in the ledger's queue (`design` may enqueue some)."""
     runs = proxy_runs(prepared)
     known = {fingerprint(run) for run in runs}
     waiting = [r for r in ledger(prepared, active).open_runs() if fingerprint(r) not in known]
@@ -109,7 +111,7 @@ def planned_runs(prepared: Prepared, active: mlflow.ActiveRun) -> list[Run]:
 
 
 def withdraw_forbidden(prepared: Prepared, active: mlflow.ActiveRun, stage: str) -> None:
-    """Drop the runs from a queue that break the study's rules, which may be newer than they."""
+    """Drop the runs of a queue that break the study's rules, which may be newer than the queue."""
     book, rule_of = ledger(prepared, active, stage), prepared.study.broken_rule
     broken = [
         (run, rule)
@@ -133,9 +135,12 @@ def train_missing(
     stage: str,
     active: mlflow.ActiveRun,
 ) -> dict[str, str]:
-    """Train what MLflow does not hold yet, below the active run; name → MLflow run id of all."""
+    """Train the runs that MLflow does not have yet, below the active run.
+
+    Returns name → MLflow run id for all runs.
+    """
     experiment = active.info.experiment_id
-    if stage != keys.CRITICAL:  # whose mixtures of two sides are the user's own
+    if stage != keys.CRITICAL:  # its mixtures are not bound by the study's rules
         prepared.study.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
     withdraw_forbidden(prepared, active, stage)
     done = run_log.finished_ids(experiment, runs[0].stage)

@@ -1,4 +1,4 @@
-"""Reading a study file: where it is, what is wrong in it in words, and its paths made absolute."""
+"""Read a study file: find it, explain its errors in words, and make its paths absolute."""
 
 import datetime
 import difflib
@@ -18,11 +18,11 @@ from training.record.errors import InputError
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "pipelines" / "studies"
 SCALARS = (bool, int, float, datetime.date)
-UNIONS = ("files", "domain_value", "pull")  # keys that take a text or something else
+UNIONS = ("files", "domain_value", "pull")  # keys that take a string or something else
 
 
 def load(name: str) -> Study:
-    """A study by the name of a ready-made one, or by a path.
+    """The ready-made study of this name, or the study at this path.
 
     Raises InputError that names the file, the key and the rule.
     """
@@ -40,7 +40,7 @@ def load(name: str) -> Study:
 
 
 def with_sizes(study: Study, names: Iterable[str]) -> Study:
-    """The study with the sizes of these names resolved: what their Transformers configs say.
+    """The study with the sizes of these names resolved from their Transformers configs.
 
     Raises InputError for a config that cannot be loaded.
     """
@@ -69,9 +69,11 @@ def _find(name: str) -> Path:
 
 
 def _resolve(study: Study, folder: Path) -> Study:
-    """Paths made absolute: a domain's files, a model's config and a base from the study's folder,
-    the workspace from ROOT. A config or base that is no file or folder there stays: it is a hub id
-    or, of a base, a URI."""
+    """The study with absolute paths: a domain's files, a model's config and a base start at the
+    study's folder, the workspace at ROOT.
+
+    A config or base that does not exist there is kept: it is a hub id or, for a base, a URI.
+    """
 
     def absolute(pattern: str) -> str:
         return str(folder / _expanded(pattern))
@@ -91,8 +93,8 @@ def _resolve(study: Study, folder: Path) -> Study:
     if critical and critical.base and Path(absolute(critical.base)).exists():
         critical = critical.model_copy(update={"base": absolute(critical.base)})
     workspace = (ROOT / _expanded(str(study.workspace))).absolute()
-    found = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
-    return study.model_copy(update=found)
+    resolved = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
+    return study.model_copy(update=resolved)
 
 
 def _expanded(path: str) -> Path:
@@ -120,15 +122,15 @@ def _explain(errors: Sequence[Any]) -> str:
             rule += f", and YAML reads {item['input']!r}; put it in quotes"
         rules.setdefault(where, []).append(rule)
     lines = [
-        f"{where}: {', or: '.join(told)}" if where else told[0]
-        for where, told in rules.items()
-        if not any(other.startswith((f"{where}.", f"{where}[")) for other in rules if where)
+        f"{where}: {', or: '.join(broken)}" if where else broken[0]
+        for where, broken in rules.items()
+        if not any(key.startswith((f"{where}.", f"{where}[")) for key in rules if where)
     ]
     return "; ".join(unknown + lines)
 
 
 def _keys(location: Sequence[str | int]) -> list[str | int]:
-    """The keys of a study in pydantic's location, without its names of types."""
+    """The study keys in pydantic's location, without the names of types."""
     types = ("str", "float") if len(location) > 1 and location[-2] in UNIONS else ()
     last = len(location) - 1
     return [
@@ -146,7 +148,7 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     for part in location:
         if isinstance(section, type) and issubclass(section, Section):
             section = section.model_fields[str(part)].annotation
-        else:  # a list or a mapping: its values' type
+        else:  # a list or a mapping: the type of its values
             section = get_args(section)[-1]
         if NoneType in get_args(section):  # a section that may be absent
             section = next(kind for kind in get_args(section) if kind is not NoneType)

@@ -19,22 +19,22 @@ from training.run import Phase, Run
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study and its corpus, which may be an estimate where nothing is trained."""
+    """A study and its corpus. The corpus may be an estimate where nothing is trained."""
 
     study: Study
     corpus: Corpus
 
     @classmethod
-    def found(cls, study: Study) -> Self | None:
-        """The study with the text that `prepare` left for it; None where it left none."""
+    def find(cls, study: Study) -> Self | None:
+        """The study with the text that `prepare` tokenised; None if it is not prepared."""
         corpus = corpora.find(study.domains, study.tokenizer, study.validation, study.workspace)
         return cls(study, corpus) if corpus else None
 
     @property
     def tag(self) -> str:
-        """Names the runs whose losses are comparable: same data, same training but its length.
+        """Tag of the runs whose losses are comparable: same data, same training except its length.
 
-        Runs that repeat their text as often as the target are comparable for one target.
+        Runs that repeat their text as often as the target are comparable for one target only.
         """
         study = self.study
         spec = [
@@ -49,8 +49,8 @@ class Prepared:
     @property
     def default(self) -> dict[str, float]:
         """The default mixture."""
-        if given := self.study.given_default():
-            return given
+        if explicit := self.study.explicit_default():
+            return explicit
         proportional = self.corpus.proportional_mixture()
         values = np.array([proportional[d] for d in self.study.domains])
         nearest = projection.nearest(values, self.study.feasible())
@@ -69,10 +69,10 @@ class Prepared:
         steps: int | None = None,
         later: Sequence[Phase] = (),
     ) -> Run:
-        """One model to train; a short one is evaluated at its end at least.
+        """One model to train; a short run is evaluated at least at its end.
 
         `later` are the phases of a schedule after the first, whose mixture is `mixture`. Raises
-        InputError for fewer steps than the learning rate decays over, or than the schedule has.
+        InputError for a run that is no longer than the learning-rate decay or the schedule.
         """
         study = self.study
         steps = steps or study.training.steps
@@ -98,7 +98,7 @@ class Prepared:
         )
 
     def target(self, name: str, mixture: dict[str, float], seed: int) -> Run:
-        """The run of the study's target on a mixture."""
+        """The study's target, trained on a mixture."""
         target = self.study.target
         return self.run(
             name, mixture, size=target.size, seed=seed, stage=keys.TARGET, steps=target.steps
@@ -114,8 +114,8 @@ class Prepared:
         ]
 
     def check_repetition(self, runs: Sequence[Run]) -> None:
-        """Warn of runs that would see the same text too often, or refuse them.
+        """Warn about runs that would see the same text too often, or refuse them.
 
-        To be called before they are trained, with those that are not trained yet.
+        Call it before training, with the runs that are not trained yet.
         """
         repetition.check(self.study.repetition, runs, self.corpus)

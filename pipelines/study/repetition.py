@@ -37,10 +37,10 @@ def most_repeated(run: Run, corpus: Corpus) -> Repeated:
 
 
 def check(rule: Repetition, runs: Sequence[Run], corpus: Corpus) -> None:
-    """Warn of runs beyond the limit, on stderr and as a tag of the active run, or refuse them.
+    """Warn about runs beyond the limit, on stderr and in a tag of the active run, or refuse them.
 
-    Raises InputError for those by `on_excess: refuse`, and for a domain of which a run may see
-    less than one sequence.
+    Raises InputError for such runs if `on_excess` is `refuse`, and for a run that may see less
+    than one sequence of a domain.
     """
     for run in runs:
         _refuse_too_little(run, corpus)

@@ -1,4 +1,4 @@
-"""A schedule: the mixtures of a run, each from a number of tokens on."""
+"""A schedule: the phases of a run, each a mixture and the number of tokens where it begins."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,16 +13,16 @@ from training.record.errors import InputError
 from training.record.mixtures import checked_mixture
 from training.run import Phase
 
-ARTIFACT = "schedule.json"  # of a run that planned one
+ARTIFACT = "schedule.json"  # logged by a run that planned a schedule
 
 
 def checked(
     schedule: Sequence[Phase], domains: Sequence[str], tokens_per_step: int, place: str
 ) -> list[Phase]:
-    """The phases with the proportions of every domain.
+    """The phases, their mixtures completed to all domains.
 
-    Raises InputError for a first phase that does not begin at 0 tokens, phases out of order, one
-    that begins within a step, and a mixture that is none.
+    Raises InputError for a first phase that does not begin at 0 tokens, phases out of order, a
+    phase that begins within a step, and an invalid mixture.
     """
     for i, phase in enumerate(schedule):
         if phase.from_tokens % tokens_per_step:
@@ -35,10 +35,10 @@ def checked(
     starts = [phase.from_tokens for phase in schedule]
     if starts and starts[0]:
         raise InputError(f"{place}[0].from_tokens: {starts[0]:,}; the first phase begins at 0")
-    for i, (one, other) in enumerate(pairwise(starts), 1):
-        if other <= one:
+    for i, (previous, start) in enumerate(pairwise(starts), 1):
+        if start <= previous:
             raise InputError(
-                f"{place}[{i}].from_tokens: {other:,} is not after the phase before, {one:,}"
+                f"{place}[{i}].from_tokens: {start:,} is not after the phase before, {previous:,}"
             )
     return [
         Phase(

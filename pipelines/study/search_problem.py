@@ -1,4 +1,4 @@
-"""What is wanted of a mixture, read from a study and from parameters; a parameter comes first."""
+"""The search problem, read from a study and from parameters; a parameter overrides the study."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +10,7 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.record.errors import InputError
 
-EPOCHS = 4.0  # of tokens that are given as available, when nothing is said of epochs
+EPOCHS = 4.0  # over the tokens of `available`, when `epochs` is not given
 AUTO = "auto"
 
 
@@ -35,7 +35,7 @@ class Changes:
         "Lowest and highest proportions: `web=0.1:0.5,python+cpp=:0.3,tables=0.1`.", texts.limits
     )
     bundles: dict[str, dict[str, float]] | None = table.parameter(
-        "Domains that keep their proportions among each other: `base=web:0.6+docs:0.4`.",
+        "Domains that keep their proportions relative to each other: `base=web:0.6+docs:0.4`.",
         texts.shares,
     )
     available: dict[str, float] | None = table.parameter(
@@ -45,7 +45,7 @@ class Changes:
         "How often the target may see the available tokens.", texts.number
     )
     reference: str = table.parameter(
-        "The mixture that the best is compared with: as `mixture` of `train`."
+        "The mixture that the best one is compared with, written as `mixture` of `train`."
     )
     pull: float | str | None = table.parameter(
         "What a nat of divergence from the reference must gain, in nats per token; `auto`: the "
@@ -58,7 +58,7 @@ class Changes:
     pessimistic: bool | None = table.parameter(
         "`true`: minimise the upper end of the interval.", texts.boolean
     )
-    seed: int | None = table.parameter("Of the search.", table.at_least(0))
+    seed: int | None = table.parameter("Seed of the search.", table.at_least(0))
 
 
 def of_predictor(predictor: Predictor) -> Problem:
@@ -67,7 +67,7 @@ def of_predictor(predictor: Predictor) -> Problem:
 
 
 def refuse_other_domains(study: Study, predictor: Predictor) -> None:
-    """Raise InputError for a predictor of other domains than the study's."""
+    """Raise InputError for a predictor whose domains are not the study's."""
     if set(study.domains) != set(predictor.domains):
         raise InputError(
             f"study {study.name!r} has the domains {', '.join(study.domains)}; the predictor "
@@ -76,10 +76,10 @@ def refuse_other_domains(study: Study, predictor: Predictor) -> None:
 
 
 def of_study(study: Study, predictor: Predictor) -> Problem:
-    """The search that a study asks for; its prepared text says what tokens are available.
+    """The search that a study defines; its prepared text gives the available tokens.
 
     A domain whose proportion never varied in the predictor's runs keeps it. Raises InputError for
-    a predictor of other domains, and for epochs of text that is not prepared.
+    a predictor with other domains, and for a limit on the epochs of text that is not prepared.
     """
     refuse_other_domains(study, predictor)
     search, swept = study.search, predictor.explored().bounds
@@ -102,7 +102,7 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
 def changed(
     problem: Problem, predictor: Predictor, study: Study | None, changes: Changes
 ) -> Problem:
-    """The problem with every parameter that is given in the place of what it had."""
+    """The problem with the given parameters in place of its own values."""
     rules = problem.constraints
     if changes.bounds:
         rules = rules.within(changes.bounds)
@@ -115,13 +115,13 @@ def changed(
         available = rules.available or (_available(study) if study else {})
         if not available:
             raise InputError(
-                "epochs: nothing tells how many tokens there are; give available=web=1e12,… or "
-                "the study whose text is prepared"
+                "epochs: the number of available tokens is unknown; give available=web=1e12,… or "
+                "a study whose text is prepared"
             )
         rules = replace(rules, available=available, epochs=changes.epochs)
     if changes.trust_region is not None:
         rules = replace(rules, trust=changes.trust_region)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "trials": changes.trials,
         "seed": changes.seed,
         "objectives": tuple(changes.objective or ()) or None,
@@ -129,7 +129,7 @@ def changed(
         "pessimistic": changes.pessimistic,
     }
     problem = replace(
-        problem, constraints=rules, **{k: v for k, v in given.items() if v is not None}
+        problem, constraints=rules, **{k: v for k, v in options.items() if v is not None}
     )
     if changes.reference:
         reference = texts.mixture(changes.reference, predictor.domains, "reference")
@@ -143,10 +143,10 @@ def changed(
 
 def _available(study: Study) -> dict[str, float]:
     """Training tokens of each domain of a study's corpus."""
-    prepared = Prepared.found(study)
+    prepared = Prepared.find(study)
     if prepared is None:
         raise InputError(
-            f"epochs: the text of study {study.name!r} is not prepared, so that nobody knows how "
-            "many tokens there are; run `prepare`, or give available=…"
+            f"epochs: the text of study {study.name!r} is not prepared, so the number of its "
+            "tokens is unknown; run `prepare`, or give available=…"
         )
     return {name: float(files.train_tokens) for name, files in prepared.corpus.domains.items()}

@@ -1,6 +1,6 @@
-"""Sections of a study file that are the pipelines' own.
+"""Sections of a study file that only the pipelines read.
 
-Those of single models and their text are in `training.config`.
+The sections of single models and their text are in `training.config`.
 """
 
 from typing import Annotated, Literal, Self
@@ -12,8 +12,8 @@ from training.config import DomainName, Name, Section, Seed, Seeds
 COUNT, LISTED = "#count", "#listed"  # the two kinds of `sweep.mixtures`, in pydantic's locations
 
 
-def _kind_of_mixtures(given: object) -> str:
-    return LISTED if isinstance(given, list) else COUNT
+def _kind_of_mixtures(value: object) -> str:
+    return LISTED if isinstance(value, list) else COUNT
 
 
 class Sweep(Section):
@@ -24,17 +24,17 @@ class Sweep(Section):
         | Annotated[list[dict[DomainName, float]], Field(min_length=3), Tag(LISTED)],
         Discriminator(_kind_of_mixtures),
     ]
-    """How many to design, the default mixture and the uniform one among them; or the mixtures
-    themselves, each domain → proportion, trained in this order."""
+    """How many to design, including the default and the uniform mixture; or a list of mixtures,
+    domain → proportion, trained in this order."""
     design: Literal["spread", "halved", "sobol", "dirichlet"] = "spread"
     """How they are designed: spread over the simplex by clustering; the paper's grid of halved
     proportions; scrambled Sobol points; or drawn around the default mixture."""
     concentration: float = Field(default=10.0, gt=0)
     """How close to the default mixture `dirichlet` draws; 1 around uniform is uniform."""
     sizes: list[Name] = Field(min_length=1)
-    """Names of sizes, of the study's own or of the ladder."""
+    """Names of sizes, the study's own or the ladder's."""
     seed: Seed = 0
-    """Of the design and of every proxy run."""
+    """Seed of the design and of every proxy run."""
 
 
 class Target(Section):
@@ -45,7 +45,7 @@ class Target(Section):
     steps: int = Field(gt=0)
     """Its optimizer steps."""
     seeds: Seeds = Field(default=[0, 1], min_length=1)
-    """Seeds of the target on the best and the default mixture, a run each."""
+    """Seeds of the target on the best and the default mixture, one run each."""
 
 
 class Search(Section):
@@ -54,12 +54,12 @@ class Search(Section):
     trials: int = Field(default=300, gt=0)
     """Trials of Optuna."""
     seed: Seed = 0
-    """Of Optuna's sampler."""
+    """Seed of Optuna's sampler."""
     objective: str = "loss"
-    """`loss`, weighted as the validation; `worst`, the worst domain's excess over the reference;
+    """`loss`, weighted as in `validation`; `worst`, the worst domain's excess over the reference;
     or several of loss, deviation and domains, separated by commas."""
     bounds: dict[str, tuple[float, float]] = Field(default={})
-    """[lowest, highest] proportion of a domain, within the study's, or of several
+    """[lowest, highest] proportion of a domain, within the study's bounds, or of several domains
     together: `web+books`."""
     epochs: float | None = Field(default=None, gt=0)
     """How often the target may see the text that `prepare` counted; no limit when absent."""
@@ -75,8 +75,8 @@ class Search(Section):
 
 
 class Critical(Section):
-    """A base model that is continued on its original data and new domains: how much of the original
-    keeps what it knew."""
+    """A base model that is trained further on its original data and new domains: how much original
+    data keeps what it knew."""
 
     base: str | None = None
     """A Transformers checkpoint: a folder, a hub id, or `runs:/<id>/model`; trained here on the
@@ -86,21 +86,21 @@ class Critical(Section):
     base_steps: int | None = Field(default=None, gt=0)
     """Optimizer steps of the base, where it is trained here; those of `training` when absent."""
     original: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    """Domains of the original data → their proportions among each other."""
+    """Domains of the original data → their proportions relative to each other."""
     new: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    """Domains of the new data → their proportions among each other."""
+    """Domains of the new data → their proportions relative to each other."""
     steps: int = Field(gt=0)
     """Optimizer steps for which the base is continued."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate then; as for a model of the base's width when absent."""
+    """Peak learning rate of the continuation; as for a model of the base's width when absent."""
     decay: float = Field(default=0.2, ge=0, lt=1)
-    """Share of the steps, the last ones, over which the rate falls to zero; in the base that is
-    trained here too."""
+    """Share of the steps, at their end, over which the learning rate falls to zero; also in a base
+    that is trained here."""
     shares: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[])
-    """Proportions of the original data, all domains together, that are tried; each side keeps its
-    proportions."""
+    """Proportions of original data to try, all its domains together; the proportions within each
+    side stay the same."""
     mixtures: int = Field(default=0, ge=0)
-    """How many mixtures are tried in which all these domains move freely."""
+    """How many further mixtures to try, in which all these domains vary freely."""
     tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
     """By how much the loss on the original data may rise, nats per token."""
     seeds: Seeds = Field(default=[1, 2])
@@ -121,14 +121,14 @@ class Phases(Section):
     """How `schedule` plans a mixture that changes while a model trains."""
 
     size: Name
-    """The name of the size of every model."""
+    """The name of every model's size."""
     steps: list[Annotated[int, Field(gt=0)]] = Field(min_length=2)
     """Optimizer steps of each phase."""
     mixtures: int = Field(default=10, ge=4)
-    """How many are tried in each phase."""
+    """How many mixtures to try in each phase."""
     trunks: int = Field(default=3, ge=2)
-    """How many of them are trained on to the next phases; there every mixture is tried from the
-    end of each."""
+    """How many of these runs go on to the next phases, where every mixture branches off the end of
+    each."""
     decay: float = Field(default=0.2, ge=0, le=1)
     """Share of the last phase over which the learning rate falls to zero."""
     seeds: Seeds = Field(default=[1, 2, 3, 4], min_length=2)

@@ -1,4 +1,4 @@
-"""The study file: one YAML with all that an experiment fixes, checked before anything runs."""
+"""The study file: one YAML with everything that an experiment fixes, checked before it runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,34 +28,38 @@ from training.config import (
 )
 from training.record import keys, secrets
 from training.record.errors import InputError
-from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture, refuse_unknown
+from training.record.mixtures import (
+    MIXTURE_TOLERANCE,
+    checked_mixture,
+    mixture_key,
+    refuse_unknown,
+)
 from training.run import Phase
 
-CONTINUED, SCHEDULED = "-continued", "-schedule"  # what names of derived predictors end in
-DECIMALS = 6  # to which mixtures that agree are the same
+CONTINUED, SCHEDULED = "-continued", "-schedule"  # suffixes of the derived predictors' names
 
 
 class Study(Section):
     """An experiment, from text to verified mixture."""
 
     name: Name
-    """Of the study; its runs, queue and text are found by it."""
+    """The study's name; its runs, queue and text are looked up by it."""
     domains: dict[DomainName, Domain] = Field(min_length=2)
     """Name → where the domain's documents come from; two or more."""
     default_mixture: Literal["proportional"] | dict[DomainName, float] = "proportional"
-    """What the best mixture is compared with; `proportional` to the domains' training tokens, or
-    the nearest to that which the bounds and bundles allow."""
+    """What the best mixture is compared with; `proportional`: proportional to the domains' training
+    tokens, or the nearest mixture to that within the bounds and bundles."""
     bounds: dict[DomainName, tuple[float, float]] = Field(default={})
     """Domain → [lowest, highest] proportion, in the sweep and the search; [0, 1] when absent."""
     bundles: dict[DomainName, dict[DomainName, float]] = Field(default={})
-    """Domains that keep these proportions among each other, in the sweep and the search: they count
-    as one domain. For domains whose proportions older runs have settled."""
+    """Domains that keep these proportions relative to each other, in the sweep and the search: a
+    bundle counts as one domain. For domains whose proportions older runs have settled."""
     tokenizer: Tokenizer
     """How text becomes tokens."""
     validation: Validation = Validation()
-    """What is held out, and how the losses are weighed."""
+    """What is held out, and how the losses are weighted."""
     sizes: dict[Name, Size] = Field(default={})
-    """Sizes of the study's own, beside those of the ladder (`training.config.LADDER`)."""
+    """The study's own sizes, in addition to the ladder (`training.config.LADDER`)."""
     training: Training
     """How every model is trained."""
     engine: Engine = Engine()
@@ -69,8 +73,8 @@ class Study(Section):
     search: Search = Search()
     """The search over the mixture."""
     schedule: list[Phase] = Field(default=[])
-    """The mixture over time that `train` takes when it is given none; its phases in their order,
-    the first from 0 tokens."""
+    """The mixture over time on which `train` trains by default: its phases in order, the first from
+    0 tokens."""
     phases: Phases | None = None
     """What the command `schedule` trains; without this section it refuses the study."""
     critical: Critical | None = None
@@ -78,10 +82,10 @@ class Study(Section):
     model: str = "mixture-predictor"
     """Name of the registered predictor."""
     workspace: Path = Path("workspace")
-    """Folder for tokens and the ledger; a relative one lies in the project's folder."""
+    """Folder for tokens and the ledger; a relative path starts at the project's folder."""
     ledger: str | None = Field(default=None, repr=False)
     """SQLAlchemy URL of the sweep's ledger; by default SQLite in the workspace. A password in it is
-    masked in all that is written."""
+    masked wherever it is written."""
 
     @field_serializer("ledger")
     def _without_password(self, ledger: str | None) -> str | None:
@@ -129,29 +133,29 @@ class Study(Section):
                 f"target.steps {self.target.steps}; evaluate three or more times"
             )
         self._check_listed(self.feasible())
-        if given := self.given_default():
-            self.refuse_forbidden({"default_mixture": given})
+        if default := self.explicit_default():
+            self.refuse_forbidden({"default_mixture": default})
         self._check_search()
         schedule_section.checked(self.schedule, known, self.training.tokens_per_step, "schedule")
         if self.phases is not None:
             self.size(self.phases.size, "phases.size")
         if self.critical is not None:
-            asked = self.critical
-            refuse_unknown(asked.original, known, "critical.original")
-            refuse_unknown(asked.new, known, "critical.new")
-            for domain in (*asked.original, *asked.new):
+            section = self.critical
+            refuse_unknown(section.original, known, "critical.original")
+            refuse_unknown(section.new, known, "critical.new")
+            for domain in (*section.original, *section.new):
                 if self.bounds.get(domain, (0, 1))[1] == 0:
                     raise ValueError(
                         f"critical: it trains on {domain!r}, which bounds holds at 0; change one "
                         "of them"
                     )
-            if asked.size is not None:
-                self.size(asked.size, "critical.size")
+            if section.size is not None:
+                self.size(section.size, "critical.size")
         return self
 
     def refuse_length(self, steps: int, later: Sequence[Phase] = ()) -> None:
-        """Raise InputError for fewer steps than the learning rate decays over, and than the later
-        phases of a schedule have."""
+        """Raise InputError for a run that is no longer than the learning-rate decay, or that ends
+        before a later phase of its schedule begins."""
         self._check_decay(steps, "steps")
         schedule_section.refuse_beyond(later, steps * self.training.tokens_per_step)
 
@@ -167,18 +171,18 @@ class Study(Section):
         for i, mixture in enumerate(self.listed_mixtures()):
             place = f"sweep.mixtures[{i}]"
             _refuse_broken(place, mixture, allowed)
-            key = tuple(round(share, DECIMALS) for share in mixture.values())
+            key = mixture_key(mixture, list(self.domains))
             if key in seen:
                 raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
             seen[key] = place
 
     def _check_search(self) -> None:
-        known, asked = list(self.domains), self.search
-        feasible(self.constraints().within(asked.bounds), known, self.target_tokens())
-        if asked.reference is not None:
-            reference = checked_mixture(asked.reference, known, "search.reference")
+        known, search = list(self.domains), self.search
+        feasible(self.constraints().within(search.bounds), known, self.target_tokens())
+        if search.reference is not None:
+            reference = checked_mixture(search.reference, known, "search.reference")
             self.refuse_forbidden({"search.reference": reference})
-        for name in asked.objective.split(","):
+        for name in search.objective.split(","):
             if name.strip() not in (LOSS, WORST, DEVIATION, *known):
                 raise ValueError(
                     f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
@@ -191,12 +195,15 @@ class Study(Section):
         return [f"{self.model}{suffix}" for suffix in suffixes if suffix]
 
     def size(self, name: str, place: str = "size") -> Size:
-        """A size by its name; the study's own come before the ladder's."""
-        found = self.sizes.get(name) or LADDER.get(name)
-        if found is None:
+        """The size of this name; the study's own sizes come before the ladder's.
+
+        Raises InputError for an unknown name.
+        """
+        size = self.sizes.get(name) or LADDER.get(name)
+        if size is None:
             known = ", ".join([*self.sizes, *LADDER])
             raise InputError(f"{place}: no size {name!r}; there are {known}")
-        return found
+        return size
 
     def used_sizes(self) -> list[str]:
         """Names of the sizes that the study trains, each once."""
@@ -210,7 +217,7 @@ class Study(Section):
         return [low for low, _ in pairs], [high for _, high in pairs]
 
     def constraints(self) -> Constraints:
-        """What the mixtures of the sweep satisfy."""
+        """What every mixture of the sweep must satisfy."""
         return Constraints(bounds=self.bounds, bundles=self.bundles)
 
     def feasible(self) -> Feasible:
@@ -228,12 +235,12 @@ class Study(Section):
             _refuse_broken(name, mixture, allowed)
 
     def broken_rule(self, mixture: Mapping[str, float]) -> str:
-        """The bound or bundle that a mixture breaks, in words; empty when none."""
+        """The bound or bundle that a mixture breaks, in words; empty when it breaks none."""
         values = np.array([mixture[d] for d in self.domains])
         return self.feasible().broken_rule(values, MIXTURE_TOLERANCE)
 
     def listed_mixtures(self) -> list[dict[str, float]]:
-        """The mixtures that the study gives; none where they are to be designed."""
+        """The mixtures that the study lists; empty when they are to be designed."""
         if isinstance(self.sweep.mixtures, int):
             return []
         return [
@@ -242,13 +249,13 @@ class Study(Section):
         ]
 
     def weights(self) -> dict[str, float]:
-        """What each domain's validation loss weighs in the objective; sums to one."""
+        """Weight of each domain's validation loss in the objective; they sum to one."""
         raw = self.validation.weights or dict.fromkeys(self.domains, 1.0)
         total = sum(raw.values())
         return {name: raw[name] / total for name in self.domains}
 
-    def given_default(self) -> dict[str, float] | None:
-        """The default mixture where the study gives it; None where it follows from the text."""
+    def explicit_default(self) -> dict[str, float] | None:
+        """The default mixture that the study states; None when it follows from the text."""
         if isinstance(self.default_mixture, dict):
             return checked_mixture(self.default_mixture, list(self.domains))
         return None

@@ -1,4 +1,4 @@
-"""YAML as a study is written in it: what YAML would read silently otherwise is an error here."""
+"""The YAML of a study file: values that YAML would silently read as something else are errors."""
 
 import re
 from pathlib import Path

@@ -196,8 +196,10 @@ def judged(seed: int) -> dict[str, float]:
         "best_held": bool(solved.differences(best[None])[0] <= 0),
         "sure": solved.gain > half,
         "sure_and_true": solved.gain > half and gain > 0,
-        "free": float(np.mean(solved.freedom.ranges["highest"] - solved.freedom.ranges["lowest"]))
-        if solved.freedom
+        "free": float(
+            np.mean(solved.sensitivity.ranges["highest"] - solved.sensitivity.ranges["lowest"])
+        )
+        if solved.sensitivity
         else np.nan,
     }
 

@@ -1,13 +1,13 @@
-"""Text → token files: one folder a domain, kept until its text or the tokenizer changes.
+"""Text → token files: one folder per domain, kept until its text or the tokenizer changes.
 
     <workspace>/tokenizers/<key>/              a saved tokenizer
     <workspace>/tokens/<key>/{train,validation}.{bin,idx}, domain.json
-    <workspace>/corpora/<key>.json             the manifest: which of these a study uses
+    <workspace>/corpora/<key>.json             the manifest: what a study uses of these
 
-A `.bin` is a flat array of token ids, each document followed by the end-of-text token, an `.idx`
-the array of the documents' ends in it, counted in tokens; both are read through memory maps.
-`domain.json` and the manifest are written last, so that what exists is whole. Until then a
-domain's files lie in `tokens/<key>.partial/`, from where an interrupted preparation goes on.
+A `.bin` file is a flat array of token ids, with an end-of-text token after each document. An
+`.idx` file is the array of the documents' ends in it, counted in tokens. Both are memory-mapped.
+`domain.json` and the manifest are written last, so a folder that has one is complete. Until then a
+domain's files are in `tokens/<key>.partial/`, from which an interrupted preparation resumes.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ from training.record.errors import InputError
 
 logger = logging.getLogger("training")
 
-FORMAT = 2  # raise when the files' layout or the held-out rule changes
+FORMAT = 2  # increase when the files' layout or the held-out rule changes
 END_OF_TEXT = "<|endoftext|>"
-BPE_SAMPLE = 1_000_000  # characters a domain that a trained tokenizer sees
+BPE_SAMPLE = 1_000_000  # characters per domain that a tokenizer is trained on
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class TokenFiles:
     train_tokens: int
     validation_tokens: int
     bytes_per_token: float
-    """UTF-8 bytes a token of the held-out part; turns nats per token into bits per byte."""
+    """UTF-8 bytes per held-out token; converts nats per token into bits per byte."""
     documents: int
     digest: str
-    """Of the tokens, both parts."""
+    """Hash of the tokens of both parts."""
     skipped: int = 0
-    """Rows left out under `on_error: skip`."""
+    """Rows skipped under `on_error: skip`."""
 
     def train(self) -> np.ndarray:
         """Token ids, (train_tokens,), memory-mapped."""
@@ -61,11 +61,11 @@ class TokenFiles:
         return np.memmap(Path(self.folder, "validation.bin"), dtype=self.dtype, mode="r")
 
     def train_documents(self) -> np.ndarray:
-        """Where each training document ends, its end-of-text token included: (documents,)."""
+        """End of each training document, including its end-of-text token, (documents,)."""
         return np.memmap(Path(self.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")
 
     def validation_documents(self) -> np.ndarray:
-        """Where each held-out document ends, its end-of-text token included: (documents,)."""
+        """End of each held-out document, including its end-of-text token, (documents,)."""
         return np.memmap(Path(self.folder, "validation.idx"), dtype=tokenise.ENDS, mode="r")
 
 
@@ -80,12 +80,12 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Of all tokens of all domains."""
+        """Hash of all tokens of all domains."""
         parts = [f"{name}:{files.digest}" for name, files in self.domains.items()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def proportional_mixture(self) -> dict[str, float]:
-        """Each domain in proportion to its training tokens."""
+        """The mixture in proportion to each domain's training tokens."""
         total = sum(files.train_tokens for files in self.domains.values())
         return {name: files.train_tokens / total for name, files in self.domains.items()}
 
@@ -106,15 +106,15 @@ def prepare(
 ) -> Corpus:
     """Tokenise what is not yet tokenised and return the corpus.
 
-    Of several processes that prepare in one workspace, one does at a time. Raises InputError for
-    a source that cannot be read, an empty domain, and a domain whose held-out or training part is
-    smaller than what the study reads from it.
+    Only one process at a time prepares in a workspace. Raises InputError for a source that cannot
+    be read, an empty domain, and a domain whose held-out or training part is smaller than what the
+    study reads from it.
     """
     texts = _fingerprints(domains, workspace)
     manifest = _manifest(texts, tokenizer, validation, workspace)
     if not _whole(manifest):
         with _locked(workspace):
-            sources.look(domains)  # before the first is tokenised
+            sources.check(domains)  # before tokenising the first
             folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
             loaded = tokenise.load_tokenizer(folder)
             keys = {
@@ -123,10 +123,10 @@ def prepare(
             }
             tokens = workspace / "tokens"
             _tokenise(domains, keys, loaded, validation.fraction, tokens)
-            found = {
+            summaries = {
                 n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
             }
-            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), "domains": found}
+            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), "domains": summaries}
             tokenise.write_json(manifest, summary)
     corpus = load(manifest)
     for name, files in corpus.domains.items():
@@ -137,12 +137,12 @@ def prepare(
 def find(
     domains: Mapping[str, Domain], tokenizer: Tokenizer, validation: Validation, workspace: Path
 ) -> Corpus | None:
-    """The corpus where it is prepared and up to date; prepares nothing.
+    """The corpus if it is prepared and up to date, else None; prepares nothing.
 
     Raises InputError for files that cannot be read.
     """
     if not (workspace / "corpora").exists():
-        return None  # without reading the files' contents
+        return None  # avoids hashing the source files
     texts = _fingerprints(domains, workspace)
     manifest = _manifest(texts, tokenizer, validation, workspace)
     return load(manifest) if _whole(manifest) else None
@@ -161,7 +161,7 @@ def _manifest(
 
 
 def _whole(manifest: Path) -> bool:
-    """Whether a manifest exists and every file it names is still there."""
+    """Whether a manifest and every file it names exist."""
     if not manifest.exists():
         return False
     folders = [files.folder for files in load(manifest).domains.values()]
@@ -185,7 +185,7 @@ def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_l
 
 @contextmanager
 def _locked(workspace: Path) -> Iterator[None]:
-    """Alone among the processes that prepare in this workspace."""
+    """Exclude other processes that prepare in this workspace."""
     workspace.mkdir(parents=True, exist_ok=True)
     lock = FileLock(workspace / "prepare.lock")
     try:
@@ -206,7 +206,7 @@ def _tokenizer_folder(
     validation: Validation,
     workspace: Path,
 ) -> Path:
-    """The folder of the study's tokenizer, trained or fetched if it is not there yet."""
+    """The folder of the study's tokenizer, which is trained or fetched if missing."""
     trained_on = [texts, validation.fraction] if tokenizer.vocab_size else None
     folder = workspace / "tokenizers" / _key([FORMAT, tokenizer.model_dump(), trained_on])
     if not folder.exists():
@@ -266,28 +266,28 @@ def _tokenise(
     fraction: float,
     folder: Path,
 ) -> None:
-    """Write the token files of every key that `folder` does not hold yet."""
+    """Write the token files of every key that `folder` does not have yet."""
     for scratch in folder.glob("*.partial"):
-        _take_over(scratch)
+        _move_finished(scratch)
     names = {key: name for name, key in keys.items() if not _done(folder / key)}
     for group in sources.groups({name: domains[name] for name in names.values()}):
         parts = {name: keys[name] for name in group}
         scratch = folder / f"{_key(parts)}.partial"
         _drop_superseded(scratch, parts.values())
         folders = {name: scratch / key for name, key in parts.items()}
-        found = tokenise.write(group, folders, tokenizer, fraction, scratch / "progress.json")
+        summaries = tokenise.write(group, folders, tokenizer, fraction, scratch / "progress.json")
         for name, key in parts.items():
-            summary = {"folder": str(folder / key), **found[name]}
+            summary = {"folder": str(folder / key), **summaries[name]}
             tokenise.write_json(folders[name] / "domain.json", summary)
-        _take_over(scratch)
+        _move_finished(scratch)
 
 
 def _done(folder: Path) -> bool:
     return (folder / "domain.json").exists()
 
 
-def _take_over(scratch: Path) -> None:
-    """Move the domains of a group to their place, if they are whole."""
+def _move_finished(scratch: Path) -> None:
+    """Move the complete domains of a group to their final folders."""
     finished = [path.parent for path in scratch.glob("*/domain.json")]
     for path in finished:
         place = scratch.parent / path.name
@@ -298,11 +298,11 @@ def _take_over(scratch: Path) -> None:
 
 
 def _drop_superseded(scratch: Path, keys: Iterable[str]) -> None:
-    """Remove what earlier preparations of these domains left that do not go on in `scratch`."""
+    """Remove leftovers of earlier preparations of these domains, except `scratch`."""
     for key in keys:
-        for other in scratch.parent.glob(f"*.partial/{key}"):
-            if other.parent != scratch:
-                shutil.rmtree(other.parent)
+        for leftover in scratch.parent.glob(f"*.partial/{key}"):
+            if leftover.parent != scratch:
+                shutil.rmtree(leftover.parent)
 
 
 def _key(value: object) -> str:

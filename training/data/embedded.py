@@ -1,7 +1,8 @@
-"""Text that the environment's packages ship, as domains that need no download.
+"""Domains made of text in the installed packages, which need no download.
 
-Every document is one file's text, at most `FILE_CAP` characters of it, each text once. Python
-sources come without their docstrings, which are the documentation domain's: no text is in both.
+A document is the text of one file, at most `FILE_CAP` characters of it; duplicates are dropped.
+Python sources have their docstrings removed: these belong to the documentation domain, so no text
+is in both.
 """
 
 import ast
@@ -14,8 +15,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE_CAP = 30_000  # characters a document
-DOCSTRING_MIN = 300  # characters; shorter ones are signatures rather than prose
+FILE_CAP = 30_000  # characters per document
+DOCSTRING_MIN = 300  # characters; shorter docstrings are signatures rather than prose
 DOCUMENT_MIN = 200  # characters
 
 SUFFIXES = {
@@ -28,21 +29,21 @@ SUFFIXES = {
 
 
 def files(kind: str) -> list[Path]:
-    """The candidate files of a kind, in an order that depends only on their relative names."""
+    """The candidate files of a kind, in an order that depends only on their relative paths."""
     roots = {Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")}
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for root in sorted(roots):
         for folder, subfolders, names in os.walk(root):
             subfolders[:] = [s for s in subfolders if s not in ("site-packages", "__pycache__")]
             for name in names:
                 if name.endswith(SUFFIXES[kind]):
                     path = Path(folder, name)
-                    found[path.relative_to(root).as_posix()] = path
-    return [found[key] for key in sorted(found, key=_digest)]
+                    paths[path.relative_to(root).as_posix()] = path
+    return [paths[key] for key in sorted(paths, key=_digest)]
 
 
 def documents(kind: str) -> Iterator[str]:
-    """The distinct documents of a kind. Files that are not UTF-8 text are no documents."""
+    """The distinct documents of a kind; files that are not UTF-8 text are skipped."""
     seen = set()
     for path in files(kind):
         try:
@@ -59,7 +60,7 @@ def documents(kind: str) -> Iterator[str]:
 
 
 def _code(source: str) -> str:
-    """Python source without its docstrings; as it is when it does not parse."""
+    """Python source without its docstrings; unchanged if it does not parse."""
     lines = source.splitlines(keepends=True)
     for node in _docstrings(source):
         assert node.end_lineno is not None
@@ -75,7 +76,7 @@ def _prose(source: str) -> str:
 
 
 def _docstrings(source: str) -> Iterator[ast.Constant]:
-    """In the order of `ast.walk`, but over statements alone, for speed."""
+    """Docstrings in the order of `ast.walk`; for speed, only statements are visited."""
     try:
         tree = _parsed(source)
     except (SyntaxError, ValueError):
@@ -96,7 +97,7 @@ def _docstrings(source: str) -> Iterator[ast.Constant]:
 
 
 def _parsed(source: str) -> ast.Module:
-    """The syntax tree; without the garbage collector, which would walk it again and again."""
+    """The syntax tree, parsed without garbage collection, which would walk it repeatedly."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The rows of local files, each with its place, so that whatever is wrong with one can name it."""
+"""The rows of local files, each with its place for error messages."""
 
 import bz2
 import glob
@@ -23,41 +23,41 @@ KINDS = {
     ".txt": "text",
     ".md": "text",
 }
-BUFFER = 2**20  # bytes that a decompressor hands out at once
+BUFFER = 2**20  # bytes decompressed at once
 PARQUET_ROWS = 256  # decoded at once
 
 
 class Row(NamedTuple):
-    """One row of a file or a dataset: its columns, or the problem for which it has none."""
+    """One row of a file or a dataset: its columns, or the problem that prevents reading them."""
 
     number: int
-    """A reading that starts after this number goes on with the next row."""
+    """Counted from 1; reading after this number continues with the next row."""
     place: str
     columns: Mapping[str, Any]
     problem: str = ""
     position: float = 0
-    """Bytes of the file read."""
+    """Bytes of the file read so far."""
 
 
 def matching(domain: Domain) -> list[Path]:
     """The files that a domain's globs match, sorted."""
     patterns = [domain.files] if isinstance(domain.files, str) else domain.files or []
-    found: set[Path] = set()
+    paths: set[Path] = set()
     for pattern in patterns:
         matches = [p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file()]
         if not matches:
             raise InputError(f"no file matches {pattern}")
-        found.update(matches)
-    kinds = {_kind(path): str(path) for path in sorted(found)}
+        paths.update(matches)
+    kinds = {_kind(path): str(path) for path in sorted(paths)}
     if len(kinds) > 1:
         raise InputError(f"files of one domain must be of one format: {kinds}")
-    return sorted(found)
+    return sorted(paths)
 
 
 def read(path: Path, domain: Domain, after: int) -> Iterator[Row]:
-    """The rows of a file in order, from number `after` on.
+    """The rows of a file in order, after number `after`.
 
-    Raises InputError, without the domain's name, for what cannot be read at all.
+    Raises InputError, without the domain's name, for a file that cannot be read.
     """
     return _READERS[_kind(path)](path, domain, after)
 
@@ -67,16 +67,16 @@ def _kind(path: Path) -> str:
     kind = KINDS.get(suffixes[-1] if suffixes else "")
     if kind is None:
         raise InputError(
-            f"{path} is of no known format; known suffixes: {', '.join(KINDS)}, "
+            f"{path} has an unknown format; known suffixes: {', '.join(KINDS)}, "
             f"each also with {', '.join(sorted(_DECOMPRESSORS))}"
         )
     if kind == "parquet" and path.suffix != ".parquet":
-        raise InputError(f"{path}: a Parquet file is read as it is; unpack it")
+        raise InputError(f"{path}: a compressed Parquet file cannot be read; unpack it")
     return kind
 
 
 def _json(path: Path, _: Domain, after: int) -> Iterator[Row]:
-    """A JSON object a line; or, in a file whose suffix is .json, one array of objects."""
+    """One JSON object per line; a file with the suffix .json may be an array of objects instead."""
     if ".json" in path.suffixes:
         first = next((line for _, line, _ in _lines(path, 0) if line.strip()), b"")
         if first.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
@@ -89,16 +89,16 @@ def _json(path: Path, _: Domain, after: int) -> Iterator[Row]:
 
 
 def _object(line: bytes, number: int) -> tuple[dict[str, Any], str]:
-    """The object on a line, or why there is none."""
+    """The object on a line, and what is wrong with it or an empty text."""
     try:
-        found = json.loads(_decoded(line, number))
+        value = json.loads(_decoded(line, number))
     except UnicodeDecodeError as error:
         return {}, _not_utf8(error)
     except json.JSONDecodeError as error:
         return {}, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except (ValueError, RecursionError) as error:
         return {}, f"not JSON that can be read: {error}"
-    return (found, "") if isinstance(found, dict) else ({}, f"{type_name(found)}, not an object")
+    return (value, "") if isinstance(value, dict) else ({}, f"{type_name(value)}, not an object")
 
 
 def _array(path: Path, after: int) -> Iterator[Row]:
@@ -115,7 +115,7 @@ def _array(path: Path, after: int) -> Iterator[Row]:
 
 
 def _decoded(data: bytes, number: int) -> str:
-    """Text; a file may begin with a byte order mark."""
+    """UTF-8 text; the first line may begin with a byte order mark."""
     return data.decode("utf-8-sig" if number == 1 else "utf-8")
 
 
@@ -123,31 +123,31 @@ def _parquet(path: Path, domain: Domain, after: int) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = [c for c in (domain.text_column, domain.domain_column) if c is not None]
+    names = [c for c in (domain.text_column, domain.domain_column) if c is not None]
     number = after
     try:
         with pq.ParquetFile(path) as file:
             leaves = [file.schema.column(i).path for i in range(len(file.schema))]
-            for name in wanted:
+            for name in names:
                 if not any(leaf == name or leaf.startswith(f"{name}.") for leaf in leaves):
                     raise InputError(f"{path}: {no_column(name, leaves)}")
             bytes_per_row = path.stat().st_size / max(file.metadata.num_rows, 1)
-            for number, columns in _parquet_rows(file, wanted, after):
+            for number, columns in _parquet_rows(file, names, after):
                 place = f"{path}, row {number - 1}"
                 yield Row(number, place, columns, position=number * bytes_per_row)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, f"row {number - 1}" if number else "its start", error) from error
 
 
-def _parquet_rows(file: Any, wanted: list[str], after: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, counted from 1, and columns of each row after `after`; skips whole row groups."""
+def _parquet_rows(file: Any, names: list[str], after: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, columns) of each row after `after`; skips whole row groups."""
     number = 0
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if number + rows <= after:
             number += rows
             continue
-        batches = file.iter_batches(PARQUET_ROWS, [group], wanted, use_threads=False)
+        batches = file.iter_batches(PARQUET_ROWS, [group], names, use_threads=False)
         for columns in (row for batch in batches for row in batch.to_pylist()):
             number += 1
             if number > after:
@@ -155,7 +155,7 @@ def _parquet_rows(file: Any, wanted: list[str], after: int) -> Iterator[tuple[in
 
 
 def _text(path: Path, domain: Domain, after: int) -> Iterator[Row]:
-    """Documents, or paragraphs (what blank lines part), or lines."""
+    """Documents, paragraphs (separated by blank lines) or lines."""
     pieces = {"document": _documents, "paragraph": _paragraphs, "line": _text_lines}
     for number, place, data, position in pieces[domain.sample_by](path):
         if number > after:
@@ -182,14 +182,14 @@ def _text_lines(path: Path) -> _Pieces:
 
 
 def _paragraphs(path: Path) -> _Pieces:
-    parted = itertools.groupby(_lines(path, 0), lambda line: bool(line[1].strip()))
-    for number, lines in enumerate((list(lines) for is_text, lines in parted if is_text), 1):
+    runs = itertools.groupby(_lines(path, 0), lambda line: bool(line[1].strip()))
+    for number, lines in enumerate((list(lines) for is_text, lines in runs if is_text), 1):
         data = b"".join(line for _, line, _ in lines).rstrip(b"\r\n")
         yield number, f"{path}:{lines[0][0]}", data, lines[-1][2]
 
 
 def _lines(path: Path, after: int) -> Iterator[tuple[int, bytes, int]]:
-    """Number, text and the end's place in the file, in bytes, of each line after `after`."""
+    """(number, text, bytes of the file read so far) of each line after `after`."""
     number = 0
     try:
         with path.open("rb") as raw:
@@ -201,7 +201,7 @@ def _lines(path: Path, after: int) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _whole(path: Path) -> tuple[bytes, int]:
-    """A file's text and its size on disk."""
+    """A file's decompressed content and its size on disk."""
     try:
         with path.open("rb") as raw:
             return _decompressed(raw, path).read(), raw.tell()
@@ -215,7 +215,7 @@ def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def _zstd(raw: IO[bytes]) -> Any:
-    """Arrow's: a file that was cut short is an error there, an early end in `zstandard`."""
+    """Arrow's decompressor: it raises for a truncated file, where `zstandard` ends silently."""
     import pyarrow
 
     return pyarrow.CompressedInputStream(raw, "zstd")

@@ -1,4 +1,4 @@
-"""The rows of any source, and what a column of one holds."""
+"""The rows of any source, and access to their columns."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,9 +11,9 @@ from training.record.errors import InputError, first_line
 
 
 def read(source: Path | None, domain: Domain, after: int) -> Iterator[Row]:
-    """The rows of one file, or of a domain that has no files, in order, from number `after` on.
+    """The rows of one file, or of a domain without files, in order, after number `after`.
 
-    Raises InputError, without the domain's name, for what cannot be read at all.
+    Raises InputError, without the domain's name, for a source that cannot be read.
     """
     if source is not None:
         return formats.read(source, domain, after)
@@ -23,32 +23,32 @@ def read(source: Path | None, domain: Domain, after: int) -> Iterator[Row]:
 
 
 def lookup(columns: Mapping[str, Any], name: str) -> Any:
-    """A column, or with `meta.set` the key of a mapping in it; LookupError says what is missing."""
+    """A column, or a nested key such as `meta.set`; LookupError says what is missing."""
     if name in columns:
         return columns[name]
-    found: Any = columns
+    value: Any = columns
     keys = name.split(".")
     for depth, key in enumerate(keys):
-        inside = isinstance(found, Mapping)
-        if inside and key in found:
-            found = found[key]
+        inside = isinstance(value, Mapping)
+        if inside and key in value:
+            value = value[key]
         elif depth:
-            holds = ", ".join(map(repr, found)) if inside else formats.type_name(found)
+            holds = ", ".join(map(repr, value)) if inside else formats.type_name(value)
             raise LookupError(f"no {key!r} in column {'.'.join(keys[:depth])!r}; it holds {holds}")
         else:
             raise LookupError(formats.no_column(name, columns))
-    return found
+    return value
 
 
 def text(columns: Mapping[str, Any], name: str) -> tuple[str, int]:
-    """The text in a column and its UTF-8 bytes; LookupError says why there is none."""
-    found = lookup(columns, name)
-    if not isinstance(found, str):
-        raise LookupError(f"column {name!r} holds {formats.type_name(found)}, not text")
+    """The text in a column and its size in UTF-8 bytes; LookupError says why there is none."""
+    value = lookup(columns, name)
+    if not isinstance(value, str):
+        raise LookupError(f"column {name!r} holds {formats.type_name(value)}, not text")
     try:
-        return found, len(found.encode())
+        return value, len(value.encode())
     except UnicodeEncodeError as error:
-        half = found[error.start].encode("ascii", "backslashreplace").decode()
+        half = value[error.start].encode("ascii", "backslashreplace").decode()
         raise LookupError(f"column {name!r} holds {half}, half of a surrogate pair") from error
 
 
@@ -61,7 +61,7 @@ def _embedded(domain: Domain, after: int) -> Iterator[Row]:
 
 
 def _hub(domain: Domain, after: int) -> Iterator[Row]:
-    import datasets  # slow to import; studies on files never need it
+    import datasets  # slow to import, and not needed for files
 
     datasets.disable_progress_bars()
     number = after

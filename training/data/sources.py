@@ -1,7 +1,7 @@
-"""Where documents come from: embedded text, local files or a Hugging Face dataset.
+"""The documents of domains: from embedded text, local files or a Hugging Face dataset.
 
 Domains that differ only in `domain_value` and `max_mb` share one source, which is read once for
-all of them. What a domain gets does not depend on which others are read with it.
+all of them. A domain's documents do not depend on the other domains read with it.
 """
 
 import hashlib
@@ -21,57 +21,57 @@ from training.data import embedded, formats, row_reader
 from training.data.formats import Row
 from training.record.errors import InputError
 
-PROBLEMS = 3  # rows left out that the warning names
-ONE_DOCUMENT = 1e-6  # MB that are enough to see that a domain has text
-LOOK_SECONDS = 10  # for each source, when one only looks
-VALUES = 20  # values of the domain column that an error names
+PROBLEMS = 3  # skipped rows that the warning names
+ONE_DOCUMENT = 1e-6  # MB; a limit that the first document reaches
+CHECK_SECONDS = 10  # time limit for checking one source
+VALUES = 20  # values of the domain column that an error lists
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a source was read and what that gave; a reading goes on from it."""
+    """How far a source was read, and the counts so far; a reading can resume from it."""
 
     file: int = 0
     row: int = 0
     bytes: Mapping[str, int] = field(default_factory=dict)
-    """UTF-8 bytes of text that each domain got."""
+    """UTF-8 bytes of text read for each domain."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Rows left out of each domain; one whose domain cannot be told counts for each that still
-    takes rows."""
+    """Rows skipped per domain; a row of unknown domain counts for every domain that is not yet
+    full."""
     problems: Sequence[str] = ()
-    """What was wrong with the first of them."""
+    """What was wrong with the first skipped rows."""
     values: Sequence[str] = ()
     """The first values of the domain column."""
 
 
 def groups(domains: Mapping[str, Domain]) -> list[dict[str, Domain]]:
-    """The domains by the source that they share, each in the order given."""
-    found: dict[str, dict[str, Domain]] = {}
+    """The domains grouped by source, in their order."""
+    by_source: dict[str, dict[str, Domain]] = {}
     for name, domain in domains.items():
         source = domain.model_dump_json(exclude={"domain_value", "max_mb"})
-        alone = "" if domain.domain_column else name
-        found.setdefault(f"{source}{alone}", {})[name] = domain
-    return list(found.values())
+        own = "" if domain.domain_column else name
+        by_source.setdefault(f"{source}{own}", {})[name] = domain
+    return list(by_source.values())
 
 
 def label(names: Iterable[str]) -> str:
-    """How an error names domains."""
+    """Domains as errors name them."""
     quoted = [repr(name) for name in names]
     return f"domain{'s' if len(quoted) > 1 else ''} {', '.join(quoted)}"
 
 
 class Reading:
-    """One pass over the source that a group's domains share, from a cursor on.
+    """One pass over the source that a group of domains shares, starting at a cursor.
 
-    Iterating gives each document with the names of its domains, in a fixed order, and ends when
-    every domain has its `max_mb`. Raises InputError for what cannot be read, for a bad row unless
-    `on_error` is skip, and at the end for a domain that got nothing.
+    Iteration yields (domain names, document) in a fixed order and ends when every domain has its
+    `max_mb`. Raises InputError for a source that cannot be read, for a bad row unless `on_error`
+    is skip, and at the end for a domain without text.
     """
 
     def __init__(
         self, group: Mapping[str, Domain], start: Cursor | None = None, seconds: float = math.inf
     ) -> None:
-        """A reading that ends early after so many seconds."""
+        """`seconds` limits the time of the reading."""
         start = start or Cursor()
         self._end = time.monotonic() + seconds
         self._group = group
@@ -84,49 +84,49 @@ class Reading:
         self._bytes = {name: start.bytes.get(name, 0) for name in group}
         self._skipped = {name: start.skipped.get(name, 0) for name in group}
         self._problems = list(start.problems)
-        self._found = dict.fromkeys(start.values)
+        self._seen_values = dict.fromkeys(start.values)
         self.fraction = 0.0
-        """Of the source's files read, 0 where there are no files."""
+        """Fraction of the source's files read; 0 for a source without files."""
 
     def cursor(self) -> Cursor:
-        """Where the reading is: after the document that it gave last."""
+        """The position after the document that was yielded last."""
         return Cursor(
             *self._place,
             dict(self._bytes),
             dict(self._skipped),
             tuple(self._problems),
-            tuple(self._found),
+            tuple(self._seen_values),
         )
 
     def __iter__(self) -> Iterator[tuple[list[str], str]]:
-        hungry = self._hungry(self._group)
-        if not hungry:
+        unfilled = self._unfilled(self._group)
+        if not unfilled:
             return
         for row in self._rows():
             if time.monotonic() > self._end:
                 return
-            names = hungry
+            names = unfilled
             try:
                 if row.problem:
                     raise LookupError(row.problem)
-                names = self._named(row, hungry)
+                names = self._named(row, unfilled)
                 if not names:
                     continue
                 text, size = row_reader.text(row.columns, self._source.text_column)
             except LookupError as error:
-                self._leave_out(names, f"{row.place}: {error.args[0]}")
+                self._skip(names, f"{row.place}: {error.args[0]}")
                 continue
             if text:
                 for name in names:
                     self._bytes[name] += size
                 yield names, text
-                hungry = self._hungry(hungry)
-                if not hungry:
+                unfilled = self._unfilled(unfilled)
+                if not unfilled:
                     return
         self._refuse_empty()
 
     def _rows(self) -> Iterator[Row]:
-        """The source's rows; keeps the place and the fraction."""
+        """The source's rows; updates the place and the fraction."""
         try:
             paths = formats.matching(self._source) if self._source.files else [None]
             ends = list(accumulate(path.stat().st_size if path else 0 for path in paths))
@@ -142,27 +142,27 @@ class Reading:
         except InputError as error:
             raise InputError(f"{label(self._group)}: {error}") from error
 
-    def _hungry(self, names: Iterable[str]) -> list[str]:
-        """Those that have not got their `max_mb`."""
+    def _unfilled(self, names: Iterable[str]) -> list[str]:
+        """The domains that have not reached their `max_mb`."""
         return [
             name
             for name in names
             if self._bytes[name] < (self._group[name].max_mb or float("inf")) * 1e6
         ]
 
-    def _named(self, row: Row, hungry: list[str]) -> list[str]:
-        """Whose row it is."""
+    def _named(self, row: Row, unfilled: list[str]) -> list[str]:
+        """The unfilled domains that a row belongs to."""
         if self._source.domain_column is None:
-            return hungry
+            return unfilled
         value = str(row_reader.lookup(row.columns, self._source.domain_column))
-        if len(self._found) < VALUES:
-            self._found[value] = None
-        return [name for name in self._owners.get(value, ()) if name in hungry]
+        if len(self._seen_values) < VALUES:
+            self._seen_values[value] = None
+        return [name for name in self._owners.get(value, ()) if name in unfilled]
 
-    def _leave_out(self, names: list[str], problem: str) -> None:
+    def _skip(self, names: list[str], problem: str) -> None:
         if self._source.on_error == "refuse":
             raise InputError(
-                f"{label(names)}: {problem}; mend it, or set on_error: skip to count such rows "
+                f"{label(names)}: {problem}; fix it, or set on_error: skip to count such rows "
                 "and leave them out"
             )
         for name in names:
@@ -179,32 +179,32 @@ class Reading:
                     f"{label([name])}: no row could be used, {self._skipped[name]:,} were left "
                     f"out; the first: {self._problems[0]}"
                 )
-            if self._found:
+            if self._seen_values:
                 raise InputError(
                     f"{label([name])}: no row has {domain.domain_column} = "
                     f"{' or '.join(map(repr, _values(domain)))}; "
-                    f"found: {', '.join(sorted(self._found))}"
+                    f"found: {', '.join(sorted(self._seen_values))}"
                 )
             raise InputError(f"{label([name])}: its source holds no text")
 
 
-def look(domains: Mapping[str, Domain]) -> list[str]:
-    """Read as much of every local source as gives each of its domains one document.
+def check(domains: Mapping[str, Domain]) -> list[str]:
+    """Read every local source until each of its domains has one document.
 
-    Raises InputError as a reading does: for a file or column that is missing, a value that is no
-    text, a domain without a row. What was not met in the first seconds of a long source is told.
+    Raises InputError as `Reading` does: for a missing file or column, a value that is not text, or
+    a domain without rows. Returns notes on domains with no row in the first seconds of a source.
     """
     notes = []
     for group in groups(domains):
         first = next(iter(group.values()))
         if first.dataset and not Path(first.dataset).is_dir():
             continue
-        taste = {n: d.model_copy(update={"max_mb": ONE_DOCUMENT}) for n, d in group.items()}
-        reading = Reading(taste, seconds=LOOK_SECONDS)
+        samples = {n: d.model_copy(update={"max_mb": ONE_DOCUMENT}) for n, d in group.items()}
+        reading = Reading(samples, seconds=CHECK_SECONDS)
         for _ in reading:
             pass
-        if lacking := [name for name, size in reading.cursor().bytes.items() if not size]:
-            notes.append(f"{label(lacking)}: no row in the first {LOOK_SECONDS} s of reading")
+        if missing := [name for name, size in reading.cursor().bytes.items() if not size]:
+            notes.append(f"{label(missing)}: no row in the first {CHECK_SECONDS} s of reading")
     return notes
 
 
@@ -216,9 +216,9 @@ def documents(name: str, domain: Domain) -> Iterator[str]:
 def fingerprint(name: str, domain: Domain, digests: Path) -> str:
     """A hash that changes when the domain's documents may have changed.
 
-    Local files count by content; `digests` remembers the hash of each file by its size and
-    modification time, so that unchanged files are not read again. A hub dataset counts by its
-    name and `revision`, one in a local folder by its files.
+    Local files are hashed by content; the file `digests` caches each hash with the file's size and
+    modification time, so unchanged files are not read again. A hub dataset is identified by its
+    name and `revision`, a dataset in a local folder by its files.
     """
     content: Any
     folder = Path(domain.dataset or "")
@@ -243,7 +243,7 @@ def _values(domain: Domain) -> list[str]:
 
 
 def _file_digests(paths: list[Path], digests: Path) -> list[str]:
-    """sha256 of each file, from the store where size and time are unchanged."""
+    """sha256 of each file, cached in `digests` by size and modification time."""
     known = json.loads(digests.read_text()) if digests.exists() else {}
     before = dict(known)
     result = []

@@ -1,9 +1,9 @@
-"""Documents → token files: read, encoded and written at once, and resumed where it stopped.
+"""Documents → token files: reading, encoding and writing run in parallel and can be resumed.
 
-One thread reads batches of text, a second hands them to the tokenizer, whose own threads encode
-them on all cores, and the first one here writes. What is written depends on neither the threads
-nor the size of a batch. Every so often the files are flushed and `progress.json` beside them says
-how long they are and how far the source was read; what lies beyond is cut off on resuming.
+One thread reads batches of text, a second passes them to the tokenizer, whose own threads encode
+them on all cores, and the main thread writes. The output depends on neither the threads nor the
+batch size. At intervals the files are flushed, and `progress.json` beside them records their
+lengths and how far the source was read. On resuming, anything beyond these lengths is cut off.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ from training.record.errors import InputError, first_line
 logger = logging.getLogger("training")
 
 BATCH = 2_000_000  # characters encoded at once
-AHEAD = 2  # batches read, and batches encoded, before they are needed
-SAVE_BYTES = 64_000_000  # of text between two records of the progress
+PREFETCHED = 2  # batches read, and batches encoded, ahead of need
+SAVE_BYTES = 64_000_000  # of text between two saves of the progress
 SAVE_SECONDS = 30.0
 PARTS = ("train", "validation")
 ENDS = np.dtype("uint64")  # where each document ends, in tokens
@@ -42,7 +42,7 @@ Encode = Callable[[list[str]], Iterable[list[int]]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents with the names of their domains, and where the reading is after them."""
+    """Documents with the names of their domains, and the reading's cursor after them."""
 
     documents: list[tuple[list[str], str]]
     cursor: sources.Cursor
@@ -50,7 +50,7 @@ class Batch:
 
 
 def load_tokenizer(name: str | Path | None) -> Any:
-    """A Transformers tokenizer that can end documents."""
+    """A Transformers tokenizer with an end-of-text token."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -66,10 +66,10 @@ def load_tokenizer(name: str | Path | None) -> Any:
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """What gives the ids of each text, without special tokens; on all cores where it can."""
+    """A function from texts to token ids without special tokens; a fast one uses all cores."""
     if not tokenizer.is_fast:
         return lambda texts: tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # shells often turn it off against a warning
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # often turned off to silence a warning
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -77,13 +77,13 @@ def encoder(tokenizer: Any) -> Encode:
 
     def encode(texts: list[str]) -> Iterable[list[int]]:
         encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return (one.ids for one in encoded)
+        return (encoding.ids for encoding in encoded)
 
     return encode
 
 
 def held_out(text: str, fraction: float) -> bool:
-    """Whether a document is held out: by its text's hash, so copies never cross the parts."""
+    """Whether a document is held out; decided by its hash, so copies fall into the same part."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < fraction * 2**64
 
@@ -95,10 +95,10 @@ def write(
     fraction: float,
     progress: Path,
 ) -> dict[str, dict[str, Any]]:
-    """Encode the documents of domains that share a source, each into its folder; what is there.
+    """Write the token files of domains that share a source; returns a summary per domain.
 
-    A call with the same arguments goes on from what the file `progress` says. Raises InputError
-    as `sources.Reading` does.
+    A repeated call with the same arguments resumes from the file `progress`. Raises InputError as
+    `sources.Reading` does.
     """
     saved = json.loads(progress.read_text()) if progress.exists() else {"cursor": {}, "domains": {}}
     reading = sources.Reading(group, sources.Cursor(**saved["cursor"]))
@@ -111,7 +111,7 @@ def write(
         record = _Record(progress, writers, reading.cursor())
         stack.callback(record.save)
         bar = stack.enter_context(_bar(group, record.cursor))
-        encoded = _ahead(_encoded(_ahead(_batches(reading)), encoder(tokenizer)))
+        encoded = _prefetched(_encoded(_prefetched(_batches(reading)), encoder(tokenizer)))
         for batch, all_ids in stack.enter_context(closing(encoded)):
             for (names, text), ids in zip(batch.documents, all_ids, strict=True):
                 tokens = np.array([*ids, tokenizer.eos_token_id], dtype=dtype)
@@ -125,7 +125,7 @@ def write(
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace a file as a whole."""
+    """Replace a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
     scratch.write_text(json.dumps(value, indent=1))
@@ -151,11 +151,11 @@ def _encoded(
         yield batch, encode(texts) if texts else []
 
 
-def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The items, of which a thread makes the next ones meanwhile."""
+def _prefetched(items: Iterator[T]) -> Generator[T, None, None]:
+    """The items; a thread computes the next ones in advance."""
     end: Any = object()
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
+        waiting = deque(pool.submit(next, items, end) for _ in range(PREFETCHED))
         try:
             while (item := waiting.popleft().result()) is not end:
                 yield item
@@ -165,7 +165,7 @@ def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
 
 
 class _Writer:
-    """A domain's token files, written on from the counts of an earlier writer."""
+    """Appends to a domain's token files, from the counts of an earlier writer if given."""
 
     def __init__(self, folder: Path, dtype: str, counts: Mapping[str, Any] | None) -> None:
         counts = counts or {"tokens": [0, 0], "documents": [0, 0], "bytes_held_out": 0}
@@ -175,11 +175,11 @@ class _Writer:
         self._bytes_held_out = int(counts["bytes_held_out"])
         folder.mkdir(parents=True, exist_ok=True)
         self._ids = [
-            _cut(folder / f"{part}.bin", n * self._dtype.itemsize)
+            _truncated(folder / f"{part}.bin", n * self._dtype.itemsize)
             for part, n in zip(PARTS, self._tokens, strict=True)
         ]
         self._ends = [
-            _cut(folder / f"{part}.idx", n * ENDS.itemsize)
+            _truncated(folder / f"{part}.idx", n * ENDS.itemsize)
             for part, n in zip(PARTS, self._documents, strict=True)
         ]
 
@@ -209,7 +209,7 @@ class _Writer:
             file.close()
 
     def summary(self) -> dict[str, Any]:
-        """What `TokenFiles` says of the finished files."""
+        """The fields of `TokenFiles` for the finished files."""
         digest = hashlib.sha256()
         for file in self._ids:
             with Path(file.name).open("rb") as finished:
@@ -224,8 +224,8 @@ class _Writer:
         }
 
 
-def _cut(path: Path, size: int) -> IO[bytes]:
-    """A file of which `size` bytes are kept, open at its end."""
+def _truncated(path: Path, size: int) -> IO[bytes]:
+    """A file truncated to `size` bytes and opened for appending."""
     file = path.open("ab")
     if file.tell() < size:
         raise InputError(f"{path}: shorter than was recorded; delete {path.parent.parent}")
@@ -234,7 +234,7 @@ def _cut(path: Path, size: int) -> IO[bytes]:
 
 
 class _Record:
-    """The progress as of the last whole batch, saved now and then and at the end."""
+    """The progress after the last complete batch, saved at intervals and at the end."""
 
     def __init__(self, path: Path, writers: Mapping[str, _Writer], cursor: sources.Cursor) -> None:
         self._path = path
@@ -242,7 +242,7 @@ class _Record:
         self.update(cursor, first=True)
 
     def update(self, cursor: sources.Cursor, *, first: bool = False) -> None:
-        """Note that all documents before the cursor are written; save it when it is time."""
+        """Record that all documents before the cursor are written; save if it is due."""
         self.cursor = cursor
         self._counts = {name: writer.counts() for name, writer in self._writers.items()}
         if first:
@@ -276,7 +276,7 @@ def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
 
 
 def _show(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
-    """Advance the bar; its total is the limits' sum or what the part read so far lets expect."""
+    """Advance the bar; its total is the sum of the limits, or extrapolated where that is less."""
     done = sum(batch.cursor.bytes.values())
     limit = sum((domain.max_mb or math.inf) * 1e6 for domain in group.values())
     total = min(limit, done / batch.fraction if batch.fraction else math.inf)

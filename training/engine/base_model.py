@@ -1,4 +1,4 @@
-"""The base: a trained model that continued training begins with, found and checked."""
+"""The base model: the trained model that continual pretraining starts from."""
 
 import hashlib
 from pathlib import Path
@@ -17,17 +17,17 @@ from training.run import Base
 
 MLFLOW_SCHEMES = ("runs:/", "models:/", "mlflow-artifacts:/")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-PROBE_TOKENS = 2000  # a domain, on which two tokenizers must agree
+PROBE_TOKENS = 2000  # tokens per domain on which two tokenizers must agree
 
 
-def find(given: str, corpus: Corpus, sequence_length: int, workspace: Path) -> tuple[Base, Size]:
-    """The base at a folder, a hub id or an MLflow URI (`runs:/<id>/model`), and its size.
+def find(location: str, corpus: Corpus, sequence_length: int, workspace: Path) -> tuple[Base, Size]:
+    """The base model at a folder, a hub id or an MLflow URI (`runs:/<id>/model`), and its size.
 
-    Raises InputError for a base that is missing, no causal language model, too short for the
-    sequences, or of another tokenizer than the corpus.
+    Raises InputError for a base that is missing, is not a causal language model, has too short a
+    context for the sequences, or has another tokenizer than the corpus.
     """
-    what = f"critical.base: {given!r}"
-    source = _downloaded(given, what, workspace)
+    what = f"critical.base: {location!r}"
+    source = _downloaded(location, what, workspace)
     config = models.load_config(source, what)
     models.refuse_short(config, what, sequence_length)
     if config.vocab_size < corpus.vocab_size:
@@ -41,82 +41,84 @@ def find(given: str, corpus: Corpus, sequence_length: int, workspace: Path) -> t
     )
 
 
-def refuse_missing(given: str) -> None:
-    """Raise InputError for a base that is not there or no causal language model; reads no
-    weights."""
-    what = f"critical.base: {given!r}"
-    if given.startswith(MLFLOW_SCHEMES):
+def refuse_missing(location: str) -> None:
+    """Raise InputError for a base that is missing or not a causal language model.
+
+    Reads no weights.
+    """
+    what = f"critical.base: {location!r}"
+    if location.startswith(MLFLOW_SCHEMES):
         try:
-            there = mlflow.artifacts.list_artifacts(artifact_uri=given)
+            artifacts = mlflow.artifacts.list_artifacts(artifact_uri=location)
         except (MlflowException, OSError) as error:
             raise InputError(f"{what} cannot be downloaded: {first_line(error)}") from error
-        if not there:
-            raise InputError(f"{what} cannot be downloaded: there is nothing")
+        if not artifacts:
+            raise InputError(f"{what} cannot be downloaded: it does not exist")
     else:
-        models.load_config(_local(given, what), what)
+        models.load_config(_local(location, what), what)
 
 
-def _local(given: str, what: str) -> str:
-    """An absolute folder, or the hub id itself."""
-    folder = Path(given).expanduser()
-    if given.startswith(("/", ".", "~")) and not folder.is_dir():
+def _local(location: str, what: str) -> str:
+    """The absolute path of a folder, or the hub id itself."""
+    folder = Path(location).expanduser()
+    if location.startswith(("/", ".", "~")) and not folder.is_dir():
         raise InputError(
             f"{what} is not a folder; a base is a folder, a hub id or runs:/<id>/model"
         )
-    return str(folder.absolute()) if folder.exists() else given
+    return str(folder.absolute()) if folder.exists() else location
 
 
-def _downloaded(given: str, what: str, workspace: Path) -> str:
-    """A folder with the base's files, or the hub id itself."""
-    if not given.startswith(MLFLOW_SCHEMES):
-        return _local(given, what)
-    folder = workspace / "bases" / hashlib.sha256(given.encode()).hexdigest()[:16]
+def _downloaded(location: str, what: str, workspace: Path) -> str:
+    """The folder of the base's files, or the hub id itself."""
+    if not location.startswith(MLFLOW_SCHEMES):
+        return _local(location, what)
+    folder = workspace / "bases" / hashlib.sha256(location.encode()).hexdigest()[:16]
     if not (folder / "config.json").exists():
         try:
-            mlflow.artifacts.download_artifacts(given, dst_path=str(folder))
+            mlflow.artifacts.download_artifacts(location, dst_path=str(folder))
         except (MlflowException, OSError) as error:
             raise InputError(f"{what} cannot be downloaded: {first_line(error)}") from error
-    holds = [path.parent for path in folder.rglob("config.json")]
-    if not holds:
+    folders = [path.parent for path in folder.rglob("config.json")]
+    if not folders:
         raise InputError(
             f"{what} holds no config.json; a base is a Transformers checkpoint, as "
             "engine.save_models logs one (runs:/<id>/model)"
         )
-    return str(holds[0])
+    return str(folders[0])
 
 
 def _refuse_other_tokenizer(source: str, what: str, corpus: Corpus) -> None:
-    """Compare the base's tokenizer with the corpus's on the corpus's own held-out text."""
+    """Raise InputError unless both tokenizers agree on the corpus's held-out text."""
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise InputError(
-            f"{what} holds no tokenizer ({', '.join(TOKENIZER_FILES)}), so that nobody knows "
-            "whether its token ids are the study's; save it beside the model"
+            f"{what} holds no tokenizer ({', '.join(TOKENIZER_FILES)}), so its token ids "
+            "cannot be compared with the study's; save it beside the model"
         )
-    ours = transformers.AutoTokenizer.from_pretrained(corpus.tokenizer)
+    study_tokenizer = transformers.AutoTokenizer.from_pretrained(corpus.tokenizer)
     try:
-        theirs = transformers.AutoTokenizer.from_pretrained(source)
+        base_tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{what}: its tokenizer cannot be loaded: {first_line(error)}") from error
     for name, files in corpus.domains.items():
-        text = ours.decode(np.asarray(files.validation()[:PROBE_TOKENS]).tolist())
-        if ours(text)["input_ids"] != theirs(text)["input_ids"]:
+        text = study_tokenizer.decode(np.asarray(files.validation()[:PROBE_TOKENS]).tolist())
+        if study_tokenizer(text)["input_ids"] != base_tokenizer(text)["input_ids"]:
             raise InputError(
                 f"{what} has another tokenizer than the study: they cut text of domain {name!r} "
-                "differently; name the base's in the study (tokenizer.name)"
+                "differently; name the base's own in the study (tokenizer.name)"
             )
 
 
 def _digest(source: str, what: str, config: Any) -> str:
-    """Of the weights: of their files and the config's, or the hub's commit."""
+    """Hash of the weight files and the config, or the hub's commit."""
     folder = Path(source)
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None) or source)
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     if not weights:
         raise InputError(f"{what} holds no weights (*.safetensors or *.bin)")
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in (folder / "config.json", *weights):
         with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()[:32]
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]

@@ -1,12 +1,12 @@
-"""Checkpoints: what a killed run goes on from.
+"""Checkpoints, from which a killed run resumes.
 
     <workspace>/checkpoints/<fingerprint of the run>/<step>/   DeepSpeed's files
     <workspace>/checkpoints/<fingerprint of the run>/state.json
-    <workspace>/states/<fingerprint of the run>/   the same, of a run that others begin as
+    <workspace>/states/<fingerprint of the run>/   the same, at a branch point of several runs
 
-`state.json` names the step whose files are whole and is replaced in one move after they are
-written, so that a kill at any moment leaves a checkpoint that can be loaded. The sampler's
-position is the step.
+`state.json` names the step whose files are complete. It is replaced atomically after they are
+written, so a kill at any moment leaves a checkpoint that can be loaded. The sampler's position is
+the step.
 """
 
 import json
@@ -29,32 +29,32 @@ CHECKPOINTS, STATES = "checkpoints", "states"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole."""
+    """A complete checkpoint."""
 
     folder: Path
     step: int  # optimizer steps done
     ranks: int
     zero_stage: int
     kept: dict[str, Any]
-    """What the run's log needs to go on: its MLflow run and the points logged so far; empty in a
-    state that another run begins with."""
+    """The state of the run's log: its MLflow run and the points logged so far. Empty at a branch
+    point."""
 
     def load_into(self, engine: Any) -> None:
-        """Model, optimizer and learning-rate schedule; every process calls it.
+        """Load model, optimizer and learning-rate schedule; every process calls it.
 
-        Raises InputError where the files are damaged.
+        Raises InputError if the files are damaged.
         """
         try:
             engine.load_checkpoint(str(self.folder), tag=str(self.step))
-        except Exception as error:  # whatever a damaged file makes the readers raise
+        except Exception as error:  # a damaged file may raise anything
             raise _damaged(self.folder, error) from error
 
 
 def find(run: Run, ranks: int) -> Checkpoint | None:
-    """The checkpoint of this run, else the last kept state of one that ended where a phase of this
-    one begins; of as many processes and the same ZeRO stage.
+    """The checkpoint of this run, else its latest branch point: the kept state of a run that ends
+    where a phase of this run begins. It must match the number of processes and the ZeRO stage.
 
-    Raises InputError where it is damaged.
+    Raises InputError if it is damaged.
     """
     before_decay = run.training.steps - run.training.decay_steps
     starts = [step for step, _ in run.phases[:0:-1] if step <= before_decay]
@@ -65,21 +65,21 @@ def find(run: Run, ranks: int) -> Checkpoint | None:
 def _read(folder: Path, ranks: int, zero_stage: int) -> Checkpoint | None:
     try:
         state = json.loads((folder / STATE).read_text())
-        found = Checkpoint(folder=folder, **state)
+        checkpoint = Checkpoint(folder=folder, **state)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise _damaged(folder, error) from error
-    if (found.ranks, found.zero_stage) != (ranks, zero_stage):
+    if (checkpoint.ranks, checkpoint.zero_stage) != (ranks, zero_stage):
         return None
-    return found
+    return checkpoint
 
 
 @contextmanager
 def exclusive(run: Run) -> Iterator[None]:
-    """Keep a run's checkpoint to this process; a killed process lets go of it.
+    """Lock a run's checkpoint for this process; a killed process releases the lock.
 
-    Raises InputError where another process trains the same run in the same workspace.
+    Raises InputError if another process trains the same run in the same workspace.
     """
     folder = _folder(run)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,37 +88,44 @@ def exclusive(run: Run) -> Iterator[None]:
             yield
     except Timeout:
         raise InputError(
-            f"run {run.name}: another process trains it in the workspace {run.workspace}; wait for "
-            "its end, or give this study another workspace"
+            f"run {run.name}: another process trains it in the workspace {run.workspace}; wait "
+            "until it ends, or give this study another workspace"
         ) from None
 
 
 def save(
-    run: Run, engine: Any, step: int, ranks: int, keep: Callable[[], Any], *, kept: bool = False
+    run: Run,
+    engine: Any,
+    step: int,
+    ranks: int,
+    log_state: Callable[[], Any],
+    *,
+    branch_point: bool = False,
 ) -> None:
-    """Write a checkpoint and remove the one before; every process calls it.
+    """Write a checkpoint and remove the previous one; every process calls it.
 
-    `keep` is asked in the first process only; `kept`: for other runs to begin with.
+    Only the first process calls `log_state`. A `branch_point` is a state that other runs start
+    from.
     """
     from torch import distributed
 
-    folder = _folder(run, STATES if kept else CHECKPOINTS)
+    folder = _folder(run, STATES if branch_point else CHECKPOINTS)
     engine.save_checkpoint(str(folder), tag=str(step), save_latest=False)
     if ranks > 1:
-        distributed.barrier()  # all have written
+        distributed.barrier()  # until all have written
     if distributed.get_rank() == 0:
-        saved = Checkpoint(folder, step, ranks, run.engine.zero_stage, keep())
+        saved = Checkpoint(folder, step, ranks, run.engine.zero_stage, log_state())
         state = {key: value for key, value in asdict(saved).items() if key != "folder"}
         scratch = folder / f"{STATE}.partial"
         scratch.write_text(json.dumps(state))
         os.replace(scratch, folder / STATE)
-        for other in folder.iterdir():
-            if other.is_dir() and other.name != str(step):
-                shutil.rmtree(other)
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.name != str(step):
+                shutil.rmtree(entry)
 
 
 def remove(run: Run) -> None:
-    """Forget a run's checkpoint: it has ended."""
+    """Delete the checkpoint of a run that has ended."""
     shutil.rmtree(_folder(run), ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""What this machine trains on."""
+"""The GPUs and CPU cores that this machine trains on."""
 
 import os
 import shutil
@@ -12,23 +12,23 @@ from training.record.errors import InputError
 
 @dataclass(frozen=True)
 class Machines:
-    """What trains at once."""
+    """How many processes train at once, and where."""
 
     workers: int
-    """Models at a time."""
+    """Models trained in parallel."""
     ranks: int = 1
     """Processes that train one model together."""
     hostfile: Path | None = None
-    """The machines of these processes, as DeepSpeed's launcher reads it; this one when absent."""
+    """DeepSpeed's file of machines for these processes; this machine when absent."""
 
     @property
     def threads(self) -> int:
-        """Of each process, where they compute on a CPU."""
+        """Threads of each process on a CPU."""
         return max(1, cores() // (self.workers * self.ranks))
 
 
 def visible_gpus() -> list[str]:
-    """The ids of the GPUs that may be used; none on a CPU. Asks no library."""
+    """Ids of the GPUs that may be used; empty on a CPU. Loads no GPU library."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu]
@@ -39,14 +39,14 @@ def visible_gpus() -> list[str]:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_device(index: int, threads: int) -> None:
-    """Take one GPU where there are any, else check what DeepSpeed needs on a CPU.
+    """Choose a GPU if there are any, else check what DeepSpeed needs on a CPU.
 
-    `index` is the worker's; a process that DeepSpeed's launcher started has a GPU already.
+    `index` is the worker's. Processes started by DeepSpeed's launcher have a GPU already.
     """
     os.environ["PATH"] = _path()
     import torch  # slow
@@ -61,7 +61,7 @@ def use_device(index: int, threads: int) -> None:
 
 
 def check_compiler() -> None:
-    """Raise InputError where DeepSpeed could not compile its kernel for a CPU."""
+    """Raise InputError if DeepSpeed cannot compile its CPU kernel."""
     compiler = os.environ.get("CXX") or "c++"
     if not (shutil.which(compiler) or shutil.which("g++")):
         raise InputError(
@@ -73,12 +73,12 @@ def check_compiler() -> None:
 
 
 def _path() -> str:
-    """PATH with the commands of this environment, activated or not: ninja is one."""
+    """PATH with the commands of this environment, such as ninja, activated or not."""
     return sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """A free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Validation: the held-out windows of all domains, their losses and standard errors."""
+"""Validation: losses and standard errors on the held-out windows of all domains."""
 
 import math
 from typing import Any
@@ -18,27 +18,29 @@ class Validation:
     """The held-out windows of all domains, evaluated in one pass."""
 
     def __init__(self, run: Run, corpus: Corpus, batch_size: int) -> None:
-        wanted = (run.validation_tokens, run.training.sequence_length)
-        windows = [validation_windows(files, *wanted) for files in corpus.domains.values()]
+        tokens, length = run.validation_tokens, run.training.sequence_length
+        windows = [validation_windows(files, tokens, length) for files in corpus.domains.values()]
         self._windows = torch.from_numpy(np.concatenate(windows))
         self._documents = {
-            name: validation_documents(files, *wanted) for name, files in corpus.domains.items()
+            name: validation_documents(files, tokens, length)
+            for name, files in corpus.domains.items()
         }
         self._batch_size = batch_size
 
     def evaluate(self, engine: Any, rank: int, ranks: int) -> Evaluation:
-        """Losses of every domain; each process computes every `ranks`-th window."""
+        """Losses of all domains; each process computes every `ranks`-th window."""
         count = len(self._windows)
-        rounds = -(-count // (ranks * self._batch_size))  # the same for all: ZeRO 3 meets in each
-        ours = torch.arange(rank, rounds * ranks * self._batch_size, ranks)
+        # the same for all processes, since ZeRO 3 communicates in each round
+        rounds = -(-count // (ranks * self._batch_size))
+        indices = torch.arange(rank, rounds * ranks * self._batch_size, ranks)
         losses = torch.zeros(count, dtype=torch.float64, device=engine.device)
         with torch.no_grad():
-            for rows in torch.split(ours, self._batch_size):
-                found = window_losses(
+            for rows in torch.split(indices, self._batch_size):
+                values = window_losses(
                     engine, self._windows[rows % count].to(engine.device)
                 ).double()
                 inside = rows < count
-                losses[rows[inside]] = found[inside]
+                losses[rows[inside]] = values[inside]
         if ranks > 1:
             distributed.all_reduce(losses)
         lengths = [len(documents) for documents in self._documents.values()]
@@ -53,10 +55,10 @@ class Validation:
 
 
 def standard_error(losses: np.ndarray, documents: np.ndarray) -> float:
-    """Of the mean of the windows' losses, (windows,), by the document of each, (windows,).
+    """Standard error of the mean of `losses`, (windows,), given each window's document, (windows,).
 
-    Windows of one document are no independent samples: documents are (cluster-robust variance).
-    From one document alone nothing is known of others: infinite.
+    Windows of one document are not independent samples, but documents are (cluster-robust
+    variance). It is infinite for a single document.
     """
     residuals = np.bincount(documents - documents.min(), losses - losses.mean())
     count = len(np.unique(documents))

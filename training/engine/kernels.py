@@ -1,8 +1,8 @@
-"""DeepSpeed's kernel for CPUs: compiled once on a machine, in a folder of the project's own.
+"""DeepSpeed's CPU kernel: compiled once per machine, in a folder of the project.
 
 PyTorch guards a build with a lock file that survives a killed process, and then waits for it
-forever. Here a lock that dies with its holder admits one process at a time, so any PyTorch lock
-file found while holding it is stale and is removed.
+forever. Here a lock that the system releases when its holder dies admits one process at a time. Any
+PyTorch lock file that exists while it is held is stale and is removed.
 """
 
 import hashlib
@@ -31,27 +31,27 @@ from training.record.quiet import quiet
 logger = logging.getLogger("training")
 
 ROOT = Path(__file__).parents[2]
-EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # PyTorch's variable: where it builds
+EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # PyTorch's variable for its build folder
 BUILT, LOG = "built", "build.log"
-REFUSED = 2  # exit code of the process that compiles: it says why itself
-SCRATCH = "building-"  # a compiler whose parent was killed may go on writing to its own
-NOTICE_SECONDS = 2  # of waiting before the terminal says so
-LIMIT_SECONDS = 600  # for another process to build
+REFUSED = 2  # exit code of the compiling process after it printed the error
+SCRATCH = "building-"  # one folder per process: a compiler may outlive its killed parent
+NOTICE_SECONDS = 2  # of waiting before a notice
+LIMIT_SECONDS = 600  # of waiting for another process to build
 POLL_SECONDS = 0.2
-REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the line that shows the wait, on a terminal and in a log
+REFRESH_SECONDS, LOG_SECONDS = 1, 15  # refresh of the progress, on a terminal and in a log
 
 
 def build_for(machines: Machines) -> None:
-    """Compile the kernel where these machines are this one, and without GPUs."""
+    """Compile the kernel if training runs on this machine without GPUs."""
     if machines.hostfile is None and not visible_gpus():
         check_compiler()
         build()
 
 
 def build() -> None:
-    """Compile the kernel where this machine has none yet, in a process of its own.
+    """Compile the kernel in a child process, unless this machine has it already.
 
-    That process ends with this one. Raises InputError where it cannot be compiled.
+    The child ends with this process. Raises InputError if it cannot be compiled.
     """
     folder = _folder()
     if (folder / BUILT).exists():
@@ -59,26 +59,26 @@ def build() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "training.engine.kernels", str(os.getpid())],
         cwd=ROOT,
-        start_new_session=True,  # so that the compiler ends with it
+        start_new_session=True,  # so that its compilers can be ended with it
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    told = "compiling DeepSpeed's CPU kernel (once per environment): {elapsed}"
-    every = REFRESH_SECONDS if sys.stderr.isatty() else LOG_SECONDS
+    bar_format = "compiling DeepSpeed's CPU kernel (once per environment): {elapsed}"
+    interval = REFRESH_SECONDS if sys.stderr.isatty() else LOG_SECONDS
     try:
-        with tqdm(bar_format=told, mininterval=every, miniters=0) as bar:
+        with tqdm(bar_format=bar_format, mininterval=interval, miniters=0) as bar:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
                 bar.update(0)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # ninja ends its compilers by it
+            os.killpg(process.pid, signal.SIGTERM)  # ninja then ends its compilers
         process.wait()
     if process.returncode == REFUSED:
-        raise InputError("DeepSpeed's CPU kernel was not compiled; the reason stands above")
+        raise InputError("DeepSpeed's CPU kernel was not compiled; see the reason above")
     if process.returncode < 0:
         raise InputError(
-            "compiling DeepSpeed's CPU kernel was ended from outside by "
+            "compiling DeepSpeed's CPU kernel was ended by "
             f"{signal.Signals(-process.returncode).name}; start again"
         )
     if process.returncode:
@@ -92,12 +92,12 @@ def load() -> None:
     if builder is None:
         return
     build()
-    with _alone(silently=True) as folder:  # a worker's parent tells what it waits for
+    with _locked(silently=True) as folder:  # a worker's parent shows what it waits for
         _load(builder, folder)
 
 
 def _builder() -> Any:
-    """DeepSpeed's builder of the kernel; None where it has none for this machine."""
+    """DeepSpeed's builder of the kernel, or None if it has none for this machine."""
     from deepspeed.accelerator import get_accelerator
 
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
@@ -111,8 +111,8 @@ def _load(builder: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _alone(*, silently: bool = False) -> Iterator[Path]:
-    """The folder of the kernel, to this process alone; the terminal is told of a wait."""
+def _locked(*, silently: bool = False) -> Iterator[Path]:
+    """The kernel's folder, locked for this process; warns if it has to wait."""
     folder = _folder()
     lock = FileLock(folder / "building.lock")
     try:
@@ -134,9 +134,9 @@ def _alone(*, silently: bool = False) -> Iterator[Path]:
 
 
 def _folder() -> Path:
-    """For kernels of this environment, compiler and kind of CPU; it exists.
+    """The folder for kernels of this environment, compiler and CPU type; created if missing.
 
-    Raises InputError where it cannot be written.
+    Raises InputError if it cannot be written.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     root = os.environ.get(EXTENSIONS) or os.path.join(cache, "mixture", "kernels")
@@ -153,13 +153,13 @@ def _folder() -> Path:
     except OSError as error:
         raise InputError(
             f"{folder}, for DeepSpeed's kernel, cannot be written ({error.strerror}); set "
-            f"{EXTENSIONS} to a folder that can"
+            f"{EXTENSIONS} to a writable folder"
         ) from error
     return folder
 
 
 def _cpu() -> str:
-    """What code for this machine's CPU may use."""
+    """The CPU features that compiled code may use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -169,15 +169,15 @@ def _cpu() -> str:
 
 
 def _reason(log: Path) -> str:
-    """The line of a build's log that says what went wrong."""
+    """The line of a build's log that shows the error."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return next((line for line in lines if "error: " in line), lines[-1] if lines else "no reason")
 
 
 def _build(parent: int) -> None:
-    """The process that compiles: in a folder that is moved to its place when it is whole.
+    """The compiling process: builds in a scratch folder and moves the result when complete.
 
-    Its output goes to a file beside it.
+    The output goes to a log file.
     """
 
     def end_with_parent() -> None:
@@ -189,14 +189,14 @@ def _build(parent: int) -> None:
     quiet()
     use_device(0, 1)
     builder = _builder()
-    with _alone() as folder:
+    with _locked() as folder:
         if (folder / BUILT).exists():
             return
         log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for stream in (1, 2):
             os.dup2(log, stream)
-        for left in folder.glob(f"{SCRATCH}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         if builder is not None:
             scratch = folder / f"{SCRATCH}{os.getpid()}"
             scratch.mkdir()

@@ -1,7 +1,7 @@
-"""Train one model on one mixture with a DeepSpeed engine; yields what it measured.
+"""Train one model on one mixture with a DeepSpeed engine, yielding reports.
 
-The same code runs in one process or in several that DeepSpeed's launcher started: each computes
-its rows of every batch, and what is yielded is reduced over all of them.
+The same code runs in one process or in several started by DeepSpeed's launcher. Each process
+computes its rows of every batch, and reports are reduced over all processes.
 """
 
 import functools
@@ -34,33 +34,33 @@ from training.record.errors import DivergedError
 from training.record.history import Evaluation
 from training.run import Run
 
-REPORT_EVERY = 10  # steps between reports, where processes meet and losses are looked at
-VALIDATION_BATCH = 32  # sequences a process evaluates at once, or fewer by micro_batch_size
-CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+REPORT_EVERY = 10  # steps between reports, at which processes synchronise and losses are checked
+VALIDATION_BATCH = 32  # maximum sequences that a process evaluates at once
+CHECKPOINT_SHARE = 0.05  # maximum share of time spent on checkpoints
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (rows, sequence_length + 1) tokens, (rows,) domains
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the steps since the last report measured."""
+    """Measurements of the steps since the last report."""
 
-    step: int  # optimizer steps done; 0: of a base, before any
+    step: int  # optimizer steps done; 0 for a base model before training
     tokens: int
     train_loss: float  # mean over these steps; NaN at step 0
-    tokens_per_second: float  # of these steps; evaluations and checkpoints are not counted
+    tokens_per_second: float  # over these steps, without evaluations and checkpoints
     evaluation: Evaluation | None
 
 
 def evaluation_steps(training: Training) -> list[int]:
-    """Log-spaced from the first evaluation to the last step, both included."""
+    """Evaluated steps: log-spaced from the first evaluation to the last step, both included."""
     first = min(training.first_evaluation, training.steps)
     steps = np.geomspace(first, training.steps, training.evaluations)
     return sorted({*np.rint(steps).astype(int).tolist(), training.steps})
 
 
 def quiet() -> None:
-    """Leave the terminal to the progress display: training libraries report errors only."""
+    """Limit training libraries to errors, so that the terminal shows the progress."""
     quieting.quiet()
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -69,9 +69,9 @@ def quiet() -> None:
 
 
 class Trainer:
-    """One model, its engine and its data, from a checkpoint where there is one.
+    """One model, its engine and its data, resumed from a checkpoint if given.
 
-    Raises InputError for a batch that cannot be shared out over the processes.
+    Raises InputError for a batch that cannot be split evenly over the processes.
     """
 
     def __init__(self, run: Run, corpus: Corpus, saved: Checkpoint | None = None) -> None:
@@ -110,11 +110,11 @@ class Trainer:
             self._done = saved.step
             saved.load_into(self.engine)
 
-    def reports(self, keep: Callable[[], object] = dict) -> Iterator[Report]:
+    def reports(self, log_state: Callable[[], object] = dict) -> Iterator[Report]:
         """Train to the last step, reporting every `REPORT_EVERY` steps and at evaluations.
 
-        `keep` gives what the first process wants to find in a checkpoint; it is asked after a
-        report was consumed. Raises DivergedError.
+        `log_state` returns what the first process stores in a checkpoint; it is called after a
+        report was consumed. Raises DivergedError if a loss is not finite.
         """
         training = self.run.training
         evaluate_at = set(evaluation_steps(training))
@@ -127,7 +127,7 @@ class Trainer:
             evaluating = step in evaluate_at
             if not (evaluating or step % REPORT_EVERY == 0):
                 continue
-            loss = self._settle(step)
+            loss = self._mean_loss(step)
             tokens = (step - self._done) * training.tokens_per_step
             speed = tokens / (time.perf_counter() - started)
             evaluation = self._evaluate(step) if evaluating else None
@@ -135,19 +135,21 @@ class Trainer:
             yield Report(step, step * training.tokens_per_step, loss, speed, evaluation)
             started = time.perf_counter()
             if step < training.steps and self._due(started - saved_at, saving):
-                checkpoint.save(self.run, self.engine, step, self.ranks, keep)
+                checkpoint.save(self.run, self.engine, step, self.ranks, log_state)
                 saved_at = time.perf_counter()
                 saving, started = saved_at - started, saved_at
 
     def keep_state(self) -> None:
-        """Keep the last state for runs that begin as this one did; every process calls it."""
+        """Keep the final state as a branch point for other runs; every process calls it."""
         if self.run.training.decay_steps:
-            raise ValueError("no other run begins with a learning rate that has decayed")
+            raise ValueError("no other run can start from a decayed learning rate")
         steps = self.run.training.steps
-        checkpoint.save(self.run.until(steps), self.engine, steps, self.ranks, dict, kept=True)
+        checkpoint.save(
+            self.run.until(steps), self.engine, steps, self.ranks, dict, branch_point=True
+        )
 
     def save_model(self, folder: Path | None = None) -> None:
-        """Write the model for `from_pretrained`; every process calls it, one with a folder."""
+        """Save the model for `from_pretrained`; every process calls it, one with a folder."""
         weights = list(self.engine.module.parameters())
         split = self.run.engine.zero_stage == 3
         with deepspeed.zero.GatheredParameters(weights, enabled=split):
@@ -155,14 +157,14 @@ class Trainer:
                 self.engine.module.save_pretrained(folder)
 
     def close(self) -> None:
-        """Give the memory back, for the next model of this process."""
+        """Free the memory for the next model of this process."""
         self.engine.destroy()
         del self.engine, self._sums
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
-        """The steps that are left, from 1, each with its batch; for a GPU read one step ahead."""
+        """The remaining steps (from 1) and their batches; read one step ahead on a GPU."""
         steps = range(self._done + 1, self.run.training.steps + 1)
         if self.engine.device.type == "cpu":
             yield from ((step, self._share(step)) for step in steps)
@@ -177,7 +179,7 @@ class Trainer:
                 yield step, batch
 
     def _share(self, step: int) -> Batch:
-        """This process's part of a step's sequences, and the domain of each."""
+        """This process's part of a step's sequences, and their domains."""
         size = self.run.training.batch_size // self.ranks
         rows = slice(self.rank * size, (self.rank + 1) * size)
         windows = torch.from_numpy(self.sampler.batch(step - 1, rows))
@@ -189,7 +191,7 @@ class Trainer:
     def _train_step(self, step: int, windows: torch.Tensor, domains: torch.Tensor) -> None:
         """One optimizer step; adds each domain's losses to the sums of this report."""
         device = self.engine.device
-        # dropout, where a config has it, depends on no earlier step
+        # makes dropout independent of earlier steps, so that a resumed run repeats it
         seed = (self.run.seed * 2**31 + step) * self.ranks + self.rank
         self._generator.manual_seed(seed % 2**63)
         sums = self._sums[step % REPORT_EVERY]
@@ -201,8 +203,8 @@ class Trainer:
             self.engine.step()
             sums.index_add_(0, ids.to(device, non_blocking=True), losses.detach())
 
-    def _settle(self, step: int) -> float:
-        """Mean training loss since the last report; raises DivergedError."""
+    def _mean_loss(self, step: int) -> float:
+        """Mean training loss since the last report; raises DivergedError if it is not finite."""
         if self.ranks > 1:
             distributed.all_reduce(self._sums)
         steps = range(self._done + 1, step + 1)
@@ -224,7 +226,7 @@ class Trainer:
         return evaluation
 
     def _due(self, waited: float, saving: float) -> bool:
-        """Whether to save a checkpoint now, by the first process's clock."""
+        """Whether to save a checkpoint now; the first process decides."""
         wait = max(self.run.engine.checkpoint_minutes * 60, saving / CHECKPOINT_SHARE)
         due = torch.tensor([waited >= wait], device=self.engine.device)
         if self.ranks > 1:
@@ -233,7 +235,7 @@ class Trainer:
 
 
 def connect() -> None:
-    """Join the processes that the launcher started, or stand alone."""
+    """Join the process group of the launcher, or create one with a single process."""
     if distributed.is_initialized():
         return
     if not torch.cuda.is_available():
@@ -278,15 +280,15 @@ def _engine(module: Any, run: Run, learning_rate: float, micro: int, ranks: int)
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": 2**31,
     }
-    made = deepspeed.initialize(
+    built = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=schedule, config=config
     )[0]
     if engine.zero_stage == 0 and training.precision == "fp32":
-        # what DeepSpeed does here without ZeRO costs tiny models a tenth of their time: it clips
-        # tensor by tensor, and copies all gradients to reduce them over a single process
+        # without ZeRO, DeepSpeed clips tensor by tensor and copies all gradients to reduce them
+        # even over a single process: a tenth of the time of tiny models
         parameters = list(module.parameters())
-        made.clip_fp32_gradients = functools.partial(
+        built.clip_fp32_gradients = functools.partial(
             torch.nn.utils.clip_grad_norm_, parameters, training.gradient_clipping
         )
-        made.enable_backward_allreduce = ranks > 1
-    return made
+        built.enable_backward_allreduce = ranks > 1
+    return built

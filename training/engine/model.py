@@ -1,4 +1,4 @@
-"""The models: GPT-NeoX shapes, or any causal language model that Transformers knows."""
+"""The models: GPT-NeoX shapes, or any causal language model in Transformers."""
 
 import functools
 import math
@@ -17,17 +17,17 @@ INIT_STD_WIDTH = 0.5  # std of the initial weights × √hidden size
 def learning_rate(size: Size, training: Training) -> float:
     """Peak learning rate: the size's own, else `rate_times_width` / hidden size.
 
-    Adam's best rate falls as 1/width (Tensor Programs V, arXiv 2203.03466); without it, and the
-    initial scale 1/√width of `build`, tiny models of different widths do not lie on one size law.
+    Adam's best rate falls as 1/width (Tensor Programs V, arXiv 2203.03466). Without this and the
+    initial scale 1/√width of `build`, tiny models of different widths do not follow one size law.
     Pythia's rates (arXiv 2304.01373) times their widths are 0.3 to 0.6.
     """
     return size.learning_rate or training.rate_times_width / size.width
 
 
 def rate_factor(step: int, training: Training) -> float:
-    """What a step's learning rate is of the peak (steps from 0): warm-up, constant, decay.
+    """A step's learning rate relative to the peak (steps from 0): warm-up, constant, decay.
 
-    Without decay it stays beyond the last step, where a kept state may be gone on with.
+    Without decay it stays constant beyond the last step, for runs that start from a kept state.
     """
     warm = min(1.0, (step + 1) / max(1, training.warmup_steps))
     if not training.decay_steps:
@@ -38,7 +38,7 @@ def rate_factor(step: int, training: Training) -> float:
 def build(
     size: Size, vocab_size: int, sequence_length: int, seed: int, base: Base | None = None
 ) -> Any:
-    """A freshly initialised model, the same for the same arguments; or the base."""
+    """The base model, or a randomly initialised model that depends only on the arguments."""
     if base is not None:
         return _load(base)
     torch.manual_seed(seed)
@@ -47,18 +47,20 @@ def build(
 
 
 def _load(base: Base) -> Any:
-    """The model with its weights; raises InputError where they are not all there."""
+    """The model with its weights; raises InputError if any are missing."""
     what = f"base {base.source!r}"
     try:
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             base.source, dtype="float32", output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} cannot be loaded: {first_line(error)}") from error
-    if wrong := sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]):
+    if wrong := sorted(
+        [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
+    ):
         raise InputError(
             f"{what}: its files hold no weights for {len(wrong)} parameters of its config "
-            f"({wrong[0]} …): they are of another architecture"
+            f"({wrong[0]} …): they belong to another architecture"
         )
     model.config.use_cache = False
     return model
@@ -88,7 +90,7 @@ def _config(size: Size, vocab_size: int, sequence_length: int) -> Any:
 
 
 def refuse_short(config: Any, what: str, sequence_length: int) -> None:
-    """Raise InputError for a model that cannot see a whole sequence."""
+    """Raise InputError for a model whose context is shorter than a sequence."""
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and longest < sequence_length:
         raise InputError(
@@ -98,22 +100,24 @@ def refuse_short(config: Any, what: str, sequence_length: int) -> None:
 
 
 def load_config(name: str, what: str) -> Any:
-    """A Transformers config; raises InputError for none, and for no causal language model."""
+    """A Transformers config; raises InputError unless it is of a causal language model."""
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{what} cannot be loaded: {first_line(error)}") from error
     known = transformers.AutoModelForCausalLM._model_mapping
-    saved = getattr(config, "architectures", None) or []  # of a checkpoint: the model's class
+    saved = getattr(config, "architectures", None) or []  # in a checkpoint: the model's class
     if type(config) not in known or (saved and known[type(config)].__name__ not in saved):
         kind = ", ".join([config.model_type, *saved])
-        raise InputError(f"{what} ({kind}) is no causal language model")
+        raise InputError(f"{what} ({kind}) is not a causal language model")
     return config
 
 
 def resolve(size: Size, name: str = "") -> Size:
-    """The size with its width and its non-embedding parameters, which a Transformers config tells
-    only once it is loaded; `name` is the size's in the study."""
+    """The size with its width and non-embedding parameters, read from its Transformers config.
+
+    `name` is the size's name in the study, for errors.
+    """
     if size.config is None:
         return size
     what = f"sizes{name and '.'}{name}: config {size.config!r}"

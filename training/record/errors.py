@@ -1,4 +1,4 @@
-"""What ends a command with one line instead of a traceback."""
+"""Errors that end a command with one line instead of a traceback."""
 
 from training.record.secrets import masked
 
@@ -6,9 +6,9 @@ AUTOFLUSH = "(raised as a result of Query-invoked autoflush"
 
 
 class InputError(ValueError):
-    """What the user gave is wrong; the message names the place, the rule and what to do.
+    """The user's input is wrong; the message names the place, the rule and what to do.
 
-    No password or token of a URL is in it.
+    Passwords and tokens are masked in it.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,6 +20,6 @@ class DivergedError(RuntimeError):
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line: the first, but for SQLAlchemy's preface."""
+    """The first line of a library's error, without SQLAlchemy's preface."""
     lines = [line for line in str(error).splitlines() if AUTOFLUSH not in line]
     return (lines or [type(error).__name__])[0]

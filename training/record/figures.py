@@ -1,5 +1,5 @@
-"""What all figures share: a colour and a mark for each name, rows of domains, legends that stand
-beside the data; and the figures of trained targets."""
+"""What all figures share: colours and markers by name, rows of domains, legends outside the data;
+and the figures of trained target models."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -25,22 +25,22 @@ STYLES = {
     "best observed": ("C4", "P"),
 }
 OTHERS = (("C5", "v"), ("C6", "X"), ("C8", "o"), ("C9", "h"))
-LARGER = {"*": 2.6, "P": 1.2, "X": 1.2}  # marks with little area for their size
+LARGER = {"*": 2.6, "P": 1.2, "X": 1.2}  # scale of markers that cover little area
 LEGEND_COLUMNS = 5
 MOST = 26  # inches
 
 
 def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any) -> Any:
-    """A figure of so many inches and its axes, as `Figure.subplots` gives them.
+    """A figure of this size in inches and its axes, as `Figure.subplots` returns them.
 
-    It belongs to no backend and no window, so that nothing needs to close it.
+    It has no backend and no window, so nothing needs to close it.
     """
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each mixture: the same in every figure for the names of `STYLES`."""
+    """Colour and marker of each mixture; names in `STYLES` look the same in every figure."""
     others = cycle(OTHERS)
     return {name: STYLES.get(name) or next(others) for name in names}
 
@@ -51,12 +51,12 @@ def largest_first(mixture: Values) -> list[str]:
 
 
 def height(rows: int, each: float) -> float:
-    """Inches for rows of domains of which each needs so much, title, axis and legend included."""
+    """Height in inches of a figure with rows of domains, including title, axis and legend."""
     return min(max(2.0, rows * each) + 1.5, MOST)
 
 
 def domain_rows(axis: Axes, domains: Sequence[str]) -> None:
-    """One row a domain, the first on top; every second row has a light background."""
+    """One row per domain, the first on top; every second row has a light background."""
     names = layout.short(domains)
     axis.set_yticks(range(len(domains)), [names[domain] for domain in domains])
     axis.set_ylim(len(domains) - 0.5, -0.5)
@@ -73,7 +73,10 @@ def bars(
     colours: Sequence[str],
     domains: Sequence[str],
 ) -> list[BarContainer]:
-    """A bar a group in the row of each domain, the first group on top; the legend's handles."""
+    """Draw one bar per group in each domain's row, the first group on top.
+
+    Returns the legend's handles.
+    """
     domain_rows(axis, domains)
     offsets = group_offsets(len(groups))
     return [
@@ -89,16 +92,16 @@ def bars(
 
 
 def group_offsets(count: int) -> Array:
-    """Where the groups stand within a row of height 1, (count,)."""
+    """Offsets of the groups within a row of height 1, (count,)."""
     return (np.arange(count) - (count - 1) / 2) * 0.8 / count
 
 
 def marks(
     axis: Axes, places: Mapping[str, tuple[ArrayLike, ArrayLike]], label: str = "{}"
 ) -> list[Artist]:
-    """Marks of named mixtures at name → (x, y), the first on top; the legend's handles.
+    """Draw a marker per named mixture at name → (x, y), the first on top.
 
-    A white edge sets them off what lies below.
+    A white edge separates them from what lies below. Returns the legend's handles.
     """
     handles: list[Artist] = []
     for name, (colour, marker) in reversed(styles(places).items()):
@@ -122,7 +125,7 @@ def legend(
 def grid(
     count: int, columns: int, each: tuple[float, float], *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels of this size (inches), and those of its axes that are used."""
+    """A figure of `count` panels, each of this size in inches, and the axes that are used."""
     columns = min(columns, count)
     rows = -(-count // columns)
     size = (each[0] * columns, each[1] * rows)
@@ -134,7 +137,7 @@ def grid(
 
 
 def short_count(number: float) -> str:
-    """A number of parameters or tokens in three digits: 70M, 1.5B."""
+    """A number of parameters or tokens to three digits: 70M, 1.5B."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * unit:
             return f"{number / unit:.3g}{name}"
@@ -144,7 +147,7 @@ def short_count(number: float) -> str:
 def proof(
     measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
 ) -> Figure:
-    """Measured objective of each mixture (a dot a seed) beside prediction and its interval.
+    """Measured objective of each mixture (one dot per seed) beside its prediction and interval.
 
     `predicted` is mixture → (value, low, high).
     """
@@ -166,7 +169,7 @@ def proof(
 
 
 def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Objective over tokens of the trained target models, name → (tokens, objective)."""
+    """Objective over tokens of trained target models; `curves` is name → (tokens, objective)."""
     figure, axis = panels((7, 4.5))
     for name, (tokens, objective) in curves.items():
         axis.plot(tokens, objective, marker="o", markersize=3, label=name)

@@ -1,4 +1,4 @@
-"""The compact copy of a run's validation losses in its tags."""
+"""A compact copy of a run's validation losses, stored in its tags."""
 
 import json
 import math
@@ -20,7 +20,7 @@ class Evaluation:
 class History:
     """The validation losses of one run.
 
-    `losses` is (evaluations, domains) in nats per token, NaN where there is none; `steps` and
+    `losses` is (evaluations, domains) in nats per token, NaN where missing; `steps` and
     `tokens` are (evaluations,).
     """
 
@@ -31,7 +31,7 @@ class History:
 
 
 def history_tags(history: History) -> dict[str, str]:
-    """The compact copy of a history, cut into tags `history/0`, `history/1`, …"""
+    """A compact copy of a history, split into tags `history/0`, `history/1`, …"""
     text = json.dumps(
         {
             "domains": history.domains,
@@ -49,7 +49,7 @@ def history_tags(history: History) -> dict[str, str]:
 
 
 def history_from_tags(tags: Mapping[str, str]) -> History | None:
-    """The history in a run's tags; None where there is none or it is not whole."""
+    """The history in a run's tags; None if it is missing or incomplete."""
     parts: list[str] = []
     while (key := f"{keys.HISTORY}{len(parts)}") in tags:
         parts.append(tags[key])
@@ -57,12 +57,12 @@ def history_from_tags(tags: Mapping[str, str]) -> History | None:
         raw = json.loads("".join(parts))
     except json.JSONDecodeError:
         return None
-    found = History(
+    history = History(
         domains=tuple(raw["domains"]),
         steps=tuple(raw["steps"]),
         tokens=tuple(raw["tokens"]),
         losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
     )
-    lengths = {len(found.steps), len(found.tokens), len(found.losses)}
-    whole = len(lengths) == 1 and {len(row) for row in found.losses} <= {len(found.domains)}
-    return found if whole else None
+    lengths = {len(history.steps), len(history.tokens), len(history.losses)}
+    complete = len(lengths) == 1 and {len(row) for row in history.losses} <= {len(history.domains)}
+    return history if complete else None

@@ -1,6 +1,6 @@
-"""What a proxy run holds in MLflow: the names that `training` writes and `fitting` reads.
+"""The names of tags, params and metrics in MLflow that `training` writes and `fitting` reads.
 
-Nothing heavy is imported here, and no name is built or parsed anywhere else.
+This module imports nothing heavy. Names are built and parsed only here.
 """
 
 import re
@@ -11,12 +11,14 @@ STAGE = "stage"
 COMPLETE = "complete"
 ERROR = "error"
 DIVERGED = "diverged"
-FINGERPRINT = "fingerprint"  # of what a run's losses depend on; of an imported run, its content
-CHECK = "check"  # "true": a run that checks predictions; fits never read it
-IMPORTED_FROM = "imported_from"  # the file that an imported run came from
+FINGERPRINT = (
+    "fingerprint"  # of all that a run's losses depend on; for an imported run, of its content
+)
+CHECK = "check"  # "true": the run checks predictions; fits never read it
+IMPORTED_FROM = "imported_from"  # source file of an imported run
 STUDY = "study"
-PLANNED = "planned_by"  # id of the sweep that found this run trained already
-PROCESS = "process"  # which process writes this run: machine, number and when it began
+PLANNED = "planned_by"  # id of a later sweep that reuses this run
+PROCESS = "process"  # the process that writes this run: machine, process id, start time
 PARENT = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"  # a run's description
@@ -28,23 +30,23 @@ MAIN, PREPARE, SWEEP, PROXY = "main", "prepare", "sweep", "proxy"
 FIT, OPTIMIZE, VERIFY = "fit", "optimize", "verify"
 IMPORT, EXPORT = "import", "export"
 DESIGN = "design"
-TRIAL = "trial"  # of a search
-TARGET = "target"  # a model that proves an answer, or a base; fits never read it
+TRIAL = "trial"  # one trial of a search
+TARGET = "target"  # a model that tests an answer, or a base model; fits never read it
 CRITICAL = "critical"
 SCHEDULE = "schedule"
-SCHEDULED = "scheduled"  # a model whose mixture changes while it trains; nor this
+SCHEDULED = "scheduled"  # a model whose mixture changes during training; fits never read it
 
 # params
-MIXTURE = "mixture/"  # of all tokens of a run
-PROPOSAL = "next-"  # how the names of runs begin that `design` proposed
+MIXTURE = "mixture/"  # proportions over all tokens of a run
+PROPOSAL = "next-"  # prefix of the names of runs that `design` proposed
 PHASE = "phase/"  # <number from 1>/from_tokens and <number>/mixture/<domain> of a schedule
-BASE, BASE_DIGEST = "base", "base_digest"  # the model that a run continues
+BASE, BASE_DIGEST = "base", "base_digest"  # the model that a run starts from
 N_PARAMS = "n_params"  # non-embedding parameters
 TOKENS_PER_STEP = "tokens_per_step"
 SEED = "seed"
 SIZE = "size"
-UNIT = "unit"  # of the losses of an imported run, a fit and a predictor; else NATS
-MIXTURE_ID = "mixture_id"  # what the source of an imported run calls its mixture
+UNIT = "unit"  # of the losses of an imported run, a fit or a predictor; default NATS
+MIXTURE_ID = "mixture_id"  # name of an imported run's mixture in its source
 TARGET_N_PARAMS = "target/n_params"
 TARGET_TOKENS = "target/tokens"
 WEIGHT = "weight/"
@@ -54,7 +56,7 @@ HIGHEST = "highest/"
 
 # metrics
 VAL_LOSS = "val_loss/"  # nats per token
-BEFORE = "before/"  # val_loss/ at the start of a phase
+BEFORE = "before/"  # a domain's loss at the start of a phase, nats per token
 VAL_LOSS_SE = "val_loss_se/"  # standard error of val_loss/, nats per token
 VAL_LOSS_LOW = "val_loss_low/"  # 90 % interval of a predicted loss
 VAL_LOSS_HIGH = "val_loss_high/"
@@ -62,26 +64,26 @@ VAL_BPB = "val_bpb/"  # bits per byte
 TOKENS = "tokens"
 TRAIN_LOSS = "train_loss"
 TOKENS_PER_SECOND = "tokens_per_second"
-TRAINED_TOKENS = "trained_tokens/"  # drawn from each domain
-PLANNED_TOKENS = "planned_tokens/"  # what the mixture or schedule has of it by then
-EPOCHS = "epochs/"  # how often they went through the text that the run may see
+TRAINED_TOKENS = "trained_tokens/"  # tokens drawn from each domain
+PLANNED_TOKENS = "planned_tokens/"  # tokens of each domain by the mixture or schedule
+EPOCHS = "epochs/"  # passes over the text that the run may see
 
 NATS = "nats_per_token"  # the unit of the losses that training writes
 
-LARGEST = 2**63 - 1  # integer that MLflow's stores hold
+LARGEST = 2**63 - 1  # largest integer that MLflow's stores hold
 NAME_LIMIT = 200  # characters of a domain's name; MLflow allows 250 with the longest prefix
-TAG_LIMIT = 5000  # characters a tag; MLflow allows 8,000, some stores fewer
+TAG_LIMIT = 5000  # characters per tag; MLflow allows 8,000, some stores fewer
 
 
 def phases(
     schedule: Sequence[tuple[int, Mapping[str, float]]], tokens_per_step: int
 ) -> dict[str, float]:
-    """The phases of a schedule (steps done when it begins, mixture) as params, from 1."""
-    found: dict[str, float] = {}
+    """The phases of a schedule, (first step, mixture) each, as params numbered from 1."""
+    params: dict[str, float] = {}
     for i, (step, mixture) in enumerate(schedule, 1):
-        found[f"{PHASE}{i}/from_tokens"] = step * tokens_per_step
-        found |= with_prefix(f"{PHASE}{i}/{MIXTURE}", mixture)
-    return found
+        params[f"{PHASE}{i}/from_tokens"] = step * tokens_per_step
+        params |= with_prefix(f"{PHASE}{i}/{MIXTURE}", mixture)
+    return params
 
 
 def with_prefix(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -99,9 +101,9 @@ def without_prefix(prefix: str, values: Mapping[str, str]) -> dict[str, float]:
 
 
 def name_fault(name: str) -> str | None:
-    """What is wrong with the name of a domain, or None: it must be what MLflow can hold.
+    """What is wrong with the name of a domain, or None; MLflow must be able to store it.
 
-    The same rule holds in studies, imported files and parameters.
+    The same rule applies to studies, imported files and parameters.
     """
     if len(name) > NAME_LIMIT:
         return f"it has {len(name)} characters; a domain's name has at most {NAME_LIMIT}"
@@ -128,5 +130,5 @@ def unit_fault(unit: str) -> str | None:
 
 
 def unit_text(unit: str) -> str:
-    """A unit as texts and axes have it: `bits_per_byte` is bits/byte."""
+    """A unit as texts and axes show it: `bits_per_byte` becomes bits/byte."""
     return unit.replace("_per_", "/").replace("_", " ")

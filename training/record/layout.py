@@ -1,6 +1,6 @@
-"""How mixtures, names and long lists are laid out in a text of fixed width.
+"""Layout of mixtures, names and long lists in text of a fixed width.
 
-The width is the same on every terminal and in a log, which has none.
+The width is the same on every terminal and in log files.
 """
 
 import itertools
@@ -12,17 +12,17 @@ from training.record.keys import TAG_LIMIT
 
 Mixtures = Mapping[str, Mapping[str, float]]  # name → domain → proportion
 
-WIDTH = 100  # cells a line
-COLUMN = 8  # cells of a number at least
-FIRST = 14  # cells of the first column of a wide table at least
-NAME = 32  # cells of a name in a tall table or a list
-ROWS = 40  # domains that a tall table or a list names
-SMALL = 0.005  # a proportion below it is of the long tail
+WIDTH = 100  # cells per line
+COLUMN = 8  # minimum cells of a number
+FIRST = 14  # minimum cells of the first column of a wide table
+NAME = 32  # maximum cells of a name in a tall table or a list
+ROWS = 40  # maximum number of domains that a tall table or a list names
+SMALL = 0.005  # smaller proportions belong to the long tail
 REPORT = "report.txt"  # the artifact that holds a whole report
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Number of terminal columns that a text takes."""
     return sum(
         0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
         for c in text
@@ -30,14 +30,14 @@ def cells(text: str) -> int:
 
 
 def short(names: Sequence[str], width: int = NAME) -> dict[str, str]:
-    """Each name as it stands in a table: a long one is cut in its middle, and stays unique."""
-    found = {name: name for name in names if cells(name) <= width}
-    taken = set(found)
+    """Each name as tables show it: long names are cut in the middle and stay unique."""
+    shortened = {name: name for name in names if cells(name) <= width}
+    taken = set(shortened)
     for name in names:
-        if name not in found:
-            found[name] = next(cut for cut in _cuts(name, width) if cut not in taken)
-            taken.add(found[name])
-    return found
+        if name not in shortened:
+            shortened[name] = next(cut for cut in _cuts(name, width) if cut not in taken)
+            taken.add(shortened[name])
+    return shortened
 
 
 def _cuts(name: str, width: int) -> Iterator[str]:
@@ -49,13 +49,13 @@ def _cuts(name: str, width: int) -> Iterator[str]:
 
 
 def _first(text: str, width: int) -> str:
-    """The longest beginning of a text that fits."""
+    """The longest prefix of a text that fits."""
     ends = itertools.accumulate(cells(c) for c in text)
     return text[: sum(end <= width for end in ends)]
 
 
 def padded(text: str, width: int) -> str:
-    """A text at the left of a column."""
+    """A text padded on the right to a column's width."""
     return text + " " * (width - cells(text))
 
 
@@ -69,7 +69,7 @@ def count(number: int, noun: str) -> str:
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names, and how many more there are."""
+    """The first few names and the number of the others."""
     cut = short(names)
     more = len(names) - most
     listed = [cut[name] for name in names]
@@ -77,7 +77,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 
 def listing(parts: Sequence[str], indent: str = "  ") -> list[str]:
-    """Parts separated by commas, in lines that fit."""
+    """Parts separated by commas, wrapped to the width."""
     lines: list[str] = []
     for i, part in enumerate(parts):
         comma = i < len(parts) - 1
@@ -90,7 +90,7 @@ def listing(parts: Sequence[str], indent: str = "  ") -> list[str]:
 
 
 def grid(values: Mapping[str, str], indent: str = "  ") -> list[str]:
-    """Values by name: in one line where they fit, else in aligned columns."""
+    """Values by name: on one line if they fit, else in aligned columns."""
     line = indent + ", ".join(f"{name} {value}" for name, value in values.items())
     if cells(line) <= WIDTH:
         return [line]
@@ -109,11 +109,11 @@ def mixtures(
     decimals: int = 3,
     exact: str = "",
 ) -> list[str]:
-    """A table of mixtures, `beside` each of them what else is known of it.
+    """A table of mixtures; `beside` has a text to show next to each.
 
-    Mixtures are rows where all domains fit beside each other, else columns: the domains in the
-    order of the first mixture's proportions, a long tail of small ones summed up. `exact` says
-    where the exact proportions are, below such a table.
+    Mixtures are rows if all domains fit side by side, else columns. In columns, domains are sorted
+    by the first mixture's proportions, and a long tail of small ones is summed up. `exact` is a
+    line below such a table that says where the exact proportions are.
     """
     beside = beside or {}
     domains = list(next(iter(shares.values())))
@@ -163,9 +163,9 @@ def _tall(shares: Mixtures, domains: Sequence[str], decimals: int) -> list[str]:
 
 
 def _split(shares: Mixtures, domains: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The domains to list, the first mixture's largest first, and those of the long tail.
+    """The domains to list, by falling proportion in the first mixture, and those of the long tail.
 
-    A domain counts by its proportion in the first mixture, or on average where that is more.
+    A domain is ranked by its proportion in the first mixture or its average, whichever is larger.
     """
     first, uneven = next(iter(shares.values())), _uneven(shares)
     counts = {d: max(first[d], sum(m[d] for m in uneven) / len(uneven)) for d in domains}
@@ -178,7 +178,7 @@ def _split(shares: Mixtures, domains: Sequence[str]) -> tuple[list[str], list[st
 
 
 def _uneven(shares: Mixtures) -> list[Mapping[str, float]]:
-    """The mixtures but a uniform one, which does not say which domains matter."""
+    """The mixtures without uniform ones, which do not show which domains matter."""
     every = list(shares.values())
     return [m for m in every if max(m.values()) - min(m.values()) > SMALL / 1000] or every
 
@@ -189,7 +189,7 @@ def _rounded_up(share: float, decimals: int) -> str:
 
 
 def _blocks(widths: Mapping[str, int], room: int) -> list[list[str]]:
-    """Columns side by side as far as they fit, then those of the next block."""
+    """Blocks of as many columns as fit side by side."""
     blocks: list[list[str]] = [[]]
     for name, width in widths.items():
         if blocks[-1] and sum(widths[m] for m in blocks[-1]) + width > room:
@@ -199,7 +199,7 @@ def _blocks(widths: Mapping[str, int], room: int) -> list[list[str]]:
 
 
 def description(lines: Sequence[str]) -> str:
-    """A report as the description of an MLflow run, which holds the whole as an artifact."""
+    """A report as the description of an MLflow run, cut if long; an artifact holds all of it."""
     start, end, more = "```\n", "\n```", f"\n… and more in the artifact {REPORT}"
     text = "\n".join(lines)
     if len(start + text + end) > TAG_LIMIT:

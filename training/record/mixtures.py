@@ -1,4 +1,4 @@
-"""Mixtures and weights by domain: what is wrong with them, said in one place."""
+"""Checks of mixtures and of weights by domain."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from training.record.errors import InputError
 
 MIXTURE_TOLERANCE = 1e-3
+SAME_DECIMALS = 6  # mixtures whose proportions agree to these decimals are the same
 
 
 def checked_mixture(
@@ -13,7 +14,7 @@ def checked_mixture(
 ) -> dict[str, float]:
     """Proportions of every domain in `domains` order, summing to exactly one.
 
-    A domain that is left out has proportion 0. A sum within 1e-3 of one is rounding and is
+    A missing domain has proportion 0. A sum within 1e-3 of one counts as rounding and is
     divided out. Raises InputError for an unknown domain, a negative or non-finite proportion,
     or a sum further from one.
     """
@@ -30,11 +31,19 @@ def checked_mixture(
     return {name: mixture.get(name, 0.0) / total for name in domains}
 
 
+def mixture_key(mixture: Mapping[str, float], domains: Sequence[str]) -> tuple[float, ...]:
+    """Rounded proportions in `domains` order, equal for mixtures that are the same.
+
+    A domain that is left out has proportion 0.
+    """
+    return tuple(round(float(mixture.get(name, 0.0)), SAME_DECIMALS) for name in domains)
+
+
 def checked_weights(weights: Mapping[str, float], domains: Sequence[str]) -> list[float]:
     """Weights of every validation domain in `domains` order, divided by their sum.
 
-    Raises InputError for an unknown domain, one without a weight, a weight that is negative or no
-    number, and weights that are all 0.
+    Raises InputError for an unknown domain, a domain without a weight, a negative or non-finite
+    weight, and weights that are all 0.
     """
     refuse_unknown(weights, domains, "weights")
     missing = [name for name in domains if name not in weights]

@@ -1,4 +1,4 @@
-"""MLflow runs: how they are begun and ended, found and read."""
+"""Starting, ending, finding and reading MLflow runs."""
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,21 +15,21 @@ from training.record.history import history_from_tags
 from training.record.secrets import masked
 from training.record.version import TAG, version
 
-PARAM_BATCH, METRIC_BATCH = 100, 1000  # a request, MLflow's limits
+PARAM_BATCH, METRIC_BATCH = 100, 1000  # per request, MLflow's limits
 
 
 @contextmanager
 def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
-    """`mlflow.start_run` whose end tells how it went: FINISHED, KILLED, or FAILED with the reason.
+    """`mlflow.start_run` that sets the final status: FINISHED, KILLED or FAILED.
 
-    The reason is the tag `error`; another tag tells the version of the project.
+    The tag `error` holds the reason of a failure; another tag holds the project's version.
     """
     with mlflow.start_run(**options) as active:
         try:
             mlflow.set_tag(TAG, version())
             yield active
         except KeyboardInterrupt:
-            with stores.impatient():
+            with stores.short_timeouts():
                 mlflow.set_tag(keys.ERROR, "interrupted")
                 mlflow.end_run("KILLED")
             raise
@@ -39,7 +39,7 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
 
 
 def close(run_id: str, reason: str) -> None:
-    """End a run that a crash left RUNNING, if this store has it."""
+    """End a run that a crash left RUNNING, if it is in this store."""
     client = mlflow.MlflowClient()
     try:
         running = client.get_run(run_id).info.status == "RUNNING"
@@ -51,7 +51,7 @@ def close(run_id: str, reason: str) -> None:
 
 
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
-    """Log any number of params, in as few batches as MLflow allows."""
+    """Log any number of params in as few batches as MLflow allows."""
     entries = [
         Param(key, masked(value) if isinstance(value, str) else str(value))
         for key, value in params.items()
@@ -65,29 +65,29 @@ PAGE = 1000
 
 
 def threads(most: int) -> int:
-    """How many threads help: many hide a server's latency, on SQLite more than one only wait."""
+    """Useful number of threads: `most` to hide a server's latency, 1 on SQLite, which locks."""
     return 1 if mlflow.get_tracking_uri().startswith("sqlite") else most
 
 
 def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
-    """Every run of the experiments that a filter string selects, page by page."""
+    """Every run of the experiments that matches a filter string."""
     client = mlflow.MlflowClient()
-    found: list[Run] = []
+    runs: list[Run] = []
     token = None
     while True:
         with _uncollected():
             page = client.search_runs(
                 list(experiment_ids), query, max_results=PAGE, page_token=token
             )
-        found.extend(page)
+        runs.extend(page)
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without garbage collection, which takes two thirds of the time of pages of many objects."""
+    """Pause garbage collection, which takes two thirds of the time to read large pages."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -98,7 +98,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def last_losses(run_id: str) -> dict[str, float]:
-    """Validation losses at a run's end, nats per token."""
+    """Final validation losses of a run, nats per token."""
     history = history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
         raise InputError(f"run {run_id} has no history; delete it and start again to train it")

@@ -1,4 +1,4 @@
-"""The terminal: the project's own lines; of libraries the warnings and errors, not their work."""
+"""Terminal output: the project's own lines, and only warnings and errors of libraries."""
 
 import logging
 import os
@@ -10,14 +10,14 @@ from typing import Any
 PACKAGES = ("training", "fitting", "optimization", "pipelines")  # each has one logger
 LOGGERS = ("mlflow", "alembic", "datasets", "transformers", "DeepSpeed", "deepspeed")
 
-# logger → how a warning begins that tells a user nothing; its others are shown
+# logger → first words of a warning that does not help users; its other warnings are shown
 WARNINGS = {
     "torch.utils.cpp_extension": "No CUDA runtime is found",
     "mlflow.utils.git_utils": "Failed to import Git",
     "matplotlib.font_manager": "Matplotlib is building the font cache",
 }
 
-# module → the function by which it prints what it has done, and how that begins
+# module → the function that prints routine messages, and the first words of those messages
 PRINTED = {
     "mlflow.tracking._model_registry.fluent": (
         "eprint",
@@ -26,7 +26,7 @@ PRINTED = {
     "deepspeed.comm.torch": ("print", ("DeepSpeed deepspeed.ops.",)),
 }
 
-ENVIRONMENT = {  # read by the libraries when they are imported, here and in child processes
+ENVIRONMENT = {  # libraries read it at import, here and in child processes
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -37,7 +37,7 @@ ENVIRONMENT = {  # read by the libraries when they are imported, here and in chi
 def quiet() -> None:
     """Silence library messages about routine work; call it again after importing more libraries.
 
-    `MLFLOW_LOGGING_LEVEL` has MLflow say what it is set to.
+    If `MLFLOW_LOGGING_LEVEL` is set, MLflow keeps that level.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -57,7 +57,7 @@ def quiet() -> None:
 
 
 def log_to_terminal() -> None:
-    """Show what the project's own loggers say: what was done on stdout, warnings on stderr."""
+    """Show the messages of the project's own loggers: info on stdout, warnings on stderr."""
     for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -72,7 +72,7 @@ class _Terminal(logging.Handler):
 
 
 class _Unless(logging.Filter):
-    """All but the lines with one of these beginnings."""
+    """Drops lines that start with one of these texts."""
 
     def __init__(self, starts: tuple[str, ...]) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Unless(logging.Filter):
 
 
 class _Say:
-    """A library's `print` that shows what a filter shows."""
+    """A library's `print`, limited to what a filter passes."""
 
     def __init__(self, say: Callable[..., None], filter: _Unless) -> None:
         self.say, self.filter = say, filter

@@ -1,8 +1,8 @@
-"""Passwords and tokens, and the one place that masks them.
+"""Masking of passwords and tokens.
 
-Whatever leaves a process goes through `masked`: what it prints, the messages of its errors, and
-the texts it writes to MLflow. Two things are masked: what the shape of a URL shows to be a
-password, and the values of secrets that are known, wherever they occur.
+All text that leaves a process goes through `masked`: printed lines, error messages, and texts
+written to MLflow. It masks passwords, recognised by the syntax of URLs, and the values of known
+secrets wherever they occur.
 """
 
 import base64
@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 MASK = "***"
-SHORTEST = 4  # characters of a secret; masking shorter ones, or numbers, would garble every text
-WORD = 8  # characters up to which a secret is masked only where it stands alone
+SHORTEST = 4  # characters of a secret; masking shorter ones, or numbers, would garble most texts
+WORD = 8  # secrets of up to this many characters are masked only as whole words
 
-VARIABLES = (  # of the environment, whose values are secrets
+VARIABLES = (  # environment variables whose values are secrets
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
     "DATABRICKS_TOKEN",
@@ -35,7 +35,7 @@ VARIABLES = (  # of the environment, whose values are secrets
     "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_CLIENT_SECRET",
 )
-URL_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # whose passwords are secrets
+URL_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # URLs whose passwords are secrets
 
 _WEB = ("http", "https", "ftp", "ftps")
 _USER = re.compile(  # a number and a slash after the colon are a port and a path
@@ -61,21 +61,21 @@ def masked(text: str) -> str:
 
 
 def remember(url: str | None) -> None:
-    """Mask the passwords of this URL wherever they occur from now on."""
+    """From now on, mask the passwords of this URL wherever they occur."""
     _remembered.update(_passwords(url or ""))
 
 
 def guard() -> None:
-    """Mask whatever this process prints from now on; what its encoding lacks is escaped."""
+    """Mask everything that this process prints from now on, and escape unencodable characters."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # in an encoding without φ, say
+            stream.reconfigure(errors="backslashreplace")  # such as φ in ASCII
         if not hasattr(stream.write, "unmasked"):
             stream.write = _Masking(stream.write)  # type: ignore[method-assign]
 
 
 class _Masking:
-    """A stream's `write` that masks; all else of the stream stays as it is."""
+    """A stream's `write` that masks; the rest of the stream is unchanged."""
 
     def __init__(self, unmasked: Any) -> None:
         self.unmasked = unmasked
@@ -86,7 +86,7 @@ class _Masking:
 
 
 def _known() -> Iterator[str]:
-    """The secrets of the environment and those that are remembered."""
+    """Secrets from the environment and from `remember`."""
     yield from _remembered
     yield from filter(None, map(os.environ.get, VARIABLES))
     for url in filter(None, map(os.environ.get, URL_VARIABLES)):
@@ -94,7 +94,7 @@ def _known() -> Iterator[str]:
 
 
 def _passwords(url: str) -> Iterator[str]:
-    """The secrets in a URL: its password, by each way to read it, and those of its query."""
+    """The secrets in a URL: its password, for each way to parse it, and those of its query."""
     scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
     front, _, query = rest.partition("?")
     for end in {front.find("@"), front.rfind("@"), rest.find("@"), rest.rfind("@")} - {-1}:
@@ -111,7 +111,7 @@ def _passwords(url: str) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=16)
 def _patterns(known: frozenset[str]) -> list[re.Pattern[str]]:
-    """What matches each way to write each secret, the longest first."""
+    """A pattern for each way to write each secret, the longest first."""
     ways = {
         way
         for secret in known
@@ -137,7 +137,7 @@ def _pattern(secret: str) -> re.Pattern[str]:
 
 
 def _without_password(url: re.Match[str]) -> str:
-    """`scheme://user:***@`; of web addresses, where the user may be a token, `scheme://***@`."""
+    """`scheme://user:***@`; for web addresses, where the user may be a token, `scheme://***@`."""
     scheme, user, password = url["scheme"], url["user"], url["password"]
     if scheme.lower().rpartition("+")[2] in _WEB:
         return f"{scheme}://{MASK}@"

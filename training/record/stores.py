@@ -1,4 +1,4 @@
-"""Whether a folder can be written and a database answers, said in one line before they are used."""
+"""Checks that folders are writable and databases answer, before they are used."""
 
 import hashlib
 import logging
@@ -21,14 +21,14 @@ from training.record.errors import InputError, first_line
 
 logger = logging.getLogger("training")
 
-CONNECT_SECONDS = 10  # for a database server to answer
-SERVER_SECONDS = 10  # for a tracking server to answer a request
-LOCK_SECONDS = 60  # to wait for another process's lock on an SQLite file
-STILL_SECONDS = 5  # without a new table before a store counts as left half made
+CONNECT_SECONDS = 10  # timeout of a database server
+SERVER_SECONDS = 10  # timeout of a request to a tracking server
+LOCK_SECONDS = 60  # timeout for another process's lock on an SQLite file
+UNCHANGED_SECONDS = 5  # without a new table before a store counts as abandoned
 POLL_SECONDS = 0.2
-MAKING = ".making"  # what the names of folders end in whose store is not whole yet
-VERSION = "alembic_version"  # the table with the number of MLflow's schema
-DRIVERS = {  # of SQLAlchemy's plain URLs, and how to install them
+SCRATCH_SUFFIX = ".making"  # of the folder in which a store is created
+VERSION = "alembic_version"  # the table with the version of MLflow's schema
+DRIVERS = {  # drivers of SQLAlchemy's plain URLs, and what to pip install
     "psycopg": '"psycopg[binary]"',
     "psycopg2": "psycopg2-binary",
     "pymysql": "pymysql",
@@ -36,32 +36,32 @@ DRIVERS = {  # of SQLAlchemy's plain URLs, and how to install them
 
 
 def refuse_unwritable(folder: Path, what: str) -> None:
-    """Raise InputError where nothing can be written to a folder, there already or not."""
-    there = folder
+    """Raise InputError if a folder, existing or not, cannot be written."""
+    existing = folder
     try:
-        while not (there.exists() or there.is_symlink()):
-            there = there.parent
-        if not there.is_dir():
-            raise InputError(f"{what}: {there} is not a folder")
-        with tempfile.TemporaryFile(dir=there):
+        while not (existing.exists() or existing.is_symlink()):
+            existing = existing.parent
+        if not existing.is_dir():
+            raise InputError(f"{what}: {existing} is not a folder")
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(f"{what}: {there} cannot be written: {error.strerror}") from error
+        raise InputError(f"{what}: {existing} cannot be written: {error.strerror}") from error
 
 
-def refuse_unanswering(url: str, what: str, table: str) -> None:
-    """Raise InputError where a database cannot be opened, or not written by this user.
+def refuse_unavailable(url: str, what: str, table: str) -> None:
+    """Raise InputError if a database cannot be opened, or this user cannot write to it.
 
-    `table` is one of those that the database's owner, Optuna or MLflow, makes in an empty one.
+    `table` is one that the database's owner, Optuna or MLflow, creates in an empty database.
     """
     secrets.remember(url)
     try:
         address = sqlalchemy.make_url(url)
         if address.get_backend_name() == "sqlite":
             _refuse_sqlite(address.database, what)
-        engine = sqlalchemy.create_engine(address, connect_args=_patience(address))
+        engine = sqlalchemy.create_engine(address, connect_args=_timeout(address))
         try:
-            _refuse_closed(engine, table)
+            _refuse_unwritable_database(engine, table)
         finally:
             engine.dispose()
     except InputError:
@@ -71,11 +71,11 @@ def refuse_unanswering(url: str, what: str, table: str) -> None:
 
 
 def make_sqlite(url: str) -> None:
-    """Make MLflow's tables in an SQLite store that has none yet, all at once.
+    """Create MLflow's tables in an SQLite store that has none yet, all at once.
 
-    MLflow makes them one after another: a first start that is interrupted meanwhile would leave a
-    file that no later start can open. A file that was left so, and holds no row, is set aside,
-    which the terminal says. Raises InputError for a file that cannot be read.
+    MLflow creates them one after another. If its first start is interrupted, it leaves a file that
+    no later start can open. Such a file is renamed, with a warning, if it holds no rows. Raises
+    InputError for a file that cannot be read.
     """
     database = sqlalchemy.make_url(url).database
     if not database or database == ":memory:" or database.startswith("file:"):
@@ -86,9 +86,9 @@ def make_sqlite(url: str) -> None:
             return
         name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
         lock = Path(tempfile.gettempdir(), f"mixture-{os.getuid()}-{name}.lock")
-        folder = path.with_name(f".{path.name}{MAKING}")
+        folder = path.with_name(f".{path.name}{SCRATCH_SUFFIX}")
         with FileLock(lock):
-            shutil.rmtree(folder, ignore_errors=True)  # a killed start's
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
             folder.mkdir()
             try:
                 _make(path, folder / path.name)
@@ -99,14 +99,14 @@ def make_sqlite(url: str) -> None:
 
 
 def _make(path: Path, scratch: Path) -> None:
-    """Put a store made at `scratch` at `path`, unless that is one or holds something else."""
-    if set(_tables(path)) - {VERSION} and not _keeps_still(path):
-        return  # somebody makes it just now
+    """Create a store at `scratch` and move it to `path`, unless `path` is in use."""
+    if set(_tables(path)) - {VERSION} and not _unchanged(path):
+        return  # another process is creating it
     mlflow.MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
-    there, whole = _tables(path), _tables(scratch)
-    if _holds_rows(path) or there == whole or there.keys() - whole.keys():
+    existing, complete = _tables(path), _tables(scratch)
+    if _holds_rows(path) or existing == complete or existing.keys() - complete.keys():
         return
-    if there:
+    if existing:
         aside = path.with_name(f"{path.name}.half-made")
         path.rename(aside)
         logger.warning(
@@ -116,10 +116,10 @@ def _make(path: Path, scratch: Path) -> None:
     os.replace(scratch, path)
 
 
-def _keeps_still(path: Path) -> bool:
-    """Whether the tables of a file stay as they are for a while, and empty."""
+def _unchanged(path: Path) -> bool:
+    """Whether the tables of a file stay unchanged and empty for a while."""
     before, since = _tables(path), time.monotonic()
-    while time.monotonic() - since < STILL_SECONDS:
+    while time.monotonic() - since < UNCHANGED_SECONDS:
         time.sleep(POLL_SECONDS)
         if _holds_rows(path):
             return False
@@ -129,13 +129,13 @@ def _keeps_still(path: Path) -> bool:
 
 
 def _tables(path: Path) -> dict[str, str]:
-    """Name → definition of the tables of an SQLite file; none where it is not there."""
+    """Name → definition of the tables of an SQLite file; empty if it does not exist."""
     rows = _read(path, "SELECT name, sql FROM sqlite_master WHERE type = 'table'")
     return {str(name): str(definition) for name, definition in rows}
 
 
 def _holds_rows(path: Path) -> bool:
-    """Whether an SQLite file holds anything but the number of MLflow's schema."""
+    """Whether an SQLite file holds any rows besides the version of MLflow's schema."""
     tables = [name.replace('"', '""') for name in _tables(path) if name != VERSION]
     return any(_read(path, f'SELECT 1 FROM "{name}" LIMIT 1') for name in tables)
 
@@ -148,14 +148,14 @@ def _read(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def failure(url: str, what: str, error: Exception, how: str = "cannot be opened") -> InputError:
-    """The one line for a database that fails, by what SQLAlchemy or a driver raised."""
+    """The one-line error for a database, from what SQLAlchemy or a driver raised."""
     secrets.remember(url)
     return InputError(f"{what} {secrets.masked(url)!r} {how}: {_reason(url, error)}")
 
 
 def _reason(url: str, error: Exception) -> str:
     if isinstance(error, ImportError) and isinstance(error.__cause__, ImportError):
-        error = error.__cause__  # Optuna's own is of many lines
+        error = error.__cause__  # Optuna's own message has many lines
     if url.startswith(("postgres://", "postgres+")):
         return "write postgresql:// for postgres://"
     if url.partition("://")[2].split("/")[0].count("@") > 1:
@@ -164,7 +164,7 @@ def _reason(url: str, error: Exception) -> str:
         install = DRIVERS[error.name]
         return f"its driver {error.name} is not installed: pip install {install}"
     if isinstance(error, NoSuchModuleError):
-        return f"SQLAlchemy knows no database {url.partition('://')[0]!r}"
+        return f"SQLAlchemy does not know the database {url.partition('://')[0]!r}"
     if isinstance(error, ArgumentError | ValueError):
         return "it is not a URL like postgresql://host:5432/database"
     if isinstance(error, DBAPIError) and error.orig is not None:
@@ -172,16 +172,16 @@ def _reason(url: str, error: Exception) -> str:
     return first_line(error)
 
 
-def _patience(address: sqlalchemy.URL) -> dict[str, int]:
-    """How long the driver waits."""
+def _timeout(address: sqlalchemy.URL) -> dict[str, int]:
+    """The driver's connection timeout, unless the URL sets one."""
     key = "timeout" if address.get_backend_name() == "sqlite" else "connect_timeout"
     known = ("postgresql", "mysql", "mariadb", "sqlite")
-    given = key in address.query or address.get_backend_name() not in known
-    return {} if given else {key: CONNECT_SECONDS}
+    unset = key not in address.query and address.get_backend_name() in known
+    return {key: CONNECT_SECONDS} if unset else {}
 
 
 def _refuse_sqlite(database: str | None, what: str) -> None:
-    """An SQLite file is made in a folder that can be written."""
+    """Raise InputError if an SQLite file cannot be written or created."""
     if database and database != ":memory:" and not database.startswith("file:"):
         path = Path(database).absolute()
         if path.is_dir():
@@ -191,11 +191,11 @@ def _refuse_sqlite(database: str | None, what: str) -> None:
         refuse_unwritable(path.parent, what)
 
 
-def _refuse_closed(engine: sqlalchemy.Engine, table: str) -> None:
-    """Connect, and make a table and take it back where the database is still empty."""
+def _refuse_unwritable_database(engine: sqlalchemy.Engine, table: str) -> None:
+    """Connect; in an empty PostgreSQL database, create a table and roll it back."""
     backend, file = engine.url.get_backend_name(), engine.url.database
     if backend == "sqlite" and not (file and Path(file).exists()):
-        return  # looking would make the file
+        return  # connecting would create the file
     with engine.connect() as connection:
         empty = not sqlalchemy.inspect(connection).has_table(table)
         if backend == "postgresql" and empty:
@@ -204,18 +204,18 @@ def _refuse_closed(engine: sqlalchemy.Engine, table: str) -> None:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """MLflow asks a server a few times, each for seconds, and not for minutes."""
-    wanted = {
+def short_timeouts() -> Iterator[None]:
+    """MLflow retries a request twice with short timeouts, rather than for minutes."""
+    settings = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SERVER_SECONDS),
     }
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
+    previous = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for key, value in before.items():
+        for key, value in previous.items():
             os.environ.pop(key)
             if value is not None:
                 os.environ[key] = value

@@ -1,4 +1,4 @@
-"""The version of the project, a tag of every run and of every registered version."""
+"""The project's version, a tag of every run and every registered model version."""
 
 import functools
 import tomllib
@@ -9,6 +9,6 @@ TAG = "project_version"
 
 @functools.cache
 def version() -> str:
-    """As `pyproject.toml` says it."""
+    """The version in `pyproject.toml`."""
     project = Path(__file__).parents[2] / "pyproject.toml"
     return str(tomllib.loads(project.read_text())["project"]["version"])

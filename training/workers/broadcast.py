@@ -1,32 +1,32 @@
-"""What the first process of a model tells the others: the run to train next."""
+"""Messages from the first process of a model to the others: the run to train next."""
 
 import functools
 from datetime import timedelta
 from typing import Any
 
-PATIENCE = timedelta(days=365)  # of the others while the first waits for a run to claim
+CONTROL_TIMEOUT = timedelta(days=365)  # of the others, while the first waits to claim a run
 
 
-def tell(task: object) -> None:
-    """Say to the other processes, if there are any, what to train next; None ends them."""
+def send(task: object) -> None:
+    """Send what to train next to the other processes, if any; None ends them."""
     from torch import distributed
 
     if distributed.get_world_size() > 1:
-        distributed.broadcast_object_list([task], 0, _control())
+        distributed.broadcast_object_list([task], 0, _control_group())
 
 
-def hear() -> Any:
-    """What the first process says next; blocks until it does."""
+def receive() -> Any:
+    """The next message of the first process; blocks until it arrives."""
     from torch import distributed
 
     task = [None]
-    distributed.broadcast_object_list(task, 0, _control())
+    distributed.broadcast_object_list(task, 0, _control_group())
     return task[0]
 
 
 @functools.cache
-def _control() -> Any:
-    """A group of its own for the talk between processes, which may wait long."""
+def _control_group() -> Any:
+    """A separate process group for these messages, with a long timeout."""
     from torch import distributed
 
-    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)

@@ -1,4 +1,4 @@
-"""DeepSpeed's launcher: starts the processes that train one model together."""
+"""Starts the processes that train one model together, through DeepSpeed's launcher."""
 
 import os
 import pickle
@@ -26,14 +26,14 @@ POLL_SECONDS = 0.1
 
 
 class Mailbox(BaseManager):
-    """The parent's queue of events, and the job, reached over a socket by processes that are not
-    its own."""
+    """Gives processes that are not children access to the parent's event queue and the job, over a
+    socket."""
 
 
 class Launched:
     """A worker of several processes, on this machine or those of the job's hostfile.
 
-    Has the methods of `multiprocessing.Process` that `training.workers.pool` needs.
+    It has the methods of `multiprocessing.Process` that `training.workers.pool` uses.
     """
 
     def __init__(self, job: Job, index: int, events: Any) -> None:
@@ -47,15 +47,15 @@ class Launched:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        here = self._job.machines.hostfile is None
-        host, key = "127.0.0.1" if here else socket.gethostname(), secrets.token_bytes()
+        local = self._job.machines.hostfile is None
+        host, key = "127.0.0.1" if local else socket.gethostname(), secrets.token_bytes()
         Mailbox.register("events", callable=lambda: self._events, exposed=["put"])
-        work = {"job": self._job, "environment": _private()}
+        work = {"job": self._job, "environment": _private_variables()}
         Mailbox.register("work", callable=lambda: work, exposed=["get"])
-        server = Mailbox((host if here else "", 0), key).get_server()
+        server = Mailbox((host if local else "", 0), key).get_server()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = int(server.address[1])  # type: ignore[index]
-        self._job_file.touch(mode=0o600)  # it holds the key
+        self._job_file.touch(mode=0o600)  # it contains the key
         place = (self._job.machines, self._job.corpus, self._index)
         self._job_file.write_bytes(pickle.dumps((*place, (host, port), key)))
         self._process = subprocess.Popen(
@@ -63,7 +63,7 @@ class Launched:
             + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
             + ["--module", "training.workers.rank_main", str(self._job_file)],
             cwd=ROOT,
-            env=environment(shown=not here),
+            env=environment(public=not local),
             stdout=sys.stderr,
             start_new_session=True,  # so that `terminate` reaches every process
         )
@@ -78,7 +78,7 @@ class Launched:
         self._signal(signal.SIGKILL)
 
     def join(self, timeout: float = 0) -> None:
-        """Wait for the end of every process, `timeout` seconds at most."""
+        """Wait until every process has ended, at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while self._signal(0) and time.monotonic() < deadline:
             self.is_alive()  # reaps the launcher
@@ -91,7 +91,7 @@ class Launched:
         return self._process.poll() if self._process else None
 
     def _signal(self, number: int) -> bool:
-        """Send a signal to all processes; whether there are any."""
+        """Send a signal to all processes; False if there are none."""
         assert self._process is not None
         try:
             os.killpg(self._process.pid, number)
@@ -101,12 +101,12 @@ class Launched:
 
 
 def slots(hostfile: Path) -> int:
-    """Processes that a hostfile offers."""
+    """Total number of slots in a hostfile."""
     return sum(_hosts(hostfile).values())
 
 
 def refuse_unreachable(hostfile: Path) -> None:
-    """Raise InputError where the launcher cannot start processes on a hostfile's hosts."""
+    """Raise InputError if the launcher cannot start processes on a hostfile's hosts."""
     if len(_hosts(hostfile)) > 1 and not shutil.which("pdsh"):
         raise InputError(
             "hostfile: pdsh is not on the PATH; it starts the processes of other machines: install "
@@ -115,7 +115,7 @@ def refuse_unreachable(hostfile: Path) -> None:
 
 
 def _hosts(hostfile: Path) -> dict[str, int]:
-    """Host → processes, of a hostfile's lines `host slots=n`."""
+    """Host → slots, from a hostfile's lines `host slots=n`."""
     try:
         lines = hostfile.read_text().splitlines()
     except OSError as error:
@@ -123,41 +123,44 @@ def _hosts(hostfile: Path) -> dict[str, int]:
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if text := line.partition("#")[0].strip():
-            found = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
-            if found is None:
+            match = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
+            if match is None:
                 raise InputError(
                     f"hostfile: {hostfile}, line {number}: {text!r} is not 'host slots=n'"
                 )
-            if found[1] in hosts:
-                raise InputError(f"hostfile: {hostfile}, line {number}: {found[1]} is named twice")
-            hosts[found[1]] = int(found[2])
+            if match[1] in hosts:
+                raise InputError(f"hostfile: {hostfile}, line {number}: {match[1]} is named twice")
+            hosts[match[1]] = int(match[2])
     if not sum(hosts.values()):
         raise InputError(f"hostfile: {hostfile} names no host")
     return hosts
 
 
 def _places(machines: Machines, index: int) -> list[str]:
-    """Where the launcher starts the processes of worker number `index`."""
+    """The launcher's arguments for where to start the processes of worker `index`."""
     if machines.hostfile is not None:
         return ["--hostfile", str(machines.hostfile)]
     ranks = machines.ranks
     if gpus := visible_gpus()[index * ranks : (index + 1) * ranks]:
         return ["--include", f"localhost:{','.join(gpus)}"]
-    return ["--num_gpus", str(ranks)]  # the launcher's word for processes on a CPU too
+    return ["--num_gpus", str(ranks)]  # on a CPU, the number of processes
 
 
-def _private() -> dict[str, str]:
-    """The variables that only the first process needs: where MLflow is, and who may write there."""
+def _private_variables() -> dict[str, str]:
+    """Environment variables for the first process only: MLflow's address and credentials."""
     names = {name for name in os.environ if name.startswith("MLFLOW")}
     return {name: os.environ[name] for name in {*names, *VARIABLES} & {*os.environ}}
 
 
-def environment(*, shown: bool = False) -> dict[str, str]:
-    """This process's, with what the launcher itself looks at.
+def environment(*, public: bool = False) -> dict[str, str]:
+    """This process's environment, with the variables that the launcher reads.
 
-    `shown`: on the command lines of other machines, where the launcher writes those of MLflow.
+    `public` drops MLflow's variables, which the launcher would put on the command lines of other
+    machines.
     """
     path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
     accelerator = {} if visible_gpus() else {"DS_ACCELERATOR": "cpu"}
-    kept = {n: value for n, value in os.environ.items() if not (shown and n.startswith("MLFLOW"))}
-    return {**kept, **accelerator, "PATH": path}
+    variables = {
+        n: value for n, value in os.environ.items() if not (public and n.startswith("MLFLOW"))
+    }
+    return {**variables, **accelerator, "PATH": path}

@@ -1,7 +1,7 @@
-"""The sweep's ledger: planned runs are enqueued Optuna trials that workers claim atomically.
+"""The sweep's ledger: runs are enqueued as Optuna trials, which workers claim atomically.
 
-A worker's heartbeat tells that it lives; the trial of a dead one is failed and enqueued again.
-Whether a run is done is MLflow's to say; the ledger only shares out what is not.
+Workers send heartbeats. The trial of a dead worker is failed and enqueued again. MLflow records
+which runs are done; the ledger only distributes the others.
 """
 
 import time
@@ -24,13 +24,13 @@ POLL_SECONDS = 1.0
 SQLITE = {"connect_args": {"timeout": stores.LOCK_SECONDS}}
 RUN = "run"
 FINGERPRINT = "fingerprint"
-WITHDRAWN = "withdrawn"  # attribute of the queue: fingerprints of runs that nobody shall train
+WITHDRAWN = "withdrawn"  # attribute of the queue: fingerprints of runs that must not be trained
 
 
 class _Storage(optuna.storages.RDBStorage):
-    """Lets a trial's heart beat from its claim on.
+    """Records a trial's first heartbeat when it is claimed.
 
-    Optuna starts the heartbeat a moment after the claim; a worker that died in between would
+    Optuna starts the heartbeat a moment after the claim, and a worker that died in between would
     never count as dead.
     """
 
@@ -68,7 +68,7 @@ class Ledger:
             )
 
     def enqueue(self, runs: Sequence[Run]) -> None:
-        """Enqueue the runs that nobody has enqueued or claimed yet, in this order."""
+        """Enqueue the runs that are not enqueued or claimed yet, in this order."""
         with self._answering():
             queued = {trial.user_attrs.get(FINGERPRINT) for trial in self._open_trials()}
             withdrawn = set(self._study.user_attrs.get(WITHDRAWN, []))
@@ -82,7 +82,7 @@ class Ledger:
                     queued.add(key)
 
     def open_runs(self) -> list[Run]:
-        """Those that no worker has finished, in their order; interrupted ones are among them."""
+        """The runs that no worker has finished, in order, including interrupted ones."""
         with self._answering():
             trials = self._study.get_trials(deepcopy=False)
         newest = {
@@ -94,7 +94,7 @@ class Ledger:
         return [_run(trial) for trial in newest.values() if trial.state not in ended]
 
     def withdraw(self, runs: Iterable[Run]) -> None:
-        """Set aside runs that wait, or that a killed worker held, so that no worker trains them."""
+        """Withdraw waiting runs and those of killed workers, so that no worker trains them."""
         keys = {fingerprint(run) for run in runs}
         with self._answering():
             before = self._study.user_attrs.get(WITHDRAWN, [])
@@ -106,10 +106,10 @@ class Ledger:
                     storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
 
     def work(self, train: Callable[[Run], float], waiting: Callable[[int], None]) -> None:
-        """Claim and train runs until none is left; wait for those that others hold.
+        """Claim and train runs until none is left; waits for runs that other workers hold.
 
-        `train` returns the final mean validation loss; a raised `optuna.TrialPruned` sets the
-        run aside. `waiting` is told how many runs others hold while there is nothing to claim.
+        `train` returns the final mean validation loss, or raises `optuna.TrialPruned` to drop the
+        run. `waiting` is called with the number of runs that others hold while none can be claimed.
         """
 
         def objective(trial: optuna.Trial) -> float:
@@ -130,7 +130,7 @@ class Ledger:
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """Say in one line that the store stopped answering."""
+        """Raise a one-line error if the store stops answering."""
         try:
             yield
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -143,7 +143,7 @@ class Ledger:
 
 
 def _run(trial: FrozenTrial | optuna.Trial) -> Run:
-    """The run of a trial, its size resolved."""
+    """The run of a trial, with its size resolved."""
     run = Run.model_validate(trial.user_attrs[RUN])
     if run.size.config is None:
         return run
@@ -155,8 +155,8 @@ def _run(trial: FrozenTrial | optuna.Trial) -> Run:
 def _lock_transactions(engine: sqlalchemy.Engine) -> None:
     """Let SQLite take its write lock when a transaction begins.
 
-    Optuna claims a trial by SELECT … FOR UPDATE, which SQLite does not know: without this, two
-    workers that look at the same moment both claim it.
+    Optuna claims a trial by SELECT … FOR UPDATE, which SQLite does not support. Without this, two
+    workers could claim the same trial.
     """
 
     def connect(connection: Any, _: object) -> None:
@@ -167,4 +167,4 @@ def _lock_transactions(engine: sqlalchemy.Engine) -> None:
 
     sqlalchemy.event.listen(engine, "connect", connect)
     sqlalchemy.event.listen(engine, "begin", begin)
-    engine.dispose()  # connections made before
+    engine.dispose()  # earlier connections

@@ -1,4 +1,4 @@
-"""What a worker is told, and what it tells its parent."""
+"""A worker's job, and the events that it sends to its parent."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,12 @@ class Queue:
     parent_run_id: str
     workspace: Path
     engine: Engine
-    """As the study says now; runs may wait since it said something else."""
+    """The study's current settings; they replace those that runs were enqueued with."""
 
 
 @dataclass(frozen=True)
 class SingleRun:
-    """One run, trained into an MLflow run that is there already."""
+    """One run, logged to an existing MLflow run."""
 
     run: Run
     run_id: str
@@ -31,7 +31,7 @@ class SingleRun:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know."""
+    """All that a worker needs to start."""
 
     work: Queue | SingleRun
     tracking_uri: str = field(repr=False)
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Starting:
-    """What a worker does before it can claim runs; nothing any more: it is up."""
+    """What a worker does before it can claim runs; empty when it is ready."""
 
     worker: int
     doing: str = ""
@@ -49,7 +49,7 @@ class Starting:
 
 @dataclass(frozen=True)
 class Alive:
-    """A worker of several processes still has its parent."""
+    """A check by a worker of several processes that its parent still exists."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run ended; `diverged` says why it has no complete history."""
+    """A run has ended; `diverged` says why it has no complete history."""
 
     name: str
     diverged: str | None = None
@@ -84,7 +84,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker ends by this error: the user's mistake, or a RuntimeError with the traceback."""
+    """The worker ends with this error: the user's mistake, or a RuntimeError with the traceback."""
 
     error: Exception
 

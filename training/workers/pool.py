@@ -1,4 +1,4 @@
-"""The parent of the workers: starts them once, shows their progress, ends them."""
+"""The parent of the workers: starts them, shows their progress, and ends them."""
 
 import logging
 import multiprocessing
@@ -38,17 +38,17 @@ from training.workers.signals import END_SECONDS, end_with_parent, terminal_bloc
 logger = logging.getLogger("training")
 
 POLL_SECONDS = 0.5
-REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
+REFRESH_SECONDS, LOG_SECONDS = 1, 15  # refresh of the progress line, on a terminal and in a log
 QUIET_SECONDS = 20  # without an event before the progress line says so
-NOTICE_SECONDS = 3  # of the workers' end before the terminal says what it waits for
+NOTICE_SECONDS = 3  # of waiting for workers to end before a notice
 
 
 def train(runs: Sequence[Run], corpus: Corpus, work: Queue | SingleRun, machines: Machines) -> None:
-    """Train every run that nobody has trained.
+    """Train every run that is not trained yet.
 
-    A worker that is killed leaves its run to the others. Raises InputError for a mistake that a
-    worker met and for one that is not up in time, DivergedError where the work is one run,
-    RuntimeError with the worker's traceback for anything else.
+    The run of a killed worker passes to the others. Raises InputError for a user's mistake and for
+    a worker that is not ready in time, DivergedError if the work is a single run, and RuntimeError
+    with the worker's traceback for anything else.
     """
     if isinstance(work, Queue):
         Ledger(work.ledger_url, work.name).enqueue(runs)
@@ -77,29 +77,29 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | SingleRun, machines
 
 
 def _work(job: Job, index: int, events: Any) -> None:
-    """A worker of one process, a child of this one."""
+    """The child process of a worker with one process."""
     secrets.guard()
     end_with_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         if not parent.is_alive():
             raise KeyboardInterrupt  # nobody is left to work for
         events.put(event)
 
-    sys.exit(worker.main(job, index, tell))
+    sys.exit(worker.main(job, index, emit))
 
 
 def _end(workers: Sequence[Any]) -> None:
-    """End every worker: each closes its run first, if it can."""
+    """End every worker; each closes its run first, if it can."""
     for process in workers:
         if process.pid is not None:
             process.terminate()
     started = time.monotonic()
-    for seconds, told in ((NOTICE_SECONDS, ""), (END_SECONDS, "waiting for workers to end")):
-        if told and any(process.is_alive() for process in workers if process.pid is not None):
-            logger.warning(f"{told}, {END_SECONDS} seconds at most")
+    for seconds, message in ((NOTICE_SECONDS, ""), (END_SECONDS, "waiting for workers to end")):
+        if message and any(process.is_alive() for process in workers if process.pid is not None):
+            logger.warning(f"{message}, {END_SECONDS} seconds at most")
         for process in workers:
             if process.pid is not None:
                 process.join(max(0.0, started + seconds - time.monotonic()))
@@ -112,7 +112,7 @@ def _end(workers: Sequence[Any]) -> None:
 def _follow(
     workers: Sequence[Any], events: Any, runs: int, flops: int, start_minutes: float
 ) -> None:
-    """Show the workers' events until all have ended; raises the error that a worker ended by."""
+    """Show the workers' events until all have ended; raises a failed worker's error."""
     done = tokens = 0
     starting = dict.fromkeys(range(len(workers)), "starting Python")
     began = heard = time.monotonic()

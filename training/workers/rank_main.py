@@ -1,7 +1,7 @@
-"""Several processes that train one model together, started by DeepSpeed's launcher.
+"""The entry point of processes that train one model together, started by DeepSpeed's launcher.
 
-The first is a worker like any other. Before it trains a run it tells the others, which train
-along and log nothing.
+The first process is an ordinary worker. It sends each run to the others before training it; they
+train with it and log nothing.
 """
 
 import os
@@ -16,17 +16,17 @@ from pathlib import Path
 from training.record import secrets
 from training.record.errors import DivergedError, InputError
 from training.record.quiet import quiet
-from training.workers.broadcast import hear
+from training.workers.broadcast import receive
 from training.workers.launcher import Mailbox
 from training.workers.messages import Alive, Event
 from training.workers.signals import end
 
 WATCH_SECONDS = 2
-CLOSED = ("Connection closed by peer", "Connection reset by peer")  # what gloo says then
+CLOSED = ("Connection closed by peer", "Connection reset by peer")  # in gloo's error
 
 
 def main(job_file: str) -> None:
-    """One process; `job_file` is the file in which `training.workers.pool` says what to do."""
+    """Run one process; `job_file` is written by `training.workers.launcher`."""
     from training.engine.devices import use_device
     from training.workers import worker
     from training.workers.signals import interrupt_on_signals
@@ -67,7 +67,7 @@ def main(job_file: str) -> None:
 
 
 def _watch(put: Callable[[Event], None]) -> None:
-    """End this process, and so the others, when the parent of all is gone."""
+    """End this process, and so the others, when their parent is gone."""
     try:
         while True:
             time.sleep(WATCH_SECONDS)
@@ -75,18 +75,18 @@ def _watch(put: Callable[[Event], None]) -> None:
     except KeyboardInterrupt:
         end()
     except RemoteError:
-        pass  # this process has ended its work and taken leave of the mailbox
+        pass  # this process has finished and closed the mailbox
 
 
 def _follow(manifest: Path) -> None:
-    """Train what the first process says until it says that there is no more."""
+    """Train the runs that the first process sends until it sends None."""
     from training.data import corpus
     from training.engine import loop
 
     loop.quiet()
     loop.connect()
     corpora = corpus.load(manifest)
-    while task := hear():
+    while task := receive():
         run, saved = task
         trainer = loop.Trainer(run, corpora, saved)
         try:

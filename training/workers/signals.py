@@ -1,4 +1,4 @@
-"""Interruption: SIGTERM and a closed terminal end a process as Ctrl-C does; children follow."""
+"""Interruption: SIGTERM and a closed terminal act like Ctrl-C; children end with their parent."""
 
 import multiprocessing
 import os
@@ -13,24 +13,24 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINAL = (signal.SIGINT, signal.SIGHUP)  # what a terminal sends to a command and its children
 INTERRUPTED = "interrupted; start it again to go on where it was"
-END_SECONDS = 30  # for a worker to close its MLflow run
+END_SECONDS = 30  # time for a worker to close its MLflow run
 REPEAT_SECONDS = 0.1
 
 
 def interrupt_on_signals() -> None:
-    """Raise KeyboardInterrupt at the first of these signals; the ending is not interrupted.
+    """Raise KeyboardInterrupt at the first of these signals, and ignore later ones.
 
-    SIGHUP stays ignored where it is, as `nohup` asks.
+    SIGHUP stays ignored if it was, as under `nohup`.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         ignore_signals()
         raise KeyboardInterrupt
 
-    def repeat(lost: "sys.UnraisableHookArgs") -> None:
-        """Python drops an interrupt that comes while it calls a finaliser."""
-        if lost.exc_type is not KeyboardInterrupt:
-            sys.__unraisablehook__(lost)
+    def repeat(unraisable: "sys.UnraisableHookArgs") -> None:
+        """Repeat an interrupt that Python drops because it arrives in a finaliser."""
+        if unraisable.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(unraisable)
             return
         _handle(interrupt)
         threading.Timer(REPEAT_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -40,10 +40,10 @@ def interrupt_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Let a process that is ending anyway end in peace."""
+    """Ignore further signals in a process that is ending."""
 
     def ignore(_number: int, _frame: FrameType | None) -> None:
-        """Not SIG_IGN: Python reports a signal that is pending while that is set."""
+        """Used instead of SIG_IGN, for which Python reports pending signals as errors."""
 
     _handle(ignore)
 
@@ -56,7 +56,7 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
 
 @contextmanager
 def terminal_blocked() -> Iterator[None]:
-    """Children that start within never see the terminal's signals: their parent ends them."""
+    """Block the terminal's signals in children started here; their parent ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
     try:
         yield
@@ -65,7 +65,7 @@ def terminal_blocked() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Interrupt this child process when its parent dies; after `END_SECONDS` end it."""
+    """Interrupt this child process when its parent dies, and end it after `END_SECONDS`."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -77,7 +77,7 @@ def end_with_parent() -> None:
 
 
 def end() -> None:
-    """Interrupt this process from one of its threads, and end it if it does not end by itself."""
+    """Interrupt this process from one of its threads, and end it after `END_SECONDS`."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_SECONDS)
     os._exit(1)

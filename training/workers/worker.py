@@ -1,6 +1,6 @@
 """A worker: claims runs from the ledger, trains them and logs them to MLflow.
 
-Started once a sweep by the pool, so that libraries are imported once and not per run.
+The pool starts it once per sweep, so libraries are imported once and not per run.
 """
 
 import shutil
@@ -47,95 +47,94 @@ from training.workers.signals import ignore_signals, interrupt_on_signals
 if TYPE_CHECKING:
     from training.engine import loop  # slow to import: torch
 
-TRAIN_POINTS = 500  # of the training loss a run, about
+TRAIN_POINTS = 500  # logged training losses per run, about
 REPORT_SECONDS = 0.5
 
-Tell = Callable[[Event], None]
+Emit = Callable[[Event], None]
 
 
-def main(job: Job, index: int, tell: Tell) -> int:
-    """The worker process: train until there is no more to train; returns its exit code.
+def main(job: Job, index: int, emit: Emit) -> int:
+    """The worker process: train until no run is left; returns the exit code.
 
-    Every end but the parent's own is told as an event. `tell` raises KeyboardInterrupt when the
-    parent is gone.
+    Errors are sent as events. `emit` raises KeyboardInterrupt when the parent is gone.
     """
     quiet()
     interrupt_on_signals()
     try:
         secrets.remember(job.tracking_uri)
-        tell(Starting(index, "importing libraries"))
+        emit(Starting(index, "importing libraries"))
         use_device(index, job.machines.threads)
         mlflow.set_tracking_uri(job.tracking_uri)
-        _work(job, index, tell)
+        _work(job, index, emit)
     except KeyboardInterrupt:
         return 1
     except (InputError, DivergedError) as error:
-        tell(Failed(error))
+        emit(Failed(error))
         return 1
     except MlflowException as error:
-        tell(
+        emit(
             Failed(
                 InputError(f"MLflow: {first_line(error)}; when it answers, start again to go on")
             )
         )
         return 1
     except BaseException:
-        tell(Failed(RuntimeError(secrets.masked(traceback.format_exc()))))
+        emit(Failed(RuntimeError(secrets.masked(traceback.format_exc()))))
         return 1
     finally:
         ignore_signals()
     return 0
 
 
-def _work(job: Job, index: int, tell: Tell) -> None:
+def _work(job: Job, index: int, emit: Emit) -> None:
     from training.engine import loop
 
     loop.quiet()
-    tell(Starting(index, "waiting for its processes to join"))
+    emit(Starting(index, "waiting for its processes to join"))
     loop.connect()
     corpus = corpora.load(job.corpus)
-    tell(Starting(index))
+    emit(Starting(index))
     match job.work:
         case SingleRun(run, run_id):
             with checkpoint.exclusive(run):
                 saved = checkpoint.find(run, job.machines.ranks)
                 if saved is not None and saved.kept:
                     run_log.hand_over(saved.kept["run_id"], run_id)
-                train_and_log(run, corpus, run_id, saved, tell)
+                train_and_log(run, corpus, run_id, saved, emit)
         case Queue() as queue:
-            _work_through(queue, job.machines.ranks, corpus, tell)
-    broadcast.tell(None)
+            _work_through(queue, job.machines.ranks, corpus, emit)
+    broadcast.send(None)
 
 
-def _work_through(queue: Queue, processes: int, corpus: Corpus, tell: Tell) -> None:
-    """Train the ledger's runs, each into an MLflow run of its own."""
+def _work_through(queue: Queue, processes: int, corpus: Corpus, emit: Emit) -> None:
+    """Train the ledger's runs, each logged to its own MLflow run."""
 
-    def train(planned: Run) -> float:
-        now = {"workspace": queue.workspace, "engine": queue.engine}
-        run = planned.model_copy(update=now)
+    def train(enqueued: Run) -> float:
+        current = {"workspace": queue.workspace, "engine": queue.engine}
+        run = enqueued.model_copy(update=current)
         if fingerprint(run) in run_log.finished_ids(queue.experiment_id, run.stage):
-            tell(Finished(run.name))
+            emit(Finished(run.name))
             return 0.0
         try:
             with checkpoint.exclusive(run):
                 saved = checkpoint.find(run, processes)
                 with _open(run, queue, saved) as active:
-                    return train_and_log(run, corpus, active.info.run_id, saved, tell)
+                    return train_and_log(run, corpus, active.info.run_id, saved, emit)
         except DivergedError as error:
-            tell(Finished(run.name, diverged=str(error)))
+            emit(Finished(run.name, diverged=str(error)))
             raise optuna.TrialPruned(str(error)) from error
 
-    Ledger(queue.ledger_url, queue.name).work(train, lambda n: tell(Waiting(n)))
+    Ledger(queue.ledger_url, queue.name).work(train, lambda n: emit(Waiting(n)))
 
 
 def _open(
     run: Run, queue: Queue, saved: Checkpoint | None
 ) -> AbstractContextManager[mlflow.ActiveRun]:
-    """The MLflow run that the checkpoint belongs to, or a new one."""
+    """The MLflow run of the checkpoint if it can be resumed, else a new one."""
     started = None
     if saved is not None and saved.kept:
         started = run_log.unfinished(saved.kept["run_id"], queue.experiment_id)
-    run_log.close_abandoned(queue.experiment_id, run, but=started)
+    run_log.close_abandoned(queue.experiment_id, run, except_id=started)
     if started is not None:
         return open_run(run_id=started)
     return open_run(
@@ -144,29 +143,29 @@ def _open(
 
 
 def train_and_log(
-    run: Run, corpus: Corpus, run_id: str, saved: Checkpoint | None, tell: Tell
+    run: Run, corpus: Corpus, run_id: str, saved: Checkpoint | None, emit: Emit
 ) -> float:
-    """Train one model into an MLflow run; returns the last mean validation loss.
+    """Train one model and log it to an MLflow run; returns the final mean validation loss.
 
-    Raises DivergedError when the loss stops being finite; the run says so.
+    Raises DivergedError if a loss is not finite, and logs that too.
     """
     from training.engine import loop
 
-    broadcast.tell((run, saved))
+    broadcast.send((run, saved))
     trainer = loop.Trainer(run, corpus, saved)
     log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
-    if not log.goes_on:
+    if not log.resumed:
         log_params(run_id, _params(run, corpus, trainer))
     steps = run.training.steps
     flops_per_step = run.flops(corpus.vocab_size) // steps
     every = loop.REPORT_EVERY * -(-steps // (loop.REPORT_EVERY * TRAIN_POINTS))
     losses: list[float] = []
     speeds: list[float] = []
-    told_step, told_at = saved.step if saved else 0, time.monotonic()
-    tell(Started(run.name))
-    tell(Progress(told_step * flops_per_step, 0))
+    reported_step, reported_at = saved.step if saved else 0, time.monotonic()
+    emit(Started(run.name))
+    emit(Progress(reported_step * flops_per_step, 0))
     try:
-        for report in trainer.reports(log.kept):
+        for report in trainer.reports(log.state):
             if report.step:
                 losses.append(report.train_loss)
                 speeds.append(report.tokens_per_second)
@@ -175,10 +174,10 @@ def train_and_log(
                 losses, speeds = [], []
             if report.evaluation:
                 log.evaluation(report.step, report.evaluation, trainer.sampler)
-            if time.monotonic() - told_at > REPORT_SECONDS or report.step == steps:
-                done = report.step - told_step
-                tell(Progress(done * flops_per_step, done * run.training.tokens_per_step))
-                told_step, told_at = report.step, time.monotonic()
+            if time.monotonic() - reported_at > REPORT_SECONDS or report.step == steps:
+                done = report.step - reported_step
+                emit(Progress(done * flops_per_step, done * run.training.tokens_per_step))
+                reported_step, reported_at = report.step, time.monotonic()
     except DivergedError as error:
         checkpoint.remove(run)
         log.diverged(str(error))
@@ -192,12 +191,12 @@ def train_and_log(
     trainer.close()
     loss = log.complete()
     checkpoint.remove(run)
-    tell(Finished(run.name))
+    emit(Finished(run.name))
     return loss
 
 
 def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, object]:
-    """All that was trained, for the MLflow run."""
+    """The params of the MLflow run."""
     return {
         **keys.with_prefix(keys.MIXTURE, run.mean_mixture()),
         **(keys.phases(run.phases, run.training.tokens_per_step) if run.later else {}),
@@ -222,7 +221,7 @@ def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, obje
 
 
 def _log_model(trainer: "loop.Trainer", corpus: Corpus, run_id: str) -> None:
-    """The trained model and its tokenizer as the artifact `model`, for `from_pretrained`."""
+    """Log the trained model and its tokenizer as the artifact `model`, for `from_pretrained`."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
         shutil.copytree(corpus.tokenizer, folder)

@@ -221,8 +221,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {  # what is changed in the second 
 @pytest.mark.parametrize("name", BAD)
 def test_every_route_refuses(route: str, name: str, model: Any, server: Server) -> None:
     change, message = BAD[name]
-    scale = {column: 4e6 for column in ("n_params", "tokens") if column in change}
-    good: dict[str, Any] = {**ROW, **scale}
+    scale: dict[str, float] = {column: 4e6 for column in ("n_params", "tokens") if column in change}
+    good = {**ROW, **scale}
     first = {**good, **{column: None for column in change if column not in good}}
     status, said = ROUTES[route](model, server, [first, {**good, **change}])
     assert status == 400

@@ -231,7 +231,7 @@ def test_several_objectives_and_children_on_request(predictor: Predictor) -> Non
         ({"objective": "los"}, "objective: 'los'; it is loss, worst, or several"),
         ({"objective": "loss,worst"}, "objective: 'worst'; it is loss, deviation, news"),
         ({"objective": "loss,loss"}, "objective: 'loss' is given twice"),
-        ({"epochs": "4"}, "epochs: nothing tells how many tokens there are"),
+        ({"epochs": "4"}, "epochs: the number of available tokens is unknown"),
         ({"available": "web=1e9", "epochs": "0"}, "epochs: 0; it must be more than 0"),
         ({"weights": "code=1"}, "weights: no weight for news, papers, books"),
         ({"pull": "-1"}, "pull: -1; it must be >= 0, or auto"),
@@ -277,7 +277,7 @@ def test_a_study_asks_for_the_search(
     )
     spec: Any = SimpleNamespace(explored=explored)
     asked = replace(predictor, domains=("math", "news", "code"), spec=spec)
-    with pytest.raises(InputError, match="'miniature' is not prepared, so that nobody knows how"):
+    with pytest.raises(InputError, match="'miniature' is not prepared, so the number of its"):
         search_problem.of_study(plan, asked)
     corpus = prepare.prepare(plan).corpus
     found = search_problem.of_study(plan, asked)

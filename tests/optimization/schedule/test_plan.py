@@ -21,7 +21,13 @@ from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.schedule import plan as search
 from optimization.schedule import plots
-from optimization.schedule.plan import CONSTANT, GREEDY, TRAJECTORIES, Plan, SchedulePredictor
+from optimization.schedule.plan import (
+    CONSTANT,
+    GREEDY,
+    TRAJECTORIES,
+    ScheduleAnswer,
+    SchedulePredictor,
+)
 from optimization.schedule.report import report
 from pipelines import schedule as pipeline
 from tests.support.stores import empty_store
@@ -116,8 +122,10 @@ def predictor(law: ScheduleLaw, replicates: tuple[ScheduleLaw, ...] = ()) -> Sch
     )
 
 
-def plan(asked: SchedulePredictor, bounds: dict[str, tuple[float, float]] | None = None) -> Plan:
-    return search.plan(asked, allowed(asked, bounds), {}, trials=30, seed=0)
+def plan(
+    asked: SchedulePredictor, bounds: dict[str, tuple[float, float]] | None = None
+) -> ScheduleAnswer:
+    return search.solve(asked, allowed(asked, bounds), {}, trials=30, seed=0)
 
 
 def allowed(
@@ -149,12 +157,12 @@ def test_a_known_law_is_found_again_and_its_schedule_gains_what_is_predicted(
     assert scores["rmse"].iloc[-1] < 0.2 * scores["spread"].iloc[-1]
 
     answer, best = plan(predictor(found.law, found.replicates)), plan(predictor(law))
-    gained = end(law, answer.ways[CONSTANT].schedule) - end(law, answer.best.schedule)
+    gained = end(law, answer.strategies[CONSTANT].schedule) - end(law, answer.best.schedule)
     assert best.gain() > 0.01
     assert gained == pytest.approx(best.gain(), rel=0.15)
     assert answer.gain() == pytest.approx(gained, rel=0.3)
     assert answer.range()[0] > 0
-    assert answer.told_apart
+    assert answer.distinguishable
 
 
 def test_what_is_kept_is_drawn_to_its_mean_where_the_states_hardly_differ() -> None:
@@ -197,15 +205,15 @@ def test_dynamic_programming_is_brute_force_over_whole_schedules() -> None:
 
     constants = np.broadcast_to(np.stack([shares, 1 - shares], axis=1)[:, None], (41, 3, 2))
     losses = law.predict(constants).mean(axis=2)  # (mixtures, K)
-    constant, trajectories = found.ways[CONSTANT], found.ways[TRAJECTORIES]
+    constant, trajectories = found.strategies[CONSTANT], found.strategies[TRAJECTORIES]
     assert constant.bound is not None
     assert constant.objectives[-1] - 1e-6 < constant.bound <= losses[:, -1].min()
     assert constant.schedule[0, 0] == pytest.approx(shares[losses[:, -1].argmin()], abs=0.0126)
     assert trajectories.schedule[:, 0] == pytest.approx(shares[losses.argmin(axis=0)], abs=0.0126)
     greedy = [law.phase(k).predict(constants[:, k]).mean(axis=1).argmin() for k in range(3)]
-    assert found.ways[GREEDY].schedule[:, 0] == pytest.approx(shares[greedy], abs=0.0126)
+    assert found.strategies[GREEDY].schedule[:, 0] == pytest.approx(shares[greedy], abs=0.0126)
     assert found.gain() > 0.001
-    assert all(found.gain() >= found.gain(name) - 1e-9 for name in found.ways)
+    assert all(found.gain() >= found.gain(name) - 1e-9 for name in found.strategies)
 
 
 def test_what_comes_next_does_not_depend_on_what_was_trained() -> None:
@@ -223,8 +231,8 @@ def test_a_schedule_stays_within_the_rules() -> None:
     asked = predictor(truth())
     bounds = {"web": (0.4, 0.6), "code+papers": (0.0, 0.3)}
     rules, found = allowed(asked, bounds), plan(asked, bounds)
-    for way in found.ways.values():
-        assert rules.violation(way.schedule).max() <= 1e-9
+    for strategy in found.strategies.values():
+        assert rules.violation(strategy.schedule).max() <= 1e-9
     assert found.best.objectives[-1] > plan(asked).best.objectives[-1]
 
 
@@ -235,7 +243,7 @@ def test_where_the_phases_are_alike_the_report_says_that_nothing_is_gained() -> 
     found = fit(law, noise=0.01)
     answer = plan(predictor(found.law, found.replicates))
     assert answer.gain() > 0  # by the luck of the noise
-    assert not answer.told_apart
+    assert not answer.distinguishable
     doubt = "the schedule cannot be told from the best constant mixture: chosen on other draws"
     assert any(line.startswith(doubt) for line in report(answer))
 
@@ -293,13 +301,13 @@ def test_the_plan_of_a_loaded_predictor_is_drawn(
     text = "\n".join(report(found))
     assert "certified phase by phase" in text
     assert f"{found.best.schedule[0, 0]:.3f}" in text
-    assert len(plots.schedules(found).axes) == len(found.ways)
+    assert len(plots.schedules(found).axes) == len(found.strategies)
     gains: Any
     (gains,) = plots.gains(found).axes
     drawn = {bars.get_label(): bars.lines[0].get_ydata()[-1] for bars in gains.containers}
     assert drawn == pytest.approx({name: found.gain(name) for name in drawn})
-    assert set(drawn) == set(found.ways) - {CONSTANT}
-    (kept,) = plots.kept(found).axes
+    assert set(drawn) == set(found.strategies) - {CONSTANT}
+    (kept,) = plots.retention(found).axes
     widths = [bar.get_width() for bars in kept.containers for bar in bars]
     assert widths == pytest.approx(found.predictor.law.kept[1:].ravel())
 

@@ -418,7 +418,7 @@ def test_a_tokenizer_by_name_is_used(tmp_path: Path, forms: dict[str, Domain]) -
         ),
         (Domain(dataset="{tmp}/no/such"), "domain 'bad': {tmp}/no/such"),
         (Domain(files=["{tmp}/a.jsonl", "{tmp}/c.txt"]), "must be of one format"),
-        (Domain(files="{tmp}/x.docx"), "is of no known format; known suffixes: .jsonl"),
+        (Domain(files="{tmp}/x.docx"), "has an unknown format; known suffixes: .jsonl"),
         (Domain(files="{tmp}/c.txt"), "held-out part has"),
     ],
 )

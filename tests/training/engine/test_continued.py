@@ -232,7 +232,7 @@ def test_a_base_that_is_none_is_one_clear_error(
     ):
         config.save_pretrained(tmp_path / config.model_type)
         refused(
-            tmp_path / config.model_type, rf"\({config.model_type}.*\) is no causal language mo"
+            tmp_path / config.model_type, rf"\({config.model_type}.*\) is not a causal language"
         )
     small = saved_model(tmp_path / "small", prepared, vocab_size=100)
     refused(small, "embeddings of 100 tokens, the study's tokenizer 320")
@@ -303,7 +303,7 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
     phases = schedule_section.read(f"runs:/{done.info.run_id}", domains, per_step)
     assert [phase.from_tokens // per_step for phase in phases] == [0, round(0.6 * 18)]
     planned_by_study = chosen.model_copy(update={"schedule": phases})
-    assert train.given_phases(planned_by_study, "", "") == phases
+    assert train.requested_phases(planned_by_study, "", "") == phases
     with pytest.raises(InputError, match="a phase begins at 2,816 tokens, the run ends at 2,816"):
         prepare(chosen).run("short", phases[0].mixture, size="tiny", seed=0, steps=11,
                    later=phases[1:])  # fmt: skip

@@ -180,7 +180,7 @@ def test_any_transformers_config_trains(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"max_position_embeddings 64, less than training.sequenc"):
         model.build(size, 320, 65, seed=0)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(InputError, match=r"\(vit\) is no causal language model"):
+    with pytest.raises(InputError, match=r"\(vit\) is not a causal language model"):
         model.build(Size(config=str(tmp_path)), 320, 32, seed=0)
 
 

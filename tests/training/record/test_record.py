@@ -11,7 +11,7 @@ from tests.support.strategies import mixtures, names
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags, history_tags
-from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture
+from training.record.mixtures import MIXTURE_TOLERANCE, checked_mixture, mixture_key
 
 
 def test_history_survives_its_tags_in_pieces() -> None:
@@ -64,6 +64,13 @@ def test_a_history_cut_short_is_no_history() -> None:
     del tags["history/1"]
     assert history_from_tags(tags) is None
     assert history_from_tags({}) is None
+
+
+def test_mixtures_that_agree_to_six_decimals_are_the_same() -> None:
+    key = mixture_key({"b": 0.7, "a": 0.3}, ["a", "b", "c"])
+    assert key == (0.3, 0.7, 0.0)
+    assert mixture_key({"a": 0.3 + 1e-8, "b": 0.7 - 1e-8}, ["a", "b", "c"]) == key
+    assert mixture_key({"a": 0.3 + 1e-5, "b": 0.7 - 1e-5}, ["a", "b", "c"]) != key
 
 
 def test_rounding_is_divided_out_and_absent_domains_are_zero() -> None:

@@ -110,7 +110,7 @@ def test_commands_that_fail_are_one_line_without_the_password(
             f"sweeper:{PASSWORD}@127.0.0.1/db": "it is not a URL like postgresql://host:5432/data",
         }.items():
             with pytest.raises(InputError, match=re.escape(reason)) as caught:
-                stores_of_training.refuse_unanswering(url, "ledger", "studies")
+                stores_of_training.refuse_unavailable(url, "ledger", "studies")
             assert "\n" not in str(caught.value)
             assert not any(way in str(caught.value) for way in WAYS), caught.value
 
