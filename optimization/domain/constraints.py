@@ -93,16 +93,16 @@ def rows(
             rules.append(LinearConstraint(f"bounds: {name} at least {low:.9g}", -total, -low))
         if high < 1:
             rules.append(LinearConstraint(f"bounds: {name} at most {high:.9g}", total, high))
-    refuse_unknown(constraints.available, domains, "supply")
+    refuse_unknown(constraints.available, domains, "available")
     if not constraints.epochs > 0:
         raise InputError(f"epochs: {constraints.epochs:g}; it must be more than 0")
     for d, supply in constraints.available.items():
         if not supply >= 0:
-            raise InputError(f"supply: {d!r} has {supply:g} tokens; it must be at least 0")
+            raise InputError(f"available: {d!r} has {supply:g} tokens; it must be at least 0")
         highest = constraints.epochs * supply / tokens
         if highest < 1:
             name = (
-                f"supply: {d!r} has {supply:.4g} tokens, {constraints.epochs:g} epochs of which "
+                f"available: {d!r} has {supply:.4g} tokens, {constraints.epochs:g} epochs of which "
                 f"are at most {highest:.4g} of {tokens:.4g}"
             )
             rules.append(LinearConstraint(name, unit[d], highest))

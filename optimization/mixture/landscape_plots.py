@@ -112,8 +112,8 @@ def sensitivity(
 
     `replicates` (B, M) are optima by the laws of the bootstrap, columns in the order of `best`.
     `weights_table` has `domain`, `factor` (of its weight), `moved` (the share of tokens by which
-    the optimum moves) and `cost` (loss of moving there, by the original weights). An empty table has
-    no panel.
+    the optimum moves) and `cost` (loss of moving there, by the original weights). An empty
+    table has no panel.
     """
     rows = max(len(best), weights_table["domain"].nunique())
     panels = 2 if len(weights_table) else 1

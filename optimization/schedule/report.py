@@ -27,13 +27,10 @@ def report(answer: ScheduleAnswer) -> list[str]:
         lines.append(f"{name:<22}{strategy.objectives[-1]:>8.4f}{gain}")
     gains = answer.resampled_gains
     low, high = np.quantile(gains, ENDS)
-    doubt = (
-        ""
-        if answer.distinguishable
-        else ("the schedule cannot be told from the best constant mixture: ")
-    )
+    doubt = "the schedule cannot be told from the best constant mixture: "
     lines.append(
-        f"{doubt}chosen on other draws of the mixtures, schedules gain {gains.mean():+.4f} "
+        ("" if answer.distinguishable else doubt)
+        + f"chosen on other draws of the mixtures, schedules gain {gains.mean():+.4f} "
         f"[{low:+.4f}, {high:+.4f}] over constant mixtures that are chosen in the same way"
     )
     if best.bound is not None:
