@@ -18,7 +18,7 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     choice, tests = fit.choice, fit.choice.extrapolation.backtests
     mlflow.log_params(
         {
-            **{f"law/{key}": value for key, value in vars(choice.best).items()},
+            **{f"law/{key}": value for key, value in choice.stack.params().items()},
             keys.TARGET_N_PARAMS: fit.target.n_params,
             keys.TARGET_TOKENS: fit.target.tokens,
             keys.UNIT: pulled.unit,

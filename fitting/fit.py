@@ -9,12 +9,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fitting.artifact.laws import Interval, Law
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.diagnostics import diagnostics, identifiability, interval, optimum
 from fitting.diagnostics.diagnostics import Diagnostic
 from fitting.diagnostics.optimum import Optimum, Space
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Target
 from fitting.selection import backtest, choose
 from fitting.selection.choose import ChosenLaw, Options
 
@@ -80,13 +80,13 @@ def fit(
         with _timed(seconds, "choose"):
             choice = choose.choose(observations, weights, target, options)
         with _timed(seconds, "fit"):
-            law = candidates.fit(observations, choice.best, target)
+            law = candidates.fit(observations, choice.stack, target, dict(choice.memory))
         with _timed(seconds, "interval"):
             spread = interval.interval(observations, choice, weights, target)
         with _timed(seconds, "optimum"):
             space = space or Space.whole(len(observations.domains))
             best = optimum.minimise(law, weights, target, observations.mixtures, space)
-            by_size = optimum.by_size(observations, choice.best, weights, space)
+            by_size = optimum.by_size(observations, choice.stack, weights, space, choice.memory)
     fitted = Fit(
         observations=observations,
         weights=weights,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from fitting.artifact.laws import JointLaw, Law, NestedLaw
+from fitting.artifact.laws import JointLaw, Law, NestedLaw, StackedLaw
 from fitting.data.observations import Observations
 from fitting.diagnostics.optimum import Optimum
 from fitting.selection.choose import ChosenLaw
@@ -161,6 +161,9 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
 
     Blank for domains whose proportion never varied; None for a law that has no t.
     """
+    if isinstance(law, StackedLaw):  # of its most weighty member that has such a matrix
+        weighed = sorted(zip(law.weights, law.laws, strict=True), key=lambda one: -one[0])
+        law = next((m for _, m in weighed if isinstance(m, JointLaw | NestedLaw)), law)
     if not isinstance(law, JointLaw | NestedLaw):
         return None
     o = observations

@@ -1,4 +1,4 @@
-"""Log a fit as a registered model version and decide which version is champion."""
+"""Log a fit as a registered model version, and decide which version is the champion."""
 
 import hashlib
 import json
@@ -32,22 +32,22 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
 WHY_NOT_CHAMPION = "why_not_champion"  # tag of a fit's run
-DIAGNOSTIC = "diagnostic/"  # tags of a fit's run: `ok`, or what to beware of
-DIAGNOSTIC_BEFORE = "sign/"  # what they began with before version 0.2
-BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # the hardest first
-MOST_VERSIONS = 200  # the newest, that are looked through
+DIAGNOSTIC = "diagnostic/"  # prefix of tags of a fit's run: `ok`, or a warning
+OLD_DIAGNOSTIC = "sign/"  # their prefix before version 0.2
+BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # hardest first
+MAX_VERSIONS = 200  # of the newest, which are searched
 CODE = {"laws": laws.__file__, "rows": input_checks.__file__, "spec": specs.__file__}
-LONGEST_NAME = 256  # characters, as MLflow's SQL stores hold
+MAX_NAME_LENGTH = 256  # characters, the limit of MLflow's SQL stores
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A new version of the predictor, its alias, and why it is no champion if it is none."""
+    """A new version of the predictor, and its alias."""
 
     name: str
     version: str
     alias: str
-    reason: str
+    reason: str  # why it is not the champion; empty if it is
 
     @property
     def uri(self) -> str:
@@ -56,19 +56,19 @@ class Registered:
 
 @dataclass(frozen=True)
 class Standing:
-    """What speaks for and against a version: its place in the registry and its fit's warnings."""
+    """How far a version can be trusted: its place in the registry and its fit's warnings."""
 
     name: str
     version: str
-    champion: str  # the version that is; empty where there is none
-    reason: str  # why this one is not
-    misfit: str  # that the law does not describe its runs; empty when it does
-    warnings: tuple[str, ...]  # the others; of the backtests the hardest alone
-    fitted: bool  # whether the run of its fit is there to say so
+    champion: str  # the champion's version; empty if there is none
+    reason: str  # why this version is not the champion
+    misfit: str  # warning that the law does not describe its runs; empty if it does
+    warnings: tuple[str, ...]  # the other warnings; only the hardest of the backtests
+    fitted: bool  # whether the run of its fit, which holds the warnings, could be read
 
 
 def standing(uri: str) -> Standing:
-    """Of `models:/name/version` or `models:/name@alias`; nothing is known of other models."""
+    """The standing of `models:/name/version` or `models:/name@alias`; empty for other models."""
     client, version = mlflow.MlflowClient(), None
     with suppress(MlflowException):
         if match := re.fullmatch(r"models:/(.+)@(.+)", uri):
@@ -83,35 +83,37 @@ def standing(uri: str) -> Standing:
         tags = client.get_run(version.run_id).data.tags
     with suppress(MlflowException):
         champion = str(client.get_model_version_by_alias(version.name, CHAMPION).version)
-    found = {
+    failed = {
         key.removeprefix(prefix): text
-        for prefix in (DIAGNOSTIC_BEFORE, DIAGNOSTIC)
+        for prefix in (OLD_DIAGNOSTIC, DIAGNOSTIC)
         for key, text in tags.items()
         if key.startswith(prefix) and text != "ok"
     }
-    misfit = found.pop(MISFIT, "")
-    backtests = [found.pop(name) for name in BACKTESTS if name in found]
+    misfit = failed.pop(MISFIT, "")
+    backtests = [failed.pop(name) for name in BACKTESTS if name in failed]
     reason = tags.get(WHY_NOT_CHAMPION, f"champion is version {champion}")
     number = str(version.version)
-    warnings = (*found.values(), *backtests[:1])
+    warnings = (*failed.values(), *backtests[:1])
     return Standing(version.name, number, champion, reason, misfit, warnings, bool(tags))
 
 
 def refuse_bad_name(name: str, where: str) -> None:
-    """Raise InputError for a name that MLflow does not take, or that cannot stand in a URI."""
+    """Raise InputError for a name that MLflow does not accept or that a URI cannot contain."""
     if bad := re.search(r"[/:?]|[^ -~\w]", name):
         fault = f"contains {bad[0]!r}, which the name of a registered model cannot"
     elif name != name.strip() or name in ("", ".", ".."):
         fault = "is not a name: it is empty, '.', '..', or begins or ends with a space"
-    elif len(name) > LONGEST_NAME:
-        fault = f"has {len(name)} characters; a registered model's name has at most {LONGEST_NAME}"
+    elif len(name) > MAX_NAME_LENGTH:
+        fault = (
+            f"has {len(name)} characters; a registered model's name has at most {MAX_NAME_LENGTH}"
+        )
     else:
         return
     raise InputError(f"{where}: {name!r} {fault}")
 
 
 def spec_of(
-    found: Fit,
+    fit: Fit,
     unit: str,
     *,
     explored: Explored,
@@ -119,23 +121,23 @@ def spec_of(
     default_mixture: dict[str, float],
     continual: Continual | None = None,
 ) -> Spec:
-    """What the artifact of a fit's predictor holds."""
-    o = found.observations
+    """The spec that the artifact of a fit's predictor holds."""
+    o = fit.observations
     return Spec(
         domains=tuple(o.domains),
         val_domains=tuple(o.val_domains),
-        target=specs.Target(**asdict(found.target)),
+        target=fit.target,
         unit=unit,
-        weights=tuple(found.weights.tolist()),
-        law=laws.to_json(found.law),
-        interval=laws.to_json(found.interval),
-        scales=tuple(SizeLaw(at.n_params, at.tokens, laws.to_json(at.law)) for at in found.by_size),
+        weights=tuple(fit.weights.tolist()),
+        law=laws.to_json(fit.law),
+        interval=laws.to_json(fit.interval),
+        scales=tuple(SizeLaw(at.n_params, at.tokens, laws.to_json(at.law)) for at in fit.by_size),
         only=specs.Only(**identifiability.only_scale(o)),
         mixtures=tuple(map(tuple, o.mixtures.tolist())),
         explored=explored,
         val_weights=val_weights,
         default_mixture=default_mixture,
-        best_observed=found.best_observed(),
+        best_observed=fit.best_observed(),
         continual=continual,
     )
 
@@ -172,7 +174,7 @@ def register(name: str, spec: Spec, cv_error: float) -> Registered:
 
 
 def purpose_of(spec: Spec) -> list[Any]:
-    """What a predictor was fitted for; versions for the same purpose can be compared."""
+    """What a predictor was fitted for; only versions with the same purpose are comparable."""
     purpose: list[Any] = [asdict(spec.target), spec.domains, spec.val_domains, spec.weights]
     if spec.unit != keys.NATS:
         purpose.append(spec.unit)
@@ -180,12 +182,12 @@ def purpose_of(spec: Spec) -> list[Any]:
 
 
 def newest(name: str, purpose: list[Any]) -> ModelVersion | None:
-    """The newest version of a predictor that was fitted for a purpose."""
+    """The newest version of a predictor with this purpose."""
     client = mlflow.MlflowClient()
     quote = '"' if "'" in name else "'"
     query = f"name = {quote}{name}{quote}"
     try:
-        versions = client.search_model_versions(query, max_results=MOST_VERSIONS)
+        versions = client.search_model_versions(query, max_results=MAX_VERSIONS)
     except MlflowException:
         return None
     same = [v for v in versions if v.tags.get(FITTED_FOR) == _digest(purpose)]
@@ -197,7 +199,7 @@ def _digest(purpose: list[Any]) -> str:
 
 
 def register_schedule(name: str, spec: ScheduleSpec, cv_error: float) -> Registered:
-    """The same of a schedule predictor."""
+    """Log a schedule predictor in the active run, as `register` does."""
     tokens = spec.law["tokens"]
     phases = range(1, len(tokens) + 1)
     outputs = [
@@ -230,10 +232,11 @@ def _register(
     purpose: list[Any],
     cv_error: float,
 ) -> Registered:
-    """`metadata` is what users of the model see in MLflow.
+    """Log the model, and set its description, tags and alias.
 
-    The signature has no input schema, so that MLflow neither drops columns nor casts them before
-    the model checks them (see `input_checks.py`); the metadata names the input columns instead.
+    `metadata` is what users of the model see in MLflow. The signature has no input schema, so that
+    MLflow neither drops nor casts columns before the model checks them (see `input_checks.py`);
+    the metadata names the input columns instead.
     """
     inputs = metadata[INPUTS]
     example = pd.DataFrame([dict.fromkeys(inputs, 1 / len(spec.domains))])
@@ -267,16 +270,16 @@ def _register(
 
 
 def _description(inputs: list[str], optional: list[str]) -> str:
-    """What the page of a model version says of its input, in Markdown."""
-    required, more = (", ".join(f"`{c}`" for c in columns) for columns in (inputs, optional))
-    text = f"Input columns: {required}" + (f"; optional: {more}" if more else "")
+    """The input columns in Markdown, for the page of a model version."""
+    required, others = (", ".join(f"`{c}`" for c in columns) for columns in (inputs, optional))
+    text = f"Input columns: {required}" + (f"; optional: {others}" if others else "")
     return text if len(text) <= keys.TAG_LIMIT else f"{text[: keys.TAG_LIMIT - 1]}…"
 
 
 def _why_not_champion(
     client: mlflow.MlflowClient, name: str, fitted_for: str, cv_error: float
 ) -> str:
-    """Why the present champion stays; empty when the new version takes its place."""
+    """Why the current champion stays; empty if the new version takes its place."""
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException:
@@ -286,10 +289,10 @@ def _why_not_champion(
             f"champion is version {champion.version}, fitted for another target, other domains, "
             "other weights or another unit"
         )
-    theirs = float(champion.tags[CV_ERROR])
-    if cv_error > theirs:
+    champion_error = float(champion.tags[CV_ERROR])
+    if cv_error > champion_error:
         return (
-            f"champion is version {champion.version}, whose cross-validated error {theirs:.4f} "
-            f"is less than {cv_error:.4f}"
+            f"champion is version {champion.version}, whose cross-validated error "
+            f"{champion_error:.4f} is less than {cv_error:.4f}"
         )
     return ""

@@ -20,7 +20,7 @@ def report(
     taken = ", ".join(f"{n} {where}" for where, n in counts.most_common())
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
-        f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.best}; losses in "
+        f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.stack}; losses in "
         f"{keys.unit_text(unit)}",
         *(f"  WARNING: {one.warning}" for one in found.diagnostics if one.warning),
         *(f"  note: {note}" for note in notes),
@@ -53,6 +53,5 @@ def _other_laws(found: Fit) -> list[str]:
     )
     return [
         f"  laws, error on held-out mixtures / of extrapolation: {errors}",
-        f"  expected error at the target: {expected}; {found.choice.best.method} is the simplest "
-        "within one standard error of the least of those to choose from",
+        f"  expected error at the target: {expected}",
     ]

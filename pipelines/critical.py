@@ -9,12 +9,11 @@ import pandas as pd
 
 from fitting import artifacts as fit_artifacts
 from fitting import fit, registry
-from fitting.artifact.spec import Continual, Explored
+from fitting.artifact.spec import Continual, Explored, Target
 from fitting.data import continual, histories
 from fitting.data.continual import Side
 from fitting.data.histories import Histories
 from fitting.data.observations import Observations
-from fitting.estimators.candidates import Target
 from fitting.selection.choose import Options
 from optimization.continual import artifacts, solve
 from optimization.continual.artifacts import CHECK, FITTED, CriticalAnswer, report

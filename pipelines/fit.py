@@ -8,13 +8,13 @@ import numpy as np
 
 from fitting import artifacts, changes, registry
 from fitting import fit as fits
-from fitting.artifact.spec import Explored
+from fitting.artifact.spec import Explored, Target
 from fitting.data import histories, reuse
 from fitting.data.histories import Purpose
 from fitting.data.observations import Observations
 from fitting.data.reuse import Reuse
 from fitting.diagnostics.optimum import Space
-from fitting.estimators.candidates import ALL_METHODS, CHOICES, METHODS, TIES, Target
+from fitting.estimators.candidates import ALL_METHODS, CHOICES, MEMBERS, TIES
 from fitting.fit import Fit
 from fitting.registry import Registered
 from fitting.report import report
@@ -159,7 +159,7 @@ def fit(
     raw_weights = weights or reuse.weights(purpose, pulled)
     table, raw_weights, ignored = reuse.common_losses(pulled.table, raw_weights, pulled.reused)
     table, notes = usable(table, checkpoints)
-    notes = [*left_out(pulled), *notes, *ignored, *reuse.told(table, pulled.reused, old.splits)]
+    notes = [*left_out(pulled), *notes, *ignored, *reuse.summary(table, pulled.reused, old.splits)]
     observations = Observations.from_tidy(table)
     raw_weights = raw_weights or dict.fromkeys(observations.val_domains, 1.0)
     w = np.array(checked_weights(raw_weights, observations.val_domains))
@@ -193,15 +193,15 @@ def fit(
         default_mixture=dict(default_mixture),
     )
     earlier = registry.newest(model, registry.purpose_of(spec))
-    before = changes.before(earlier.version, earlier.run_id) if earlier else None
+    previous = changes.read_version(earlier.version, earlier.run_id) if earlier else None
     registered = registry.register(model, spec, fitted.choice.scores.objective_mae)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag(registry.WHY_NOT_CHAMPION, registered.reason)
     lines = report(fitted, registered, pulled, notes)
-    if before:
-        law = {f"law/{key}": value for key, value in vars(fitted.choice.best).items()}
-        lines.append(f"  {changes.told(before, fitted, pulled, law)}")
+    if previous:
+        law = {f"law/{key}": value for key, value in fitted.choice.stack.params().items()}
+        lines.append(f"  {changes.summary(previous, fitted, pulled, law)}")
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
@@ -282,19 +282,21 @@ def law_options(parameters: Parameters) -> Options:
         "huber": parameters.huber,
     }
     made = {name for name, value in choices.items() if value is not None}
-    candidates = METHODS if method == "auto" else (method,)
-    methods = tuple(m for m in candidates if made <= set(CHOICES[m]))
-    if not methods:
+    groups = (MEMBERS, ("nested",)) if method == "auto" else ((method,),)
+    candidates = [name for group in groups for name in group]
+    taking = [tuple(m for m in group if made <= set(CHOICES[m])) for group in groups]
+    if not any(taking):
         takes = "; ".join(f"{m} takes {', '.join(CHOICES[m])}" for m in candidates)
         raise InputError(
             f"{', '.join(n for n in choices if n in made)}: no law of method {method} takes all of "
             f"them: {takes}"
         )
     if tie:
-        ties = {t for m in methods for t in TIES[m]}
-        methods = tuple(m for m in methods if tie in TIES[m])
-        if not methods:
+        ties = {t for group in taking for m in group for t in TIES[m]}
+        taking = [tuple(m for m in group if tie in TIES[m]) for group in taking]
+        if not any(taking):
             raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties))}")
+    methods = next(filter(None, taking))
     return Options(methods=methods, compare=parameters.compare, **choices)
 
 

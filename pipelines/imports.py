@@ -15,7 +15,7 @@ import mlflow
 from filelock import FileLock, Timeout
 
 from fitting.importing import mixinglaws, pair, table_reader, writer
-from fitting.importing.table_reader import ForeignRun, RunTable
+from fitting.importing.table_reader import ImportedRun, RunTable
 from pipelines import entry
 from pipelines.command import table, texts
 from training.record import keys
@@ -152,7 +152,7 @@ def store_lock() -> Iterator[None]:
 
 
 def _write(
-    new: Sequence[ForeignRun],
+    new: Sequence[ImportedRun],
     parent: mlflow.ActiveRun,
     params: Mapping[str, object],
     notes: Sequence[str],

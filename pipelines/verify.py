@@ -19,7 +19,7 @@ from pipelines import entry
 from pipelines.command import table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
-from pipelines.proof import verdict
+from pipelines.proof import plots, verdict
 from pipelines.proof.verdict import Earlier, Gain, Proof
 from pipelines.runs import preflight
 from pipelines.runs.proxy_runs import train_missing
@@ -29,7 +29,6 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.engine import kernels
 from training.engine.devices import Machines
-from training.record import figures as plots
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags

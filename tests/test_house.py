@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,40 @@ def test_a_room_imports_what_lies_below_it(room: str) -> None:
                 assert parts[1] in ROOMS[room] | {own}, f"{path.name} imports {name}"
 
 
+TOPS = {  # subpackage → modules at the top of its package that it may import
+    "training/data": {"config"},
+    "training/engine": {"config", "run"},
+    "training/workers": {"config", "run", "run_log"},
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_few_modules_at_the_top_of_its_package(room: str) -> None:
+    package, _ = room.split("/")
+    for path in files_of(room):
+        tops = {name.split(".")[1] for name in imports(path) & set(MODULES) if name.count(".") == 1
+                and name.startswith(package + ".")}  # fmt: skip
+        assert tops <= TOPS.get(room, set()), path.name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_classes_of_a_package_share_a_name(package: str) -> None:
+    classes = Counter(
+        node.name
+        for path in files_of(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name != "Parameters"
+    )
+    assert not [name for name, count in classes.items() if count > 1]
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graphlib.TopologicalSorter(
         {name: imports(path) & set(MODULES) for name, path in MODULES.items()}
     ).prepare()
 
 
+@pytest.mark.slow
 def test_configuration_never_reaches_torch_when_it_is_imported() -> None:
     code = (
         "import sys; import pipelines.study.load, pipelines.study.prepared, training.run; "

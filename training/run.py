@@ -35,7 +35,7 @@ class Run(Section):
     name: str
     stage: str
     study: str
-    """Fingerprint of the study's training part; fits select runs by it."""
+    """The study's tag, shared by runs whose losses are comparable; fits select runs by it."""
     workspace: Path
     """The study's folder, which holds the checkpoints."""
     corpus: Path

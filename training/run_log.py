@@ -18,7 +18,7 @@ from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
 from training.record import figures, keys
 from training.record.history import Evaluation, History, history_tags
-from training.record.mlflow_runs import METRIC_BATCH, close
+from training.record.mlflow_runs import METRIC_BATCH, close, search
 from training.run import Run, fingerprint
 
 FLUSH_SECONDS = 10  # minimum time between two batches of training losses
@@ -36,26 +36,16 @@ def finished_ids(experiment_id: str, stage: str) -> dict[str, str]:
 
 def finished_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
     """As `finished_ids`, the runs; of several, complete ones first, then ones with a parent run."""
-    client = mlflow.MlflowClient()
     runs: dict[str, MlflowRun] = {}
     for state in ("FINISHED", "FAILED"):
-        token = None
-        while True:
-            page = client.search_runs(
-                [experiment_id],
-                f"attributes.status = '{state}' and tags.{keys.FINGERPRINT} != ''",
-                page_token=token,
-            )
-            for run in page:
-                tags = run.data.tags
-                key = tags[keys.FINGERPRINT]
-                ended = tags.get(keys.COMPLETE) == "true" or keys.DIVERGED in tags
-                ended &= stage != keys.PROXY or tags.get(keys.STAGE) == stage
-                if ended and (key not in runs or _rank(run) > _rank(runs[key])):
-                    runs[key] = run
-            token = page.token
-            if not token:
-                break
+        query = f"attributes.status = '{state}' and tags.{keys.FINGERPRINT} != ''"
+        for run in search([experiment_id], query):
+            tags = run.data.tags
+            key = tags[keys.FINGERPRINT]
+            ended = tags.get(keys.COMPLETE) == "true" or keys.DIVERGED in tags
+            ended &= stage != keys.PROXY or tags.get(keys.STAGE) == stage
+            if ended and (key not in runs or _rank(run) > _rank(runs[key])):
+                runs[key] = run
     return runs
 
 

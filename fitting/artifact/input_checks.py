@@ -1,9 +1,9 @@
-"""What a registered predictor accepts: a table with named columns, every cell checked.
+"""Check the input of a registered predictor: a table with named columns.
 
-A predictor is logged without an input schema: MLflow would drop the columns that a schema does not
-name before the model sees them, and could not read a CSV. So each route of MLflow hands over what
-the caller gave, and this file refuses what is wrong by its row, column, value and rule. A
-registered predictor carries a copy of this file, so it imports nothing of the project.
+A predictor is logged without an input schema: with one, MLflow would drop the columns that the
+schema does not name before the model sees them, and could not read a CSV. So every MLflow route
+passes the caller's input on unchanged, and this file's errors name row, column, value and rule. A
+registered predictor carries a copy of this file, so it imports nothing from the project.
 """
 
 import math
@@ -20,38 +20,33 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 TOLERANCE = 1e-3  # of the sum of the proportions
 PROPORTION = "a proportion is a number from 0 to 1"
-RUN, STEP, TOKENS, UNIT, VAL_LOSS = (
-    "run",
-    "step",
-    "tokens",
-    "unit",
-    "val_loss/",
-)  # of an exported table
-SAVED_INDEX = "Unnamed: 0"  # what pandas calls the index that `to_csv` wrote without a name
+# columns of an exported table
+RUN, STEP, TOKENS, UNIT, VAL_LOSS = "run", "step", "tokens", "unit", "val_loss/"
+SAVED_INDEX = "Unnamed: 0"  # pandas' name for the unnamed index that `to_csv` wrote
 SHOWN = 60  # characters of a value in an error
 LISTED = 12  # columns in an error
-NEAR = 0.85  # how alike a name must be to be suggested
+MIN_SIMILARITY = 0.85  # of a name that is suggested
 
 
-def table(given: Any, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """The rows to predict, with every required column and no column that is not an input.
+def table(model_input: Any, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows to predict, with every required column and no unknown column.
 
     Columns of an exported table that are not inputs may stay: run, unit, val_loss/…, and step
-    where tokens says the same.
+    beside tokens.
     """
     inputs = f"the input columns are {_listed(required)}"
     if optional:
         inputs += f" and, optionally, {_listed(optional)}"
-    rows = _frame(given, inputs)
+    rows = _frame(model_input, inputs)
     known = {*required, *optional, RUN, UNIT} | ({STEP} if TOKENS in rows else set())
     for j, column in enumerate(rows.columns):
         saved_index = j == 0 and column == SAVED_INDEX
         if column not in known and not saved_index and not str(column).startswith(VAL_LOSS):
-            filled = np.flatnonzero(rows.iloc[:, j].notna())  # a column of some records only
-            near = get_close_matches(str(column), known, 1, NEAR)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            filled = np.flatnonzero(rows.iloc[:, j].notna())  # only some records may have it
+            similar = get_close_matches(str(column), known, 1, MIN_SIMILARITY)
+            hint = f" (did you mean {similar[0]!r}?)" if similar else ""
             i = int(filled[0]) if len(filled) else 0
-            refuse(f"{place(rows, i, column)}: unknown column{meant}; {inputs}")
+            refuse(f"{place(rows, i, column)}: unknown column{hint}; {inputs}")
     for column in rows.columns[rows.columns.duplicated()]:
         refuse(f"{place(rows, 0, column)}: the column is given twice; keep one of the two")
     for column in required:
@@ -60,18 +55,18 @@ def table(given: Any, required: Sequence[str], optional: Sequence[str] = ()) -> 
     return rows
 
 
-def _frame(given: Any, inputs: str) -> pd.DataFrame:
-    """The table in what MLflow hands over: a DataFrame, or records or columns parsed from JSON."""
-    if isinstance(given, pd.DataFrame):
-        return given
-    if isinstance(given, list) and all(isinstance(record, dict) for record in given):
-        return pd.DataFrame([{k: _plain(x) for k, x in record.items()} for record in given])
-    if not isinstance(given, dict):
+def _frame(model_input: Any, inputs: str) -> pd.DataFrame:
+    """MLflow's input as a table: a DataFrame, or records or columns parsed from JSON."""
+    if isinstance(model_input, pd.DataFrame):
+        return model_input
+    if isinstance(model_input, list) and all(isinstance(record, dict) for record in model_input):
+        return pd.DataFrame([{k: _plain(x) for k, x in record.items()} for record in model_input])
+    if not isinstance(model_input, dict):
         refuse(
-            f"the input is of type {type(given).__name__}, not a table with named columns; give a "
-            f"pandas DataFrame, a list of records or a dictionary of columns; {inputs}"
+            f"the input is of type {type(model_input).__name__}, not a table with named columns; "
+            f"give a pandas DataFrame, a list of records or a dictionary of columns; {inputs}"
         )
-    columns = {k: _plain(x) for k, x in given.items()}
+    columns = {k: _plain(x) for k, x in model_input.items()}
     if not any(pd.api.types.is_list_like(x) for x in columns.values()):
         return pd.DataFrame([columns])
     try:
@@ -81,7 +76,7 @@ def _frame(given: Any, inputs: str) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    """The number or text in an array of no dimension, as which MLflow hands over JSON values."""
+    """The number or text in a zero-dimensional array, the form of MLflow's JSON values."""
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
@@ -89,7 +84,7 @@ def mixtures(rows: pd.DataFrame, names: list[str]) -> np.ndarray:
     """The proportions in these columns, (n, M), each row divided by its sum.
 
     Raises MlflowException for a proportion that is negative or not a number, and for a sum that
-    misses 1.
+    is not 1.
     """
     values = numbers(rows, names, PROPORTION)
     if (values < 0).any():
@@ -97,9 +92,9 @@ def mixtures(rows: pd.DataFrame, names: list[str]) -> np.ndarray:
         cell = _shown(rows[names[j]].iloc[i])
         refuse(f"{place(rows, i, names[j])}: {cell} must not be negative; {PROPORTION}")
     sums = values.sum(axis=1)
-    off = np.abs(sums - 1) > TOLERANCE
-    if off.any():
-        i = int(np.argmax(off))
+    bad = np.abs(sums - 1) > TOLERANCE
+    if bad.any():
+        i = int(np.argmax(bad))
         refuse(
             f"{place(rows, i, names[0], names[-1])}: the proportions sum to {sums[i]:.6g}; they "
             f"must sum to 1 within {TOLERANCE:g}; divide each by their sum"
@@ -117,9 +112,9 @@ def positive(rows: pd.DataFrame, name: str, rule: str) -> np.ndarray:
 
 
 def numbers(rows: pd.DataFrame, names: list[str], rule: str) -> np.ndarray:
-    """The finite numbers in these columns, (n, columns); text that spells one is a number.
+    """The finite numbers in these columns, (n, columns); texts such as "0.5" are numbers too.
 
-    Raises MlflowException for the first cell that is not a finite number, with the rule.
+    Raises MlflowException, with the rule, for the first cell that is not a finite number.
     """
     values = np.column_stack([_floats(rows[name]) for name in names])
     bad = ~np.isfinite(values)
@@ -127,12 +122,12 @@ def numbers(rows: pd.DataFrame, names: list[str], rule: str) -> np.ndarray:
         i, j = np.argwhere(bad)[0]
         cell = rows[names[j]].iloc[i]
         if pd.api.types.is_scalar(cell) and pd.isna(cell):
-            what = f"the value is missing ({cell})"
+            fault = f"the value is missing ({cell})"
         elif np.isinf(values[i, j]):
-            what = f"{_shown(cell)} is not a finite number"
+            fault = f"{_shown(cell)} is not a finite number"
         else:
-            what = f"{_shown(cell)} is not a number"
-        refuse(f"{place(rows, i, names[j])}: {what}; {rule}")
+            fault = f"{_shown(cell)} is not a number"
+        refuse(f"{place(rows, i, names[j])}: {fault}; {rule}")
     return values
 
 
@@ -147,7 +142,7 @@ def _floats(column: "pd.Series[Any]") -> np.ndarray:
 
 
 def _float(cell: Any) -> float:
-    """A cell's number; NaN for what is none, truth values and dates among it."""
+    """A cell's number; NaN for anything else, such as booleans and dates."""
     if isinstance(cell, bool) or not isinstance(cell, str | Real | Decimal):
         return math.nan
     try:
@@ -159,10 +154,10 @@ def _float(cell: Any) -> float:
 
 
 def place(rows: pd.DataFrame, i: int, *columns: Any) -> str:
-    """Where a mistake is, to begin its error with: the row by its label, and the columns.
+    """Where an error is, to begin its message with: the row's label and the columns.
 
-    The labels of a table without an index of its own count from 0; where several rows share one,
-    the position tells them apart.
+    Labels count from 0 in a table without its own index. If rows share labels, the row's position
+    is added.
     """
     where = f"column{'s' * (len(columns) > 1)} {' … '.join(map(_shown, columns))}"
     if not len(rows):
@@ -182,5 +177,5 @@ def _shown(value: Any) -> str:
 
 
 def refuse(message: str) -> NoReturn:
-    """Raise the error that a model server answers with 400 and this text."""
+    """Raise the error for which a model server responds with status 400 and this text."""
     raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE)

@@ -9,7 +9,8 @@ mixture. Source of the first two: Ye et al., "Data Mixing Laws", arXiv 2403.1695
 """
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 Array = np.ndarray
 
 BIMIX_EPSILON = 1e-3
+TINY = 1e-12
 LEAST = 1e-14  # proportion at which a slope that is infinite at 0 is taken
 
 
@@ -29,7 +31,38 @@ def features(mixtures: Array, power: float) -> Array:
 
 
 @dataclass(frozen=True)
-class MixingLaw:
+class LowerBound:
+    """constant + Σ_t Σ_j coefficients_tj φ_tj(r_j), which no weighted loss lies below.
+
+    φ_tj(r) = r^powers_tj; a power of 0 is log(r + ε), as in `features`. The bound is exact at the
+    mixture that it was made for.
+    """
+
+    constant: float
+    coefficients: Array  # (T, M)
+    powers: Array  # (T, M)
+
+
+class _AtOneScale:
+    """A law at one scale."""
+
+    @classmethod
+    def side_by_side(cls, laws: "Sequence[Any]") -> Any:
+        """Laws of one kind as one law of all their losses, (n, B · V)."""
+        first = laws[0]
+        if isinstance(first, StackedMixing):
+            members = zip(*(law.laws for law in laws), strict=True)
+            return replace(first, laws=tuple(cls.side_by_side(member) for member in members))
+        values = {
+            field.name: np.concatenate([getattr(law, field.name) for law in laws])
+            for field in dataclasses.fields(first)
+            if field.name != "power"
+        }
+        return replace(first, **values)
+
+
+@dataclass(frozen=True)
+class MixingLaw(_AtOneScale):
     """What a mixture does at one size and length: L_i(r) = c_i + Σ_k exp(b_ik + t_ik·φ(r)).
 
     φ is concave and each loss is convex in φ(r), which lets a search prove its optimum.
@@ -61,6 +94,13 @@ class MixingLaw:
         if self.power == 0:
             return 1 / (mixtures + 0.25 / mixtures.shape[1])
         return self.power * np.maximum(mixtures, LEAST) ** (self.power - 1)
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:
+        """Below Σ_i w_i L_i, w ≥ 0 (V,), by its tangent plane in φ at a mixture (M,)."""
+        slopes = weights @ self.feature_jacobian(mixture[None])[0]
+        value = weights @ self.predict(mixture[None])[0]
+        constant = value - slopes @ self.features(mixture[None])[0]
+        return LowerBound(float(constant), slopes[None], np.full((1, len(mixture)), self.power))
 
     def _terms(self, mixtures: Array) -> Array:
         """The exponentials, (n, V, K)."""
@@ -210,9 +250,100 @@ class AdditiveLaw:
         n = np.asarray(n_params, float)[:, None] / self.n0
         d = np.asarray(tokens, float)[:, None] / self.d0
         grown = np.einsum("vm,nvm->nv", self.weight, mixtures[:, None] ** self.power)
+        grown = np.maximum(grown, TINY)
         size = (mixtures @ self.size.T) ** self.size_power
         step = (mixtures @ self.step.T) ** self.step_power
         return self.floor + 1 / grown + size * n**-self.alpha + step * d**-self.beta
+
+    def mixing(self, n_params: float, tokens: float) -> "AdditiveMixing":
+        """The law at one scale."""
+        return AdditiveMixing(
+            self.floor,
+            self.weight,
+            self.power,
+            np.stack([self.size, self.step], axis=1),
+            np.stack([self.size_power, self.step_power], axis=1),
+            np.stack(
+                [(n_params / self.n0) ** -self.alpha, (tokens / self.d0) ** -self.beta], axis=1
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class AdditiveMixing(_AtOneScale):
+    """An additive law at one scale: L_i = E_i + 1 / Σ_j C_ij r_j^γ_ij + Σ_s S_is (a_is·r)^κ_is."""
+
+    floor: Array  # E, (V,)
+    weight: Array  # C, (V, M)
+    powers: Array  # γ, (V, M)
+    inner: Array  # a of the size and of the step term, (V, 2, M)
+    outer: Array  # κ, (V, 2)
+    scale: Array  # S, (V, 2)
+    power = 0.5  # r^power is what a search moves in: slopes are finite there
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        inverse, scaled = self._parts(mixtures)
+        return self.floor + inverse + scaled.sum(axis=2)
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        inverse, scaled = self._parts(mixtures)
+        safe = np.maximum(mixtures, LEAST)[:, None]
+        growth = self.weight * self.powers * safe ** (self.powers - 1)
+        slopes = -(inverse**2)[:, :, None] * growth
+        rate = scaled * self.outer / np.maximum(self._inner(mixtures), TINY)
+        return slopes + np.einsum("nvs,vsm->nvm", rate, self.inner)
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:
+        """Below Σ_i w_i L_i, w ≥ 0 (V,), and exact at a mixture (M,).
+
+        1/u lies above its tangent in u = Σ_j C_j r_j^γ_j, and s^κ above its tangent in s = a·r
+        where it is convex. Where it is concave, 0 < κ < 1, it lies above that tangent less
+        c (s − s*)²; c is that of the least s, as the third derivative is positive. By Cauchy and
+        Schwarz, with Σ_j (r_j − r*_j) = 0 and b_j = a_j − median(a),
+        (s − s*)² ≤ Σ_j |b_j| · Σ_j |b_j| (r_j − r*_j)².
+        """
+        one = mixture[None]
+        inverse, scaled = (part[0] for part in self._parts(one))
+        s = np.maximum(self._inner(one)[0], TINY)
+        rate = scaled * self.outer / s
+        lines = weights @ np.einsum("vs,vsm->vm", rate, self.inner)
+        constant = weights @ (self.floor + 2 * inverse + (scaled - rate * s).sum(axis=1))
+        falls = -(weights * inverse**2)[:, None] * self.weight
+        curved = weights @ np.einsum("vs,vsm->vm", self._concave(s), self._apart())
+        return LowerBound(
+            float(constant - curved @ mixture**2),
+            np.vstack([falls, lines + 2 * curved * mixture, -curved]),
+            np.vstack([self.powers, np.ones(len(mixture)), np.full(len(mixture), 2.0)]),
+        )
+
+    def _concave(self, s: Array) -> Array:
+        """S c of each size and step term at its s, (V, 2); 0 where it is convex."""
+        lowest = np.maximum(self.inner.min(axis=2), TINY)
+        gap = s - lowest
+        near = gap <= 1e-6 * s
+        with np.errstate(over="ignore"):
+            tangent = s**self.outer - self.outer * s ** (self.outer - 1) * gap
+            c = (tangent - lowest**self.outer) / np.where(near, 1.0, gap) ** 2
+            limit = self.outer * (1 - self.outer) / 2 * s ** (self.outer - 2)
+        concave = (self.outer > 0) & (self.outer < 1)
+        return np.where(concave, self.scale * np.maximum(0.0, np.where(near, limit, c)), 0.0)
+
+    def _apart(self) -> Array:
+        """Σ_j |b_j| · |b_j| of each size and step term, (V, 2, M)."""
+        b = np.abs(self.inner - np.median(self.inner, axis=2, keepdims=True))
+        return b * b.sum(axis=2, keepdims=True)
+
+    def _inner(self, mixtures: Array) -> Array:
+        return np.einsum("nm,vsm->nvs", mixtures, self.inner)
+
+    def _parts(self, mixtures: Array) -> tuple[Array, Array]:
+        """1 / Σ_j C_ij r_j^γ_ij, (n, V), and the size and step terms, (n, V, 2)."""
+        grown = np.einsum("vm,nvm->nv", self.weight, mixtures[:, None] ** self.powers)
+        with np.errstate(divide="ignore", over="ignore"):
+            scaled = self.scale * self._inner(mixtures) ** self.outer
+        return 1 / np.maximum(grown, TINY), scaled
 
 
 @dataclass(frozen=True)
@@ -241,6 +372,38 @@ class PowerSumLaw:
         mixing = self.floor + np.einsum("vm,nvm->nv", self.weight, powers)
         return mixing + self.size * n**-self.alpha + self.step * d**-self.beta
 
+    def mixing(self, n_params: float, tokens: float) -> "PowerSumMixing":
+        """The law at one scale."""
+        n, d = n_params / self.n0, tokens / self.d0
+        scale = self.size * n**-self.alpha + self.step * d**-self.beta
+        return PowerSumMixing(self.floor + scale, self.weight, self.power)
+
+
+@dataclass(frozen=True)
+class PowerSumMixing(_AtOneScale):
+    """A sum of powers at one scale: L_i = b_i + Σ_j W_ij r_j^a_i."""
+
+    floor: Array  # b, (V,)
+    weight: Array  # W, (V, M)
+    powers: Array  # a, (V,)
+    power = 0.5  # as of `AdditiveMixing`
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        return self.floor + np.einsum("vm,nvm->nv", self.weight, self._powers(mixtures))
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        return self.weight * self.powers[:, None] * self._powers(np.maximum(mixtures, LEAST), 1)
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:  # noqa: ARG002
+        """Σ_i w_i L_i itself, w ≥ 0 (V,)."""
+        powers = np.tile(self.powers[:, None], self.weight.shape[1])
+        return LowerBound(float(weights @ self.floor), weights[:, None] * self.weight, powers)
+
+    def _powers(self, mixtures: Array, less: int = 0) -> Array:
+        return mixtures[:, None] ** (self.powers[:, None] - less)
+
 
 @dataclass(frozen=True)
 class BiMixLaw:
@@ -266,6 +429,88 @@ class BiMixLaw:
         d = np.asarray(tokens, float)[:, None] / self.d0
         scale = self.floor + self.step * d**-self.beta + self.size * n**-self.alpha
         return (mixtures[:, self.own.astype(int)] + BIMIX_EPSILON) ** -self.power * scale
+
+    def mixing(self, n_params: float, tokens: float) -> "BiMixMixing":
+        """The law at one scale."""
+        n, d = n_params / self.n0, tokens / self.d0
+        scale = self.floor + self.step * d**-self.beta + self.size * n**-self.alpha
+        return BiMixMixing(self.own, self.power, scale)
+
+
+@dataclass(frozen=True)
+class BiMixMixing(_AtOneScale):
+    """BiMix at one scale: L_i = S_i (r_i + ε)^-p_i, convex in r."""
+
+    own: Array  # (V,)
+    powers: Array  # p, (V,)
+    scale: Array  # S, (V,)
+    power = 0.5  # as of `AdditiveMixing`
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        return self.scale * (mixtures[:, self.own.astype(int)] + BIMIX_EPSILON) ** -self.powers
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        own = self.own.astype(int)
+        slopes = -self.powers * self.predict(mixtures) / (mixtures[:, own] + BIMIX_EPSILON)
+        return slopes[:, :, None] * np.eye(mixtures.shape[1])[own]
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:
+        """Below Σ_i w_i L_i, w ≥ 0 (V,), by its tangent plane at a mixture (M,)."""
+        slopes = weights @ self.jacobian(mixture[None])[0]
+        constant = weights @ self.predict(mixture[None])[0] - slopes @ mixture
+        return LowerBound(float(constant), slopes[None], np.ones((1, len(mixture))))
+
+
+@dataclass(frozen=True)
+class StackedLaw:
+    """A weighted sum of laws, Σ_k w_k L_k; Breiman, "Stacked Regressions", 1996."""
+
+    laws: tuple["Law", ...]
+    weights: Array  # (K,), at least 0, summing to one
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        losses = [law.predict(mixtures, n_params, tokens) for law in self.laws]
+        return np.tensordot(self.weights, losses, 1)
+
+    def mixing(self, n_params: float, tokens: float) -> "StackedMixing":
+        """The law at one scale."""
+        return StackedMixing(tuple(law.mixing(n_params, tokens) for law in self.laws), self.weights)
+
+
+@dataclass(frozen=True)
+class StackedMixing(_AtOneScale):
+    """A weighted sum of laws at one scale."""
+
+    laws: tuple["Mixing", ...]
+    weights: Array  # (K,)
+    power = 0.5  # as of `AdditiveMixing`
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        return np.tensordot(self.weights, [law.predict(mixtures) for law in self.laws], 1)
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        return np.tensordot(self.weights, [law.jacobian(mixtures) for law in self.laws], 1)
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:
+        """Below Σ_i w_i L_i, w ≥ 0 (V,): the sum of the members' bounds at a mixture (M,)."""
+        bounds = [
+            law.lower_bound(mixture, share * weights)
+            for law, share in zip(self.laws, self.weights, strict=True)
+            if share > 0
+        ]
+        return LowerBound(
+            sum(bound.constant for bound in bounds),
+            np.vstack([bound.coefficients for bound in bounds]),
+            np.vstack([bound.powers for bound in bounds]),
+        )
+
+
+Mixing = MixingLaw | AdditiveMixing | PowerSumMixing | BiMixMixing | StackedMixing
 
 
 @dataclass(frozen=True)
@@ -379,9 +624,10 @@ LAWS = {
     "additive": AdditiveLaw,
     "power_sum": PowerSumLaw,
     "bimix": BiMixLaw,
+    "stack": StackedLaw,
     "schedule": ScheduleLaw,
 }
-Law = JointLaw | NestedLaw | AdditiveLaw | PowerSumLaw | BiMixLaw
+Law = JointLaw | NestedLaw | AdditiveLaw | PowerSumLaw | BiMixLaw | StackedLaw
 
 
 def to_json(law: Law | ScheduleLaw | Interval) -> dict[str, Any]:

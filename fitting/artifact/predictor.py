@@ -1,7 +1,7 @@
 """The registered predictor: an MLflow pyfunc model of a fitted law.
 
-This file is what MLflow saves and runs ("model from code"): it imports nothing of the project.
-The artifact holds it beside `predictor.json`, the parameters, and copies of `laws.py` (the laws),
+MLflow saves and runs this file ("model from code"), so it imports nothing from the project. Beside
+it, the artifact holds `predictor.json`, the parameters, and copies of `laws.py` (the laws),
 `spec.py` (what was fitted) and `input_checks.py`. So each version runs its own code, holds no
 pickle and loads without torch.
 """
@@ -20,15 +20,15 @@ import pandas as pd
 MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
 N_PARAMS, TOKENS = "n_params", "tokens"
 VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
-SAME = 1e-3  # relative, of a scale that all runs have
+SCALE_TOLERANCE = 1e-3  # relative, around a scale that all runs share
 
 
 class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Mixtures → validation losses at the target, or at another n_params and tokens.
 
-    A search takes more than the table of `predict` from MLflow's `unwrap_python_model()`: `spec`,
-    what was fitted (`spec.py`); `law`; `interval`, with the laws of its bootstrap; and `scales`,
-    the law of each proxy size by its runs alone.
+    A search also reads these attributes, through MLflow's `unwrap_python_model()`: `spec`, what was
+    fitted (`spec.py`); `law`; `interval`, with the laws of its bootstrap; and `scales`, the law of
+    each proxy size, fitted to its runs alone.
     """
 
     def load_context(self, context: Any) -> None:
@@ -38,7 +38,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         }
         raw = json.loads(Path(context.artifacts["predictor"]).read_text())
         self.spec = code["spec"].Spec.from_json(raw)
-        self._rows = code["rows"]
+        self._checks = code["rows"]
         from_json = code["laws"].from_json
         self.law, self.interval = from_json(self.spec.law), from_json(self.spec.interval)
         self.scales = [(at.n_params, at.tokens, from_json(at.law)) for at in self.spec.scales]
@@ -46,32 +46,32 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(
         self,
         context: Any,  # noqa: ARG002 - the interface is MLflow's
-        model_input: pd.DataFrame,  # or what a route of MLflow makes of JSON: records, columns
+        model_input: pd.DataFrame,  # or records or columns, which MLflow's routes parse from JSON
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Per row: val_loss/<domain>… in the unit of the fitted losses, objective (Σ w_i L_i) with
-        its 90 % interval objective_low, objective_high, and distance: the least share of tokens
-        that separates the mixture from a fitted one (0: it was trained). With the parameter
+        """Per row: val_loss/<domain>… in the unit of the fitted losses; objective (Σ w_i L_i) with
+        its 90 % interval objective_low, objective_high; and distance, the share of tokens by which
+        the mixture differs from the nearest fitted one (0: it was trained). With the parameter
         `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>….
 
-        Raises MlflowException that names row, column, value and rule for input that is wrong.
+        Raises MlflowException for invalid input, with its row, column, value and rule.
         """
         names = [MIXTURE + domain for domain in self.spec.domains]
-        rows = self._rows.table(model_input, names, (N_PARAMS, TOKENS))
-        mixtures = self._rows.mixtures(rows, names)
+        rows = self._checks.table(model_input, names, (N_PARAMS, TOKENS))
+        mixtures = self._checks.mixtures(rows, names)
         n_params, tokens = self._scale(rows, N_PARAMS), self._scale(rows, TOKENS)
         losses = self.law.predict(mixtures, n_params, tokens)
         weights = np.array(self.spec.weights)
         objective = losses @ weights
         half_width = self.interval.half_width(weights, mixtures, n_params, tokens)
-        apart = np.abs(mixtures[:, None] - np.array(self.spec.mixtures)).sum(axis=2) / 2
+        distances = np.abs(mixtures[:, None] - np.array(self.spec.mixtures)).sum(axis=2) / 2
         val_domains = self.spec.val_domains
         columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
         intervals: dict[str, np.ndarray] = {}
         if (params or {}).get("domain_intervals"):
             each = np.eye(len(val_domains))
-            off = self.interval.half_width(each, mixtures, n_params, tokens)
-            for name, ends in ((VAL_LOSS_LOW, losses - off), (VAL_LOSS_HIGH, losses + off)):
+            widths = self.interval.half_width(each, mixtures, n_params, tokens)  # (n, V)
+            for name, ends in ((VAL_LOSS_LOW, losses - widths), (VAL_LOSS_HIGH, losses + widths)):
                 intervals |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
         return pd.DataFrame(
             {
@@ -79,31 +79,31 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "objective": objective,
                 "objective_low": objective - half_width,
                 "objective_high": objective + half_width,
-                "distance": apart.min(axis=1),
+                "distance": distances.min(axis=1),
                 **intervals,
             },
             index=rows.index,
         )
 
     def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
-        """n_params or tokens of each row, (n,); the target's where the column is absent."""
+        """n_params or tokens of each row, (n,); the target's if the column is absent."""
         target = float(getattr(self.spec.target, name))
         if name not in rows:
             return np.full(len(rows), target)
         rule = f"give a positive number, or leave the column out for the target's {target:,.0f}"
-        values = self._rows.positive(rows, name, rule)
+        values = self._checks.positive(rows, name, rule)
         only = getattr(self.spec.only, name)
-        if only is not None and (off := np.abs(values / only - 1) > SAME).any():
-            i = int(np.argmax(off))
-            self._rows.refuse(
-                f"{self._rows.place(rows, i, name)}: {values[i]:.6g}; every fitted run had "
+        if only is not None and (bad := np.abs(values / only - 1) > SCALE_TOLERANCE).any():
+            i = int(np.argmax(bad))
+            self._checks.refuse(
+                f"{self._checks.place(rows, i, name)}: {values[i]:.6g}; every fitted run had "
                 f"{only:.6g}, so the law cannot predict another {name}; leave it out"
             )
         return np.asarray(values)
 
 
 def _load_module(path: Path) -> ModuleType:
-    """Code in the artifact, under a name of its own."""
+    """A module of the artifact, loaded under a unique name."""
     name = f"mixture_{path.stem}_{abs(hash(str(path)))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -1,7 +1,7 @@
 """The registered schedule predictor: an MLflow pyfunc model of the law of a schedule.
 
-Like `predictor.py` it is what MLflow saves and runs, beside `predictor.json`, the parameters, and
-copies of `laws.py`, `spec.py` and `input_checks.py`; it imports nothing of the project.
+As with `predictor.py`, MLflow saves and runs this file, beside `predictor.json`, the parameters,
+and copies of `laws.py`, `spec.py` and `input_checks.py`; it imports nothing from the project.
 """
 
 import importlib.util
@@ -21,8 +21,8 @@ VAL_LOSS = "val_loss/"
 class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """The mixtures of all phases → validation losses at the end of the last.
 
-    `spec` is what was fitted, `law` the law, `replicates` those of its bootstrap; a search takes
-    them with MLflow's `unwrap_python_model()`.
+    `spec` is what was fitted, `law` the law, and `replicates` the laws of its bootstrap; a search
+    reads them through MLflow's `unwrap_python_model()`.
     """
 
     def load_context(self, context: Any) -> None:
@@ -32,31 +32,31 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         }
         raw = json.loads(Path(context.artifacts["predictor"]).read_text())
         self.spec = code["spec"].ScheduleSpec.from_json(raw)
-        self._rows = code["rows"]
+        self._checks = code["rows"]
         self.law = code["laws"].from_json(self.spec.law)
         self.replicates = [code["laws"].from_json(law) for law in self.spec.replicates]
 
     def predict(
         self,
         context: Any,  # noqa: ARG002 - the interface is MLflow's
-        model_input: pd.DataFrame,  # or what a route of MLflow makes of JSON: records, columns
+        model_input: pd.DataFrame,  # or records or columns, which MLflow's routes parse from JSON
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
-        """Per row, a schedule: val_loss/<domain>… at its end in nats per token, objective
-        (Σ w_i L_i) with its 90 % interval objective_low, objective_high, and
+        """Per row, a schedule: val_loss/<domain>… at its end in nats per token; objective
+        (Σ w_i L_i) with its 90 % interval objective_low, objective_high; and
         phase/<number>/objective at the end of each phase.
 
-        Raises MlflowException that names row, column, value and rule for input that is wrong.
+        Raises MlflowException for invalid input, with its row, column, value and rule.
         """
         phases = range(1, len(self.law.tokens) + 1)
         names = [[f"phase/{k}/mixture/{d}" for d in self.spec.domains] for k in phases]
-        rows = self._rows.table(model_input, [column for phase in names for column in phase])
-        schedules = np.stack([self._rows.mixtures(rows, phase) for phase in names], axis=1)
+        rows = self._checks.table(model_input, [column for phase in names for column in phase])
+        schedules = np.stack([self._checks.mixtures(rows, phase) for phase in names], axis=1)
         weights = np.array(self.spec.weights)
         losses = self.law.predict(schedules)
         objective = losses @ weights
-        drawn = [law.predict(schedules)[:, -1] @ weights for law in self.replicates]
-        variance = np.var(drawn, axis=0) + self.spec.residual**2
+        replicated = [law.predict(schedules)[:, -1] @ weights for law in self.replicates]
+        variance = np.var(replicated, axis=0) + self.spec.residual**2
         half_width = self.spec.quantile * np.sqrt(variance)
         ends = losses[:, -1]
         return pd.DataFrame(
@@ -72,7 +72,7 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 
 def _load_module(path: Path) -> ModuleType:
-    """Code in the artifact, under a name of its own."""
+    """A module of the artifact, loaded under a unique name."""
     name = f"mixture_{path.stem}_{abs(hash(str(path)))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

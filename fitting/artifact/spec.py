@@ -1,8 +1,8 @@
 """What a registered predictor was fitted to and for: the content of its `predictor.json`.
 
-The registry writes it; the predictor, and through it a search, reads it by name. A registered
-predictor carries a copy of this file, so it imports nothing of the project. Laws are here as JSON
-values, as `laws.to_json` makes them.
+The registry writes it; the predictor, and through it a search, reads its fields by name. A
+registered predictor carries a copy of this file, so it imports nothing from the project. Laws are
+JSON values, as `laws.to_json` makes them.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """The model that is predicted."""
+    """The scale of the model whose losses are predicted."""
 
     n_params: float  # non-embedding parameters
     tokens: float
@@ -21,7 +21,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Only:
-    """What every fitted run has the same of, so that the law says nothing of another; else None."""
+    """The scale that all fitted runs share, the only one the law predicts; None where it varies."""
 
     n_params: float | None
     tokens: float | None
@@ -29,7 +29,7 @@ class Only:
 
 @dataclass(frozen=True)
 class SizeLaw:
-    """The law of one proxy size, fitted to its runs alone."""
+    """The law of one proxy size, fitted to the runs of that size alone."""
 
     n_params: float
     tokens: float
@@ -38,7 +38,7 @@ class SizeLaw:
 
 @dataclass(frozen=True)
 class Explored:
-    """The mixtures that the runs explored, within which a search stays."""
+    """The range of the fitted mixtures; a search stays within it."""
 
     lowest: dict[str, float]  # proportion by domain
     highest: dict[str, float]
@@ -47,20 +47,20 @@ class Explored:
 
 @dataclass(frozen=True)
 class Continual:
-    """What runs that continue a base tell beside their law."""
+    """What a fit of runs that continue a base holds besides the law."""
 
     base: dict[str, float]  # losses of the base by validation domain
     original: tuple[str, ...]  # training domains of the original data
     original_weights: dict[str, float]  # of validation domains, in the loss on the original data
-    new_weights: dict[str, float]  # and on the new
+    new_weights: dict[str, float]  # of validation domains, in the loss on the new data
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A predictor of validation losses at the end of a training on one mixture."""
+    """A predictor of validation losses at the end of training on one mixture."""
 
     domains: tuple[str, ...]
-    val_domains: tuple[str, ...]  # of an implicit fit `objective` alone
+    val_domains: tuple[str, ...]  # only `objective` for an implicit fit
     target: Target
     unit: str  # of the losses
     weights: tuple[float, ...]  # of the val_domains, in the objective; they sum to one
@@ -68,15 +68,15 @@ class Spec:
     interval: Json
     scales: tuple[SizeLaw, ...]
     only: Only
-    mixtures: tuple[tuple[float, ...], ...]  # that were fitted, (m, M)
+    mixtures: tuple[tuple[float, ...], ...]  # fitted mixtures, (m, M)
     explored: Explored
     val_weights: dict[str, float]  # of the validation domains that the runs measured
-    default_mixture: dict[str, float]  # empty where nothing tells
+    default_mixture: dict[str, float]  # empty if it is unknown
     best_observed: dict[str, float]
     continual: Continual | None = None
 
     def to_json(self) -> Json:
-        """The same as JSON values."""
+        """The spec as JSON values."""
         return asdict(self)
 
     @classmethod
@@ -97,20 +97,20 @@ class Spec:
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A predictor of validation losses at the end of a training whose mixture changes."""
+    """A predictor of validation losses at the end of training on a schedule of mixtures."""
 
     domains: tuple[str, ...]
     val_domains: tuple[str, ...]
     weights: tuple[float, ...]
-    n_params: int  # of its runs
+    n_params: int  # of the fitted runs
     law: Json
     replicates: tuple[Json, ...]  # laws of the bootstrap over mixtures
     residual: float  # rms error on held-out mixtures, nats per token
-    quantile: float  # how many standard deviations half a 90 % interval has
-    mixtures: tuple[tuple[float, ...], ...]  # that were tried in every phase, (m, M)
+    quantile: float  # half width of a 90 % interval, in standard deviations
+    mixtures: tuple[tuple[float, ...], ...]  # tried in every phase, (m, M)
 
     def to_json(self) -> Json:
-        """The same as JSON values."""
+        """The spec as JSON values."""
         return asdict(self)
 
     @classmethod

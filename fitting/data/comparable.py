@@ -1,4 +1,4 @@
-"""Whether losses of runs can be compared: what they log of their training and validation."""
+"""Refuse runs whose losses are not comparable, by what they log about training and validation."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from mlflow.entities import Run
 from training.record import keys
 from training.record.errors import InputError
 
-ALIKE = (  # params, beside the learning rate, on which the losses of a mixture and a scale depend
+COMPARED = (  # params, besides the learning rate, that change the losses of a mixture at a scale
     "vocab_size",
     "validation_tokens",
     keys.TOKENS_PER_STEP,
@@ -22,64 +22,65 @@ ALIKE = (  # params, beside the learning rate, on which the losses of a mixture 
     "optimizer",
     "data_share",
 )
-CONTEXT, VALIDATION = "mlflow.data.context", "validation"  # of the held-out tokens a run logs
+CONTEXT, VALIDATION = "mlflow.data.context", "validation"  # tag of a run's held-out datasets
 
 
 def refuse_several_studies(runs: Sequence[Run], experiment_ids: Sequence[str]) -> None:
-    """Losses of differently trained runs are not comparable; imported runs belong to no study."""
-    found = sorted({run.data.tags[keys.STUDY] for run in runs if keys.STUDY in run.data.tags})
-    if len(found) > 1:
+    """Raise InputError for runs of more than one study; imported runs belong to none."""
+    studies = sorted({run.data.tags[keys.STUDY] for run in runs if keys.STUDY in run.data.tags})
+    if len(studies) > 1:
         raise InputError(
             f"experiment {', '.join(experiment_ids)} holds proxy runs of different data or "
-            f"training ({', '.join(found)}), whose losses are not comparable; choose with "
-            f"runs=\"tags.{keys.STUDY} = '{found[-1]}'\", or name those that are comparable all "
-            f"the same with reuse=\"tags.{keys.STUDY} = '{found[0]}'\""
+            f"training ({', '.join(studies)}), whose losses are not comparable; choose with "
+            f"runs=\"tags.{keys.STUDY} = '{studies[-1]}'\", or name those that are comparable "
+            f"anyway with reuse=\"tags.{keys.STUDY} = '{studies[0]}'\""
         )
 
 
 def one_unit(runs: Sequence[Run]) -> str:
-    """The unit of the losses of all runs; InputError where they do not share one."""
-    named: dict[str, list[str]] = {}
+    """The unit of the losses of all runs; raises InputError where the runs have several."""
+    run_names: dict[str, list[str]] = {}  # by unit
     for run in runs:
         unit = run.data.params.get(keys.UNIT, keys.NATS)
-        named.setdefault(unit, []).append(run.info.run_name)
-    if len(named) > 1:
-        counts = ", ".join(f"{len(names)} in {u} ({names[0]}, …)" for u, names in named.items())
-        other = next(unit for unit in named if unit != keys.NATS)
+        run_names.setdefault(unit, []).append(run.info.run_name)
+    if len(run_names) > 1:
+        counts = ", ".join(f"{len(names)} in {u} ({names[0]}, …)" for u, names in run_names.items())
+        imported = next(unit for unit in run_names if unit != keys.NATS)
         raise InputError(
             f"the losses of these runs have several units, {counts}, and cannot be fitted "
-            f"together; choose with runs=\"params.{keys.UNIT} = '{other}'\" or by experiment"
+            f"together; choose with runs=\"params.{keys.UNIT} = '{imported}'\" or by experiment"
         )
-    return next(iter(named))
+    return next(iter(run_names))
 
 
-def refuse_other_training(new: Sequence[Run], old: Sequence[Run]) -> None:
-    """Raise InputError for an old run that logs another training or validation than the new ones.
+def refuse_different_training(new: Sequence[Run], old: Sequence[Run]) -> None:
+    """Raise InputError for an old run whose training or validation differs from the new runs'.
 
-    Only what both log is compared: an imported run tells little of its training.
+    Only what both log is compared: an imported run logs little about its training.
     """
-    known: dict[str, set[str]] = {}
+    new_values: dict[str, set[str]] = {}
     for run in new:
         for name, value in _training(run).items():
-            known.setdefault(name, set()).add(value)
+            new_values.setdefault(name, set()).add(value)
     for run in old:
         for name, value in _training(run).items():
-            if name in known and value not in known[name]:
+            if name in new_values and value not in new_values[name]:
                 raise InputError(
-                    f"reuse: run {run.info.run_name!r} has the {name} {value}, the runs that it "
-                    f"would join have {' or '.join(sorted(known[name]))}, so that their losses are "
-                    "not comparable; train the new runs as the old ones were, or leave it out"
+                    f"reuse: run {run.info.run_name!r} has the {name} {value}; the new runs have "
+                    f"{' or '.join(sorted(new_values[name]))}, so their losses are not comparable; "
+                    "train the new runs like the old ones, or leave this run out"
                 )
 
 
 def _training(run: Run) -> dict[str, str]:
-    """What a run logs of all that its losses depend on beside mixture, size and length."""
+    """What a run logs of the settings, besides mixture, size and length, that change its losses."""
     params = run.data.params
-    found = {name: params[name] for name in ALIKE if name in params}
+    settings = {name: params[name] for name in COMPARED if name in params}
     if "learning_rate" in params:
-        size = f"learning_rate of {float(params[keys.N_PARAMS]):,.0f} parameters"
-        found[size] = params["learning_rate"]
-    for given in run.inputs.dataset_inputs:
-        if any((tag.key, tag.value) == (CONTEXT, VALIDATION) for tag in given.tags):
-            found[f"digest of the dataset {given.dataset.name!r}"] = given.dataset.digest
-    return found
+        name = f"learning_rate of {float(params[keys.N_PARAMS]):,.0f} parameters"
+        settings[name] = params["learning_rate"]
+    for dataset_input in run.inputs.dataset_inputs:
+        if any((tag.key, tag.value) == (CONTEXT, VALIDATION) for tag in dataset_input.tags):
+            dataset = dataset_input.dataset
+            settings[f"digest of the dataset {dataset.name!r}"] = dataset.digest
+    return settings

@@ -19,65 +19,65 @@ from training.record.history import History, history_from_tags
 from training.record.mixtures import checked_mixture
 from training.record.mlflow_runs import search, threads
 
-Read = tuple[Run, History]
+RunHistory = tuple[Run, History]
 
-ASK = "unplanned=true takes those that keep the rules"
+UNPLANNED_HINT = "unplanned=true takes those that keep the rules"
 THREADS = 16
 
 
 @dataclass(frozen=True)
 class Histories:
-    """What was pulled, and what was left out and why."""
+    """The histories of the selected runs, and which runs were left out and why."""
 
     table: pd.DataFrame  # tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
     left_out: dict[str, str]  # run name → reason
     parents: tuple[str, ...]
-    """Ids of the runs that say what those that are not reused are for: the study's newest sweep,
-    else all sweep or import runs above them."""
-    names: dict[str, str]  # run id → name; several runs of one name are told apart by their ids
+    """Ids of the runs that hold the target and the weights: the study's newest sweep, or else all
+    sweep and import runs above the runs that are not reused."""
+    names: dict[str, str]  # run id → name; runs that share a name have their ids appended
     reused: frozenset[str]  # ids of the runs that `reuse` selected
-    domains: tuple[str, ...]  # training domains of the others
+    domains: tuple[str, ...]  # training domains of the runs that are not reused
     unit: str  # of the losses
-    origins: dict[str, str]  # run id → where it comes from (`fitting.data.origin`)
+    origins: dict[str, str]  # run id → origin (`fitting.data.origin`)
 
 
 def pull(
     experiment_ids: Sequence[str], runs: str = "", reuse: str = "", *, unplanned: bool = True
 ) -> Histories:
-    """The histories of the complete proxy runs that an MLflow filter string selects, and of those
-    of any study that a second one, `reuse`, selects.
+    """The histories of the complete proxy runs that the MLflow filter string `runs` selects, and
+    of those, from any study, that the filter string `reuse` selects.
 
-    Without `unplanned` runs, those that `train` added to a study are left out. Reads the compact
-    copy in a run's tags, or else its metric histories. A domain that some run does not know has
-    proportion 0 there, and its loss is NaN. Raises InputError when there is no such run, and for
-    runs whose losses are not comparable.
+    With `unplanned` false, runs that `train` added to a study are left out. Reads the compact copy
+    in a run's tags, or else its metric histories. A domain that a run does not have has proportion
+    0 and loss NaN in its rows. Raises InputError if a filter selects no usable run, and for runs
+    whose losses are not comparable.
     """
-    old = search(experiment_ids, _proxies(reuse)) if reuse else []
-    reused = frozenset(run.info.run_id for run in old)
-    found = search(experiment_ids, _proxies(runs))
-    proxies = [*[run for run in found if run.info.run_id not in reused], *old]
+    to_reuse = search(experiment_ids, _proxies(reuse)) if reuse else []
+    reused = frozenset(run.info.run_id for run in to_reuse)
+    selected = search(experiment_ids, _proxies(runs))
+    proxies = [*[run for run in selected if run.info.run_id not in reused], *to_reuse]
     names = _names(proxies)
     origins = origin.origins(proxies)
-    strays = {i for i, o in origins.items() if o == origin.UNPLANNED and i not in reused}
-    strays = set() if unplanned else strays
-    usable, faults = _usable([run for run in proxies if run.info.run_id not in strays])
-    reasons = {**dict.fromkeys(strays, origin.UNPLANNED), **faults}
+    excluded = {i for i, o in origins.items() if o == origin.UNPLANNED and i not in reused}
+    excluded = set() if unplanned else excluded
+    usable, faults = _usable([run for run in proxies if run.info.run_id not in excluded])
+    reasons = {**dict.fromkeys(excluded, origin.UNPLANNED), **faults}
     left_out = {names[run_id]: reason for run_id, reason in reasons.items()}
-    ours = [run for run, _ in usable if run.info.run_id not in reused]
-    theirs = [run for run, _ in usable if run.info.run_id in reused]
-    _refuse_none(ours, experiment_ids, runs, left_out)
+    new = [run for run, _ in usable if run.info.run_id not in reused]
+    old = [run for run, _ in usable if run.info.run_id in reused]
+    _refuse_empty(new, experiment_ids, runs, left_out)
     if reuse:
-        _refuse_none(theirs, experiment_ids, reuse, left_out)
-    comparable.refuse_several_studies(ours, experiment_ids)
-    unit = comparable.one_unit([*ours, *theirs])
-    comparable.refuse_other_training(ours, theirs)
+        _refuse_empty(old, experiment_ids, reuse, left_out)
+    comparable.refuse_several_studies(new, experiment_ids)
+    unit = comparable.one_unit([*new, *old])
+    comparable.refuse_different_training(new, old)
     return Histories(
         table=_table(usable),
         left_out=left_out,
-        parents=_parents(ours, experiment_ids),
+        parents=_parents(new, experiment_ids),
         names=names,
         reused=reused,
-        domains=tuple(_union(_mixture(run) for run in ours)),
+        domains=tuple(_union(_mixture(run) for run in new)),
         unit=unit,
         origins=origins,
     )
@@ -91,67 +91,68 @@ def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, .
             f"tags.{keys.STAGE} = '{keys.SWEEP}' and tags.{keys.STUDY} = '{study}'",
             order_by=["attributes.start_time DESC"],
         )
-        told = (run.info.run_id for run in sweeps if keys.TARGET_TOKENS in run.data.params)
-        if newest := next(told, None):
+        with_target = (run.info.run_id for run in sweeps if keys.TARGET_TOKENS in run.data.params)
+        if newest := next(with_target, None):
             return (newest,)
     return tuple(sorted({run.data.tags.get(keys.PARENT, "") for run in runs} - {""}))
 
 
 def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = keys.NATS) -> pd.DataFrame:
-    """The tidy table of the complete check runs, which no fit reads, `run` their names; empty where
-    there are none whose losses have this unit."""
-    found = search(experiment_ids, f"{_proxies(runs)} and tags.{keys.CHECK} = 'true'")
-    whole = [
+    """The tidy table of the complete check runs, which no fit reads, with their names as `run`;
+    empty if no check run has losses of this unit."""
+    check_runs = search(experiment_ids, f"{_proxies(runs)} and tags.{keys.CHECK} = 'true'")
+    complete = [
         run
-        for run in found
+        for run in check_runs
         if run.info.status == "FINISHED"
         and run.data.tags.get(keys.COMPLETE) == "true"
         and run.data.params.get(keys.UNIT, keys.NATS) == unit
     ]
-    if not whole:
+    if not complete:
         return pd.DataFrame()
-    table = _table(list(zip(whole, _histories(whole), strict=True)))
-    return table.assign(run=table["run"].map(_names(whole)))
+    table = _table(list(zip(complete, _histories(complete), strict=True)))
+    return table.assign(run=table["run"].map(_names(complete)))
 
 
 def _proxies(query: str) -> str:
     return f"tags.{keys.STAGE} = '{keys.PROXY}'" + (f" and {query}" if query else "")
 
 
-def _usable(proxies: Sequence[Run]) -> tuple[list[Read], dict[str, str]]:
-    """The complete runs with their histories; of the others, id → why they cannot be used.
+def _usable(proxies: Sequence[Run]) -> tuple[list[RunHistory], dict[str, str]]:
+    """The complete runs with their histories; and run id → why a run cannot be used.
 
-    An attempt at a run that is complete by now is neither.
+    A failed attempt at a run that has since been completed is in neither.
     """
-    faults = {run.info.run_id: _unfit(run) for run in proxies}
+    faults = {run.info.run_id: _fault(run) for run in proxies}
     complete = [run for run in proxies if not faults[run.info.run_id]]
     read = list(zip(complete, _histories(complete), strict=True))
     empty = [run.info.run_id for run, history in read if not history.steps]
     faults |= dict.fromkeys(empty, "no validation losses")
     usable = [(run, history) for run, history in read if history.steps]
-    usable, twice = _once(usable)
+    usable, duplicates = _without_duplicates(usable)
     trained = {run.data.tags.get(keys.FINGERPRINT) for run, _ in usable} - {None}
     reasons = {
         run.info.run_id: fault
         for run in proxies
         if (fault := faults[run.info.run_id]) and run.data.tags.get(keys.FINGERPRINT) not in trained
     }
-    return usable, {**reasons, **twice}
+    return usable, {**reasons, **duplicates}
 
 
-def _once(usable: Sequence[Read]) -> tuple[list[Read], dict[str, str]]:
-    """Each run once where several have one fingerprint, by preference one below another command;
-    of the others, id → that they are there already."""
-    kept: dict[str, Read] = {}
-    for one in sorted(usable, key=lambda read: keys.PARENT not in read[0].data.tags):
-        kept.setdefault(one[0].data.tags.get(keys.FINGERPRINT, one[0].info.run_id), one)
-    ids = {run.info.run_id for run, _ in kept.values()}
-    twice = {
+def _without_duplicates(usable: Sequence[RunHistory]) -> tuple[list[RunHistory], dict[str, str]]:
+    """One run for each fingerprint, preferably one with a parent run; and, by the ids of the other
+    runs, why they are left out."""
+    chosen: dict[str, str] = {}  # fingerprint, or else run id → run id
+    for run, _ in sorted(usable, key=lambda read: keys.PARENT not in read[0].data.tags):
+        run_id = run.info.run_id
+        chosen.setdefault(run.data.tags.get(keys.FINGERPRINT, run_id), run_id)
+    ids = set(chosen.values())
+    duplicates = {
         run.info.run_id: "another run with the same fingerprint is taken"
         for run, _ in usable
         if run.info.run_id not in ids
     }
-    return [read for read in usable if read[0].info.run_id in ids], twice
+    return [read for read in usable if read[0].info.run_id in ids], duplicates
 
 
 def _mixture(run: Run) -> dict[str, float]:
@@ -160,7 +161,7 @@ def _mixture(run: Run) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Purpose:
-    """What the sweeps above the runs were for; None or empty where they do not say or agree."""
+    """What a model is fitted for; None or empty where the sweeps do not say or disagree."""
 
     n_params: float | None
     tokens: float | None
@@ -193,7 +194,7 @@ def purpose(parents: Sequence[str]) -> Purpose:
     )
 
 
-def _unfit(run: Run) -> str:
+def _fault(run: Run) -> str:
     """Why a run cannot be used; empty when it can."""
     tags = run.data.tags
     if tags.get(keys.CHECK) == "true":
@@ -216,7 +217,7 @@ def _unfit(run: Run) -> str:
     return ""
 
 
-def _refuse_none(
+def _refuse_empty(
     runs: Sequence[Run], experiment_ids: Sequence[str], query: str, left_out: dict[str, str]
 ) -> None:
     if not runs:
@@ -224,12 +225,12 @@ def _refuse_none(
             f"no complete proxy run in experiment {', '.join(experiment_ids)}"
             + (f" matches {query!r}" if query else "")
             + (f" (left out: {counted(left_out)})" if left_out else "")
-            + (f"; {ASK}" if origin.UNPLANNED in left_out.values() else "")
+            + (f"; {UNPLANNED_HINT}" if origin.UNPLANNED in left_out.values() else "")
         )
 
 
 def _names(runs: Sequence[Run]) -> dict[str, str]:
-    """Run id → name, with the id's beginning where several runs share the name."""
+    """Run id → name; where several runs share a name, with the first characters of the id."""
     names = {run.info.run_id: run.info.run_name or run.info.run_id for run in runs}
     shared = Counter(names.values())
     return {
@@ -239,21 +240,21 @@ def _names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def counted(left_out: dict[str, str]) -> str:
-    """The reasons and how many runs each one left out."""
+    """The reasons, and how many runs each of them excluded."""
     return ", ".join(f"{n} × {reason}" for reason, n in Counter(left_out.values()).most_common())
 
 
 def _histories(runs: Sequence[Run]) -> list[History]:
-    """The history of each run: the compact copy where there is one, else its metrics."""
+    """The history of each run: the compact copy if it has one, else its metrics."""
     compact = [history_from_tags(run.data.tags) for run in runs]
-    bare = [run for run, history in zip(runs, compact, strict=True) if history is None]
+    without_copy = [run for run, history in zip(runs, compact, strict=True) if history is None]
     with ThreadPoolExecutor(threads(THREADS)) as pool:
-        read = pool.map(_from_metrics, bare)
+        read = pool.map(_from_metrics, without_copy)
         return [history or next(read) for history in compact]
 
 
 def _from_metrics(run: Run) -> History:
-    """A history from the metrics themselves, one request a domain."""
+    """A history from the metrics themselves, with one request for each domain."""
     client = mlflow.MlflowClient()
     names = sorted(key for key in run.data.metrics if key.startswith(keys.VAL_LOSS))
     series = {
@@ -270,8 +271,8 @@ def _from_metrics(run: Run) -> History:
     )
 
 
-def _table(runs: Sequence[Read]) -> pd.DataFrame:
-    """The tidy table, one row an evaluation, filled column block by column block."""
+def _table(runs: Sequence[RunHistory]) -> pd.DataFrame:
+    """The tidy table, a row for each evaluation, filled by blocks of columns."""
     lengths = [len(history.steps) for _, history in runs]
     mixtures = [_mixture(run) for run, _ in runs]
     domains = _union(mixtures)

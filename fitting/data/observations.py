@@ -1,6 +1,5 @@
-"""The table that the fits use: one row an evaluation of a run, as arrays."""
+"""The table that the fits use, as arrays; each row is one evaluation of a run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,7 +11,7 @@ from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE
 
 Array = np.ndarray
-SAME_MIXTURE = 6  # decimals to which proportions must agree to be one mixture
+SAME_MIXTURE = 6  # decimals to which the proportions of one mixture agree
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Observations:
         for column in ("run", keys.N_PARAMS, keys.TOKENS):
             if column not in table:
                 raise InputError(f"run table: no column {column!r}")
-        domains = named(table, keys.MIXTURE)
-        val_domains = named(table, keys.VAL_LOSS)
+        domains = domain_names(table, keys.MIXTURE)
+        val_domains = domain_names(table, keys.VAL_LOSS)
         values = table[[c for c in table if c != "run"]]
         if (bad := values.isna()).any(axis=None):
             row, column = np.argwhere(bad.to_numpy())[0]
@@ -74,7 +73,7 @@ class Observations:
         )
 
     def rows(self, keep: Array) -> Self:
-        """The observations where `keep`, (rows,) bool; mixtures and runs without any are gone."""
+        """The rows where `keep`, (rows,) bool; mixtures and runs without rows are dropped."""
         mixtures, mixture_of = np.unique(self.mixture_of[keep], return_inverse=True)
         runs, run_of = np.unique(self.run_of[keep], return_inverse=True)
         return replace(
@@ -99,8 +98,9 @@ class Observations:
         return self.mixtures[self.mixture_of]
 
 
-def named(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:
-    found: Sequence[str] = [str(c).removeprefix(prefix) for c in table if str(c).startswith(prefix)]
-    if not found:
+def domain_names(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:
+    """The domains that the columns with a prefix name; raises InputError where there are none."""
+    names = tuple(str(c).removeprefix(prefix) for c in table if str(c).startswith(prefix))
+    if not names:
         raise InputError(f"run table: no column {prefix}<domain>")
-    return tuple(found)
+    return names

@@ -1,4 +1,4 @@
-"""Where a proxy run comes from: whether a sweep planned it, or somebody trained it besides."""
+"""Where a proxy run comes from: planned by a sweep, added by hand, imported, …"""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ CONTINUED = "planned by critical"
 IMPORTED = "imported"
 FOREIGN = "logged by other code"
 UNPLANNED = "added by train"
-GONE = "gone"  # the stage of a parent that was deleted for good
+GONE = "gone"  # the stage of a parent that was permanently deleted
 
 _BY_PARENT = {keys.SWEEP: PLANNED, GONE: PLANNED, keys.CRITICAL: CONTINUED}
 
 
 def origins(runs: Sequence[Run]) -> dict[str, str]:
-    """Run id → where it comes from.
+    """Run id → origin.
 
-    A run of a study is planned where a sweep trained it, or found it trained and marked it.
+    A run of a study counts as planned if a sweep trained it, or found it trained and marked it.
     """
     parents = {run.data.tags[keys.PARENT] for run in runs if keys.PARENT in run.data.tags}
     stages = {parent: _stage(parent) for parent in parents}
@@ -35,11 +35,11 @@ def _origin(run: Run, stages: dict[str, str]) -> str:
         return IMPORTED
     if keys.STUDY not in tags:
         return FOREIGN
-    planned = _BY_PARENT.get(stages.get(tags.get(keys.PARENT, ""), ""), UNPLANNED)
-    if planned == UNPLANNED and keys.PLANNED in tags:
-        planned = PLANNED
+    origin = _BY_PARENT.get(stages.get(tags.get(keys.PARENT, ""), ""), UNPLANNED)
+    if origin == UNPLANNED and keys.PLANNED in tags:
+        origin = PLANNED
     proposed = (run.info.run_name or "").startswith(keys.PROPOSAL)
-    return PROPOSED if planned == PLANNED and proposed else planned
+    return PROPOSED if origin == PLANNED and proposed else origin
 
 
 def _stage(run_id: str) -> str:

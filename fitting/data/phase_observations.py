@@ -1,4 +1,7 @@
-"""The table that the law of a schedule is fitted to, as arrays."""
+"""The table that a schedule's law is fitted to, as arrays.
+
+A trunk is a run whose state at the end of a phase several runs of the next phase continue.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -6,7 +9,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from fitting.data.observations import SAME_MIXTURE, named
+from fitting.data.observations import SAME_MIXTURE, domain_names
 from training.record import keys
 from training.record.errors import InputError
 
@@ -18,38 +21,37 @@ PHASE, TRUNK, LABEL = "phase", "trunk", "label"
 
 @dataclass(frozen=True)
 class PhaseRuns:
-    """The runs of every phase: each continues a state, one of few, on one of the same mixtures."""
+    """The runs of every phase: each continues one of a few states on one of the same mixtures."""
 
     domains: tuple[str, ...]  # training domains, M
     val_domains: tuple[str, ...]  # V
     tokens: Array  # at the end of each phase, (K,)
-    mixtures: Array  # distinct ones, (m, M)
+    mixtures: Array  # distinct mixtures, (m, M)
     phase_of: Array  # from 0, (runs,)
     mixture_of: Array  # index into mixtures, (runs,)
     trunk: Array  # name of the trunk that each run continues, (runs,)
     before: Array  # losses at the phase's start, nats per token, (runs, V); NaN in phase 1
-    losses: Array  # at its end, (runs, V)
-    trunk_mixtures: dict[str, int]  # name → index into mixtures of what it was trained on
+    losses: Array  # at the phase's end, (runs, V)
+    trunk_mixtures: dict[str, int]  # trunk's name → index into mixtures
 
     @classmethod
     def from_table(cls, table: pd.DataFrame, tokens: Array) -> Self:
-        """From the columns phase (from 1), trunk, mixture/<domain>…, before/<domain>… and
-        val_loss/<domain>…; a trunk has the name of the mixture that it was trained on, column
-        `label`.
+        """From the columns phase (from 1), trunk, label, mixture/<domain>…, before/<domain>… and
+        val_loss/<domain>…; `label` names a row's mixture, and a trunk is named after its mixture.
 
-        Raises InputError for too few mixtures, and for a later phase that continues states which
-        do not differ.
+        Raises InputError for too few mixtures, and for a later phase whose starting states do not
+        differ.
         """
-        domains, val_domains = named(table, keys.MIXTURE), named(table, keys.VAL_LOSS)
+        domains, val_domains = domain_names(table, keys.MIXTURE), domain_names(table, keys.VAL_LOSS)
         raw = table[[keys.MIXTURE + d for d in domains]].to_numpy(float)
         mixtures, mixture_of = np.unique(raw.round(SAME_MIXTURE), axis=0, return_inverse=True)
         if len(mixtures) < MIN_MIXTURES:
             raise InputError(
-                f"{len(mixtures)} mixtures were tried in each phase; a law of a phase needs at "
-                f"least {MIN_MIXTURES}"
+                f"{len(mixtures)} mixtures were tried in each phase; a phase's law needs at least "
+                f"{MIN_MIXTURES}"
             )
         labels = dict(zip(table[LABEL], mixture_of.ravel().tolist(), strict=True))
-        found = cls(
+        runs = cls(
             domains=domains,
             val_domains=val_domains,
             tokens=tokens,
@@ -62,19 +64,19 @@ class PhaseRuns:
             trunk_mixtures={t: labels[t] for t in table.loc[table[PHASE] > 1, TRUNK].unique()},
         )
         for k in range(1, len(tokens)):
-            here = found.phase_of == k
-            states = np.unique(found.before[here], axis=0, return_inverse=True)[1].ravel()
-            pairs = np.unique(np.stack([found.mixture_of[here], states]), axis=1)
+            in_phase = runs.phase_of == k
+            states = np.unique(runs.before[in_phase], axis=0, return_inverse=True)[1].ravel()
+            pairs = np.unique(np.stack([runs.mixture_of[in_phase], states]), axis=1)
             if np.bincount(pairs[0], minlength=len(mixtures)).min() < 2:
                 raise InputError(
-                    f"phase {k + 1} does not continue two different states on every mixture: "
-                    "nothing tells how much of a state stays; continue two or more "
+                    f"phase {k + 1} does not continue two different states on every mixture, so "
+                    "the retention of a state cannot be estimated; continue two or more "
                     "(phases.trunks)"
                 )
-        return found
+        return runs
 
     def schedules(self) -> Array:
-        """The mixtures of all phases of each run of the last phase, (runs there, K, M)."""
+        """The mixtures of all phases for each run of the last phase, (runs of that phase, K, M)."""
         last = self.phase_of == len(self.tokens) - 1
         trunks = [self.trunk_mixtures[name] for name in self.trunk[last]]
         before = np.repeat(self.mixtures[trunks][:, None], len(self.tokens) - 1, axis=1)

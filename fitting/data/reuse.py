@@ -1,7 +1,7 @@
-"""Runs of an earlier study, fitted together with those of one that has other domains.
+"""Fit runs of an earlier study together with those of a study that has different domains.
 
-A domain that was added since has the proportion 0 in them, and one that was split is the sum of its
-parts (docs/math.md, "Reuse"). Tables are tidy: a row an evaluation.
+In the old runs, a domain that was added since has the proportion 0, and a domain that was split is
+the sum of its parts (docs/math.md, "Reuse"). Tables are tidy: each row is one evaluation.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,20 +20,21 @@ Splits = Mapping[str, Mapping[str, float]]  # old domain → new domain → its 
 
 @dataclass(frozen=True)
 class Reuse:
-    """Which old runs are fitted too, and what became of their domains."""
+    """Which old runs are fitted too, and how their domains were split."""
 
     runs: str = ""
-    """An MLflow filter string; empty: none."""
+    """An MLflow filter string; empty selects none."""
     splits: Splits = field(default_factory=dict)
 
 
 def pull(
     experiment_ids: Sequence[str], runs: str, old: Reuse, *, unplanned: bool = True
 ) -> Histories:
-    """The histories of the runs that a filter string selects and of the old ones, on the domains
-    of the former.
+    """The histories of the new runs that a filter string selects and of the old runs, on the
+    domains of the new runs.
 
-    Raises InputError as `histories.pull` and `split` do, and for an old domain that is unknown now.
+    Raises InputError as `histories.pull` and `split` do, and for an old domain that the new runs
+    do not have.
     """
     pulled = histories.pull(experiment_ids, runs, old.runs, unplanned=unplanned)
     table = split(pulled.table, old.splits, pulled.names)
@@ -42,29 +43,29 @@ def pull(
 
 
 def _refuse_unknown_domains(table: pd.DataFrame, pulled: Histories) -> None:
-    """Raise InputError for reused runs that were trained on a domain which the others know not."""
+    """Raise InputError for reused runs that were trained on a domain the new runs do not have."""
     old = table[table["run"].isin(pulled.reused)]
-    for name in _named(table, keys.MIXTURE):
+    for name in _domain_names(table, keys.MIXTURE):
         trained = old.loc[old[keys.MIXTURE + name] > 0, "run"].nunique()
         if trained and name not in pulled.domains:
             raise InputError(
-                f"reuse: {trained} runs were trained on {name!r}, which the runs that they would "
-                f"join do not have; say what it became (split={name}=…), keep it in the new study "
-                "within the bounds [0, 0], or choose other runs"
+                f"reuse: {trained} runs were trained on {name!r}, which is not a domain of the new "
+                f"runs; say what it became (split={name}=…), keep it in the new study within the "
+                "bounds [0, 0], or choose other runs"
             )
 
 
 def split(table: pd.DataFrame, splits: Splits, names: Mapping[str, str]) -> pd.DataFrame:
-    """The table with the proportion of each old domain given to the new ones that hold its text.
+    """The table with the proportion of each old domain moved to the new domains that hold its text.
 
-    A loss is a mean over tokens: a run that has none of the old validation domain, but those of
-    its parts, has their mean in the same shares. names are those of the runs, by id. Raises
-    InputError for shares that do not sum to one, an unknown domain, and a run that has the old
-    domain and a part of it.
+    A loss is a mean over tokens. So where a run has no loss for the old validation domain but
+    losses for its parts, the old domain's loss is their mean, weighted by the shares. `names`: run
+    id → name. Raises InputError for shares that do not sum to one, an unknown domain, and a run
+    that has the old domain and a part of it.
     """
-    domains = _named(table, keys.MIXTURE)
+    domains = _domain_names(table, keys.MIXTURE)
     refuse_unknown(splits, domains, "split")
-    left = [name for name in domains if name not in splits]
+    unsplit = [name for name in domains if name not in splits]
     new = table.copy()
     for old, parts in splits.items():
         if both := splits.keys() & parts:
@@ -72,7 +73,7 @@ def split(table: pd.DataFrame, splits: Splits, names: Mapping[str, str]) -> pd.D
                 f"split: {old!r}: a part has the name of a domain that is split, {min(both)!r}; "
                 "give the part another name in the new study"
             )
-        shares = checked_mixture(parts, left, f"split: {old!r}")
+        shares = checked_mixture(parts, unsplit, f"split: {old!r}")
         _refuse_whole_and_part(table, old, parts, names)
         for part in parts:
             new[keys.MIXTURE + part] += shares[part] * table[keys.MIXTURE + old]
@@ -90,71 +91,71 @@ def _refuse_whole_and_part(
     both = table.loc[trained & (table[keys.MIXTURE + old] > 0), "run"]
     if len(both):
         name = names.get(both.iloc[0], both.iloc[0])
-        raise InputError(f"split: run {name!r} has the domain {old!r} and a part of it at once")
+        raise InputError(f"split: run {name!r} has the domain {old!r} and a part of it")
 
 
 def weights(purpose: Purpose, pulled: Histories) -> dict[str, float]:
-    """The weights of the sweeps above the runs; a validation domain that they do not know, and
-    reused runs do, weighs nothing."""
+    """The weights of the sweeps above the runs; a validation domain that only reused runs have
+    gets weight 0."""
     if not (purpose.weights and pulled.reused):
         return purpose.weights
-    return {**dict.fromkeys(_named(pulled.table, keys.VAL_LOSS), 0.0), **purpose.weights}
+    return {**dict.fromkeys(_domain_names(pulled.table, keys.VAL_LOSS), 0.0), **purpose.weights}
 
 
 def common_losses(
-    table: pd.DataFrame, given: Mapping[str, float], reused: Collection[str]
+    table: pd.DataFrame, weights: Mapping[str, float], reused: Collection[str]
 ) -> tuple[pd.DataFrame, dict[str, float], list[str]]:
-    """The table and the weights given, without the validation domains that weigh nothing and of
-    which some runs have no loss at all; and notes that name them.
+    """The table and the weights without the validation domains that have weight 0 and that some
+    runs have no loss for; and notes that name those domains.
 
-    No weights are equal ones. With reused runs, raises InputError for a domain that counts and
-    that some run lacks: a fit would have to do without all those runs.
+    Empty weights stand for equal ones. With reused runs, raises InputError for a domain that has a
+    weight and that some runs lack, since a fit would have to leave all those runs out.
     """
     columns = [c for c in table if c.startswith(keys.VAL_LOSS)]
     missing = table.groupby("run")[columns].count() == 0  # (runs, V)
     without = {c.removeprefix(keys.VAL_LOSS): missing[c] for c in columns if missing[c].any()}
-    ignored = [name for name in without if given.get(name) == 0]
-    for name, lacking in without.items():
+    ignored = [name for name in without if weights.get(name) == 0]
+    for name, lacks in without.items():
         if reused and name not in ignored:
-            raise InputError(_not_common(name, int(lacking.sum()), len(lacking)))
+            raise InputError(_not_common(name, int(lacks.sum()), len(lacks)))
     notes = [
-        f"validation domain {name!r} left out: it weighs nothing, and {without[name].sum()} runs "
-        "have no loss of it"
+        f"validation domain {name!r} left out: its weight is 0, and {without[name].sum()} runs "
+        "have no loss for it"
         for name in ignored
     ]
-    kept = table.drop(columns=[keys.VAL_LOSS + name for name in ignored])
-    return kept, {name: w for name, w in given.items() if name not in ignored}, notes
+    table = table.drop(columns=[keys.VAL_LOSS + name for name in ignored])
+    return table, {name: w for name, w in weights.items() if name not in ignored}, notes
 
 
 def _not_common(name: str, lacking: int, runs: int) -> str:
     return (
-        f"reuse: {lacking} of {runs} runs have no loss of validation domain {name!r}, which counts "
-        f"in the objective; give it weight 0 in weights ({name}=0; of a domain that was split, "
-        "weigh the old one instead of its parts), or fit the new runs without reuse: within a "
-        "bundle of the unchanged domains a handful of mixtures is enough"
+        f"reuse: {lacking} of {runs} runs have no loss for validation domain {name!r}, which "
+        f"counts in the objective; give it weight 0 in weights ({name}=0; for a domain that was "
+        "split, weight the old domain instead of its parts), or fit the new runs without reuse: "
+        "within a bundle of the unchanged domains a handful of mixtures is enough"
     )
 
 
-def told(table: pd.DataFrame, reused: Collection[str], splits: Splits) -> list[str]:
-    """How many old runs a fit reuses, and what they lack, for its summary."""
+def summary(table: pd.DataFrame, reused: Collection[str], splits: Splits) -> list[str]:
+    """Lines for a fit's summary: how many old runs it reuses, and which domains they lack."""
     old = table["run"].isin(reused)
     notes = [
         f"split: {name!r} taken as "
         + " + ".join(f"{share:g} {part}" for part, share in parts.items())
-        + ", its loss as their mean in these shares where a run has theirs alone"
+        + "; where a run has losses for the parts only, its loss is their mean in these shares"
         for name, parts in splits.items()
     ]
     if not old.any():
         return notes
-    shares = table[[keys.MIXTURE + name for name in _named(table, keys.MIXTURE)]] > 0
+    shares = table[[keys.MIXTURE + name for name in _domain_names(table, keys.MIXTURE)]] > 0
     absent = shares[~old].any() & ~shares[old].any()
-    lacked = [c.removeprefix(keys.MIXTURE) for c in shares.columns[absent]]
+    new_domains = [c.removeprefix(keys.MIXTURE) for c in shares.columns[absent]]
     runs = table["run"]
     line = f"{runs[old].nunique()} of {runs.nunique()} runs are reused" + (
-        f"; none of those was trained on {layout.some(lacked)}" if lacked else ""
+        f"; none of them was trained on {layout.some(new_domains)}" if new_domains else ""
     )
     return [line, *notes]
 
 
-def _named(table: pd.DataFrame, prefix: str) -> list[str]:
+def _domain_names(table: pd.DataFrame, prefix: str) -> list[str]:
     return [c.removeprefix(prefix) for c in table if c.startswith(prefix)]

@@ -1,21 +1,21 @@
-"""What the data cannot tell, however well a law fits them."""
+"""What the data cannot identify, however well a law fits them."""
 
 import numpy as np
 
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
-from fitting.estimators.candidates import Target
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE
 
 Array = np.ndarray
 
-SAME = 1e-9
-SIZE_LAW = 3  # parameters of L = E + A n^-α; as many of a step law
+SAME = 1e-9  # spread of a proportion that does not vary
+SIZE_LAW = 3  # parameters of L = E + A n^-α; a step law has as many
 
 
 def only_scale(observations: Observations) -> dict[str, float | None]:
-    """n_params and tokens where every run has the same: no law says what another one does."""
+    """The n_params and tokens that all runs share, the only ones a law predicts; else None."""
     o = observations
     return {
         name: float(values[0]) if np.ptp(values) == 0 else None
@@ -24,15 +24,15 @@ def only_scale(observations: Observations) -> dict[str, float | None]:
 
 
 def refuse_unreachable(observations: Observations, target: Target) -> None:
-    """Raise InputError for a target that differs in what all runs have in common."""
-    what = {keys.N_PARAMS: "model sizes", keys.TOKENS: "checkpoints a run"}
+    """Raise InputError for a target whose scale differs from one that all runs share."""
+    needed = {keys.N_PARAMS: "model sizes", keys.TOKENS: "checkpoints per run"}
     for name, only in only_scale(observations).items():
-        wanted = getattr(target, name)
-        if only is not None and abs(wanted / only - 1) > MIXTURE_TOLERANCE:
+        value = getattr(target, name)
+        if only is not None and abs(value / only - 1) > MIXTURE_TOLERANCE:
             raise InputError(
-                f"{name}: the target has {wanted:,.0f}, every run {only:,.0f}: no law says what "
-                f"another {name} does; fit runs with three or more {what[name]}, or leave {name} "
-                "out to predict at the runs' own"
+                f"{name}: the target has {value:,.0f}, every run {only:,.0f}: no law can predict "
+                f"another {name}; fit runs with three or more {needed[name]}, or leave {name} out "
+                "to predict at the runs' own"
             )
 
 
@@ -43,49 +43,49 @@ def constant_domains(observations: Observations) -> list[str]:
 
 
 def unidentified(observations: Observations, target: Target) -> list[str]:
-    """What a fit of these observations cannot identify, a sentence each."""
+    """What a fit of these observations cannot identify, one sentence for each problem."""
     o = observations
-    found = []
+    problems = []
     domains = len(o.domains)
     constant = constant_domains(o)
     shares = {d: float(o.mixtures[0, o.domains.index(d)]) for d in constant}
     if len(constant) == 1:
-        found.append(
+        problems.append(
             f"domain {constant[0]!r} has the proportion {shares[constant[0]]:.3g} in every "
-            "mixture: what it does cannot be told from what all mixtures share"
+            "mixture: its effect cannot be separated from what all mixtures share"
         )
     elif constant:
         names = layout.short(constant)
         ordered = sorted(constant, key=lambda d: -shares[d])
-        named = layout.some([f"{names[d]} {shares[d]:.3g}" for d in ordered])
-        found.append(
-            f"{len(constant)} domains have the same proportion in every mixture ({named}): what "
-            "they do cannot be told from what all mixtures share"
+        listed = layout.some([f"{names[d]} {shares[d]:.3g}" for d in ordered])
+        problems.append(
+            f"{len(constant)} domains have the same proportion in every mixture ({listed}): their "
+            "effects cannot be separated from what all mixtures share"
         )
     rank = int(np.linalg.matrix_rank(o.mixtures - o.mixtures.mean(axis=0), tol=1e-6))
     free = domains - len(constant) - 1
     if rank < free:
-        found.append(
+        problems.append(
             f"the mixtures vary in {rank} of {free} directions: some domains' effects cannot be "
-            "told apart"
+            "separated"
         )
     if len(o.mixtures) < domains + 1:
-        found.append(
+        problems.append(
             f"{len(o.mixtures)} mixtures for the {domains + 1} parameters of a mixing law of "
-            f"{domains} domains: the ridge decides what they leave open"
+            f"{domains} domains: the ridge determines the rest"
         )
     sizes, lengths = len(np.unique(o.n_params)), _most_checkpoints(o)
     if 1 < sizes < SIZE_LAW and target.n_params > o.n_params.max():
-        found.append(
+        problems.append(
             f"{sizes} sizes for the three parameters of the size law: its exponent is assumed, "
-            "not found; train a third size before you trust a larger target"
+            "not fitted; train a third size before you trust a larger target"
         )
     if 1 < lengths < SIZE_LAW and target.tokens > o.tokens.max():
-        found.append(
-            f"{lengths} checkpoints a run for the three parameters of the step law: its exponent "
-            "is assumed, not found; evaluate more often before you trust a longer target"
+        problems.append(
+            f"{lengths} checkpoints per run for the three parameters of the step law: its exponent "
+            "is assumed, not fitted; evaluate more often before you trust a longer target"
         )
-    return found
+    return problems
 
 
 def _most_checkpoints(observations: Observations) -> int:

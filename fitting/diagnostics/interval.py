@@ -4,9 +4,9 @@ import numpy as np
 from scipy.stats import t as student
 
 from fitting.artifact.laws import Interval
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Target
 from fitting.selection.backtest import Extrapolation, second_moments
 from fitting.selection.choose import ChosenLaw
 
@@ -28,7 +28,7 @@ def interval(
     """
     o = observations
     draws = _draws(len(o.mixtures), np.random.default_rng(seed))
-    laws = tuple(candidates.bootstrap(o, result.best, target, draws))
+    laws = tuple(candidates.bootstrap(o, result.stack, target, draws, result.memory))
     h = result.held_out
     drawn = np.array([law.predict(h.proportions(), h.n_params, h.tokens) for law in laws])
     drawn -= drawn.mean(axis=0)

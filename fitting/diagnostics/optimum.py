@@ -7,9 +7,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from fitting.artifact.laws import Law
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate, Memory, Stack
 
 Array = np.ndarray
 
@@ -80,9 +81,10 @@ def minimise(
 
 def by_size(
     observations: Observations,
-    candidate: Candidate,
+    way: Candidate | Stack,
     weights: Array,
     space: Space,
+    memory: Memory,
 ) -> list[Optimum]:
     """The best mixture of each of several sizes by a law of its runs alone, at their end."""
     found: list[Optimum] = []
@@ -92,7 +94,7 @@ def by_size(
         o = observations.rows(observations.n_params == size)
         if len(o.mixtures) > len(o.domains):  # else the ridge would choose
             end = Target(float(size), float(o.tokens.max()))
-            law = candidates.fit(o, candidate, end)
+            law = candidates.fit(o, way, end, candidates.starts(memory))
             found.append(minimise(law, weights, end, o.mixtures, space))
     return found
 

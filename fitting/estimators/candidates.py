@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fitting.artifact.laws import Law
+from fitting.artifact.laws import Law, StackedLaw
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import joint, nested, published
 from fitting.estimators.joint import ScaleFit
@@ -16,8 +17,9 @@ from fitting.estimators.nested import Curves
 
 Array = np.ndarray
 
-METHODS = ("joint", "nested")  # those that `auto` chooses from
-ALL_METHODS = (*METHODS, *published.METHODS)
+OWN = ("joint", "nested")  # laws with a choice of φ and ridge
+MEMBERS = ("joint", "shukor_additive", "shukor_joint", "power_sum")  # what `auto` weighs
+ALL_METHODS = (*OWN, *published.METHODS)
 TIES = {"joint": ("all", "domain"), "nested": ("domain", "all", "curve")}  # the default first
 CHOICES = {  # what can be chosen of each law
     "joint": ("power", "ridge", "terms", "shrinking", "tie"),
@@ -37,11 +39,16 @@ class Candidate:
     shrinking: bool = False  # whether the mixture's effect shrinks with scale (joint only)
     tie: str = "all"  # what shares exponents: "all", a "domain" or (nested only) a "curve"
     huber: float = 0.0  # nats per token beyond which residuals count linearly (nested only)
+    ridges: tuple[float, ...] = ()  # of each validation domain, where they have their own
 
     @property
     def form(self) -> "Candidate":
         """The same without the choice of φ and ridge."""
-        return replace(self, power=0.0, ridge=0.0)
+        return replace(self, power=0.0, ridge=0.0, ridges=())
+
+    def of_domains(self, domains: int) -> tuple[float, ...]:
+        """The ridge of each of so many validation domains."""
+        return self.ridges or (self.ridge,) * domains
 
     @property
     def scale_form(self) -> "Candidate":
@@ -49,12 +56,14 @@ class Candidate:
         return replace(self.form, terms=1)
 
     def __str__(self) -> str:
-        if self.method not in METHODS:
+        if self.method not in OWN:
             return f"{self.method} law, ridge {self.ridge:.0e}"
         parts = [
             f"{self.method} law",
             f"φ(r) = r^{self.power:g}" if self.power else "φ(r) = log(r + ε)",
-            f"ridge {self.ridge:.0e}",
+            f"ridge {min(self.ridges):.0e} to {max(self.ridges):.0e} by domain"
+            if self.ridges
+            else f"ridge {self.ridge:.0e}",
         ]
         if self.terms > 1:
             parts.append(f"{self.terms} exponentials")
@@ -68,19 +77,65 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Target:
-    """The run whose losses are wanted."""
+class Stack:
+    """Laws, each fitted its way, and their weights in the predicted losses."""
 
-    n_params: float
-    tokens: float
+    members: tuple[Candidate, ...]
+    weights: tuple[float, ...]  # at least 0, summing to one
 
+    @property
+    def best(self) -> Candidate:
+        """The member with the largest weight."""
+        return self.members[int(np.argmax(self.weights))]
+
+    def law(self, laws: Sequence[Law]) -> Law:
+        """The weighted sum of the members' laws; that of a single member is itself."""
+        return laws[0] if len(laws) == 1 else StackedLaw(tuple(laws), np.array(self.weights))
+
+    def params(self) -> dict[str, Any]:
+        """What a fit's run logs of it, as names and values."""
+        if len(self.members) == 1:
+            return {key: value for key, value in vars(self.best).items() if key != "ridges"}
+        named = zip(self.members, self.weights, strict=True)
+        values: dict[str, Any] = {"method": "stack"}
+        for i, (member, weight) in enumerate(named):
+            again = sum(other.method == member.method for other in self.members[:i])
+            name = member.method + (f"_{again + 1}" if again else "")
+            values[f"{name}/weight"] = round(weight, 4)
+            values |= {f"{name}/{k}": getattr(member, k) for k in CHOICES[member.method]}
+        return values
+
+    def __str__(self) -> str:
+        if len(self.members) == 1:
+            return str(self.best)
+        named = sorted(zip(self.weights, self.members, strict=True), key=lambda one: -one[0])
+        return "weighted sum of " + "; ".join(f"{weight:.2f} {member}" for weight, member in named)
+
+
+PLAIN = Candidate("joint").scale_form  # the scale terms that published laws start from
 
 Memory = dict[Any, Any]  # what a fit found, for similar fits to start from
 
 
-def fit(observations: Observations, candidate: Candidate, target: Target) -> Law:
-    """The law of one candidate on all observations."""
-    return fit_all(observations, [candidate], target)[candidate]
+def starts(memory: Memory) -> Memory:
+    """A part that fits to fewer mixtures can start from, which fill it no further."""
+    return {key: value for key, value in memory.items() if isinstance(key, Candidate)}
+
+
+def fit(
+    observations: Observations,
+    way: Candidate | Stack,
+    target: Target,
+    memory: Memory | None = None,
+) -> Law:
+    """The law of one candidate, or of a stack of them, on all observations.
+
+    `memory` is of a fit to similar data, where the solvers start.
+    """
+    if isinstance(way, Candidate):
+        return fit_all(observations, [way], target, memory)[way]
+    laws = fit_all(observations, way.members, target, memory)
+    return way.law([laws[member] for member in way.members])
 
 
 def fit_all(
@@ -95,11 +150,13 @@ def fit_all(
     """
     memory = {} if memory is None else memory
     laws: dict[Candidate, Law] = {}
-    ours = [c for c in wanted if c.method in METHODS]
+    ours = [c for c in wanted if c.method in OWN]
+    domains = len(observations.val_domains)
     for candidate in wanted:
-        if candidate.method not in METHODS:
+        if candidate.method not in OWN:
+            scales = _scales(observations, PLAIN, memory)
             laws[candidate], parameters = published.fit(
-                observations, candidate.method, candidate.ridge, memory.get(candidate)
+                observations, candidate.method, candidate.ridge, scales, memory.get(candidate)
             )
             memory.setdefault(candidate, parameters)
     for form in dict.fromkeys(c.scale_form for c in ours):
@@ -107,11 +164,18 @@ def fit_all(
         mix = _scale_step(observations, form, target, memory)
         for power, terms in dict.fromkeys((c.power, c.terms) for c in same):
             group = tuple(c for c in same if (c.power, c.terms) == (power, terms))
-            ridges = np.array([c.ridge for c in group])
-            found, exponentials = mix(power, ridges, memory.get(group, terms))
+            ridges = np.array([c.of_domains(domains) for c in group])
+            start = memory.get(group) or _near(memory.get((form, power, terms)), len(group))
+            found, exponentials = mix(power, ridges, start or terms)
             memory.setdefault(group, exponentials)
+            memory.setdefault((form, power, terms), exponentials.part(slice(0, domains)))
             laws.update(zip(group, found, strict=True))
     return laws
+
+
+def _near(found: Exponentials | None, fits: int) -> Exponentials | None:
+    """Exponentials of one fit as the start of several."""
+    return found and found.part(np.tile(np.arange(len(found.floor)), fits))
 
 
 def _scale_step(
@@ -120,8 +184,7 @@ def _scale_step(
     """Fit what does not depend on φ, ridge and terms; the rest as a function of those."""
     if form.method == "nested":
         return partial(nested.fit_mixing, _curves(observations, form, target))
-    scales = _scales(observations, form, memory.get(form))
-    memory.setdefault(form, scales)
+    scales = _scales(observations, form, memory)
 
     def mix(
         power: float, ridges: Array, start: Exponentials | int
@@ -132,42 +195,52 @@ def _scale_step(
 
 
 def bootstrap(
-    observations: Observations, candidate: Candidate, target: Target, counts: Array
+    observations: Observations,
+    way: Candidate | Stack,
+    target: Target,
+    counts: Array,
+    memory: Memory | None = None,
 ) -> list[Law]:
-    """The laws of one candidate on mixtures drawn with replacement, all in one batch.
+    """The laws of one candidate, or of a stack of them, on mixtures drawn with replacement.
 
     counts (draws, m): how often each draw took each mixture. The nested law's curves stay as
     they are; a draw changes its mixing law alone.
     """
-    memory: Memory = {}
+    if isinstance(way, Stack):
+        drawn = [bootstrap(observations, m, target, counts, memory) for m in way.members]
+        return [way.law(laws) for laws in zip(*drawn, strict=True)]
+    candidate, memory = way, dict(memory or {})
+    if candidate.method not in OWN:
+        plain, start = _scales(observations, PLAIN, memory), memory.get(candidate)
+        return published.bootstrap(
+            observations, candidate.method, candidate.ridge, plain, counts, start
+        )
     fit_all(observations, [candidate], target, memory)
-    if candidate.method not in METHODS:
-        start = memory[candidate]
-        return [
-            published.fit(observations, candidate.method, candidate.ridge, start, draw)[0]
-            for draw in counts
-        ]
     found: Exponentials = memory[(candidate,)]
     starts = found.part(np.tile(np.arange(len(found.floor)), len(counts)))
-    ridges = np.full(len(counts), candidate.ridge)
+    domains = len(observations.val_domains)
+    ridges = np.tile(candidate.of_domains(domains), (len(counts), 1))
     if candidate.method == "nested":
         curves = _curves(observations, candidate, target)
         return list(nested.fit_mixing(curves, candidate.power, ridges, starts, counts)[0])
-    first = memory[candidate.scale_form]
-    scales = [_scales(observations, candidate, first, draw) for draw in counts]
+    scales = [_scales(observations, candidate.scale_form, memory, draw) for draw in counts]
     mixtures = observations.mixtures
     return list(joint.fit_mixing(scales, mixtures, candidate.power, ridges, starts, counts)[0])
 
 
 def _scales(
-    observations: Observations,
-    form: Candidate,
-    start: ScaleFit | None,
-    counts: Array | None = None,
+    observations: Observations, form: Candidate, memory: Memory, counts: Array | None = None
 ) -> ScaleFit:
-    return joint.fit_scales(
-        observations, shrinking=form.shrinking, tie=form.tie, counts=counts, start=start
+    """The scale terms of the joint law, from those in the memory, or put there."""
+    fitted = joint.fit_scales(
+        observations,
+        shrinking=form.shrinking,
+        tie=form.tie,
+        counts=counts,
+        start=memory.get(form),
     )
+    memory.setdefault(form, fitted)
+    return fitted
 
 
 def _curves(observations: Observations, form: Candidate, target: Target) -> Curves:

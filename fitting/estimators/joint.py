@@ -200,8 +200,8 @@ def fit_mixing(
     start: Exponentials | int = 1,
     counts: Array | None = None,
 ) -> tuple[list[JointLaw], Exponentials]:
-    """Joint laws in one batch, one a scale fit and its ridge: exponentials of the mixture through
-    each domain's levels.
+    """Joint laws in one batch, one for each scale fit and its ridges (fits, V): exponentials of the
+    mixture through each domain's levels.
 
     counts (fits, m): how often each mixture counts, for the bootstrap. Also the exponentials
     themselves, fit after fit, to start similar fits from.
@@ -210,7 +210,7 @@ def fit_mixing(
     domains = len(levels) // len(scales)
     w = np.ones_like(levels) if counts is None else np.repeat(counts, domains, axis=0)
     phi = features(mixtures, power)
-    found = least_squares.exponentials(phi, levels, w, np.repeat(ridges, domains), start)
+    found = least_squares.exponentials(phi, levels, w, ridges.ravel(), start)
     laws = []
     for i, scale in enumerate(scales):
         e = found.part(slice(i * domains, (i + 1) * domains))

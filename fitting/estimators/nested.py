@@ -63,17 +63,18 @@ def fit_mixing(
     start: Exponentials | int = 1,
     counts: Array | None = None,
 ) -> tuple[list[NestedLaw], Exponentials]:
-    """Step 3, one law a ridge: an exponential of the mixture through the losses at the target.
+    """Step 3, a law for each row of ridges (fits, V): an exponential of the mixture through the
+    losses at the target.
 
-    counts (ridges, m): how often each mixture counts, for the bootstrap. Also the exponentials
-    themselves, ridge after ridge, to start similar fits from.
+    counts (fits, m): how often each mixture counts, for the bootstrap. Also the exponentials
+    themselves, fit after fit, to start similar fits from.
     """
     fits, domains = len(ridges), curves.levels.shape[1]
     counts = np.ones((fits, len(curves.levels))) if counts is None else counts
     levels = np.tile(curves.levels.T, (fits, 1))
     phi = features(curves.law.mixtures, power)
     w = np.repeat(counts, domains, axis=0)
-    found = least_squares.exponentials(phi, levels, w, np.repeat(ridges, domains), start)
+    found = least_squares.exponentials(phi, levels, w, ridges.ravel(), start)
     slopes = found.slope[:, 0].reshape(fits, domains, -1)
     return [
         replace(curves.law, power=power, slope=slope, counts=c)

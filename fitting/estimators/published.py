@@ -11,7 +11,8 @@ import numpy as np
 
 from fitting.artifact.laws import BIMIX_EPSILON, AdditiveLaw, BiMixLaw, Law, PowerSumLaw
 from fitting.data.observations import Observations
-from fitting.estimators import joint, least_squares
+from fitting.estimators import least_squares
+from fitting.estimators.joint import ScaleFit
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -20,10 +21,11 @@ TINY = 1e-3  # the least coefficient to start from: its logarithm is fitted
 START_POWER = 0.5
 RIDGE = 1e-4
 TOLERANCE = 1e-4
+STEPS = (1.0, 0.5, 0.2)  # shares of a Gauss-Newton step that a draw of the bootstrap tries
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """What every form is written in: features of the rows, and where to start."""
 
     mixtures: Array  # (n, M)
@@ -32,32 +34,31 @@ class _Rows:
     log_d: Array  # (n,)
     sizes: float  # 1 where sizes differ, else 0: no size term
     lengths: float
-    scales: joint.ScaleFit
+    scales: ScaleFit
     sigma: Array  # spread of the mixtures' levels, (V,)
     own: Array  # the training domain of each validation domain's name, (V,)
 
 
 # value (p, n) and Jacobian (p, n, k) at parameters (p, k)
-Form = Callable[[_Rows, Array, Array], tuple[Array, Array]]
+Form = Callable[[Rows, Array, Array], tuple[Array, Array]]
 
 
 def fit(
     observations: Observations,
     method: str,
     ridge: float,
+    scales: ScaleFit,
     start: Array | None = None,
-    counts: Array | None = None,
 ) -> tuple[Law, Array]:
     """The law of one of METHODS, and its parameters (V, k), where a similar fit may start.
 
-    counts (m,): how often each mixture counts, for the bootstrap. Raises InputError where a law
-    does not apply to these domains.
+    `scales` are the joint law's scale terms; the ridge holds the parameters near them. Raises
+    InputError where a law does not apply to these domains.
     """
-    o, rows = observations, _rows(observations, method)
+    o, rows = observations, rows_of(observations, method, scales)
     form, first, law = METHODS[method]
     centre = first(rows)  # (V, k)
-    weight = np.ones(len(o.losses)) if counts is None else counts[o.mixture_of]
-    root = np.sqrt(weight / weight.sum()) / o.losses.std(axis=0).clip(1e-9)[:, None]
+    root = 1 / (np.sqrt(len(o.losses)) * o.losses.std(axis=0).clip(1e-9)[:, None])
 
     def linearise(moved: Array, active: Array) -> tuple[Array, Array]:
         value, jacobian = form(rows, moved + centre[active], active)
@@ -71,15 +72,64 @@ def fit(
     return law(rows, moved + centre), moved + centre
 
 
-def _rows(observations: Observations, method: str) -> _Rows:
+def bootstrap(
+    observations: Observations,
+    method: str,
+    ridge: float,
+    scales: ScaleFit,
+    counts: Array,
+    start: Array | None = None,
+) -> list[Law]:
+    """The laws on mixtures drawn with replacement; counts (draws, m): how often each was taken.
+
+    One Gauss-Newton step from the law of all mixtures, or as much of it as lowers the cost of a
+    draw. The normal equations of each mixture are made once; a draw weighs them.
+    """
+    o, rows = observations, rows_of(observations, method, scales)
+    form, first, law = METHODS[method]
+    centre, whole = first(rows), fit(o, method, ridge, scales, start)[1]
+    sigma = o.losses.std(axis=0).clip(1e-9)
+    shares = counts / (counts @ np.bincount(o.mixture_of))[:, None]  # of a row, (draws, m)
+    order = np.argsort(o.mixture_of, kind="stable")
+    first_rows = np.searchsorted(o.mixture_of[order], np.arange(len(o.mixtures)))
+    steps = np.empty((len(counts), *whole.shape))
+    for v in range(len(whole)):
+        value, jacobian = form(rows, whole[[v]], np.array([v]))
+        residual, slopes = (value[0] - o.losses[:, v]) / sigma[v], jacobian[0] / sigma[v]
+        products = slopes[:, :, None] * np.column_stack([slopes, residual])[:, None]
+        of_mixture = np.add.reduceat(products[order], first_rows)  # (m, k, k + 1)
+        normal = np.tensordot(shares, of_mixture, 1)
+        hessian = normal[:, :, :-1] + ridge * np.eye(slopes.shape[1])
+        gradient = normal[:, :, -1] + ridge * (whole[v] - centre[v])
+        steps[:, v] = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+
+    def costs(parameters: Array, share: Array) -> Array:
+        """Of one draw, (V,)."""
+        predicted = law(rows, parameters).predict(rows.mixtures, o.n_params, o.tokens)
+        squares = share[o.mixture_of] @ ((predicted - o.losses) / sigma) ** 2
+        return np.asarray(squares + ridge * ((parameters - centre) ** 2).sum(axis=1))
+
+    laws = []
+    for step, share in zip(steps, shares, strict=True):
+        parameters, least = whole.copy(), costs(whole, share)
+        for part in STEPS:
+            moved = whole - part * step
+            better = (parameters == whole).all(axis=1) & (costs(moved, share) < least)
+            parameters[better] = moved[better]
+            if better.all():
+                break
+        laws.append(law(rows, parameters))
+    return laws
+
+
+def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
     o = observations
-    scales = joint.fit_scales(o, shrinking=False)
     own = [o.domains.index(d) if d in o.domains else -1 for d in o.val_domains]
     if method == "bimix" and -1 in own:
         missing = o.val_domains[own.index(-1)]
-        raise InputError(f"bimix: validation domain {missing!r} is no training domain")
+        raise InputError(f"bimix: validation domain {missing!r} is not a training domain")
     mixtures = o.proportions()
-    return _Rows(
+    return Rows(
         mixtures=mixtures,
         log_r=np.log(np.where(mixtures > 0, mixtures, 1.0)),
         log_n=np.log(o.n_params / scales.n0),
@@ -92,13 +142,13 @@ def _rows(observations: Observations, method: str) -> _Rows:
     )
 
 
-def _scale_start(rows: _Rows) -> Array:
+def _scale_start(rows: Rows) -> Array:
     """log A, log α, log B, log β of the joint law, (V, 4)."""
     s = rows.scales
     return np.log(np.stack([s.size.clip(TINY), s.alpha, s.step.clip(TINY), s.beta], axis=1))
 
 
-def _scale_terms(rows: _Rows, theta: Array) -> tuple[Array, Array]:
+def _scale_terms(rows: Rows, theta: Array) -> tuple[Array, Array]:
     """A n^-α + B d^-β at (log A, log α, log B, log β): value (p, n), Jacobian (p, n, 4)."""
     size = rows.sizes * np.exp(theta[:, :1] - np.exp(theta[:, 1:2]) * rows.log_n)
     step = rows.lengths * np.exp(theta[:, 2:3] - np.exp(theta[:, 3:4]) * rows.log_d)
@@ -111,12 +161,12 @@ def _scale_terms(rows: _Rows, theta: Array) -> tuple[Array, Array]:
     return size + step, np.stack(slopes, axis=2)
 
 
-def _powers(rows: _Rows, power: Array) -> Array:
+def _powers(rows: Rows, power: Array) -> Array:
     """r_j^power_j, 0 where r_j is 0, for powers (p, M): (p, n, M)."""
     return np.exp(power[:, None] * rows.log_r) * (rows.mixtures > 0)
 
 
-def _power_sum(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
+def _power_sum(rows: Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     """θ = b, W (M), log a, scale terms (4)."""
     m = rows.mixtures.shape[1]
     weight, power = theta[:, 1 : m + 1], np.exp(theta[:, m + 1 : m + 2])
@@ -127,14 +177,14 @@ def _power_sum(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     return value, np.concatenate([np.ones_like(by_power), powers, by_power, scale_slopes], axis=2)
 
 
-def _power_sum_start(rows: _Rows) -> Array:
+def _power_sum_start(rows: Rows) -> Array:
     s, m = rows.scales, rows.mixtures.shape[1]
     zeros = np.zeros((len(s.constant), m))
     power = np.full((len(zeros), 1), np.log(START_POWER))
     return np.hstack([s.constant[:, None], zeros, power, _scale_start(rows)])
 
 
-def _power_sum_law(rows: _Rows, theta: Array) -> Law:
+def _power_sum_law(rows: Rows, theta: Array) -> Law:
     m, s = rows.mixtures.shape[1], rows.scales
     size, alpha, step, beta = np.exp(theta[:, m + 2 :]).T
     return PowerSumLaw(
@@ -150,7 +200,7 @@ def _power_sum_law(rows: _Rows, theta: Array) -> Law:
     )
 
 
-def _bimix(rows: _Rows, theta: Array, active: Array) -> tuple[Array, Array]:
+def _bimix(rows: Rows, theta: Array, active: Array) -> tuple[Array, Array]:
     """θ = log p, C, scale terms (4)."""
     own = np.log(rows.mixtures[:, rows.own[active]] + BIMIX_EPSILON).T  # (p, n)
     power = np.exp(theta[:, :1])
@@ -162,13 +212,13 @@ def _bimix(rows: _Rows, theta: Array, active: Array) -> tuple[Array, Array]:
     return value, np.concatenate(jacobian, axis=2)
 
 
-def _bimix_start(rows: _Rows) -> Array:
+def _bimix_start(rows: Rows) -> Array:
     s = rows.scales
     power = np.full(len(s.constant), np.log(0.05))
     return np.hstack([np.stack([power, s.constant], axis=1), _scale_start(rows)])
 
 
-def _bimix_law(rows: _Rows, theta: Array) -> Law:
+def _bimix_law(rows: Rows, theta: Array) -> Law:
     s = rows.scales
     size, alpha, step, beta = np.exp(theta[:, 2:]).T
     return BiMixLaw(
@@ -184,7 +234,7 @@ def _bimix_law(rows: _Rows, theta: Array) -> Law:
     )
 
 
-def _inverse_sum(rows: _Rows, theta: Array) -> tuple[Array, Array]:
+def _inverse_sum(rows: Rows, theta: Array) -> tuple[Array, Array]:
     """1 / Σ_j C_j r_j^γ_j at (log C (M), log γ (M)): value (p, n), Jacobian (p, n, 2M)."""
     m = rows.mixtures.shape[1]
     weight, power = np.exp(theta[:, :m]), np.exp(theta[:, m:])
@@ -194,7 +244,7 @@ def _inverse_sum(rows: _Rows, theta: Array) -> tuple[Array, Array]:
     return value, np.concatenate([by_weight, by_weight * rows.log_r * power[:, None]], axis=2)
 
 
-def _inverse_sum_start(rows: _Rows) -> Array:
+def _inverse_sum_start(rows: Rows) -> Array:
     """E and the inverse sum, which is a spread of the mixtures at the uniform one, (V, 1 + 2M)."""
     m = rows.mixtures.shape[1]
     weight = -np.log(rows.sigma * m ** (1 - START_POWER))
@@ -203,7 +253,7 @@ def _inverse_sum_start(rows: _Rows) -> Array:
     return np.hstack([floor[:, None], *parts])
 
 
-def _additive(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
+def _additive(rows: Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     """θ = E, log C (M), log γ (M), scale terms (4)."""
     m = rows.mixtures.shape[1]
     inverse, slopes = _inverse_sum(rows, theta[:, 1 : 2 * m + 1])
@@ -213,15 +263,15 @@ def _additive(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     return value, np.concatenate([ones, slopes, scale_slopes], axis=2)
 
 
-def _additive_start(rows: _Rows) -> Array:
+def _additive_start(rows: Rows) -> Array:
     return np.hstack([_inverse_sum_start(rows), _scale_start(rows)])
 
 
-def _additive_law(rows: _Rows, theta: Array) -> Law:
+def _additive_law(rows: Rows, theta: Array) -> Law:
     return _shukor_joint_law(rows, _as_joint(rows, theta))
 
 
-def _as_joint(rows: _Rows, theta: Array) -> Array:
+def _as_joint(rows: Rows, theta: Array) -> Array:
     """Parameters of the additive form as those of the joint one: equal a and b, powers of 1."""
     m = rows.mixtures.shape[1]
     scale, ones = theta[:, 2 * m + 1 :], np.ones((len(theta), 1))
@@ -230,7 +280,7 @@ def _as_joint(rows: _Rows, theta: Array) -> Array:
     return np.hstack([theta[:, : 2 * m + 1], *size, *step])
 
 
-def _mixed_scale(rows: _Rows, theta: Array, log_scale: Array, exists: float) -> tuple[Array, Array]:
+def _mixed_scale(rows: Rows, theta: Array, log_scale: Array, exists: float) -> tuple[Array, Array]:
     """(Σ_j a_j r_j)^κ n^-α at (log a (M), κ, log α): value (p, n), Jacobian (p, n, M + 2)."""
     m = rows.mixtures.shape[1]
     parts = np.exp(theta[:, None, :m]) * rows.mixtures
@@ -243,7 +293,7 @@ def _mixed_scale(rows: _Rows, theta: Array, log_scale: Array, exists: float) -> 
     return value, np.concatenate([by_part, rest], axis=2)
 
 
-def _shukor_joint(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
+def _shukor_joint(rows: Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     """θ = E, log C (M), log γ (M), and for size and step log a (M), κ, log α."""
     m = rows.mixtures.shape[1]
     inverse, slopes = _inverse_sum(rows, theta[:, 1 : 2 * m + 1])
@@ -255,11 +305,11 @@ def _shukor_joint(rows: _Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     return value, np.concatenate([ones, slopes, by_size, by_step], axis=2)
 
 
-def _shukor_joint_start(rows: _Rows) -> Array:
+def _shukor_joint_start(rows: Rows) -> Array:
     return _as_joint(rows, _additive_start(rows))
 
 
-def _shukor_joint_law(rows: _Rows, theta: Array) -> Law:
+def _shukor_joint_law(rows: Rows, theta: Array) -> Law:
     m = rows.mixtures.shape[1]
     middle = 3 * m + 3
     size, step = theta[:, 2 * m + 1 : middle], theta[:, middle:]
@@ -278,7 +328,7 @@ def _shukor_joint_law(rows: _Rows, theta: Array) -> Law:
     )
 
 
-METHODS: dict[str, tuple[Form, Callable[[_Rows], Array], Callable[[_Rows, Array], Law]]] = {
+METHODS: dict[str, tuple[Form, Callable[[Rows], Array], Callable[[Rows, Array], Law]]] = {
     "bimix": (_bimix, _bimix_start, _bimix_law),
     "shukor_additive": (_additive, _additive_start, _additive_law),
     "shukor_joint": (_shukor_joint, _shukor_joint_start, _shukor_joint_law),

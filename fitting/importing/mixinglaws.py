@@ -1,9 +1,9 @@
 """The evaluation logs published with arXiv 2403.16952 (github.com/yegcjs/mixinglaws) → runs.
 
 A line is one observation: checkpoint path, data path and loss, separated by tabs. The checkpoint's
-last two parts are `<size>_<set>_<id>-<r1>-<r2>-…/<step>`; some sets leave out their name, or the
-size too, which then is the log's name (`410M.txt`). The validation domain is the last part of the
-data file's name, before its ending, that is not `valid`: `Github` in
+last two parts are `<size>_<set>_<id>-<r1>-<r2>-…/<step>`. Some sets leave out their name, or also
+the size, which is then the log's name (`410M.txt`). The validation domain is the last part of the
+data file's name, without its suffix, that is not `valid`: `Github` in
 `pythia-pile.valid.Github.bin`, `python` in `starcoder.python.valid.bin`.
 """
 
@@ -21,7 +21,7 @@ from fitting.importing.table_reader import RUN, STEP, RunTable
 from training.record import keys
 from training.record.errors import InputError
 
-# non-embedding parameters of the Pythia shapes that the paper trained
+# non-embedding parameters of the Pythia sizes that the paper trained
 N_PARAMS = {
     "70M": 18_915_328,
     "160M": 85_056_000,
@@ -31,8 +31,8 @@ N_PARAMS = {
     "2.8B": 2_517_652_480,
 }
 TOKENS_PER_STEP = 4096 * 256  # sequence length × sequences
-LAST_FITTED = 900  # ids above are of runs that check predictions
-FIELDS = 4  # the log's name and three of its line
+LAST_FITTED = 900  # higher ids are check runs
+FIELDS = 4  # the log's name and the three fields of a line
 NUMBER = r"\d+(?:\.\d+)?(?:e-\d+)?"
 CHECKPOINT = re.compile(
     rf"(?:.*/)?(?:(?P<size>[^/_]+)_(?:[^/]+_)?)?(?P<id>\d+)-(?P<shares>{NUMBER}(?:-{NUMBER})*)"
@@ -41,8 +41,8 @@ CHECKPOINT = re.compile(
 
 
 @dataclass(frozen=True)
-class Before:
-    """The loss of the model that the runs continue, on one validation domain."""
+class BaseLoss:
+    """The loss of the base model that the runs continue, on one validation domain."""
 
     place: str
     loss: float
@@ -62,72 +62,76 @@ class Observation:
 
     @property
     def run(self) -> str:
-        """The name of its run."""
+        """The run's name."""
         return f"{self.size}-{self.mixture_id}"
 
     @property
     def check(self) -> bool:
-        """Whether its run checks predictions and is never fitted."""
+        """Whether the run only checks predictions and is never fitted."""
         return int(self.mixture_id) > LAST_FITTED
 
 
 def logs(
     source: str, domains: Sequence[str], n_params: Mapping[str, float], base: str = ""
 ) -> RunTable:
-    """The runs of log files: comma-separated paths, or a folder of which every log is read.
+    """The runs of log files: comma-separated paths, or a folder whose logs are all read.
 
-    `domains` names the proportions in their order; `n_params`, size → non-embedding parameters,
-    adds to those of the paper. A line may repeat. Lines of checkpoints that are no mixture run
-    (models before continued training) are left out and noted, but for those of `base`, which become
-    every run's evaluation at step 0. Raises InputError.
+    `domains` names the proportions in order; `n_params`, size → non-embedding parameters, adds to
+    the sizes of the paper. Lines may repeat. Lines of checkpoints that are not mixture runs (models
+    before continued training) are left out and noted, except those of `base`, which become every
+    run's evaluation at step 0. Raises InputError.
     """
     for name in domains:
         if fault := keys.name_fault(name):
             raise InputError(f"domains: {table_reader.shown(name)}: {fault}")
     observations: dict[tuple[str, int, str], Observation] = {}
-    others: Counter[str] = Counter()
-    before: dict[str, Before] = {}
+    not_mixtures: Counter[str] = Counter()  # checkpoint → its lines
+    base_losses: dict[str, BaseLoss] = {}  # by validation domain
     lines, notes = _lines(source)
     for place, (log, checkpoint, data, loss) in lines.items():
         match = CHECKPOINT.fullmatch(checkpoint)
         if match is None:
             name = checkpoint.rstrip("/").rsplit("/", 1)[-1]
-            others[name] += 1
+            not_mixtures[name] += 1
             if name == base:
-                said = Before(place, _loss(place, loss))
-                _refuse_other(said, before.setdefault(_val_domain(place, data), said))
+                at_base = BaseLoss(place, _loss(place, loss))
+                first = base_losses.setdefault(_val_domain(place, data), at_base)
+                _refuse_contradiction(at_base, first)
             continue
         new = _observation(place, log, match, data, loss)
-        _refuse_other(new, observations.setdefault((new.run, new.step, new.val_domain), new))
+        first_seen = observations.setdefault((new.run, new.step, new.val_domain), new)
+        _refuse_contradiction(new, first_seen)
     if not observations:
         raise InputError(f"source: {source} holds no observation of a mixture run")
-    if base and not before:
-        known = ", ".join(others) or "none"
-        raise InputError(f"base: no line of {base!r}; checkpoints that are no mixture run: {known}")
+    if base and not base_losses:
+        known = ", ".join(not_mixtures) or "none"
+        raise InputError(
+            f"base: no line of {base!r}; checkpoints that are not mixture runs: {known}"
+        )
     notes += [
-        f"left out {n} lines of {name}, which is no mixture run; if the runs continue it, give "
+        f"left out {n} lines of {name}, which is not a mixture run; if the runs continue it, give "
         f"base={name}"
-        for name, n in others.items()
+        for name, n in not_mixtures.items()
         if name != base
     ]
-    any_of = {observation.run: observation for observation in observations.values()}
+    by_run = {observation.run: observation for observation in observations.values()}
     at_start = [
-        replace(run, place=b.place, step=0, val_domain=val_domain, loss=b.loss)
-        for run in any_of.values()
-        for val_domain, b in before.items()
+        replace(run, place=at_base.place, step=0, val_domain=val_domain, loss=at_base.loss)
+        for run in by_run.values()
+        for val_domain, at_base in base_losses.items()
     ]
     for start in at_start:
-        _refuse_other(start, observations.get((start.run, 0, start.val_domain), start))
-    whole = [*at_start, *observations.values()]
-    table = _table(whole, domains, {**N_PARAMS, **n_params})
-    check_runs = [name for name, observation in any_of.items() if observation.check]
+        same = observations.get((start.run, 0, start.val_domain), start)
+        _refuse_contradiction(start, same)
+    table = _table([*at_start, *observations.values()], domains, {**N_PARAMS, **n_params})
+    check_runs = [name for name, observation in by_run.items() if observation.check]
     table, rounding = table_reader.normalised(table_reader.checked(table), check_runs)
-    runs = (_told(run, any_of[run.name]) for run in table_reader.runs(table))
+    runs = (_with_params(run, by_run[run.name]) for run in table_reader.runs(table))
     return RunTable(tuple(runs), (*notes, *rounding))
 
 
-def _refuse_other(new: Before | Observation, old: Before | Observation) -> None:
-    """Raise InputError where two lines on the same checkpoint and data tell different losses."""
+def _refuse_contradiction(new: BaseLoss | Observation, old: BaseLoss | Observation) -> None:
+    """Raise InputError if two lines on the same checkpoint and data have different losses."""
     if old.loss != new.loss:
         raise InputError(
             f"{new.place}: loss {new.loss}, but {old.loss} in {old.place} for the same checkpoint "
@@ -136,7 +140,7 @@ def _refuse_other(new: Before | Observation, old: Before | Observation) -> None:
 
 
 def _lines(source: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Place → log's name, checkpoint, data and loss of every line; notes of files that are none."""
+    """Place → log's name, checkpoint, data and loss of every line; and notes on skipped files."""
     folder = Path(source)
     in_folder = folder.is_dir()
     paths = sorted(folder.iterdir()) if in_folder else [Path(p.strip()) for p in source.split(",")]
@@ -147,20 +151,21 @@ def _lines(source: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             text = path.read_text(errors="replace")
         except OSError as error:
             raise InputError(f"source: {path.absolute()} cannot be read: {error}") from error
-        found = {
+        fields_at = {
             f"{path}, line {i}": (path.stem, *line.split("\t"))
             for i, line in enumerate(text.splitlines(), 1)
             if line.strip()
         }
-        if "\0" in text or all(len(fields) != FIELDS for fields in found.values()):
+        if "\0" in text or all(len(fields) != FIELDS for fields in fields_at.values()):
+            form = "tab-separated checkpoint, data and loss"
             if not in_folder:
-                raise InputError(f"source: {path} is no log of checkpoint, data and loss by tabs")
-            notes.append(f"skipped {path.name}: no line of checkpoint, data and loss by tabs")
+                raise InputError(f"source: {path} has no line of {form}")
+            notes.append(f"skipped {path.name}: no line of {form}")
             continue
-        for place, fields in found.items():
+        for place, fields in fields_at.items():
             if len(fields) != FIELDS:
                 raise InputError(f"{place}: must be checkpoint, data and loss, separated by tabs")
-        lines |= found
+        lines |= fields_at
     return lines, notes
 
 
@@ -179,7 +184,7 @@ def _observation(place: str, log: str, match: "re.Match[str]", data: str, loss: 
 def _val_domain(place: str, data: str) -> str:
     parts = [part for part in data.rsplit("/", 1)[-1].split(".")[:-1] if part != "valid"]
     if not parts:
-        raise InputError(f"{place}: {data!r} names no validation domain")
+        raise InputError(f"{place}: {data!r} does not name a validation domain")
     if fault := keys.name_fault(parts[-1]):
         raise InputError(f"{place}: validation domain {table_reader.shown(parts[-1])}: {fault}")
     return parts[-1]
@@ -198,7 +203,7 @@ def _loss(place: str, text: str) -> float:
 def _table(
     observations: Sequence[Observation], domains: Sequence[str], sizes: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The tidy table; its index is the place of each evaluation's first line."""
+    """The tidy table, indexed by the place of each evaluation's first line."""
     rows: dict[tuple[str, int], dict[str, object]] = {}
     for o in observations:
         if len(o.shares) != len(domains) or len(set(domains)) != len(domains):
@@ -209,7 +214,7 @@ def _table(
             )
         if o.size not in sizes:
             raise InputError(
-                f"n_params: how many parameters has {o.size} ({o.place})? Give {o.size}=…; known: "
+                f"n_params: {o.size} ({o.place}) is not a known size. Give {o.size}=…; known: "
                 f"{', '.join(sizes)}"
             )
         row = {
@@ -224,7 +229,9 @@ def _table(
     return pd.DataFrame(list(rows.values())).set_index("place")
 
 
-def _told(run: table_reader.ForeignRun, by: Observation) -> table_reader.ForeignRun:
-    """The run with what its checkpoint's name tells beside its mixture."""
-    params = {keys.SIZE: by.size, keys.MIXTURE_ID: by.mixture_id}
-    return replace(run, params=params, check=by.check)
+def _with_params(
+    run: table_reader.ImportedRun, observation: Observation
+) -> table_reader.ImportedRun:
+    """The run with the size and the mixture id that its checkpoint's name holds."""
+    params = {keys.SIZE: observation.size, keys.MIXTURE_ID: observation.mixture_id}
+    return replace(run, params=params, check=observation.check)

@@ -1,4 +1,4 @@
-"""A table in a file, CSV or Parquet, with its cells as they are written."""
+"""A table in a CSV or Parquet file, with its cells as they are written."""
 
 import csv
 import gzip
@@ -14,8 +14,10 @@ import pandas as pd
 
 from training.record.errors import InputError, first_line
 
-SEPARATORS = (",", ";", "\t")  # or a space, where the header has none of them
-UNNAMED = re.compile(r"\s*|Unnamed: \d+(\.\d+|_level_\d+)*")  # pandas gives the second to the first
+SEPARATORS = (",", ";", "\t")  # or a space, if the header has none of these
+UNNAMED = re.compile(
+    r"\s*|Unnamed: \d+(\.\d+|_level_\d+)*"
+)  # the latter is pandas' name for blanks
 MISSING = frozenset(
     ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None")
 )
@@ -23,9 +25,9 @@ MISSING = frozenset(
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table and what of its file was left out.
+    """A table, and what was left out of its file.
 
-    Its index names each row's place in the file. A column is of numbers (a Parquet file's) or of
+    The index names each row's place in the file. A column holds numbers (from a Parquet file) or
     texts; a missing cell is NaN.
     """
 
@@ -35,22 +37,21 @@ class TableFile:
 
 
 def read(path: str, texts: Sequence[str] = ()) -> TableFile:
-    """The table in a CSV or Parquet file, without blank rows, and without an index of no name.
+    """The table in a CSV or Parquet file, without blank rows and without an unnamed index.
 
-    In the columns `texts`, only an empty cell is a missing one. Raises InputError.
+    In the columns `texts`, only an empty cell is missing. Raises InputError.
     """
     file = Path(path)
     try:
-        found = _parquet(file) if file.suffix == ".parquet" else _csv(file)
+        header, rows, places = _parquet(file) if file.suffix == ".parquet" else _csv(file)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise InputError(
             f"{file.absolute()} cannot be read as a table: {first_line(error)}"
         ) from error
-    header, rows, places = found
-    keep, left_out = _named_columns(path, header, rows)
-    cells = pd.DataFrame({header[i]: rows.iloc[:, i] for i in keep})
+    named, left_out = _named_columns(path, header, rows)
+    cells = pd.DataFrame({header[i]: rows.iloc[:, i] for i in named})
     for name in cells:
         cells[name] = _cells(cells[name], {""} if name in texts else MISSING)
     cells.index = pd.Index([f"{path}, {place}" for place in places])
@@ -69,7 +70,7 @@ def numbers(cells: pd.Series) -> pd.Series:
 
 
 def _csv(file: Path) -> tuple[list[str], pd.DataFrame, list[str]]:
-    """Header, cells and each row's line of a text file, comma, semicolon, tab or space between."""
+    """Header, cells and each row's line of a file separated by comma, semicolon, tab or space."""
     opened: Any = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rt", encoding="utf-8-sig", newline="") as text:
         separator = _separator(text.readline())
@@ -85,7 +86,7 @@ def _csv(file: Path) -> tuple[list[str], pd.DataFrame, list[str]]:
     header, lines = lines[0][1], [(i, row) for i, row in lines[1:] if any(map(str.strip, row))]
     if lines and all(len(row) == len(header) + 1 for _, row in lines):
         extra = not any(row[-1] for _, row in lines)  # a separator at the end of each row
-        header = [*header, ""] if extra else ["", *header]  # or names of the rows, by R
+        header = [*header, ""] if extra else ["", *header]  # or row names, which R writes
     for i, row in lines:
         if len(row) != len(header):
             raise InputError(
@@ -102,7 +103,7 @@ def _separator(header: str) -> str:
 
 
 def _parquet(file: Path) -> tuple[list[str], pd.DataFrame, list[str]]:
-    """Header, cells and each row's number; levels of the index that have names are columns."""
+    """Header, cells and each row's number; named levels of the index become columns."""
     table = pd.read_parquet(file)
     levels = range(table.index.nlevels)
     index = {i: table.index.get_level_values(i) for i in levels}
@@ -120,27 +121,27 @@ def _parquet(file: Path) -> tuple[list[str], pd.DataFrame, list[str]]:
 def _named_columns(
     path: str, header: Sequence[str], rows: pd.DataFrame
 ) -> tuple[list[int], list[str]]:
-    """The places of the columns that have names, and what is told of the others.
+    """The positions of the named columns, and notes on unnamed columns.
 
-    Those at the beginning are an index that pandas or R wrote; one without a cell holds nothing.
-    Raises InputError for another without a name, and for a name that is there twice.
+    Unnamed columns before the first named one are an index that pandas or R wrote; empty ones are
+    ignored. Raises InputError for any other unnamed column, and for a name that appears twice.
     """
-    keep: list[int] = []
+    named: list[int] = []
     left_out: list[str] = []
     for i, name in enumerate(header):
         if not UNNAMED.fullmatch(name):
-            if name in [header[j] for j in keep]:
-                raise InputError(f"{path}: column {name!r} is there twice")
-            keep.append(i)
-        elif not keep:
+            if name in [header[j] for j in named]:
+                raise InputError(f"{path}: column {name!r} appears twice")
+            named.append(i)
+        elif not named:
             left_out.append("the index, which has no name")
         elif not rows.iloc[:, i].isin(["", None, np.nan]).all():
             raise InputError(f"{path}: column {i + 1} has no name; name or remove it")
-    return keep, list(dict.fromkeys(left_out))
+    return named, list(dict.fromkeys(left_out))
 
 
 def _cells(cells: pd.Series, missing: frozenset[str] | set[str]) -> pd.Series:
-    """A column of numbers as it is, any other as texts."""
+    """A numeric column unchanged; any other as texts."""
     kind = pd.api.types
     if kind.is_numeric_dtype(cells) and not (
         kind.is_bool_dtype(cells) or kind.is_complex_dtype(cells)

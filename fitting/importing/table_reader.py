@@ -1,4 +1,4 @@
-"""Tables of run histories in files → runs; every mistake is named by its file, row and column."""
+"""Tables of run histories in files → runs; every error names the file, row and column."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -16,34 +16,34 @@ from training.record.mixtures import MIXTURE_TOLERANCE
 
 RUN, STEP = "run", "step"
 SCALE = (keys.N_PARAMS, keys.TOKENS, STEP)
-IDS = (RUN, "run_id", "index", "name")  # columns that may name runs: read as text
+IDS = (RUN, "run_id", "index", "name")  # columns that may name runs; read as text
 RUN_NAME_LIMIT = 250  # characters, of MLflow's database
 SHOWN = 60  # characters of a name in an error
-MOST_DECIMALS = 6
-MOST_ROUNDING = 0.05  # by which a sum of rounded proportions may miss 1
+MAX_DECIMALS = 6
+MAX_ROUNDING = 0.05  # by which a sum of rounded proportions may miss 1
 EXACT = 1e-12  # a sum this near 1 stays as it is, so that a table survives export and import
 
 
 @dataclass(frozen=True)
-class ForeignRun:
+class ImportedRun:
     """A run that was trained elsewhere."""
 
     name: str
     n_params: int  # non-embedding parameters
     mixture: dict[str, float]  # sums to one
     history: History
-    params: dict[str, str] = field(default_factory=dict)  # what else its source tells
-    check: bool = False  # never fitted
+    params: dict[str, str] = field(default_factory=dict)  # further params from the source
+    check: bool = False  # a check run is never fitted
     unit: str = keys.NATS  # of its losses
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """The runs of a source, and what the user should know about how they were read."""
+    """The runs of a source, and notes for the user on how they were read."""
 
-    runs: tuple[ForeignRun, ...]
+    runs: tuple[ImportedRun, ...]
     notes: tuple[str, ...] = ()
-    unit: str = ""  # of the losses, where the source tells it
+    unit: str = ""  # of the losses; empty if the source does not say
 
     def val_domains(self) -> list[str]:
         """The validation domains of all runs."""
@@ -53,17 +53,19 @@ class RunTable:
 def tidy(path: str) -> RunTable:
     """The runs of a CSV or Parquet file in the form that `export` writes.
 
-    Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit where the
-    losses are not in nats per token; an empty loss is a missing one. Raises InputError.
+    Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit if the
+    losses are not in nats per token; an empty loss is missing. Raises InputError.
     """
     file = table_file.read(path, IDS)
     table, unit = _without_unit(file.cells)
-    shares, losses = named(table, keys.MIXTURE), named(table, keys.VAL_LOSS)
+    shares, losses = prefixed_columns(table, keys.MIXTURE), prefixed_columns(table, keys.VAL_LOSS)
     form = f"run, n_params, tokens, step, {keys.MIXTURE}<domain>…, {keys.VAL_LOSS}<domain>…"
     if unknown := [c for c in table if c not in (RUN, *SCALE, *shares, *losses)]:
         raise InputError(f"{path}: unknown column {unknown[0]!r}; a tidy table has {form}")
     missing = [c for c in (RUN, *SCALE) if c not in table]
-    missing += [f"{p}<domain>" for p in (keys.MIXTURE, keys.VAL_LOSS) if not named(table, p)]
+    missing += [
+        f"{p}<domain>" for p in (keys.MIXTURE, keys.VAL_LOSS) if not prefixed_columns(table, p)
+    ]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; a tidy table has {form}")
     table, notes = normalised(checked(table))
@@ -72,7 +74,7 @@ def tidy(path: str) -> RunTable:
 
 
 def _without_unit(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The table without its column `unit`, and the one unit that is there; empty without it."""
+    """The table without its column `unit`, and the unit; empty if there is no such column."""
     if keys.UNIT not in table:
         return table, ""
     column = table[[keys.UNIT]]
@@ -84,29 +86,29 @@ def _without_unit(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return table.drop(columns=keys.UNIT), unit
 
 
-def named(table: pd.DataFrame, prefix: str) -> list[str]:
-    """The columns whose names begin with a prefix."""
+def prefixed_columns(table: pd.DataFrame, prefix: str) -> list[str]:
+    """The columns whose names start with a prefix."""
     return [c for c in table if c.startswith(prefix)]
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with numbers in all columns but `run`; InputError names the first bad cell."""
+    """The table with numbers in all columns except `run`; InputError names the first bad cell."""
     _refuse_names(table)
-    found = table.drop(columns=RUN).apply(numbers)
+    values = table.drop(columns=RUN).apply(numbers)
     rule = "must be a number, such as 0.25 or 1e6: a decimal point, no thousands separator, no %"
-    _refuse(table, found.isna() & table[list(found)].notna(), rule)
-    _refuse_counts(table, found[[c for c in SCALE if c in found]])
-    shares = found[named(found, keys.MIXTURE)]
+    _refuse(table, values.isna() & table[list(values)].notna(), rule)
+    _refuse_counts(table, values[[c for c in SCALE if c in values]])
+    shares = values[prefixed_columns(values, keys.MIXTURE)]
     rule = "must be a proportion from 0 to 1; write 0 for a domain that is not used"
     _refuse(table, ~((shares >= 0) & (shares <= 1)), rule)
-    losses = found[named(found, keys.VAL_LOSS)]
+    losses = values[prefixed_columns(values, keys.VAL_LOSS)]
     rule = "must be a loss >= 0 and finite; leave it empty where there is none"
     _refuse(table, (losses < 0) | np.isinf(losses), rule)
-    return pd.concat([table[[RUN]].astype(str), found], axis=1)
+    return pd.concat([table[[RUN]].astype(str), values], axis=1)
 
 
 def _refuse_names(table: pd.DataFrame) -> None:
-    """Raise InputError for names of domains and of runs that MLflow cannot hold."""
+    """Raise InputError for names of domains and runs that MLflow cannot store."""
     for column in table:
         domain = column.removeprefix(keys.MIXTURE).removeprefix(keys.VAL_LOSS)
         if fault := keys.name_fault(domain):
@@ -114,9 +116,9 @@ def _refuse_names(table: pd.DataFrame) -> None:
             raise InputError(f"{path}: column {shown(column)}: {fault}; rename it")
     _refuse(table, table[[RUN]].isna(), "must name the run")
     names = table[RUN].astype(str)
-    held = (names.str.len() <= RUN_NAME_LIMIT) & ~names.str.contains(r"[\x00-\x1f\x7f]")
+    valid = (names.str.len() <= RUN_NAME_LIMIT) & ~names.str.contains(r"[\x00-\x1f\x7f]")
     rule = f"must name the run in 1 to {RUN_NAME_LIMIT} characters without tabs and line breaks"
-    _refuse(table, ~(held & (names.str.strip() != "")).to_frame(RUN), rule)
+    _refuse(table, ~(valid & (names.str.strip() != "")).to_frame(RUN), rule)
 
 
 def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
@@ -124,8 +126,8 @@ def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
     for column in counts:
         least = 1 if column == keys.N_PARAMS else 0
         values = counts[[column]]
-        whole = (values >= least) & (values % 1 == 0)
-        _refuse(table, ~whole, f"must be a whole number of at least {least}")
+        valid = (values >= least) & (values % 1 == 0)
+        _refuse(table, ~valid, f"must be a whole number of at least {least}")
         rule = f"must be less than {keys.LARGEST:.2g}, the most that MLflow's stores hold"
         _refuse(table, values >= float(keys.LARGEST), rule)
     if {keys.TOKENS, STEP} <= set(counts):
@@ -138,54 +140,54 @@ def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
 
 
 def shown(name: str) -> str:
-    """A text of the user's for an error, cut where it is long."""
+    """A user's text as an error shows it, truncated if it is long."""
     return repr(name if len(name) <= SHOWN else name[:SHOWN] + "…")
 
 
 def normalised(
     table: pd.DataFrame, check_runs: Collection[str] = ()
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The table with proportions that sum to one, and notes on what was more than a trifle.
+    """The table with proportions that sum to one, and notes on larger corrections.
 
-    A sum may miss 1 by 1e-3, or by as much as the number of decimals explains with which all
-    proportions are written; that of a check run, which no fit reads, by 0.05. Raises InputError
-    for the first row beyond.
+    A sum may miss 1 by 1e-3, or by as much as rounding to the decimals of the table explains; the
+    sum of a check run, which no fit reads, by 0.05. Raises InputError for the first row that
+    misses 1 by more.
     """
-    columns = named(table, keys.MIXTURE)
+    columns = prefixed_columns(table, keys.MIXTURE)
     shares = table[columns].to_numpy()
     sums = shares.sum(axis=1)
-    off = np.abs(sums - 1)
-    candidates = (d for d in range(1, MOST_DECIMALS) if np.array_equal(shares.round(d), shares))
-    decimals = next(candidates, MOST_DECIMALS)
-    rounding = min(len(columns) * 0.5 * 10.0**-decimals, MOST_ROUNDING)
-    far = off > max(rounding, MIXTURE_TOLERANCE) + EXACT
-    spared = table[RUN].isin(check_runs).to_numpy() & (off <= MOST_ROUNDING)
-    for row in np.flatnonzero(far & ~spared)[:1]:
+    errors = np.abs(sums - 1)
+    candidates = (d for d in range(1, MAX_DECIMALS) if np.array_equal(shares.round(d), shares))
+    decimals = next(candidates, MAX_DECIMALS)
+    rounding = min(len(columns) * 0.5 * 10.0**-decimals, MAX_ROUNDING)
+    too_far = errors > max(rounding, MIXTURE_TOLERANCE) + EXACT
+    tolerated = table[RUN].isin(check_runs).to_numpy() & (errors <= MAX_ROUNDING)
+    for row in np.flatnonzero(too_far & ~tolerated)[:1]:
         raise InputError(
             f"{table.index[row]}: the proportions of run {table[RUN].iloc[row]!r} sum to "
             f"{sums[row]:.6g}; they must sum to 1"
         )
-    exact = np.where(off[:, None] > EXACT, shares / sums[:, None], shares)
-    whole = table.assign(**dict(zip(columns, exact.T, strict=True)))
+    exact = np.where(errors[:, None] > EXACT, shares / sums[:, None], shares)
+    normalised_table = table.assign(**dict(zip(columns, exact.T, strict=True)))
     by_run = pd.Series(sums, table[RUN]).groupby(level=0).first()
     notes = [
         f"the proportions of check run {name} sum to {total:.6g}: they are divided by it"
-        for name, total in by_run[sorted(set(table[RUN][far]))].items()
+        for name, total in by_run[sorted(set(table[RUN][too_far]))].items()
     ]
-    rounded = by_run[sorted(set(table[RUN][~far & (off > MIXTURE_TOLERANCE + EXACT)]))]
+    rounded = by_run[sorted(set(table[RUN][~too_far & (errors > MIXTURE_TOLERANCE + EXACT)]))]
     if len(rounded):
         notes.append(
             f"the proportions of {len(rounded)} of {len(by_run)} mixtures sum to "
             f"{rounded.min():.4g} … {rounded.max():.4g}, as rounding to {decimals} decimals "
             "explains: they are divided by their sum"
         )
-    return whole, tuple(notes)
+    return normalised_table, tuple(notes)
 
 
-def runs(table: pd.DataFrame) -> tuple[ForeignRun, ...]:
-    """The runs of a checked tidy table; raises InputError where its rows contradict each other."""
-    shares, losses = named(table, keys.MIXTURE), named(table, keys.VAL_LOSS)
-    _refuse(table, table.duplicated([RUN, STEP]).to_frame(STEP), "is there twice for its run")
+def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
+    """The runs of a checked tidy table; raises InputError if its rows contradict each other."""
+    shares, losses = prefixed_columns(table, keys.MIXTURE), prefixed_columns(table, keys.VAL_LOSS)
+    _refuse(table, table.duplicated([RUN, STEP]).to_frame(STEP), "appears twice for its run")
     constant = table[[keys.N_PARAMS, *shares]]
     first = constant.groupby(table[RUN]).transform("first")
     rule = "is not what the first row of its run has; a run has one size and one mixture"
@@ -199,7 +201,7 @@ def runs(table: pd.DataFrame) -> tuple[ForeignRun, ...]:
     mixtures = table[shares].to_numpy()[[0, *bounds]]
     domains = tuple(c.removeprefix(keys.VAL_LOSS) for c in losses)
     return tuple(
-        ForeignRun(
+        ImportedRun(
             name=str(name),
             n_params=int(n_params[i]),
             mixture={
@@ -220,7 +222,7 @@ def runs(table: pd.DataFrame) -> tuple[ForeignRun, ...]:
 
 
 def _refuse(table: pd.DataFrame, bad: pd.DataFrame, rule: str) -> None:
-    """Raise InputError for the first cell that is bad."""
+    """Raise InputError for the first bad cell, with the rule that it breaks."""
     rows, columns = np.nonzero(bad.to_numpy())
     if not len(rows):
         return

@@ -1,4 +1,4 @@
-"""Runs that were trained elsewhere → MLflow: complete proxy runs, as training writes them."""
+"""Write runs that were trained elsewhere to MLflow as complete proxy runs, as training does."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from fitting.importing.table_reader import ForeignRun
+from fitting.importing.table_reader import ImportedRun
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_tags
@@ -23,61 +23,61 @@ from training.record.mlflow_runs import search, threads
 from training.record.secrets import masked
 from training.record.version import TAG, version
 
-THREADS = 4  # each holds two of the store's database connections, of which SQLAlchemy gives 15
-REFRESH_SECONDS, LOG_SECONDS = 1, 15  # of the progress line, on a terminal and in a log
+THREADS = 4  # each holds two of the 15 connections that SQLAlchemy gives the store
+REFRESH_SECONDS, LOG_SECONDS = 1, 15  # between progress lines, on a terminal and in a log
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The import run above the runs that it writes."""
+    """The import run, parent of the runs that it writes."""
 
     experiment_id: str
     run_id: str
-    source: str  # what the user gave to import
+    source: str  # the import's parameter `source`
 
 
 def missing(
-    runs: Sequence[ForeignRun], experiment_id: str, weights: Mapping[str, float]
-) -> list[ForeignRun]:
+    runs: Sequence[ImportedRun], experiment_id: str, weights: Mapping[str, float]
+) -> list[ImportedRun]:
     """The runs that the experiment does not hold yet.
 
-    Raises InputError when it holds other content under a run's name, or runs of this source that
-    were imported with another unit or other weights.
+    Raises InputError if it holds different content under a run's name, or some of the runs with
+    another unit or other weights.
     """
     names = {run.name for run in runs}
     query = f"tags.{keys.IMPORTED_FROM} != '' and tags.{keys.COMPLETE} = 'true'"
     finished = search([experiment_id], f"attributes.status = 'FINISHED' and {query}")
-    there = {run.info.run_name: run for run in finished if run.info.run_name in names}
-    content = {name: run.data.tags[keys.FINGERPRINT] for name, run in there.items()}
-    known = [run for run in runs if run.name in there]
-    units = {run.name: there[run.name].data.params.get(keys.UNIT, keys.NATS) for run in known}
-    if other := [run for run in known if run.unit != units[run.name]]:
+    stored = {run.info.run_name: run for run in finished if run.info.run_name in names}
+    fingerprints = {name: run.data.tags[keys.FINGERPRINT] for name, run in stored.items()}
+    again = [run for run in runs if run.name in stored]
+    units = {run.name: stored[run.name].data.params.get(keys.UNIT, keys.NATS) for run in again}
+    if differing := [run for run in again if run.unit != units[run.name]]:
         raise InputError(
-            f"unit: {len(other)} of these runs are in the experiment already, imported in "
-            f"{units[other[0].name]}, not {other[0].unit}; delete them there or import into "
-            "another experiment"
+            f"unit: {len(differing)} of these runs are already in the experiment, imported in "
+            f"{units[differing[0].name]}, not {differing[0].unit}; delete them there or import "
+            "into another experiment"
         )
-    if changed := [run.name for run in known if fingerprint(run) != content[run.name]]:
+    if changed := [run.name for run in again if fingerprint(run) != fingerprints[run.name]]:
         raise InputError(
-            f"source: the experiment holds other content of {len(changed)} of these runs "
+            f"source: the experiment holds other content for {len(changed)} of these runs "
             f"({', '.join(changed[:5])}); delete them there or import into another experiment"
         )
-    for run_id in {run.data.tags[keys.PARENT] for run in there.values()}:
-        before = keys.without_prefix(keys.WEIGHT, mlflow.get_run(run_id).data.params)
-        if before != weights:
+    for run_id in {run.data.tags[keys.PARENT] for run in stored.values()}:
+        stored_weights = keys.without_prefix(keys.WEIGHT, mlflow.get_run(run_id).data.params)
+        if stored_weights != weights:
             raise InputError(
-                f"weights: {len(there)} of these runs are in the experiment already, imported by "
-                f"run {run_id} {'with other' if before else 'without'} weights; import with the "
-                "same, and give other weights to fit, or import into another experiment"
+                f"weights: {len(stored)} of these runs are already in the experiment, imported by "
+                f"run {run_id} {'with other' if stored_weights else 'without'} weights; import "
+                "with the same weights and give others to fit, or import into another experiment"
             )
-    return [run for run in runs if run.name not in there]
+    return [run for run in runs if run.name not in stored]
 
 
-def write(runs: Sequence[ForeignRun], parent: Parent) -> None:
-    """Write the runs below their parent, showing the progress.
+def write(runs: Sequence[ImportedRun], parent: Parent) -> None:
+    """Write the runs below their parent and show the progress.
 
-    What an import that was killed left of them is closed first. One that fails or is interrupted
-    leaves no run FINISHED that is not whole, and none RUNNING.
+    First ends the runs that a killed import left RUNNING. A failed or interrupted import leaves no
+    incomplete run FINISHED, and no run RUNNING.
     """
     _close_abandoned({fingerprint(run) for run in runs}, parent.experiment_id)
     bar = tqdm(
@@ -89,17 +89,17 @@ def write(runs: Sequence[ForeignRun], parent: Parent) -> None:
         "{remaining} left",
     )
     with bar, ThreadPoolExecutor(threads(THREADS)) as pool:
-        written = [pool.submit(_write, run, parent) for run in runs]
+        futures = [pool.submit(_write, run, parent) for run in runs]
         try:
-            for done in as_completed(written):
-                done.result()
+            for future in as_completed(futures):
+                future.result()
                 bar.update()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fingerprint(run: ForeignRun) -> str:
-    """A hash of a run's content, to the digits that its compact history keeps."""
+def fingerprint(run: ImportedRun) -> str:
+    """A hash of a run's content, with the digits that its compact history stores."""
     losses = zip(*run.history.losses, strict=True)
     content = {
         "name": run.name,
@@ -119,7 +119,7 @@ def fingerprint(run: ForeignRun) -> str:
 
 
 def _close_abandoned(fingerprints: Collection[str], experiment_id: str) -> None:
-    """End the runs of this content that an interrupted import left RUNNING."""
+    """End the runs with these fingerprints that an interrupted import left RUNNING."""
     client = mlflow.MlflowClient()
     query = f"attributes.status = 'RUNNING' and tags.{keys.IMPORTED_FROM} != ''"
     for run in search([experiment_id], query):
@@ -128,14 +128,14 @@ def _close_abandoned(fingerprints: Collection[str], experiment_id: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _write(run: ForeignRun, to: Parent) -> None:
-    """One run: created with its tags, then all params and metrics at once, then FINISHED."""
+def _write(run: ImportedRun, parent: Parent) -> None:
+    """Create a run with its tags, log all params and metrics in one batch, and finish it."""
     client = mlflow.MlflowClient()
     h = run.history
     tags = {
         keys.STAGE: keys.PROXY,
-        keys.PARENT: to.run_id,
-        keys.IMPORTED_FROM: masked(to.source)[: keys.TAG_LIMIT],
+        keys.PARENT: parent.run_id,
+        keys.IMPORTED_FROM: masked(parent.source)[: keys.TAG_LIMIT],
         keys.FINGERPRINT: fingerprint(run),
         TAG: version(),
         **({keys.CHECK: "true"} if run.check else {}),
@@ -157,17 +157,17 @@ def _write(run: ForeignRun, to: Parent) -> None:
         if not math.isnan(loss)
     ]
     metrics += [Metric(keys.TOKENS, t, now, s) for s, t in zip(h.steps, h.tokens, strict=True)]
-    run_id = client.create_run(to.experiment_id, tags=tags, run_name=run.name).info.run_id
+    run_id = client.create_run(parent.experiment_id, tags=tags, run_name=run.name).info.run_id
     try:
         client.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
         client.set_terminated(run_id)
     except BaseException as error:
-        _give_up(run_id, error)
+        _mark_failed(run_id, error)
         raise
 
 
-def _give_up(run_id: str, error: BaseException) -> None:
-    """End a run that cannot be written, as far as the store still answers."""
+def _mark_failed(run_id: str, error: BaseException) -> None:
+    """End a run that cannot be written, if the store still answers."""
     client = mlflow.MlflowClient()
     with suppress(MlflowException):
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -177,7 +177,7 @@ def _give_up(run_id: str, error: BaseException) -> None:
 
 
 def _tokens_per_step(h: History) -> int | None:
-    """Tokens a step where every evaluation agrees; a lone step 1 stands for an unknown one."""
+    """Tokens per step if all evaluations agree, else None; a single step 1 stands for unknown."""
     trained = [(s, t) for s, t in zip(h.steps, h.tokens, strict=True) if t]
     if h.steps == (1,) or not trained or not all(step for step, _ in trained):
         return None

@@ -1,15 +1,16 @@
 """Whether a law extrapolates: it is fitted without the end of the data, and predicts it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from fitting.artifact.laws import Law
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates, joint
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 
 Array = np.ndarray
 
@@ -69,15 +70,17 @@ class Extrapolation:
 
     @property
     def moments(self) -> Array:
-        """Second moments of the domains' errors by extrapolation to the target, (V, V): those
-        moves and the errors at the end of the data, in the same backtests; not where there are
-        none."""
-        return np.sum([b.error_moments + b.moved_moments for b in self._single], axis=0)
+        """Second moments of the domains' errors by extrapolation to the target, (V, V).
+
+        Half of those of the moves: what the fit without a part of the data says and what the fit to
+        all says differ by two errors, of which the second is the smaller one.
+        """
+        return np.sum([b.moved_moments / 2 for b in self._single], axis=0)
 
     @property
     def varying(self) -> Array:
         """The part of `moments` in which mixtures differ, (V, V)."""
-        return np.sum([b.error_varying + b.moved_varying for b in self._single], axis=0)
+        return np.sum([b.moved_varying / 2 for b in self._single], axis=0)
 
     @property
     def blocks(self) -> int:
@@ -97,28 +100,64 @@ class Extrapolation:
         return [b for b in self.backtests if b.name != "size and steps"]
 
 
+@dataclass(frozen=True)
+class Misses:
+    """By how much a law misses what it was fitted without; linear in the law's predictions."""
+
+    name: str
+    error: Array  # at the end of the largest runs, predicted − observed, (runs, V)
+    moved: Array  # change at the target, over the fitted mixtures, (m, V)
+    n_params_factor: float
+    tokens_factor: float
+
+    def backtest(self, weights: Array) -> Backtest:
+        """Its figures, with the domains' weights (V,) in the objective."""
+        return Backtest(
+            name=self.name,
+            bias=float((self.error @ weights).mean()),
+            rmse=_rms(self.error @ weights),
+            n_params_factor=self.n_params_factor,
+            tokens_factor=self.tokens_factor,
+            moved=_rms(self.moved @ weights),
+            error_moments=second_moments(self.error),
+            moved_moments=second_moments(self.moved),
+            error_varying=_covariance(self.error),
+            moved_varying=_covariance(self.moved),
+        )
+
+
+def extrapolation(misses: Sequence[Misses], weights: Array) -> Extrapolation:
+    """The backtests of a law."""
+    return Extrapolation(tuple(one.backtest(weights) for one in misses))
+
+
+def stacked(members: Sequence[Sequence[Misses]], shares: Array) -> list[Misses]:
+    """What a weighted sum of laws, (K,), misses."""
+    return [
+        replace(
+            tests[0],
+            error=np.tensordot(shares, [test.error for test in tests], 1),
+            moved=np.tensordot(shares, [test.moved for test in tests], 1),
+        )
+        for tests in zip(*members, strict=True)
+    ]
+
+
 def backtest(
-    observations: Observations,
-    candidate: Candidate,
-    weights: Array,
-    target: Target,
-    memory: candidates.Memory,
-) -> Extrapolation:
+    observations: Observations, candidate: Candidate, target: Target, memory: candidates.Memory
+) -> list[Misses]:
     """Backtest one candidate, of which `memory` holds a fit."""
-    starts = {key: value for key, value in memory.items() if isinstance(key, Candidate)}
+    starts = candidates.starts(memory)
 
     def fit(past: Observations) -> Law:
         return candidates.fit_all(past, [candidate], target, dict(starts))[candidate]
 
-    return backtest_with(fit, observations, weights, target)
+    return backtest_with(fit, observations, target)
 
 
 def backtest_with(
-    fit: Callable[[Observations], Fitted],
-    observations: Observations,
-    weights: Array,
-    target: Target,
-) -> Extrapolation:
+    fit: Callable[[Observations], Fitted], observations: Observations, target: Target
+) -> list[Misses]:
     """Fit without the largest size, without the last third of the checkpoints, without both."""
     o = observations
     end = o.rows(_largest(o) & o.last())
@@ -134,21 +173,9 @@ def backtest_with(
         law = fit(train)
         error = law.predict(end.proportions(), end.n_params, end.tokens) - end.losses
         moved = at_target(law) - whole
-        tests.append(
-            Backtest(
-                name=name,
-                bias=float((error @ weights).mean()),
-                rmse=_rms(error @ weights),
-                n_params_factor=float(o.n_params.max() / train.n_params.max()),
-                tokens_factor=float(o.tokens.max() / train.tokens.max()),
-                moved=_rms(moved @ weights),
-                error_moments=second_moments(error),
-                moved_moments=second_moments(moved),
-                error_varying=_covariance(error),
-                moved_varying=_covariance(moved),
-            )
-        )
-    return Extrapolation(tuple(tests))
+        factors = (o.n_params.max() / train.n_params.max(), o.tokens.max() / train.tokens.max())
+        tests.append(Misses(name, error, moved, float(factors[0]), float(factors[1])))
+    return tests
 
 
 def _pasts(observations: Observations) -> dict[str, Array]:

@@ -4,7 +4,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fitting.data.observations import Observations
-from fitting.selection.backtest import Extrapolation, backtest_with
+from fitting.selection.backtest import Extrapolation, backtest_with, extrapolation
 from fitting.selection.cross_validation import CrossValidation, Scores
 
 Array = np.ndarray
@@ -43,8 +43,8 @@ def assess(cv: CrossValidation) -> tuple[Scores, Extrapolation]:
         train, rows = cv.split(fold)
         trees = Boosted(train, cv.weights)
         predictions[rows] = trees.predict(h.proportions()[rows], h.n_params[rows], h.tokens[rows])
-    tested = backtest_with(lambda o: Boosted(o, cv.weights), cv.observations, cv.weights, cv.target)
-    return cv.score(predictions), tested
+    misses = backtest_with(lambda o: Boosted(o, cv.weights), cv.observations, cv.target)
+    return cv.score(predictions), extrapolation(misses, cv.weights)
 
 
 def _columns(mixtures: Array, n_params: Array, tokens: Array) -> Array:

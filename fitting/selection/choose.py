@@ -1,6 +1,7 @@
-"""Choose the law: what cross-validation and backtests decide, and how the others compare."""
+"""Choose and weigh laws by what cross-validation says of them, and compare them with others."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import published
-from fitting.estimators.candidates import METHODS, TIES, Candidate, Target
-from fitting.selection import backtest, boosting
-from fitting.selection.backtest import Extrapolation
+from fitting.estimators.candidates import MEMBERS, OWN, TIES, Candidate, Memory, Stack
+from fitting.selection import backtest, boosting, stacking
+from fitting.selection.backtest import Extrapolation, Misses
 from fitting.selection.cross_validation import CrossValidation, HeldOut, Scores
 from training.record.errors import InputError
 
@@ -24,13 +26,14 @@ USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # kept unless others are clearly better
 FEW = 8  # mixtures; fewer, left out one at a time, say little but of extrapolation
 FEW_TOLERANCE = 2.0  # of their rms error, relative to the best's
 MAX_TERMS = 3
+SHARED = 20  # mixtures' worth of what all domains say of the ridge, beside a domain's own
 
 
 @dataclass(frozen=True)
 class Options:
     """What the user decides of the law; None leaves the choice to cross-validation."""
 
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = MEMBERS
     power: float | None = None
     ridge: float | None = None
     terms: int | None = None
@@ -42,15 +45,21 @@ class Options:
 
 @dataclass(frozen=True)
 class ChosenLaw:
-    """The chosen law and how it compares."""
+    """The laws that were taken, their weights, and how they compare."""
 
-    best: Candidate
+    stack: Stack
     scores: Scores
     extrapolation: Extrapolation
     held_out: Observations  # each run's last evaluation
-    predictions: Array  # of the chosen candidate for held_out, its mixture left out, (runs, V)
-    candidates: pd.DataFrame  # a row a candidate, the chosen one first
+    predictions: Array  # of the stack for held_out, its mixture left out, (runs, V)
+    candidates: pd.DataFrame  # a row a candidate, those taken first
     laws: pd.DataFrame  # a row a law, at its best: see `_Comparison.laws`
+    memory: Memory  # of the fits to all observations
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate with the largest weight."""
+        return self.stack.best
 
 
 def choose(
@@ -60,30 +69,40 @@ def choose(
     options: Options | None = None,
     seed: int = 0,
 ) -> ChosenLaw:
-    """Choose the law and tell its expected error at the target.
+    """Take the best form of each law and weigh them; tell their errors.
 
-    φ and ridge are the usual ones (√r, 1e-3), or the nearest to them whose error between left-out
-    mixtures (of each domain, relative to its spread) is about the least: of few mixtures the best
-    is often the best by chance. The form (method, number of
-    exponentials, ties, shrinking) is the simplest whose expected error is within one standard
-    error of the least (Breiman et al., 1984); that error joins the one on left-out mixtures and,
-    where the target lies outside the data, the one of extrapolation. weights (V,) sum to one.
-    Raises InputError with fewer than three mixtures.
+    Of each law φ and ridge are the usual ones (√r, 1e-3), or the nearest to them whose error
+    between left-out mixtures (of each domain, relative to its spread) is about the least: of few
+    mixtures the best is often the best by chance. The number of exponentials is the smallest whose
+    expected error is within one standard error of the least (Breiman et al., 1984). The laws are
+    weighed by stacking. weights (V,) sum to one. Raises InputError with fewer than three mixtures.
     """
     search = _Comparison(observations, weights, target, options or Options(), seed)
+    refused: list[InputError] = []
     for method in search.options.methods:
-        search.forward(method, search.options)
-    best = search.refine(search.chosen().candidate.form)
+        try:
+            search.forward(method, search.options)
+        except InputError as error:
+            refused.append(error)
+    if not search.finalists:
+        raise refused[0]
+    members = [member for method in search.seconds for member in search.members(method)]
+    stack = search.stack(members)
+    predictions = np.tensordot(stack.weights, [member.predictions for member in members], 1)
+    misses = [search.backtests(member.candidate) for member in members]
+    stacked = backtest.stacked(misses, np.array(stack.weights))
     if search.options.compare:
         search.compare()
+    scores, extrapolation = search.cv.score(predictions), backtest.extrapolation(stacked, weights)
     return ChosenLaw(
-        best=best.candidate,
-        scores=best.scores,
-        extrapolation=search.tested[best.candidate],
+        stack=stack,
+        scores=scores,
+        extrapolation=extrapolation,
         held_out=search.cv.held_out,
-        predictions=best.predictions,
-        candidates=search.candidates(best),
-        laws=search.laws(best),
+        predictions=predictions,
+        candidates=search.candidates(members),
+        laws=search.laws(stack, members, scores, extrapolation),
+        memory=search.cv.memory,
     )
 
 
@@ -103,42 +122,77 @@ class _Comparison:
         self.cv = CrossValidation(observations, weights, target, seed)
         self.tried: list[HeldOut] = []
         self.finalists: dict[Candidate, HeldOut] = {}  # form → its best, from simple to flexible
-        self.tested: dict[Candidate, Extrapolation] = {}
+        self.misses: dict[Candidate, list[Misses]] = {}
         self.seconds: dict[str, float] = {}  # by method
         self.refused: dict[str, str] = {}  # method → why it does not apply
         self.boosted: tuple[Scores, Extrapolation] | None = None
         self.seconds_boosting = 0.0
 
     def forward(self, method: str, options: Options) -> None:
-        """Try a method's simplest form, then vary one choice at a time while that helps."""
+        """Try a method's simplest form, then more exponentials as long as they help."""
         began = time.perf_counter()
-        form, power = _simplest(method, options), options.power
-        self._try(_grid(form, power, options.ridge))
-        seen = {form}
-        while True:
-            power = self.finalists[form].candidate.power if options.power is None else power
-            variations = [f for f in self._variations(form, options) if f not in seen]
-            for variation in variations:
-                self._try(_grid(variation, power, options.ridge))
-            seen.update(variations)
-            best = self.chosen((method,)).candidate.form
-            if best == form:
+        vary = _scales_vary(self.observations)
+        if method == "shukor_joint" and not vary and len(options.methods) > 1:
+            return  # it is the additive form
+        form = _simplest(method, options, shrinking=vary)
+        self._walk(form, USUAL_POWER, USUAL_RIDGE, options)
+        if method == "joint" and form.shrinking and options.shrinking is None:
+            usual = self.finalists[form].candidate
+            self._walk(replace(form, shrinking=False), usual.power, usual.ridge, options)
+            form = self.chosen((method,)).candidate.form
+        while method == "joint" and options.terms is None and form.terms < MAX_TERMS:
+            usual = self.finalists[form].candidate
+            form = replace(form, terms=form.terms + 1)
+            fixed = replace(options, power=usual.power)
+            self._walk(form, usual.power, usual.ridge, fixed)
+            if self.chosen((method,)).candidate.form != form:
                 break
-            form = best
         self.seconds[method] = time.perf_counter() - began
 
-    def refine(self, form: Candidate) -> HeldOut:
-        """The best of a form, with powers of φ halfway to those tried beside its own."""
+    def members(self, method: str) -> list[HeldOut]:
+        """The forms of a method that are worth a weight: its preferred one and, where a sum of laws
+        is asked for and another φ has the least error, that one."""
         began = time.perf_counter()
-        if self.options.power is None and form.method in METHODS:
-            for between in _neighbours(self.finalists[form].candidate.power):
-                self._try(_grid(form, between, self.options.ridge))
-        self.seconds[form.method] += time.perf_counter() - began
-        return self.finalists[form]
+        form, options = self.chosen((method,)).candidate.form, self.options
+        if method in OWN and options.power is None:
+            between = _neighbours(self.finalists[form].candidate.power)
+            self._try([_with(self.finalists[form].candidate, "power", p) for p in between])
+        best = self.finalists[form]
+        members = [best]
+        if method in OWN and len(options.methods) > 1:
+            tried = [h for h in self.tried if h.candidate.form == form and not h.candidate.ridges]
+            least = min(tried, key=lambda h: float(h.squares.mean()))
+            if least.candidate.power != best.candidate.power:
+                members.append(least)
+        if method in OWN and options.ridge is None and len(self.weights) > 1:
+            members = [self._with_own_ridges(member) for member in members]
+        self.seconds[method] += time.perf_counter() - began
+        return members
+
+    def _with_own_ridges(self, held: HeldOut) -> HeldOut:
+        """A candidate with a ridge for each validation domain, where that is better."""
+        best = held.candidate
+        self._try([best, *(_with(best, "ridge", ridge) for ridge in _beside(best.ridge, RIDGES))])
+        line = _with(best, "ridge", 0.0)
+        same = [h for h in self.tried if _with(h.candidate, "ridge", 0.0) == line]
+        ridges = _ridges_by_domain(
+            np.array([self.cv.domain_squares(h.predictions) for h in same]),
+            [h.candidate.ridge for h in same],
+            len(self.observations.mixtures),
+        )
+        (own,) = self.cv.run([replace(best, ridges=ridges)])
+        self.tried.append(own)
+        return min(held, own, key=lambda h: h.scores.mixing_error)
+
+    def stack(self, members: Sequence[HeldOut]) -> Stack:
+        """The members with their weights."""
+        errors = np.array([self.cv.relative(member.predictions) for member in members])
+        shares = stacking.weights(errors, self.cv.held_out.mixture_of)
+        return Stack(tuple(m.candidate for m in members), tuple(shares.tolist()))
 
     def compare(self) -> None:
         """Try every other law, as far as it applies."""
-        for method in (*METHODS, *published.METHODS):
+        for method in (*OWN, *published.METHODS):
             if method not in self.seconds:
                 try:
                     self.forward(method, Options())
@@ -156,58 +210,106 @@ class _Comparison:
         least = int(np.argmin(expected))
         return held[int(np.argmax(expected <= expected[least] + uncertain[least]))]
 
-    def _try(self, grid: Sequence[Candidate]) -> None:
-        """Cross-validate candidates of one form and backtest the form's preferred one."""
-        self.tried.extend(self.cv.run(grid))
-        form = grid[0].form
-        held = [one for one in self.tried if one.candidate.form == form]
-        choices = [(one.candidate.power, one.candidate.ridge) for one in held]
-        best = held[preferred(np.array([one.squares for one in held]), choices)]
-        self.finalists[form] = best
-        if best.candidate not in self.tested:
-            self.tested[best.candidate] = backtest.backtest(
-                self.observations, best.candidate, self.weights, self.target, self.cv.memory
-            )
+    def _walk(self, form: Candidate, power: float, ridge: float, options: Options) -> None:
+        """Cross-validate a form with φ and ridges from the usual ones on, as long as it helps."""
+        if form.method in published.METHODS:
+            own = published.RIDGE if options.ridge is None else options.ridge
+            self._try([replace(form, power=1.0, ridge=own)])
+            return
+        best = self._along_ridges(
+            replace(
+                form,
+                power=power if options.power is None else options.power,
+                ridge=ridge if options.ridge is None else options.ridge,
+            ),
+            options,
+        )
+        while options.power is None:
+            beside = [_with(best, "power", p) for p in _beside(best.power, POWERS)]
+            least = min([best, *(self._along_ridges(c, options) for c in beside)], key=self._mean)
+            if least == best:
+                break
+            best = least
 
-    def _variations(self, form: Candidate, options: Options) -> list[Candidate]:
-        """The forms that differ from one in a choice that is left open and matters here."""
-        if form.method != "joint":
-            return []
-        found = []
-        if _scales_vary(self.observations):
-            if options.shrinking is None:
-                found.append(replace(form, shrinking=True))
-            if options.tie is None:
-                found.append(replace(form, tie="domain"))
-        if options.terms is None and form.terms < MAX_TERMS:
-            found.append(replace(form, terms=form.terms + 1))
-        return found
+    def _along_ridges(self, candidate: Candidate, options: Options) -> Candidate:
+        """The best candidate with another ridge, reached by steps that lower the error."""
+        self._try([candidate])
+        best = candidate
+        while options.ridge is None:
+            beside = [_with(best, "ridge", r) for r in _beside(best.ridge, RIDGES)]
+            self._try(beside)
+            least = min([best, *beside], key=self._mean)
+            if least == best:
+                break
+            best = least
+        return best
+
+    def _mean(self, candidate: Candidate) -> float:
+        """The mean squared error of a candidate that was tried."""
+        return next(float(h.squares.mean()) for h in self.tried if h.candidate == candidate)
+
+    def _try(self, candidates: Sequence[Candidate]) -> None:
+        """Cross-validate candidates of one form; the form's preferred one is a finalist."""
+        known = {held.candidate for held in self.tried}
+        if new := [c for c in dict.fromkeys(candidates) if c not in known]:
+            self.tried.extend(self.cv.run(new))
+        form = candidates[0].form
+        held = [h for h in self.tried if h.candidate.form == form and not h.candidate.ridges]
+        choices = [(h.candidate.power, h.candidate.ridge) for h in held]
+        self.finalists[form] = held[preferred(np.array([h.squares for h in held]), choices)]
+
+    def backtests(self, candidate: Candidate) -> list[Misses]:
+        """What a candidate misses of the end of the data."""
+        if candidate not in self.misses:
+            self.misses[candidate] = backtest.backtest(
+                self.observations, candidate, self.target, self.cv.memory
+            )
+        return self.misses[candidate]
+
+    def tested(self, candidate: Candidate) -> Extrapolation:
+        """The backtests of a candidate."""
+        return backtest.extrapolation(self.backtests(candidate), self.weights)
 
     def _expected(self, held: HeldOut) -> tuple[float, float]:
+        """As `_error`, of a candidate that was backtested."""
+        return self._error(held.scores, self.tested(held.candidate))
+
+    def _error(self, scores: Scores, tested: Extrapolation) -> tuple[float, float]:
         """Expected error of the objective at the target and that error's standard error.
 
         A mean square of n independent errors has the relative standard error √(2/n).
         """
-        o, tested = self.observations, self.tested[held.candidate]
+        o = self.observations
         beyond = self.target.n_params > o.n_params.max() or self.target.tokens > o.tokens.max()
-        squares = np.array([held.scores.objective_rmse, tested.error if beyond else 0.0]) ** 2
+        squares = np.array([scores.objective_rmse, tested.error if beyond else 0.0]) ** 2
         counts = np.array([len(o.mixtures), max(1, tested.blocks)])
         total = np.sqrt(squares.sum())
         uncertain = np.sqrt((2 * squares**2 / counts).sum()) / (2 * max(total, 1e-300))
         return float(total), float(uncertain)
 
-    def laws(self, best: HeldOut) -> pd.DataFrame:
-        """Law, expected error at the target, errors on left-out mixtures and of extrapolation
-        (fitted without the largest size and the last checkpoints, as far as there are others; the
-        objective's unless named otherwise), seconds, note."""
+    def laws(
+        self, stack: Stack, members: Sequence[HeldOut], scores: Scores, tested: Extrapolation
+    ) -> pd.DataFrame:
+        """Law, its weight in the prediction, expected error at the target, errors on left-out
+        mixtures and of extrapolation (fitted without the largest size and the last checkpoints, as
+        far as there are others; the objective's unless named otherwise), seconds, note."""
+        shares: dict[str, float] = defaultdict(float)
+        for member, weight in zip(members, stack.weights, strict=True):
+            shares[member.candidate.method] += weight
         rows: list[dict[str, Any]] = []
+        if len(members) > 1:
+            expected = self._error(scores, tested)[0]
+            errors = {**_errors(scores, tested), "expected_error": expected, "weight": 1.0}
+            rows.append({"law": "stack", "chosen": True, **errors, "form": str(stack)})
+        of = {member.candidate.method: member for member in reversed(members)}
         for method in self.seconds:
-            held = best if method == best.candidate.method else self.chosen((method,))
+            held = of.get(method) or self.chosen((method,))
             rows.append(
                 {
                     "law": method,
-                    "chosen": held is best,
-                    **_errors(held.scores, self.tested[held.candidate]),
+                    "chosen": len(members) == 1 and method in of,
+                    "weight": shares[method],
+                    **_errors(held.scores, self.tested(held.candidate)),
                     "expected_error": self._expected(held)[0],
                     "seconds": self.seconds[method],
                     "form": str(held.candidate),
@@ -221,16 +323,17 @@ class _Comparison:
         table = pd.DataFrame(rows)
         return table.assign(chosen=table["chosen"].eq(True))
 
-    def candidates(self, best: HeldOut) -> pd.DataFrame:
+    def candidates(self, members: Sequence[HeldOut]) -> pd.DataFrame:
         """A row a candidate; the best of each form has an expected error and backtests."""
         expected = {held.candidate: self._expected(held)[0] for held in self.finalists.values()}
         rows = []
         for held in self.tried:
-            tested = self.tested.get(held.candidate, Extrapolation(()))
+            misses = self.misses.get(held.candidate, [])
+            tested = backtest.extrapolation(misses, self.weights)
             rows.append(
                 {
                     **vars(held.candidate),
-                    "chosen": held is best,
+                    "chosen": any(held is member for member in members),
                     "expected_error": expected.get(held.candidate, np.nan),
                     **vars(held.scores),
                     **tested.columns(),
@@ -279,22 +382,16 @@ def _errors(scores: Scores, tested: Extrapolation) -> dict[str, float]:
     }
 
 
-def _simplest(method: str, options: Options) -> Candidate:
+def _simplest(method: str, options: Options, *, shrinking: bool) -> Candidate:
+    """The first form of a method; the mixture's effect shrinks with scale where scales vary."""
     return Candidate(
         method,
         terms=options.terms or 1,
-        shrinking=options.shrinking or False,
+        shrinking=method == "joint"
+        and (shrinking if options.shrinking is None else options.shrinking),
         tie=options.tie or TIES.get(method, ("domain",))[0],
         huber=options.huber or 0.0,
     ).form
-
-
-def _grid(form: Candidate, power: float | None, ridge: float | None) -> list[Candidate]:
-    if form.method in published.METHODS:
-        return [replace(form, power=1.0, ridge=published.RIDGE if ridge is None else ridge)]
-    powers = POWERS if power is None else (power,)
-    ridges = RIDGES if ridge is None else (ridge,)
-    return [replace(form, power=p, ridge=r) for p in powers for r in ridges]
 
 
 def _neighbours(power: float) -> list[float]:
@@ -303,6 +400,26 @@ def _neighbours(power: float) -> list[float]:
     above = min((p for p in beside if p > power), default=power)
     below = max((p for p in beside if p < power), default=power)
     return [round((power + p) / 2, 3) for p in (above, below) if p != power]
+
+
+def _with(candidate: Candidate, name: str, value: float) -> Candidate:
+    """The same with another power or ridge."""
+    return replace(candidate, power=value) if name == "power" else replace(candidate, ridge=value)
+
+
+def _beside(value: float, ladder: Sequence[float]) -> list[float]:
+    """The values of a ladder next to one."""
+    at = min(range(len(ladder)), key=lambda i: abs(ladder[i] - value))
+    return [ladder[i] for i in (at - 1, at + 1) if 0 <= i < len(ladder)]
+
+
+def _ridges_by_domain(squares: Array, ridges: Sequence[float], mixtures: int) -> tuple[float, ...]:
+    """A ridge for each validation domain, by its squared errors (ridges, V), each domain's and the
+    mean of all relative to its least; that mean counts like SHARED mixtures."""
+    own = squares / np.maximum(squares.min(axis=0), 1e-300)
+    shared = squares.mean(axis=1, keepdims=True)
+    cost = mixtures * own + SHARED * shared / max(float(shared.min()), 1e-300)
+    return tuple(ridges[i] for i in cost.argmin(axis=0))
 
 
 def _scales_vary(observations: Observations) -> bool:

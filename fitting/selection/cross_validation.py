@@ -9,15 +9,17 @@ import numpy as np
 from scipy.stats import rankdata
 from tqdm import tqdm
 
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 from training.record.errors import InputError
 
 Array = np.ndarray
 
 LEAVE_ONE_OUT_UP_TO = 30  # mixtures; beyond, ten folds
 FOLDS = 10
+MANY, FEWER_FOLDS = 100, 5  # mixtures from which on fewer folds tell as much
 MIN_MIXTURES = 3
 MIN_RUNS = 4  # of one scale, to compare mixtures at it
 THREADS_FROM = 100  # mixtures; smaller fits spend their time in Python, which threads share
@@ -67,7 +69,8 @@ class CrossValidation:
         self.held_out = observations.rows(observations.last())
         self.fold_of = np.arange(count)
         if count > LEAVE_ONE_OUT_UP_TO:
-            self.fold_of = np.random.default_rng(seed).permutation(count) % FOLDS
+            folds = FOLDS if count < MANY else FEWER_FOLDS
+            self.fold_of = np.random.default_rng(seed).permutation(count) % folds
         self.memory: candidates.Memory = {}
         self._mean = self._mean_of_other_folds()
         h = self.held_out
@@ -108,6 +111,19 @@ class CrossValidation:
         left_out = self.fold_of == fold
         train = self.observations.rows(~left_out[self.observations.mixture_of])
         return train, left_out[self.held_out.mixture_of]
+
+    def relative(self, predictions: Array) -> Array:
+        """Errors of predictions of each run's last evaluation, (runs, V), relative to the domain's
+        spread, each domain by the root of its weight."""
+        spread = self.held_out.losses.std(axis=0).clip(1e-12)
+        return (predictions - self.held_out.losses) / spread * np.sqrt(self.weights)
+
+    def domain_squares(self, predictions: Array) -> Array:
+        """Mean squared error of each domain between mixtures of a scale, relative to its spread,
+        (V,)."""
+        return np.asarray(
+            ((self._between(predictions - self.held_out.losses) / self._spread) ** 2).mean(axis=0)
+        )
 
     def _squares(self, predictions: Array) -> Array:
         """Squared errors between mixtures of a scale, relative to each domain's spread, weighted

@@ -1,4 +1,4 @@
-"""Fit the law of a schedule: what each phase's mixture changes, from states that runs share."""
+"""Fit the law of a schedule: what each phase retains of its start, and what its mixture adds."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -14,36 +14,36 @@ from fitting.selection.choose import POWERS, RIDGES, preferred
 Array = np.ndarray
 
 DRAWS = 40  # of the bootstrap over mixtures
-MOST_KEPT = 0.999
-KEPT_SPREAD = 0.1  # of ρ over the domains of a phase, standard deviation
-TINY = 1e-12  # nats² per token², of states that do not differ
+MAX_RETENTION = 0.999
+RETENTION_SPREAD = 0.1  # standard deviation of ρ over the domains of a phase
+TINY = 1e-12  # nats² per token²; keeps the division finite where states do not differ
 
 
 @dataclass(frozen=True)
 class ScheduleFit:
-    """The law of a schedule, and how well it predicts mixtures that it has not seen."""
+    """The law of a schedule, and how well it predicts held-out mixtures."""
 
     runs: PhaseRuns
     weights: Array  # of the validation domains, (V,)
     law: ScheduleLaw
     replicates: tuple[ScheduleLaw, ...]  # fitted to mixtures drawn with replacement
     ridge: float
-    scores: pd.DataFrame  # a row a phase, and the chain of all: see `_scores`
+    scores: pd.DataFrame  # a row for each phase and one for the whole chain: see `_scores`
     candidates: pd.DataFrame  # power, ridge, error relative to the spread; the chosen one first
-    held_out: pd.DataFrame  # of each run: phase, trunk, observed and predicted objective
+    held_out: pd.DataFrame  # for each run: phase, trunk, observed and predicted objective
 
     @property
     def residual(self) -> float:
-        """Error of a whole schedule's predicted objective, its last mixture left out, rms."""
+        """Rms error of a whole schedule's predicted objective, with its last mixture held out."""
         return float(self.scores["rmse"].iloc[-1])
 
 
 def fit(runs: PhaseRuns, weights: Array, seed: int = 0) -> ScheduleFit:
-    """Choose φ and the ridge by leaving out mixtures, fit the law and its bootstrap.
+    """Choose φ and the ridge by leave-one-mixture-out; fit the law and its bootstrap.
 
     weights (V,) sum to one.
     """
-    powers = [power for power in POWERS if power > 0]  # with a logarithm bundles prove nothing
+    powers = [power for power in POWERS if power > 0]  # log φ of bundles has no certificate
     candidates = list(product(powers, RIDGES))
     squares = np.array(
         [
@@ -89,26 +89,25 @@ def fit(runs: PhaseRuns, weights: Array, seed: int = 0) -> ScheduleFit:
 def _law(
     runs: PhaseRuns, power: float, ridges: Array, counts: Array | None = None
 ) -> list[ScheduleLaw]:
-    """Laws, one a ridge; counts (m,): how often each mixture counts, 0 leaves it out."""
+    """One law for each ridge; counts (m,): how often each mixture counts, 0 leaves it out."""
     counts = np.ones(len(runs.mixtures)) if counts is None else counts
     phi, domains = features(runs.mixtures, power), len(runs.val_domains)
-    parts = []
+    retentions, fits = [], []
     for k in range(len(runs.tokens)):
-        kept, levels = _levels(runs, k, counts)
+        retention, levels = _levels(runs, k, counts)
+        retentions.append(retention)
         w = np.tile(counts, (len(ridges) * domains, 1))
-        found = least_squares.exponentials(
-            phi, np.tile(levels.T, (len(ridges), 1)), w, np.repeat(ridges, domains)
-        )
-        parts.append((kept, found))
+        y = np.tile(levels.T, (len(ridges), 1))
+        fits.append(least_squares.exponentials(phi, y, w, np.repeat(ridges, domains)))
     laws = []
     for i in range(len(ridges)):
         rows = slice(i * domains, (i + 1) * domains)
-        mixing = [found.part(rows) for _, found in parts]
+        mixing = [exponentials.part(rows) for exponentials in fits]
         laws.append(
             ScheduleLaw(
                 power=power,
                 tokens=runs.tokens,
-                kept=np.array([kept for kept, _ in parts]),
+                kept=np.array(retentions),
                 floor=np.array([m.floor for m in mixing]),
                 log_scale=np.array([m.log_scale for m in mixing]),
                 slope=np.array([m.slope for m in mixing]),
@@ -118,58 +117,62 @@ def _law(
 
 
 def _levels(runs: PhaseRuns, k: int, counts: Array) -> tuple[Array, Array]:
-    """ρ (V,) of a phase, and what each mixture adds, (m, V), by least squares of
-    L = ρ · L before + a free level for each mixture, ρ drawn to its mean over the domains."""
-    here = runs.phase_of == k
-    m, losses, before = runs.mixture_of[here], runs.losses[here], runs.before[here]
-    times = np.maximum(np.bincount(m, minlength=len(counts)), 1)[:, None]
-    levels = _sums(losses, m, len(counts)) / times
+    """Retention ρ (V,) of a phase, and the level that each mixture adds, (m, V).
+
+    Least squares of L = ρ · L before + a free level for each mixture, with ρ shrunk towards its
+    mean over the domains.
+    """
+    in_phase = runs.phase_of == k
+    m, losses, before = runs.mixture_of[in_phase], runs.losses[in_phase], runs.before[in_phase]
+    sizes = np.maximum(np.bincount(m, minlength=len(counts)), 1)[:, None]  # runs of each mixture
+    levels = _sums(losses, m, len(counts)) / sizes
     if k == 0:
         return np.zeros(losses.shape[1]), levels
-    states = _sums(before, m, len(counts)) / times
+    states = _sums(before, m, len(counts)) / sizes
     w = counts[m][:, None]
     x, y = before - states[m], losses - levels[m]
-    sizes = (w * x**2).sum(axis=0)
-    raw = (w * x * y).sum(axis=0) / np.maximum(sizes, TINY)
-    freedom = max(1.0, float(w.sum() - counts.sum()) - 1)
+    squares = np.maximum((w * x**2).sum(axis=0), TINY)
+    raw = (w * x * y).sum(axis=0) / squares
+    freedom = max(1.0, float(w.sum() - counts.sum()) - 1)  # degrees of freedom
     noise = (w * (y - raw * x) ** 2).sum(axis=0) / freedom + TINY
-    kept = np.clip(_shrunk(raw, noise / np.maximum(sizes, TINY)), 0, MOST_KEPT)
-    return kept, levels - kept * states
+    retention = np.clip(_shrunk(raw, noise / squares), 0, MAX_RETENTION)
+    return retention, levels - retention * states
 
 
 def _shrunk(values: Array, variances: Array) -> Array:
-    """Estimates (V,) that differ from each other by about KEPT_SPREAD, given their variances."""
-    prior = KEPT_SPREAD**2
-    shares = 1 / (variances + prior)
-    mean = shares @ values / shares.sum()
+    """Estimates (V,) with these variances, shrunk towards their mean by a normal prior of standard
+    deviation RETENTION_SPREAD."""
+    prior = RETENTION_SPREAD**2
+    precisions = 1 / (variances + prior)
+    mean = precisions @ values / precisions.sum()
     return (prior * values + variances * mean) / (prior + variances)
 
 
 def _sums(values: Array, group: Array, groups: int) -> Array:
     """Sums over the rows of each group, (groups, V)."""
-    found = np.zeros((groups, values.shape[1]))
-    np.add.at(found, group, values)
-    return found
+    sums = np.zeros((groups, values.shape[1]))
+    np.add.at(sums, group, values)
+    return sums
 
 
 def _held_out(runs: PhaseRuns, power: float, ridges: Array) -> Array:
-    """Losses of every run by laws that have not seen its mixture, (ridges, runs, V)."""
+    """Losses of every run, predicted by laws fitted without its mixture, (ridges, runs, V)."""
     predicted = np.empty((len(ridges), *runs.losses.shape))
     for left_out in range(len(runs.mixtures)):
         rows = runs.mixture_of == left_out
         counts = (np.arange(len(runs.mixtures)) != left_out).astype(float)
         for i, law in enumerate(_law(runs, power, ridges, counts)):
-            one = runs.mixtures[left_out][None]
-            adds = np.array([law.phase(k).predict(one)[0] for k in range(len(runs.tokens))])
+            mixture = runs.mixtures[left_out][None]
+            levels = np.array([law.phase(k).predict(mixture)[0] for k in range(len(runs.tokens))])
             phases = runs.phase_of[rows]
-            state = np.nan_to_num(runs.before[rows])  # none in phase 1
-            predicted[i, rows] = law.kept[phases] * state + adds[phases]
+            state = np.nan_to_num(runs.before[rows])  # NaN in phase 1
+            predicted[i, rows] = law.kept[phases] * state + levels[phases]
     return predicted
 
 
 def _chained(runs: PhaseRuns, power: float, ridge: float) -> Array:
-    """Losses at the end of each whole schedule, by laws that have not seen its last mixture and
-    know no state on the way, (runs of the last phase, V)."""
+    """Losses at the end of each whole schedule, predicted from the mixtures alone by laws fitted
+    without its last mixture, (runs of the last phase, V)."""
     last = runs.mixture_of[runs.phase_of == len(runs.tokens) - 1]
     schedules = runs.schedules()
     predicted = np.empty((len(schedules), len(runs.val_domains)))
@@ -181,8 +184,8 @@ def _chained(runs: PhaseRuns, power: float, ridge: float) -> Array:
 
 
 def _squares(runs: PhaseRuns, predicted: Array, weights: Array) -> Array:
-    """Squared errors relative to each domain's spread in its phase, weighted over the domains and
-    averaged over the runs of each mixture, (m,)."""
+    """Squared errors relative to the spread of each domain in each phase, weighted over the
+    domains and averaged over the runs of each mixture, (m,)."""
     spread = np.array(
         [runs.losses[runs.phase_of == k].std(axis=0) for k in range(len(runs.tokens))]
     ).clip(1e-12)
@@ -192,16 +195,17 @@ def _squares(runs: PhaseRuns, predicted: Array, weights: Array) -> Array:
 
 
 def _scores(runs: PhaseRuns, held_out: Array, chained: Array, weights: Array) -> pd.DataFrame:
-    """A row a phase and one of the whole chain: rms error of the objective for mixtures that were
-    left out, and of predicting the mean of the other mixtures from the same state."""
+    """A row for each phase and one for the whole chain: rms error of the objective for held-out
+    mixtures, rms error of the mean of the other mixtures from the same state, and the spread."""
     rows = []
     for k in range(len(runs.tokens)):
-        here = runs.phase_of == k
-        observed = pd.Series(runs.losses[here] @ weights).groupby(runs.trunk[here])
-        others = (observed.transform("sum") - observed.obj) / (observed.transform("size") - 1)
-        seen = observed.obj.to_numpy()
-        error = held_out[here] @ weights - seen
-        rows.append((f"{k + 1}", _rms(error), _rms(others.to_numpy() - seen), float(seen.std())))
+        in_phase = runs.phase_of == k
+        observed = pd.Series(runs.losses[in_phase] @ weights)
+        by_trunk = observed.groupby(runs.trunk[in_phase])
+        mean = (by_trunk.transform("sum") - observed) / (by_trunk.transform("size") - 1)
+        y = observed.to_numpy()
+        error = held_out[in_phase] @ weights - y
+        rows.append((f"{k + 1}", _rms(error), _rms(mean.to_numpy() - y), float(y.std())))
     last = runs.losses[runs.phase_of == len(runs.tokens) - 1] @ weights
     rows.append(("chain", _rms(chained @ weights - last), np.nan, float(last.std())))
     return pd.DataFrame(rows, columns=[PHASE, "rmse", "mean_rmse", "spread"])
@@ -212,7 +216,7 @@ def _rms(errors: Array) -> float:
 
 
 def _draws(mixtures: int, rng: np.random.Generator) -> list[Array]:
-    """How often each draw with replacement takes each mixture, (draws, m)."""
+    """How often each bootstrap draw takes each mixture, (draws, m)."""
     counts: list[Array] = []
     while len(counts) < DRAWS:
         drawn = rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures))

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import softmax
 
 from optimization.domain.objective import LEAST, Objective
-from optimization.domain.predictor import Convex, Predictor, Surface
+from optimization.domain.predictor import Predictor, Surface
 
 Array = np.ndarray
 FLOOR = 1e-20  # variance, (nats per token)²: keeps the slope at the base mixture finite
@@ -82,15 +82,9 @@ class Differences:
 
     @cached_property
     def _stacked(self) -> Sequence[Surface]:
-        """The laws of the bootstrap; laws of one power are stacked into one law of B · V losses."""
-        first = self.replicates[0]
-        if not isinstance(first, Convex) or not hasattr(first, "log_scale"):
-            return self.replicates
-        parts = {
-            name: np.concatenate([getattr(surface, name) for surface in self.replicates])
-            for name in ("floor", "log_scale", "slope")
-        }
-        return [type(first)(power=first.power, **parts)]  # type: ignore[call-arg]
+        """The laws of the bootstrap as one law of B · V losses, where they can be."""
+        together = getattr(self.replicates[0], "side_by_side", None)
+        return [together(self.replicates)] if together else self.replicates
 
     def _losses(self, mixtures: Array) -> Array:
         """The losses by each law of the bootstrap, (B, n, V)."""

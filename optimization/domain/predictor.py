@@ -47,6 +47,60 @@ class Convex(Surface, Protocol):
     def feature_jacobian(self, mixtures: Array) -> Array: ...
 
 
+class LowerBound(Protocol):
+    """constant + Σ_t Σ_j coefficients_tj φ_tj(r_j), φ_tj(r) = r^powers_tj; 0: log(r + ε)."""
+
+    constant: float
+    coefficients: Array  # (T, M)
+    powers: Array  # (T, M)
+
+
+@runtime_checkable
+class Bounded(Surface, Protocol):
+    """Losses with a bound from below: no Σ_i w_i L_i, w ≥ 0, lies below it anywhere."""
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound: ...
+
+
+@dataclass(frozen=True)
+class TangentPlane:
+    """The bound of losses that are convex in φ(r), as a version before 0.2 registered them."""
+
+    surface: Convex
+
+    @property
+    def power(self) -> float:
+        return self.surface.power
+
+    def predict(self, mixtures: Array) -> Array:
+        return self.surface.predict(mixtures)
+
+    def jacobian(self, mixtures: Array) -> Array:
+        return self.surface.jacobian(mixtures)
+
+    def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:
+        one = mixture[None]
+        slopes = weights @ self.surface.feature_jacobian(one)[0]
+        constant = weights @ self.surface.predict(one)[0] - slopes @ self.surface.features(one)[0]
+        powers = np.full((1, len(mixture)), self.surface.power)
+        return SimpleNamespace(constant=float(constant), coefficients=slopes[None], powers=powers)
+
+    @classmethod
+    def side_by_side(cls, planes: "Sequence[TangentPlane]") -> "TangentPlane":
+        """Several as one of all their losses, (n, B · V)."""
+        laws: list[Any] = [plane.surface for plane in planes]
+        names = ("floor", "log_scale", "slope")
+        values = {name: np.concatenate([getattr(law, name) for law in laws]) for name in names}
+        return cls(replace(laws[0], **values))
+
+
+def bounded(surface: Surface) -> Bounded | None:
+    """The surface with a bound from below; None if it has none."""
+    if isinstance(surface, Bounded):
+        return surface
+    return TangentPlane(surface) if isinstance(surface, Convex) else None
+
+
 @dataclass(frozen=True)
 class Numeric:
     """A law without derivatives, at one scale."""
@@ -196,7 +250,7 @@ class Predictor:
         """A law of the artifact at this scale."""
         if hasattr(law, "mixing"):
             surface: Surface = law.mixing(self.n_params, self.tokens)
-            return surface
+            return bounded(surface) or surface
         return Numeric(law, self.n_params, self.tokens)
 
 

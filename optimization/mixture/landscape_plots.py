@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from training.record import figures, keys
+from training.record import figures, keys, layout
 from training.record.figures import Array, Values
 
 PANELS = (
@@ -221,7 +221,7 @@ def optima_by_scale(table: pd.DataFrame, domains: Sequence[str]) -> Figure:
     `table` has `n_params`, `tokens` and the proportion of each domain.
     """
     scales = [
-        f"{figures.short_count(n)} parameters, {figures.short_count(d)} tokens"
+        f"{layout.short_count(n)} parameters, {layout.short_count(d)} tokens"
         for n, d in zip(table["n_params"], table["tokens"], strict=True)
     ]
     scales[-1] += " (target)"

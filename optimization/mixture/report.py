@@ -79,8 +79,8 @@ def _proof(answer: Answer, result: SearchResult, unit: str) -> Iterator[str]:
     else:
         yield (
             "by the law no allowed mixture is better by more than "
-            f"{max(0.0, result.value - result.bound):.1e} {unit}, certified by its convexity in "
-            f"φ(r); {tried}"
+            f"{max(0.0, result.value - result.bound):.1e} {unit}, certified by a bound of "
+            f"the law; {tried}"
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from optimization.schedule.plan import CONSTANT, ENDS, JOINT, ScheduleAnswer
-from training.record import figures
+from training.record import figures, layout
 
 Array = np.ndarray
 
@@ -28,7 +28,7 @@ def schedules(answer: ScheduleAnswer) -> Figure:
             bottom += shares
         axis.set_title(strategy.name)
         axis.set_xlabel("tokens")
-        axis.set_xticks(tokens, [figures.short_count(t) if t else "0" for t in tokens])
+        axis.set_xticks(tokens, [layout.short_count(t) if t else "0" for t in tokens])
         axis.margins(x=0)
     axes[0].set_ylabel("proportion")
     handles, _ = axes[0].get_legend_handles_labels()

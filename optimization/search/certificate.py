@@ -1,24 +1,29 @@
 """How much better any mixture could be: a bound that certifies an optimum.
 
-The losses of the mixing law are convex in φ(r). So the objective lies above its tangent plane at a
-mixture r*: f(r) ≥ f(r*) + Σ_j g_j (φ(r_j) − φ(r*_j)), g = df/dφ. As φ is concave, a term with
-g_j ≤ 0 lies above its own tangent in r_j, and one with g_j > 0 above its chord between the lowest
-and the highest r_j. A pull is convex in r: its tangent is added. Minimising the resulting linear
-function is a linear program; with φ(r) = r the difference to f(r*) is the Frank-Wolfe gap.
+Each law bounds the weighted loss from below by a sum of functions of one proportion each, exact at
+a mixture r* (`LowerBound` in `fitting/artifact/laws.py`): for an exponential law, convex in φ(r),
+its tangent plane f(r*) + Σ_j g_j (φ(r_j) − φ(r*_j)), g = df/dφ; for a sum of laws the sum of the
+members' bounds. A pull is convex in r: its tangent is added. The least value of such a sum over the
+allowed mixtures is bounded by one linear program (`optimization/search/envelope.py`).
 """
 
+import heapq
+from dataclasses import dataclass, replace
+
 import numpy as np
-from scipy.optimize import linprog
 
 from optimization.domain.feasible import Ball, Feasible
 from optimization.domain.objective import Objective
-from optimization.domain.predictor import Convex
+from optimization.domain.predictor import Bounded, bounded
+from optimization.search import envelope
 from optimization.search.descent import descend
+from optimization.search.envelope import Sum
 
 Array = np.ndarray
 
 TEMPERATURES = np.logspace(-2, -6, 9)  # tried for the shares of the worst domains
 WORTH = 1e-9  # nats per token: smaller improvements are not searched for
+NODES, TIGHT = 60, 1e-6  # boxes that are halved at most; nats per token, proven well enough
 TOUCH = 1e-3  # lowest proportion, relative to the reference's, for the pull's tangent
 
 
@@ -26,9 +31,8 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
     """The best mixture, (M,), and a lower bound of the objective, nats per token.
 
     In a trust region every ball that may hold a better mixture is searched. The bound is None
-    if the objective is not known to be convex in φ(r): a law that is not exponential, a
-    logarithmic φ of bundled domains, or the upper end of an interval. It is also None if the linear
-    program has no solution.
+    where the law has no bound (the nested pipeline's of an earlier release, a law of another kind),
+    for the upper end of an interval, and where the linear program has no answer.
     """
     if feasible.trust is None:
         return best, _bound(objective, feasible, best, None)
@@ -48,47 +52,104 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
 
 
 def _bound(objective: Objective, feasible: Feasible, at: Array, ball: Ball | None) -> float | None:
-    surface, several = objective.surface, len(objective.offsets) > 1
-    bundled = feasible.spread.shape[0] > feasible.spread.shape[1]
-    if objective.risk is not None or not isinstance(surface, Convex):
+    surface, several = bounded(objective.surface), len(objective.offsets) > 1
+    if objective.risk is not None or surface is None:
         return None
-    if bundled and not surface.power:
-        return None
-    temperatures = TEMPERATURES if several else (1.0,)
-    planes = [_plane(objective, surface, feasible, at, t) for t in temperatures]
-    bound = max(constant + _least(feasible, slopes, ball) for constant, slopes in planes)
+    problem = _Problem(objective, surface, feasible, ball)
+    if several:
+        whole = [problem.node(feasible.lower, feasible.upper, at, t) for t in TEMPERATURES]
+        bound = max(node.bound for node in whole)
+    else:
+        bound = _branch_and_bound(problem, at)
     return bound if np.isfinite(bound) else None
 
 
-def _plane(
-    objective: Objective, surface: Convex, feasible: Feasible, at: Array, temperature: float
-) -> tuple[float, Array]:
-    """Constant and slopes (M',) of a linear function of the variables, below the objective."""
-    low, high = feasible.lower, feasible.upper
-    v = feasible.variables(at[None])[0]
-    phi_low, phi_high, phi = surface.features(np.array([low, high, v]))
-    shares = objective.shares(at, temperature)
-    slopes = objective.sums @ shares @ surface.feature_jacobian(at[None])[0]
-    slopes = slopes @ feasible.spread ** (surface.power or 1.0)  # φ(p v) = φ(p) φ(v)
-    falls = slopes <= 0
-    chord = (phi_high - phi_low) / np.where(high > low, high - low, 1.0)
-    lines = slopes * np.where(falls, surface.feature_slopes(v[None])[0], chord)
-    value = shares @ (surface.predict(at[None])[0] @ objective.sums - objective.offsets)
-    value += slopes @ (np.where(falls, phi, phi_low) - phi) - lines @ np.where(falls, v, low)
-    if objective.pull and objective.reference is not None:
-        touched = np.maximum(at, TOUCH * objective.reference)
-        slope = objective.pull_slope(touched)
-        value += objective.pull_value(touched[None])[0] - slope @ touched
-        lines = lines + feasible.spread.T @ slope
-    return float(value), lines
+@dataclass(frozen=True)
+class _Node:
+    """A box of the variables, and what was found of it."""
+
+    low: Array  # (M',)
+    high: Array
+    bound: float
+    point: Array  # where the bound is least, (M',)
+    gaps: Array  # by how much the functions lie above their hulls there, (M',)
 
 
-def _least(feasible: Feasible, slopes: Array, ball: Ball | None) -> float:
-    """The minimum of slopes · v over the allowed mixtures (in a ball if given); -inf: unknown."""
-    matrix, limits = feasible.shared_rows() if ball is None else feasible.within_ball(ball)
-    excess = matrix.shape[1] - len(slopes)
-    total = np.concatenate([np.ones(len(slopes)), np.zeros(excess)])[None]
-    box = [*zip(feasible.lower, feasible.upper, strict=True), *[(0.0, None)] * excess]
-    cost = np.concatenate([slopes, np.zeros(excess)])
-    solved = linprog(cost, A_ub=matrix, b_ub=limits, A_eq=total, b_eq=[1.0], bounds=box)
-    return float(solved.fun) if solved.status == 0 else -np.inf
+@dataclass(frozen=True)
+class _Problem:
+    objective: Objective
+    surface: Bounded
+    feasible: Feasible
+    ball: Ball | None
+
+    def node(self, low: Array, high: Array, at: Array, temperature: float = 1.0) -> _Node:
+        """The bound over a box, by what the law says near one mixture (M,)."""
+        functions, constant = self._functions(at, temperature)
+        v = np.clip(self.feasible.variables(at[None])[0], low, high)
+        hulls = [
+            h.hull(*map(float, ends)) for h, *ends in zip(functions, low, high, v, strict=True)
+        ]
+        f = self.feasible
+        matrix, limits = f.shared_rows() if self.ball is None else f.within_ball(self.ball)
+        value, point = envelope.least(hulls, matrix, limits, len(hulls))
+        gaps = [
+            float(h.value(x[None])[0] - np.interp(x, *hull.T))
+            for h, hull, x in zip(functions, hulls, point, strict=True)
+        ]
+        return _Node(low, high, constant + value, point, np.array(gaps))
+
+    def _functions(self, at: Array, temperature: float) -> tuple[list[Sum], float]:
+        """The functions of one variable each, and the constant, whose sum lies below."""
+        objective = self.objective
+        shares = objective.shares(at, temperature)
+        bound = self.surface.lower_bound(at, objective.sums @ shares)
+        constant = bound.constant - float(shares @ objective.offsets)
+        lines = np.zeros(len(at))
+        if objective.pull and objective.reference is not None:
+            touched = np.maximum(at, TOUCH * objective.reference)
+            lines = objective.pull_slope(touched)
+            constant += float(objective.pull_value(touched[None])[0] - lines @ touched)
+        coefficients = np.vstack([bound.coefficients, lines])
+        powers = np.vstack([bound.powers, np.ones(len(at))])
+        functions = []
+        for spread in self.feasible.spread.T:  # r_j = spread_j v_b
+            inside = spread > 0
+            functions.append(
+                Sum(
+                    coefficients[:, inside].ravel(),
+                    powers[:, inside].ravel(),
+                    np.tile(spread[inside], len(powers)),
+                    0.25 / len(at),
+                )
+            )
+        return functions, constant
+
+
+def _branch_and_bound(problem: _Problem, best: Array) -> float:
+    """The bound of one sum of the losses, at most its value at `best`.
+
+    Branch and bound: the box with the least bound is split where a function lies furthest above its
+    hull, and both parts are bounded by what the law says near `best` and near the split.
+    """
+    least = float(problem.objective(best[None])[0])
+    first = problem.node(problem.feasible.lower, problem.feasible.upper, best)
+    open_nodes = [(first.bound, 0, first)]
+    for number in range(1, 2 * NODES, 2):
+        bound, _, node = open_nodes[0]
+        if least - bound <= TIGHT or not np.isfinite(bound):
+            break
+        heapq.heappop(open_nodes)
+        b = int(node.gaps.argmax())
+        width = node.high[b] - node.low[b]
+        inner = np.clip(node.point[b], node.low[b] + width / 10, node.high[b] - width / 10)
+        at = problem.feasible.spread @ node.point
+        for half, (name, value) in enumerate((("high", inner), ("low", inner))):
+            ends = {"low": node.low.copy(), "high": node.high.copy()}
+            ends[name][b] = value
+            child = problem.node(ends["low"], ends["high"], best)
+            if child.bound < least - TIGHT:
+                other = problem.node(ends["low"], ends["high"], at)
+                child = max(child, other, key=lambda node: node.bound)
+            bound = max(node.bound, child.bound)  # a part is no lower than the whole
+            heapq.heappush(open_nodes, (bound, number + half, replace(child, bound=bound)))
+    return min(open_nodes[0][0], least)

@@ -10,7 +10,6 @@ from scipy.optimize import minimize
 from optimization.domain.differences import Differences
 from optimization.domain.feasible import Ball, Feasible
 from optimization.domain.objective import LEAST, Objective
-from optimization.domain.predictor import Convex
 
 Array = np.ndarray
 
@@ -112,8 +111,7 @@ class _Problem:
 
     @cached_property
     def power(self) -> float:
-        surface = self.objective.surface
-        return surface.power or 1.0 if isinstance(surface, Convex) else 1.0
+        return float(getattr(self.objective.surface, "power", 1.0) or 1.0)
 
     def solve(self, start: Array) -> Array:
         f = self.feasible

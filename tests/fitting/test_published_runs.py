@@ -11,9 +11,10 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from fitting import fit
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 from fitting.importing import pair
 from fitting.importing.table_reader import RunTable
 from fitting.selection import choose
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_1b_runs_are_predicted_from_small_ones() -> None:
     """Fitted on 70M–410M up to step 30 000, check runs left out, no option tuned to the data.
@@ -129,6 +131,7 @@ def _tidy(runs: RunTable) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_the_ranking_of_unseen_regmix_runs_beats_boosted_trees(regmix: Observations) -> None:
     """Five folds; Spearman's ρ of each validation domain, averaged over the domains."""
     o = regmix
@@ -152,6 +155,7 @@ def test_the_ranking_of_unseen_regmix_runs_beats_boosted_trees(regmix: Observati
     assert rank[0] > rank[1] > 0.98
 
 
+@pytest.mark.slow
 def test_intervals_cover_held_out_mixtures(regmix: Observations) -> None:
     """Fitted to 100 of RegMix's runs by the defaults, asked about the other 412."""
     drawn = np.random.default_rng(1).permutation(len(regmix.mixtures)) < 100
@@ -166,6 +170,7 @@ def test_intervals_cover_held_out_mixtures(regmix: Observations) -> None:
     assert 0.8 < covered < 0.99
 
 
+@pytest.mark.slow
 def test_cross_validation_finds_the_feature_and_two_exponentials(regmix: Observations) -> None:
     """What defaults choose on 200 of RegMix's runs."""
     drawn = np.random.default_rng(0).permutation(len(regmix.mixtures)) < 200

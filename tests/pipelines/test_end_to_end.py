@@ -43,6 +43,7 @@ def command(entry: str, **parameters: str) -> list[str]:
     return [*start, "--env-manager", "local", *options]
 
 
+@pytest.mark.slow
 def test_mlflow_run_leaves_a_verified_mixture(
     store: str,
     miniature: dict[str, Any],
@@ -144,6 +145,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
     assert len(runs_of("proxy")) == 10
 
 
+@pytest.mark.slow
 def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:
@@ -211,6 +213,7 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
     assert "1 run left out (breaks the rule 'bounds: math at most 0': " in asked.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:
@@ -251,6 +254,7 @@ def test_ctrl_c_keeps_what_is_finished(
     assert len({r.data.tags[keys.FINGERPRINT] for r in every}) == 8
 
 
+@pytest.mark.slow
 def test_one_model_trains_alone_and_diverges_loudly(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:
@@ -291,6 +295,7 @@ def test_one_model_trains_alone_and_diverges_loudly(
     assert "loss not finite at step" in failed.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_study: Write) -> None:
     assert store
     miniature["training"] |= {"steps": 400, "evaluations": 6}
@@ -379,6 +384,7 @@ def test_a_mistake_is_one_line_and_a_failed_run(
     assert message in run.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_no_compiler_is_one_line(
     store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path
 ) -> None:
@@ -397,6 +403,7 @@ def test_no_compiler_is_one_line(
     assert "no C++ compiler" in sweep.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_a_mistake_fails_the_mlflow_run_too(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:

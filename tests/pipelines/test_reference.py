@@ -51,6 +51,7 @@ def test_everything_declared_is_described() -> None:
             assert field.description, f"{path}.{key}"
 
 
+@pytest.mark.slow
 def test_a_command_explains_itself() -> None:
     told = run_entry("optimize", "--help")
     assert told.returncode == 0

@@ -44,6 +44,7 @@ def said(name: str, *parameters: str) -> list[str]:
     return re.split(r"[\r\n]+", done.stdout + "\n" + done.stderr)
 
 
+@pytest.mark.slow
 def test_only_our_lines_are_printed_and_runs_are_named(
     store: str,
     miniature: dict[str, Any],
@@ -73,6 +74,7 @@ def test_only_our_lines_are_printed_and_runs_are_named(
     ]
 
 
+@pytest.mark.slow
 def test_warnings_and_errors_of_libraries_are_shown() -> None:
     """A real call that warns of what tells nothing, and others through the same loggers."""
     script = """

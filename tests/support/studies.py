@@ -8,7 +8,7 @@ import yaml
 
 
 def miniature_study(folder: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
-    """The same in a folder."""
+    """Write the texts as JSONL files into a folder and return a study of them."""
     for name, documents in texts.items():
         lines = (json.dumps({"text": document}) for document in documents)
         (folder / f"{name}.jsonl").write_text("\n".join(lines))

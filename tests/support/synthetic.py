@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fitting.artifact.laws import JointLaw, Law
+from fitting.artifact.laws import JointLaw, Law, StackedLaw
+from fitting.data.observations import Observations
+from fitting.estimators import joint, published
 from training.record import keys
 
 DOMAINS = ("web", "code", "papers")
@@ -84,5 +86,17 @@ def table(
     return pd.DataFrame(rows)
 
 
-def _named(prefix: str, names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    return {prefix + name: value for name, value in zip(names, values, strict=True)}
+def published_law(method: str, seed: int = 0) -> Law:
+    """A law of another form, near where its fit would start."""
+    o = Observations.from_tidy(table(joint_law(power=0.5)))
+    o = replace(o, val_domains=("papers", "code", "web", "code"))
+    rows = published.rows_of(o, method, joint.fit_scales(o, shrinking=False))
+    _, start, law = published.METHODS[method]
+    theta = start(rows)
+    return law(rows, theta + np.random.default_rng(seed).normal(0, 0.2, theta.shape))
+
+
+def stacked_law() -> StackedLaw:
+    """A weighted sum of laws of four kinds."""
+    others = [published_law(m) for m in ("shukor_additive", "shukor_joint", "power_sum")]
+    return StackedLaw((joint_law(power=0.5, g=0.1), *others), np.array([0.4, 0.1, 0.3, 0.2]))

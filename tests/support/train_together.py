@@ -1,4 +1,4 @@
-"""What each process of `test_training` runs: train the runs of a file, write what was measured."""
+"""Run by each process of a multi-process test: trains runs of a file, writes what was measured."""
 
 import dataclasses
 import json

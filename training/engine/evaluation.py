@@ -14,7 +14,7 @@ from training.record.history import Evaluation
 from training.run import Run
 
 
-class Validation:
+class Evaluator:
     """The held-out windows of all domains, evaluated in one pass."""
 
     def __init__(self, run: Run, corpus: Corpus, batch_size: int) -> None:

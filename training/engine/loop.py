@@ -28,7 +28,7 @@ from training.engine import checkpoint, kernels
 from training.engine import model as models
 from training.engine.checkpoint import Checkpoint
 from training.engine.devices import free_port
-from training.engine.evaluation import Validation, window_losses
+from training.engine.evaluation import Evaluator, window_losses
 from training.record import quiet as quieting
 from training.record.errors import DivergedError
 from training.record.history import Evaluation
@@ -96,7 +96,7 @@ class Trainer:
             run.data_share,
             run.phases[1:],
         )
-        self._validation = Validation(run, corpus, min(VALIDATION_BATCH, self._micro))
+        self._validation = Evaluator(run, corpus, min(VALIDATION_BATCH, self._micro))
         self._domains = tuple(corpus.domains)
         cuda = self.engine.device.type == "cuda"
         self._generator = (

@@ -1,5 +1,5 @@
-"""What all figures share: colours and markers by name, rows of domains, legends outside the data;
-and the figures of trained target models."""
+"""What all figures share: colours and markers by name, rows of domains, legends outside the
+data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -134,48 +134,3 @@ def grid(
     for axis in flat[count:]:
         axis.remove()
     return figure, flat[:count]
-
-
-def short_count(number: float) -> str:
-    """A number of parameters or tokens to three digits: 70M, 1.5B."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * unit:
-            return f"{number / unit:.3g}{name}"
-    return f"{number:.3g}"
-
-
-def proof(
-    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Measured objective of each mixture (one dot per seed) beside its prediction and interval.
-
-    `predicted` is mixture → (value, low, high).
-    """
-    figure, axis = panels((7, 4.5))
-    for i, (name, (value, low, high)) in enumerate(predicted.items()):
-        axis.errorbar(
-            i - 0.12, value, [[value - low], [high - value]], fmt="s", color="C0", capsize=4,
-            label="predicted, 90 % interval" if i == 0 else None,
-        )  # fmt: skip
-        axis.scatter(
-            [i + 0.12] * len(measured[name]), measured[name], color="C1",
-            label="measured, a dot a seed" if i == 0 else None,
-        )  # fmt: skip
-    axis.set_xticks(range(len(predicted)), list(predicted))
-    axis.set_ylabel("objective at the target (nats/token)")
-    axis.set_title("Trained target models beside the prediction")
-    axis.legend()
-    return figure
-
-
-def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Objective over tokens of trained target models; `curves` is name → (tokens, objective)."""
-    figure, axis = panels((7, 4.5))
-    for name, (tokens, objective) in curves.items():
-        axis.plot(tokens, objective, marker="o", markersize=3, label=name)
-    axis.set_xlabel("tokens")
-    axis.set_xscale("log")
-    axis.set_ylabel("measured objective (nats/token)")
-    axis.set_title("Target models while training")
-    axis.legend(fontsize="small")
-    return figure

@@ -206,3 +206,11 @@ def description(lines: Sequence[str]) -> str:
         room = TAG_LIMIT - len(start + more + end)
         text = text[: text.rfind("\n", 0, room)] + more
     return start + text + end
+
+
+def short_count(number: float) -> str:
+    """A number of parameters or tokens to three digits: 70M, 1.5B."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"

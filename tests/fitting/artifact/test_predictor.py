@@ -36,6 +36,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fit.Fitted]:
         yield fit_truth()
 
 
+@pytest.mark.slow
 def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
     assert store
     table = synthetic.table(synthetic.joint_law(), 4)
@@ -65,6 +66,7 @@ def test_pulled_histories_are_the_table_that_was_logged(store: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_fitted_are_left_out_by_name(store: str) -> None:
     assert store
     experiment = log_runs(synthetic.table(synthetic.joint_law(), 4))
@@ -97,6 +99,7 @@ def test_an_experiment_without_proxies_says_so(store: str) -> None:
         histories.pull(["0"], "tags.x = 'y'")
 
 
+@pytest.mark.slow
 def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.Fitted) -> None:
     model = mlflow.pyfunc.load_model(fitted.registered.uri)
     rows = pd.DataFrame([MIXTURE, {**MIXTURE, "mixture/web": 0.7, "mixture/papers": 0.0}])
@@ -132,6 +135,7 @@ def download(fitted: fit.Fitted, tmp_path: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(copy)))
 
 
+@pytest.mark.slow
 def test_the_artifact_holds_no_pickle_and_runs_without_torch(
     fitted: fit.Fitted, tmp_path: Path
 ) -> None:
@@ -173,6 +177,7 @@ def test_each_version_runs_its_own_code(fitted: fit.Fitted, tmp_path: Path) -> N
     assert live["objective"].iloc[0] == pytest.approx(before["objective"].iloc[0])
 
 
+@pytest.mark.slow
 def test_the_champion_changes_only_for_the_same_purpose_and_no_worse(store: str) -> None:
     assert store
     fitted = fit_truth()
@@ -201,6 +206,7 @@ def _new_experiment(name: str, table: pd.DataFrame) -> str:
     return experiment
 
 
+@pytest.mark.slow
 def test_the_sweep_above_the_runs_names_the_target_and_the_weights(store: str) -> None:
     assert store
     purpose = {
@@ -239,6 +245,7 @@ def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
     assert registered.tags["project_version"] == version()
 
 
+@pytest.mark.slow
 def test_a_fit_without_some_losses_says_what_it_left_out(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +259,7 @@ def test_a_fit_without_some_losses_says_what_it_left_out(
     assert len(done.fit.observations.tokens) == len(table) - 37
 
 
+@pytest.mark.slow
 def test_an_implicit_fit_predicts_the_weighted_loss_alone(store: str) -> None:
     assert store
     table = synthetic.table(synthetic.joint_law(), 20, noise=0.002)
@@ -268,6 +276,7 @@ def test_an_implicit_fit_predicts_the_weighted_loss_alone(store: str) -> None:
     assert answer["val_loss/objective"][0] == answer["objective"][0]
 
 
+@pytest.mark.slow
 def test_a_domain_that_never_varied_is_held_by_every_search(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +295,7 @@ def test_a_domain_that_never_varied_is_held_by_every_search(
     assert found.best["papers"] == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_a_scale_that_all_runs_share_is_the_only_one_asked(store: str) -> None:
     assert store
     table = synthetic.table(synthetic.joint_law(), sizes=(16e6,))
@@ -296,6 +306,7 @@ def test_a_scale_that_all_runs_share_is_the_only_one_asked(store: str) -> None:
         model.predict(pd.DataFrame([{**MIXTURE, "n_params": 64e6}]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nested", "shukor_joint", "power_sum"])
 def test_any_law_can_be_chosen_and_registered(method: str, store: str) -> None:
     assert store
@@ -340,6 +351,7 @@ def test_a_wrong_choice_of_the_law_is_refused(choice: dict[str, str], message: s
     assert options({"tie": "curve"}).methods == ("nested",)
 
 
+@pytest.mark.slow
 def test_runs_that_are_not_comparable_are_not_fitted_together(store: str) -> None:
     assert store
     experiment = log_runs(synthetic.table(synthetic.joint_law(), 4))

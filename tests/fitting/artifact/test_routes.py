@@ -185,6 +185,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("row", [ROW, CORNER, SCALED], ids=["fractions", "whole", "scaled"])
 def test_every_route_answers(route: str, row: dict[str, Any], model: Any, server: Server) -> None:
@@ -333,6 +334,7 @@ def test_an_exported_table_is_asked_as_it_is(uri: str, model: Any, tmp_path: Pat
 # the command line, and what is told ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_answer(server: Server, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -351,6 +353,7 @@ def test_the_commands_of_the_page_answer(server: Server, tmp_path: Path) -> None
     assert json_answer["objective"] > csv_answer["objective"]  # fewer tokens
 
 
+@pytest.mark.slow
 def test_models_predict_takes_files_and_standard_input(uri: str, tmp_path: Path) -> None:
     books = [{**ROW, "mixture/books": 0.4}]
     (tmp_path / "rows.json").write_bytes(form("dataframe_records")([ROW]))
@@ -391,6 +394,7 @@ def test_a_user_finds_the_input_columns(uri: str, model: Any) -> None:
     assert "optional: `n_params`, `tokens`" in version.description
 
 
+@pytest.mark.slow
 def test_a_version_of_an_earlier_release_answers_and_is_searched(
     store: str, tmp_path: Path
 ) -> None:
@@ -406,6 +410,7 @@ def test_a_version_of_an_earlier_release_answers_and_is_searched(
     assert "certified" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_scale_without_an_answer_is_refused_before_a_search(store: str) -> None:
     assert store
     log_runs(synthetic.table(synthetic.joint_law(), sizes=(16e6,)))

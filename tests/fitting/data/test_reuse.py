@@ -12,10 +12,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
 from fitting import fit as fits
 from fitting.artifact.laws import JointLaw, Law
+from fitting.artifact.spec import Target
 from fitting.data import histories, reuse
 from fitting.data.observations import Observations
 from fitting.data.reuse import Reuse
-from fitting.estimators.candidates import Target
 from fitting.selection.choose import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
@@ -150,7 +150,7 @@ def test_old_runs_find_the_optimum_of_a_domain_that_was_added(
     with mlflow.start_run(tags={keys.STAGE: keys.FIT}):
         law = fit.fit([experiment], both, "with-math", OPTIONS, old=old).fit.law
     said = capsys.readouterr().out
-    assert "note: 14 of 19 runs are reused; none of those was trained on math" in said
+    assert "note: 14 of 19 runs are reused; none of them was trained on math" in said
     alone = law_of(NEW_RUNS)
     everywhere = feasible(Constraints(), ADDED, AT.tokens)
     bundle = dict(zip(ADDED, BASE, strict=False))
@@ -198,9 +198,9 @@ def test_the_loss_of_a_domain_that_was_split_is_the_mean_of_its_parts() -> None:
     assert list(kept.filter(like=keys.VAL_LOSS)) == ["val_loss/code"]
     assert left == {"code": 1.0}
     assert notes[0] == (
-        "validation domain 'python' left out: it weighs nothing, and 1 runs have no loss of it"
+        "validation domain 'python' left out: its weight is 0, and 1 runs have no loss for it"
     )
-    said = r"1 of 2 runs have no loss of validation domain 'python', which counts in the objective"
+    said = r"1 of 2 runs have no loss for validation domain 'python', which counts in the objective"
     for unequal in ({}, {"code": 0.0, "python": 1.0, "cpp": 1.0}):
         with pytest.raises(InputError, match=said):
             reuse.common_losses(told, unequal, {"old"})
@@ -209,10 +209,10 @@ def test_the_loss_of_a_domain_that_was_split_is_the_mean_of_its_parts() -> None:
 @pytest.mark.parametrize(
     ("study", "message"),
     [
-        ("old-2", "'longer' has the tokens_per_step 4096, the runs that it would join have 2048"),
-        ("old-3", "'retold' has the digest of the dataset 'web/validation' bb, the runs that"),
-        ("old-4", "'faster' has the learning_rate of 16,000,000 parameters 0.004, the runs that"),
-        ("old-5", "1 runs were trained on 'books', which the runs that they would join do not"),
+        ("old-2", "'longer' has the tokens_per_step 4096; the new runs have 2048"),
+        ("old-3", "'retold' has the digest of the dataset 'web/validation' bb; the new runs"),
+        ("old-4", "'faster' has the learning_rate of 16,000,000 parameters 0.004; the new runs"),
+        ("old-5", "1 runs were trained on 'books', which is not a domain of the new"),
         ("old-6", "no complete proxy run in experiment 0 matches \"tags.study = 'old-6'\""),
     ],
 )

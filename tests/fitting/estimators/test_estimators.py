@@ -9,11 +9,12 @@ import pytest
 from scipy.optimize import check_grad
 
 from fitting.artifact import laws
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.diagnostics import optimum
 from fitting.diagnostics.optimum import Space
 from fitting.estimators import candidates, joint, least_squares, nested, published
-from fitting.estimators.candidates import Candidate, Target
+from fitting.estimators.candidates import Candidate
 from tests.support import synthetic
 from training.record.errors import InputError
 
@@ -102,11 +103,15 @@ def test_the_gradient_of_the_scale_fit_is_that_of_its_cost() -> None:
     assert check_grad(lambda t: problem.cost(t)[0], lambda t: problem.cost(t)[1], theta) < 1e-4
 
 
+def rows_of(o: Observations, method: str) -> published.Rows:
+    return published.rows_of(o, method, joint.fit_scales(o, shrinking=False))
+
+
 @pytest.mark.parametrize("method", published.METHODS)
 def test_the_jacobians_of_the_published_laws_are_their_derivatives(method: str) -> None:
     o = observed(synthetic.joint_law())
     o = replace(o, val_domains=("papers", "code", "web", "code"))  # bimix needs them among these
-    rows = published._rows(o, method)
+    rows = rows_of(o, method)
     form, start, law = published.METHODS[method]
     rng = np.random.default_rng(0)
     theta = start(rows) + rng.normal(0, 0.1, start(rows).shape)
@@ -168,27 +173,18 @@ def test_a_mixture_of_one_size_takes_the_others_size_law() -> None:
     assert np.abs(at(law) - at(truth)).max() < 0.02
 
 
-def law_of(method: str) -> laws.Law:
-    """A law of another form, near where its fit would start."""
-    o = observed(synthetic.joint_law(power=0.5))
-    rows = published._rows(replace(o, val_domains=("papers", "code", "web", "code")), method)
-    _, start, law = published.METHODS[method]
-    theta = start(rows)
-    return law(rows, theta + np.random.default_rng(0).normal(0, 0.2, theta.shape))
-
-
 @pytest.mark.parametrize("method", published.METHODS)
 def test_published_laws_are_recovered_inside_the_data(method: str) -> None:
-    truth = law_of(method)
+    truth = synthetic.published_law(method)
     o = replace(observed(truth, 25), val_domains=("papers", "code", "web", "code"))
-    law, _ = published.fit(o, method, 1e-9)
+    law = candidates.fit(o, Candidate(method, 1.0, 1e-9), TARGET)
     error = at(law, Target(16e6, 8e8)) - at(truth, Target(16e6, 8e8))
     assert np.sqrt((error**2).mean()) < 0.02 < at(truth).std()
 
 
 def test_bimix_needs_training_domains_of_the_validation_domains_names() -> None:
-    with pytest.raises(InputError, match="validation domain 'news' is no training domain"):
-        published.fit(observed(synthetic.joint_law()), "bimix", 1e-4)
+    with pytest.raises(InputError, match="validation domain 'news' is not a training domain"):
+        candidates.fit(observed(synthetic.joint_law()), Candidate("bimix", 1.0, 1e-4), TARGET)
 
 
 def test_rows_in_another_order_give_the_same_law() -> None:
@@ -203,10 +199,10 @@ def test_rows_in_another_order_give_the_same_law() -> None:
     assert renamed.domains == tuple(reversed(synthetic.DOMAINS))
 
 
-@pytest.mark.parametrize("kind", [*candidates.METHODS, "joint of two terms", *published.METHODS])
+@pytest.mark.parametrize("kind", [*candidates.OWN, "joint of two terms", *published.METHODS])
 def test_a_law_survives_json(kind: str) -> None:
     if kind in published.METHODS:
-        law = law_of(kind)
+        law = synthetic.published_law(kind)
     else:
         terms = 2 if "two" in kind else 1
         candidate = Candidate(kind.split()[0], 0.5, 1e-4, terms, tie="domain")
@@ -297,3 +293,21 @@ def test_a_bad_table_names_the_run_and_the_column() -> None:
         Observations.from_tidy(off)
     with pytest.raises(InputError, match="no column 'tokens'"):
         Observations.from_tidy(table.drop(columns="tokens"))
+
+
+@pytest.mark.parametrize("method", ["shukor_additive", "shukor_joint", "power_sum"])
+def test_one_step_of_the_bootstrap_is_nearly_the_fit_to_the_draw(method: str) -> None:
+    """Beside a fit to the mixtures as often as each was drawn."""
+    o = observed(synthetic.joint_law(power=0.5), 25, noise=0.01)
+    counts = np.random.default_rng(0).multinomial(25, np.full(25, 1 / 25), size=6).astype(float)
+    candidate = Candidate(method, 1.0, 1e-3)
+    here = Target(16e6, 8e8)
+    whole = at(candidates.fit(o, candidate, here), here)
+    drawn = candidates.bootstrap(o, candidate, here, counts)
+    moved, missed = [], []
+    for law, count in zip(drawn, counts, strict=True):
+        rows = np.repeat(np.arange(len(o.tokens)), count[o.mixture_of].astype(int))
+        refit = at(candidates.fit(o.rows(rows), candidate, here), here)
+        moved.append(refit - whole)
+        missed.append(at(law, here) - refit)
+    assert np.square(missed).mean() < 0.4 * np.square(moved).mean()

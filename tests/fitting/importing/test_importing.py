@@ -29,6 +29,7 @@ RED_PAJAMA = "common_crawl,c4,github,arxiv,books,stackexchange,wikipedia"
 REG_MIX = "train_the_pile_,metric/the_pile_,_val_loss"
 
 
+@pytest.mark.slow
 @published
 def test_the_papers_logs_become_runs(store: str, tmp_path: Path) -> None:
     assert store
@@ -70,6 +71,7 @@ def test_the_papers_logs_become_runs(store: str, tmp_path: Path) -> None:
 BASE = "pythia_70m_step20000"
 
 
+@pytest.mark.slow
 @published
 def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
     assert store
@@ -99,7 +101,7 @@ def test_continued_runs_are_told_from_the_model_before(store: str) -> None:
         at_start = dict(zip(begun.domains, begun.losses[0], strict=True))
         assert {domain: at_start[domain] for domain in base} == pytest.approx(base, rel=1e-8)
         assert run.data.params["tokens_per_step"] == str(4096 * 256)
-    with pytest.raises(InputError, match="base: no line of 'none'; checkpoints that are no mixtu"):
+    with pytest.raises(InputError, match="base: no line of 'none'; checkpoints that are not mixt"):
         mixinglaws.logs(str(DATA / "mixinglaws/ct"), ["pile", "python"], {}, "none")
 
 
@@ -126,6 +128,7 @@ def test_all_published_logs_and_the_pair_of_regmix_are_read(tmp_path: Path) -> N
     assert (run.n_params, run.history.tokens) == (10**6, (1,))
 
 
+@pytest.mark.slow
 def test_importing_twice_adds_nothing_and_other_content_is_refused(
     store: str, tmp_path: Path
 ) -> None:
@@ -141,7 +144,7 @@ def test_importing_twice_adds_nothing_and_other_content_is_refused(
     with pytest.raises(InputError, match=r"weights: 3 of these runs .* with other weights"):
         run_import(source, "tidy", weights="web=1,c.d=1")
     rows.loc[3, "val_loss/web"] += 0.1
-    with pytest.raises(InputError, match=r"other content of 1 of these runs \(01\); delete them"):
+    with pytest.raises(InputError, match=r"other content for 1 of these runs \(01\); delete them"):
         run_import(write_csv(tmp_path / "runs.csv", rows), "tidy", weights=weights)
 
 
@@ -150,6 +153,7 @@ def statuses() -> Counter[str]:
     return Counter(run.info.status for run in search(["0"], "tags.stage = 'proxy'"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) -> None:
     assert store
@@ -187,6 +191,7 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
         assert re.fullmatch(r"0\d+-[0-9a-f]{8}", label)
 
 
+@pytest.mark.slow
 def test_where_the_store_refuses_a_run_none_stays_running(store: str, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "runs.csv", table(6))
     with entry.stage("first"):
@@ -213,6 +218,7 @@ def test_where_the_store_refuses_a_run_none_stays_running(store: str, tmp_path: 
     assert statuses() == {"FINISHED": 6, "FAILED": states["FAILED"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
 def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, name: str) -> None:
     assert store
@@ -238,6 +244,7 @@ def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, nam
     )
 
 
+@pytest.mark.slow
 def test_histories_without_a_compact_copy_keep_missing_losses(store: str, tmp_path: Path) -> None:
     assert store
     rows = table()
@@ -274,7 +281,7 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
         (spoil("tokens", 0, 0), "line 2, column 'tokens': 0 must be more than 0 after step 0"),
         (spoil("n_params", 0, 0.5), "line 2, column 'n_params': 0.5 must be a whole number"),
         (spoil("step", 5, -1), "line 7, column 'step': -1 must be a whole number of at least 0"),
-        (spoil("step", 1, 100), "line 3, column 'step': 100.0 is there twice for its run"),
+        (spoil("step", 1, 100), "line 3, column 'step': 100.0 appears twice for its run"),
         (spoil("run", 2, None), "line 4, column 'run': an empty cell must name the run"),
         (spoil("mixture/web", 2, None), "line 4, column 'mixture/web': an empty cell must be a"),
         (spoil("mixture/web", 2, 0.1), "line 4: the proportions of run '01' sum to 1.0"),
@@ -285,7 +292,7 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
             lambda t: t.rename(columns={"val_loss/web": "val_loss/c++"}),
             "'val_loss/c++': it contains '+'",
         ),
-        (lambda t: t.rename(columns={"val_loss/web": "val_loss/c.d"}), "'val_loss/c.d' is there"),
+        (lambda t: t.rename(columns={"val_loss/web": "val_loss/c.d"}), "'val_loss/c.d' appears"),
         (lambda t: t.head(0), "it has no rows"),
     ],
 )
@@ -305,7 +312,7 @@ LOSSES = "index,val_loss/web,val_loss/code\nb,2,3\na,4,5\n"
 @pytest.mark.parametrize(
     ("mixtures", "losses", "message"),
     [
-        (MIXTURES + "b,1,0\n", LOSSES, "m.csv, line 4: run 'b' is there twice"),
+        (MIXTURES + "b,1,0\n", LOSSES, "m.csv, line 4: run 'b' appears twice"),
         (MIXTURES, LOSSES + "c,1,1\n", "1 runs are in {v} but not in {m}: c; remove or complete"),
         (
             MIXTURES,
@@ -317,9 +324,9 @@ LOSSES = "index,val_loss/web,val_loss/code\nb,2,3\na,4,5\n"
         (
             LOSSES.replace("val_loss/", ""),
             LOSSES,
-            "do not sum to 1, so that mixtures and losses cannot be told apart",
+            "do not sum to 1, so mixtures and losses cannot be told apart",
         ),
-        (MIXTURES, LOSSES + "a,6,7\n", "v.csv, line 4, column 'step': 1 is there twice"),
+        (MIXTURES, LOSSES + "a,6,7\n", "v.csv, line 4, column 'step': 1 appears twice"),
     ],
 )
 def test_a_bad_pair_is_refused(mixtures: str, losses: str, message: str, tmp_path: Path) -> None:
@@ -362,7 +369,7 @@ def test_a_checkpoints_name_tells_size_and_mixture(
     assert (read.name, read.check) == (run, "999" in run)
     assert read.mixture == {"a": 0.75, "b": 0, "c": 0.25}
     assert read.history == History(("Pile-CC",), (2000,), (2000 * 2**20,), ((3.5,),))
-    assert found.notes == ("skipped model.pt: no line of checkpoint, data and loss by tabs",)
+    assert found.notes == ("skipped model.pt: no line of tab-separated checkpoint, data and loss",)
 
 
 CHECKPOINT = "/ckpts//70M_x_{}/{}\t/data/a.valid.{}.bin\t{}\n"
@@ -371,7 +378,7 @@ CHECKPOINT = "/ckpts//70M_x_{}/{}\t/data/a.valid.{}.bin\t{}\n"
 @pytest.mark.parametrize(
     ("log", "message"),
     [
-        ("70M_x_1-0.5-0.5\n", "is no log of checkpoint, data and loss by tabs"),
+        ("70M_x_1-0.5-0.5\n", "no line of tab-separated checkpoint, data and loss"),
         (CHECKPOINT.format("1-0.5-0.5", 10, "b", 2) + "cut\toff\n", "line 2: must be checkpoint"),
         (CHECKPOINT.format("1-0.5-0.5", 10, "b", "x"), "line 1: loss 'x' must be a number >= 0"),
         (CHECKPOINT.format("1-0.5-0.5", 10, "b", -1), "line 1: loss '-1' must be a number >= 0"),
@@ -396,6 +403,7 @@ def test_a_bad_log_is_refused_by_file_and_line(log: str, message: str, tmp_path:
         mixinglaws.logs(str(path), ["a", "b"], {}, "base" if "/base" in log else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -422,7 +430,7 @@ def test_a_run_of_many_metrics_is_written_whole(store: str) -> None:
     assert store
     domains = tuple(f"domain{i}" for i in range(120))
     losses = tuple(tuple(s + i / 128 for i in range(120)) for s in range(1, 16))
-    run = table_reader.ForeignRun(
+    run = table_reader.ImportedRun(
         "wide",
         10**6,
         dict.fromkeys(domains, 1 / 120),
@@ -436,6 +444,7 @@ def test_a_run_of_many_metrics_is_written_whole(store: str) -> None:
     assert histories.pull(["0"]).table["val_loss/domain119"].tolist() == [r[119] for r in losses]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "http"])
 def test_histories_are_the_same_from_every_store_and_from_tags_or_metrics(kind: str) -> None:
@@ -461,6 +470,7 @@ def test_histories_are_the_same_from_every_store_and_from_tags_or_metrics(kind: 
         assert again[list(losses)].to_numpy() == pytest.approx(losses.to_numpy(), abs=1e-8)
 
 
+@pytest.mark.slow
 def test_of_two_imports_at_once_the_second_finds_what_the_first_wrote(
     store: str, tmp_path: Path
 ) -> None:

@@ -135,7 +135,7 @@ def test_other_encodings_and_types_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"row 1, column '{column}': '{text}' must be a num"):
             table_reader.tidy(str(tmp_path / "a.parquet"))
     table().set_index("run", drop=False).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="column 'run' is there twice"):
+    with pytest.raises(InputError, match="column 'run' appears twice"):
         table_reader.tidy(str(tmp_path / "a.parquet"))
 
 
@@ -163,6 +163,7 @@ def test_a_pair_is_joined_by_what_names_its_runs(tmp_path: Path) -> None:
         paired("run,web,code\na,0.5,0.5\n", "name,web\na,3\n")
 
 
+@pytest.mark.slow
 @cases
 @pytest.mark.parametrize(
     ("folder", "left_out"),
@@ -185,6 +186,7 @@ def test_published_layouts_are_imported_as_they_are(store: str, folder: str, lef
     assert len([key for key in metrics if key.startswith("val_loss/")]) == 4
 
 
+@pytest.mark.slow
 @cases
 @pytest.mark.parametrize(
     ("case", "message"),
@@ -207,6 +209,7 @@ def test_of_a_refused_import_nothing_is_left(store: str, case: str, message: str
     assert (left.info.status, left.data.tags["stage"]) == ("FAILED", "import")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -248,6 +251,7 @@ def experiment(name: str) -> str:
     return str(mlflow.get_experiment_by_name(name).experiment_id)
 
 
+@pytest.mark.slow
 def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path) -> None:
     assert store
     source = write_csv(tmp_path / "bits.csv", laws_losses("bits"))

@@ -78,6 +78,7 @@ def line(shares: list[float]) -> np.ndarray:
     return np.stack([shares, 1 - np.array(shares)], axis=1)
 
 
+@pytest.mark.slow
 def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_path: Path) -> None:
     assert store
     rng = np.random.default_rng(0)
@@ -125,6 +126,7 @@ def test_the_critical_proportion_of_a_known_law_is_found_again(store: str, tmp_p
     assert model.predict(asked_row)["val_loss/old"][0] == pytest.approx(base["old"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_frontier_of_free_domains_is_that_of_a_grid(store: str, tmp_path: Path) -> None:
     assert store
     domains = ["code", "web", "math"]
@@ -160,6 +162,7 @@ def test_the_frontier_of_free_domains_is_that_of_a_grid(store: str, tmp_path: Pa
     assert (np.diff(found.curve["original"]) >= -1e-7).all()
 
 
+@pytest.mark.slow
 def test_sides_that_kept_rounded_inner_proportions_are_one_line(store: str, tmp_path: Path) -> None:
     assert store
     shares = np.array([0.1, 0.25, 0.4, 0.55, 0.7, 0.85])
@@ -185,13 +188,14 @@ def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
     assert store
     losses = History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
     for name in ("whole", "begun"):
-        run = table_reader.ForeignRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
+        run = table_reader.ImportedRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
         writer.write([run], writer.Parent("0", "0" * 32, "made up"))
     (begun,) = search(["0"], "attributes.run_name = 'begun'")
     mlflow.MlflowClient().update_run(begun.info.run_id, status="RUNNING")
     assert set(histories.checks(["0"])["run"]) == {"whole"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CT.exists(), reason="the published runs (../shared/data) are not here")
 def test_the_published_runs_have_the_papers_critical_proportion(store: str) -> None:
     assert store
@@ -267,7 +271,7 @@ def test_what_a_table_tells_of_both_sides() -> None:
         (lambda: continual.sides(TABLE, ["old", "new"], [], {}), "some but not all of old, new"),
         (
             lambda: continual.sides(TABLE.drop(columns="val_loss/new"), ["old"], [], {}),
-            "new_validation: no validation domain tells the loss on the new data",
+            "new_validation: no validation domain measures the loss on the new data",
         ),
         (
             lambda: continual.base_losses(TABLE.replace({"val_loss/old": 3.0}, np.nan), NAMES),
@@ -302,6 +306,7 @@ def test_a_predictor_that_tells_no_base_cannot_be_asked() -> None:
         solve.solve(other, [])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     store: str,
     miniature: dict[str, Any],

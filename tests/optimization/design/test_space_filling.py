@@ -99,6 +99,7 @@ def test_a_design_that_cannot_be_is_refused() -> None:
         space_filling.designed("halved", 20, GIVEN[:0], few, 0)
 
 
+@pytest.mark.slow
 def test_proposals_wait_in_the_ledger_for_the_next_sweep(
     store: str, miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
 ) -> None:

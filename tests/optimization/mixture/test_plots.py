@@ -85,6 +85,7 @@ def search_figures(domains: list[str], val_domains: list[str]) -> dict[str, Figu
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "val_count"), [(2, 1), (3, 22), (30, 22)])
 def test_every_name_is_shown_and_no_text_is_cut_or_covered(count: int, val_count: int) -> None:
     domains, val_domains = names(count), [f"{name}_v" for name in names(val_count)]

@@ -57,6 +57,7 @@ def true_losses(mixtures: np.ndarray) -> np.ndarray:
     return law.predict(mixtures, n_params * ones, tokens * ones).mean(axis=1)
 
 
+@pytest.mark.slow
 def test_the_best_mixture_is_the_truths_and_proven(solved: Answer) -> None:
     everywhere = np.random.default_rng(0).dirichlet(np.ones(3), 20_000)
     best = np.array([[*solved.best.values()]])
@@ -115,6 +116,7 @@ def test_what_is_free_is_told_from_what_is_decided(solved: Answer, predictor: Pr
     )
 
 
+@pytest.mark.slow
 def test_pessimism_and_the_worst_domain(predictor: Predictor, solved: Answer) -> None:
     careful = solve.solve(predictor, Problem(pessimistic=True, trials=TRIALS))
     assert careful.predictions[BEST].high <= solved.predictions[BEST].high + 1e-9
@@ -157,6 +159,7 @@ def changes(**given: str) -> Changes:
     return table.read(Changes, given)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predictor) -> None:
     with entry.stage(keys.OPTIMIZE) as run:
@@ -197,6 +200,7 @@ def test_one_bundle_of_all_domains_leaves_one_mixture(predictor: Predictor) -> N
     assert np.ptp(solved.sensitivity.ranges[["lowest", "highest"]], axis=1).max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_several_objectives_and_children_on_request(predictor: Predictor) -> None:
     wanted = search_problem.changed(

@@ -142,6 +142,7 @@ def end(law: ScheduleLaw, schedule: Array) -> float:
 # the fit -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_known_law_is_found_again_and_its_schedule_gains_what_is_predicted(
     found: ScheduleFit,
 ) -> None:

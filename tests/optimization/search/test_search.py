@@ -264,6 +264,7 @@ def drawn_problem(rng: np.random.Generator) -> tuple[tuple[str, ...], Constraint
     return domains, Constraints(bounds, available, 2.0, bundles, trust), fitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60))
 def test_the_answer_satisfies_whatever_is_asked_or_the_rules_are_named(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -336,6 +337,7 @@ def test_what_is_near_optimal_is_what_cannot_be_told_from_the_best() -> None:
     assert ranges["highest"].to_numpy() == pytest.approx(near.max(axis=0), abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_set_the_gain_and_the_verdict_hold_on_made_up_studies() -> None:
     """Fitted and searched as `fit` and `optimize` do, against the truth that made them."""
     found = pd.DataFrame([verdicts.judged(seed) for seed in range(1000, 1008)])

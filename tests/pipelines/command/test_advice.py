@@ -37,6 +37,7 @@ def answer(url: str, server: "subprocess.Popen[bytes]") -> bytes:
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_look_at_it_serves_the_run_from_any_folder(
     store: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

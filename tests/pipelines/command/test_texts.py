@@ -154,6 +154,7 @@ def test_yaml_is_read_as_it_is_written_or_refused(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_merged_keys_are_no_repetition_and_deep_nesting_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "some.yaml"
     path.write_text("base: &B {x: 1}\nd: {a: &A {<<: *B, x: 3}}\nc: {<<: *A, y: 2}\n")
@@ -186,6 +187,7 @@ def test_a_study_takes_every_name_that_import_takes(
     assert list(load.load(write_study(miniature)).domains) == list(names.values())
 
 
+@pytest.mark.slow
 def test_values_that_begin_with_a_dash_and_a_terminal_without_unicode(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:

@@ -153,6 +153,7 @@ def words(lines: Sequence[str]) -> str:
     return " ".join(" ".join(lines[: list(lines).index("")]).split())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("experiment")
 def test_better_and_nothing_speaks_against_it(recorded: Recorded) -> None:
     told = words(proven(recorded, {}))
@@ -197,6 +198,7 @@ def optimize_within(study: Recorded, bounds: dict[str, tuple[float, float]]) -> 
         return optimize.optimize(study.predictor, replace(wanted, constraints=rules))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("experiment")
 def test_not_champion(recorded: Recorded) -> None:
     challenger = found(recorded.prepared, noise=0.01)
@@ -205,6 +207,7 @@ def test_not_champion(recorded: Recorded) -> None:
     assert "which is not the champion: champion is version 1, whose cross-validated error" in told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("experiment")
 def test_not_to_be_believed(recorded: Recorded) -> None:
     misled = found(changed(recorded, model="misled"), noise=0.5)

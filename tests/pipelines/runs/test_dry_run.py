@@ -57,6 +57,7 @@ def finished_proxy(n_params: int, tokens_per_second: float) -> None:
         mlflow.set_tag(keys.COMPLETE, "true")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_totals_are_those_worked_out_by_hand(
     miniature: dict[str, Any],
@@ -195,6 +196,7 @@ def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
     assert "estimated" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_store")
 @pytest.mark.parametrize("name", sorted(path.stem for path in studies.STUDIES.glob("*.yaml")))
 def test_every_ready_made_study_is_planned_without_network_or_text(

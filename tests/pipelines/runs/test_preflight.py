@@ -44,6 +44,7 @@ NO_MODEL = "models:/nothing@champion"
 NO_CONFIG = {"sizes": {n: {"config": f"/no/{n}.json"} for n in ("tiny", "small")}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "parameters", "change", "message"),
     [
@@ -160,6 +161,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [

@@ -308,6 +308,7 @@ def start(domains: dict[str, Domain], workspace: Path, kill_at: int) -> "subproc
     )
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_where_it_was(
     tmp_path: Path, forms: dict[str, Domain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +343,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     assert written(tmp_path / "w") == written(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_of_two_preparations_the_second_waits_and_finds_all_done(
     tmp_path: Path, forms: dict[str, Domain]
 ) -> None:

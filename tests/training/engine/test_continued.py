@@ -211,6 +211,7 @@ def test_a_continued_model_begins_with_the_losses_of_its_base(
     assert sum(rest[-1][1].losses.values()) < sum(before.losses.values())
 
 
+@pytest.mark.slow
 def test_a_base_that_is_none_is_one_clear_error(
     prepared: Corpus, texts: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_base_that_is_none_is_one_clear_error(
     refused(good, r"holds no weights \(\*.safetensors or \*.bin\)")
 
 
+@pytest.mark.slow
 def test_a_schedule_is_planned_trained_and_taken_by_train(
     store: str,
     miniature: dict[str, Any],

@@ -42,6 +42,7 @@ ENGINES = [
 ]
 
 
+@pytest.mark.slow
 def test_losses_do_not_depend_on_the_engine(corpus: Corpus) -> None:
     plain = evaluations(planned(corpus), corpus)
     assert [step for step, _ in plain] == [5, 10, 19, 37]
@@ -55,6 +56,7 @@ def test_losses_do_not_depend_on_the_engine(corpus: Corpus) -> None:
     assert apart(plain, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(corpus: Corpus, tmp_path: Path) -> None:
     engines = [{}, {"zero_stage": 1}, {"zero_stage": 2, "micro_batch_size": 2}]
     runs = [planned(corpus, engine=Engine.model_validate(options)) for options in engines]
@@ -79,6 +81,7 @@ def test_two_processes_have_the_losses_of_one(corpus: Corpus, tmp_path: Path) ->
         assert errors[-1] == pytest.approx(alone[-1][1].standard_errors, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_checkpoint_goes_on_to_the_same_losses(
     corpus: Corpus, stage: Literal[0, 1, 2, 3]
@@ -184,6 +187,7 @@ def test_any_transformers_config_trains(corpus: Corpus, tmp_path: Path) -> None:
         model.build(Size(config=str(tmp_path)), 320, 32, seed=0)
 
 
+@pytest.mark.slow
 def test_compiled_models_have_the_same_losses(corpus: Corpus) -> None:
     run = planned(corpus, training=TRAINING.model_copy(update={"steps": 10}))
     compiled = run.model_copy(update={"engine": Engine(compile=True)})

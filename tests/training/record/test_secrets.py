@@ -70,6 +70,7 @@ def assert_nothing_shows(folder: Path, urls: list[str], *printed: str) -> None:
         assert not any(way.encode() in path.read_bytes() for way in WAYS), path
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_fit_on_postgresql_show_no_password(
     stores: list[str], miniature: dict[str, Any], write_study: Write, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_sweep_and_a_fit_on_postgresql_show_no_password(
     assert_nothing_shows(tmp_path, stores, *printed)
 
 
+@pytest.mark.slow
 def test_commands_that_fail_are_one_line_without_the_password(
     server: Server, store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:
@@ -129,6 +131,7 @@ def test_commands_that_fail_are_one_line_without_the_password(
     assert all(way not in row for _, row in contents(store) for way in WAYS)
 
 
+@pytest.mark.slow
 def test_a_launched_worker_reads_no_url_from_a_file(
     stores: list[str], miniature: dict[str, Any], write_study: Write
 ) -> None:

@@ -97,6 +97,7 @@ def interrupted(process: "subprocess.Popen[str]") -> None:
     assert all_end(children)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_kill_while_the_kernel_compiles(
     store: str, miniature: dict[str, Any], write_study: Write, no_kernel: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_ctrl_c_and_kill_while_the_kernel_compiles(
     assert "compiling" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_compile_is_one_line(
     store: str,
     miniature: dict[str, Any],
@@ -158,6 +160,7 @@ def ranks(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
     store: str, miniature: dict[str, Any], write_study: Write, ranks: str
 ) -> None:
@@ -196,6 +199,7 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_not_up_in_time_ends_the_sweep(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:
@@ -218,6 +222,7 @@ def tables(file: Path) -> int:
             return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", ["ours", "mlflow's"])
 def test_a_kill_while_the_store_is_made_spoils_no_later_start(
     store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path, whose: str
@@ -242,6 +247,7 @@ def test_a_kill_while_the_store_is_made_spoils_no_later_start(
     assert not list(tmp_path.glob(".mlflow.db.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a registry without models", "another program's", "locked"])
 def test_a_file_that_is_no_half_made_store_is_never_set_aside(tmp_path: Path, what: str) -> None:
     file, uri = tmp_path / "some.db", f"sqlite:///{tmp_path}/some.db"
@@ -268,6 +274,7 @@ def test_a_file_that_is_no_half_made_store_is_never_set_aside(tmp_path: Path, wh
     assert [p.name for p in tmp_path.glob("some.db*")] == ["some.db"]
 
 
+@pytest.mark.slow
 def test_runs_of_killed_processes_are_closed_and_of_others_are_not(
     store: str, miniature: dict[str, Any], write_study: Write
 ) -> None:
@@ -297,6 +304,7 @@ def test_ctrl_c_while_libraries_load(
     interrupted(process)
 
 
+@pytest.mark.slow
 def test_an_interrupt_within_a_finaliser_is_not_lost() -> None:
     """Python drops what a finaliser raises."""
     code = """

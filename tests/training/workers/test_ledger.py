@@ -57,6 +57,7 @@ def _work(url: str, folder: Path) -> None:
     Ledger(url, "sweep").work(train, lambda _: None)
 
 
+@pytest.mark.slow
 def test_several_workers_share_the_runs(url: str, tmp_path: Path) -> None:
     many = [unprepared(f"run{i:02}", i) for i in range(24)]
     Ledger(url, "sweep").enqueue(many)
@@ -112,6 +113,7 @@ def _die_at_once(url: str) -> None:
     _die(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("death", [_die, _die_at_once])
 def test_the_run_of_a_dead_worker_is_claimed_again(
     url: str, death: Callable[[str], None], monkeypatch: pytest.MonkeyPatch

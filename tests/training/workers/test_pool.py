@@ -68,6 +68,7 @@ def points(run: MlflowRun, key: str) -> dict[int, float]:
     return {m.step: m.value for m in found}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_in_the_same_run(
     corpus: Corpus, store: str, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     assert list(points(done, keys.TRAIN_LOSS)) == list(range(10, 301, 10))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_server_is_back(
     corpus: Corpus, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_run_goes_on_when_the_server_is_back(
         assert points(done, keys.VAL_LOSS + "news") == losses
 
 
+@pytest.mark.slow
 def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, store: str) -> None:
     mlflow.set_tracking_uri(store)
     client = mlflow.MlflowClient()
@@ -213,6 +216,7 @@ def test_divergence_ends_a_run_and_not_the_sweep(
     assert runs["good"].data.tags["complete"] == "true"
 
 
+@pytest.mark.slow
 def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_path: Path) -> None:
     """With programs in place of ssh and pdsh that stay on this machine."""
     commands = tmp_path / "commands"

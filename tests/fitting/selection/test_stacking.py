@@ -1,0 +1,43 @@
+"""The weights of a sum of laws: equal where nothing tells, all to one that is far better."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitting.selection import stacking
+
+
+def errors(scales: list[float], mixtures: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Independent errors of laws, (K, mixtures, 3), of these sizes."""
+    drawn = np.random.default_rng(seed).normal(0, 1, (len(scales), mixtures, 3))
+    return drawn * np.array(scales)[:, None, None], np.arange(mixtures)
+
+
+@given(
+    st.lists(st.floats(1e-4, 1e2), min_size=1, max_size=6), st.integers(3, 40), st.integers(0, 99)
+)
+def test_weights_are_proportions(scales: list[float], mixtures: int, seed: int) -> None:
+    weights = stacking.weights(*errors(scales, mixtures, seed))
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0).all()
+
+
+def test_many_mixtures_give_the_weights_of_least_error_and_few_nearly_equal_ones() -> None:
+    many = stacking.weights(*errors([1.0, 2.0, 4.0], 20_000))
+    assert many == pytest.approx(np.array([16, 4, 1]) / 21, abs=0.02)  # inverse variances
+    few = stacking.weights(*errors([1.0, 1.2, 1.4], 4))
+    assert few == pytest.approx(np.full(3, 1 / 3), abs=0.12)
+
+
+def test_a_law_that_is_far_better_has_the_weight_whatever_the_number() -> None:
+    assert stacking.weights(*errors([1e-3, 1.0, 1.0], 6))[0] > 0.99
+
+
+def test_the_sum_is_no_worse_than_its_members() -> None:
+    found, mixtures = errors([1.0, 1.5, 0.8], 60)
+    shared = np.random.default_rng(1).normal(0, 1, found.shape[1:])
+    found = found + shared
+    weights = stacking.weights(found, mixtures)
+    least = (found**2).mean(axis=(1, 2)).min()
+    assert (np.tensordot(weights, found, 1) ** 2).mean() <= least
