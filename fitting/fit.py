@@ -1,4 +1,4 @@
-"""One fit from beginning to end: transients, the law, its interval, and what to beware of."""
+"""One fit from beginning to end: transients, the laws, their interval, and the diagnostics."""
 
 import time
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def fit(
     *,
     keep_transients: bool = False,
 ) -> Fit:
-    """Choose the law, fit it, and find how far it can be trusted.
+    """Choose and weigh the laws, fit them, and find how far they can be trusted.
 
     weights (V,) sum to one; the best mixture is looked for in the space, by default of all
     mixtures. Raises InputError where no law can reach the target.

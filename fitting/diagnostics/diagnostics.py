@@ -1,4 +1,4 @@
-"""What tells how far a fit can be trusted, each with its figure and its warning."""
+"""Diagnostics of a fit: how far it can be trusted, each with its figure and its warning."""
 
 from dataclasses import dataclass
 

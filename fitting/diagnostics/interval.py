@@ -20,11 +20,11 @@ MIN_DISTINCT = 3  # mixtures in a draw
 def interval(
     observations: Observations, result: ChosenLaw, weights: Array, target: Target, seed: int = 0
 ) -> Interval:
-    """The interval of the chosen law.
+    """The interval of the weighted sum of laws.
 
     Inside the data its mean square is that of the error on left-out mixtures; the bootstrap says
-    where it is wider and where narrower. Beyond them the backtests' errors are added, at the target
-    and at the end of the data; they grow with the distance on a log scale.
+    where it is wider and where narrower. Beyond the data it grows, with the distance on a log
+    scale, to what the backtests' moves of the prediction say (`Extrapolation.moments`).
     """
     o = observations
     draws = _draws(len(o.mixtures), np.random.default_rng(seed))

@@ -1,4 +1,4 @@
-"""Whether a fit tells how far it can be trusted: choice, backtests, intervals, signs."""
+"""Whether a fit tells how far it can be trusted: choice, backtests, intervals, diagnostics."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def fitted(table: pd.DataFrame, options: Options = QUICK, **more: Any) -> Fit:
     return fit.fit(Observations.from_tidy(table), WEIGHTS, target, options, **more)
 
 
-def sign(found: Fit, name: str) -> str:
+def warning_of(found: Fit, name: str) -> str:
     return next(s.warning for s in found.diagnostics if s.name == name)
 
 
@@ -131,9 +131,9 @@ def test_noise_without_a_law_is_told() -> None:
     for i, name in enumerate(synthetic.VAL_DOMAINS):
         table[f"val_loss/{name}"] = noise[table["run"].str[3:5].astype(int), i]
     found = fitted(table)
-    assert "little better than their mean" in sign(found, "mixing_error_against_mean")
+    assert "little better than their mean" in warning_of(found, "mixing_error_against_mean")
     good = fitted(synthetic.table(synthetic.joint_law(), 10, noise=0.002))
-    assert not sign(good, "mixing_error_against_mean")
+    assert not warning_of(good, "mixing_error_against_mean")
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_a_learning_rate_that_decayed_within_the_steps_is_told() -> None:
     for name in synthetic.VAL_DOMAINS:
         table[f"val_loss/{name}"] -= 0.15 * late
     found = fitted(table)
-    assert "if the learning rate decays" in sign(found, "backtest_steps")
+    assert "if the learning rate decays" in warning_of(found, "backtest_steps")
     assert found.half_width(TARGET) > found.half_width(Target(16e6, 8e8))
 
 
@@ -173,8 +173,8 @@ def test_a_learning_rate_that_decayed_within_the_steps_is_told() -> None:
 def test_a_best_mixture_far_from_every_sampled_one_is_told() -> None:
     table = synthetic.table(synthetic.joint_law(), 40, noise=0.001)
     few = table["mixture/web"] > 0.6  # all sampled in one corner, the best elsewhere
-    assert "bound the proportions" in sign(fitted(table[few]), "optimum_distance")
-    assert not sign(fitted(table), "optimum_distance")
+    assert "bound the proportions" in warning_of(fitted(table[few]), "optimum_distance")
+    assert not warning_of(fitted(table), "optimum_distance")
     bounded = fitted(table[few], space=Space(np.array([0.6, 0.0, 0.0]), np.ones(3), np.eye(3)))
     assert bounded.best.mixture[0] >= 0.6 - 1e-9
 
@@ -192,7 +192,7 @@ def test_a_best_mixture_that_moves_with_size_is_told() -> None:
     assert moves > 0.2
     assert next(s.value for s in found.diagnostics if s.name == "optimum_moves") == moves
     steady = fit.fit(Observations.from_tidy(large), weights, Target(16e6, 8e8), QUICK)
-    assert not sign(steady, "optimum_moves")
+    assert not warning_of(steady, "optimum_moves")
 
 
 def test_what_the_data_cannot_tell_is_said() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.postgres import Server
 from tests.support.tiny_runs import RUNS, unprepared
 from training.record.errors import InputError
-from training.run import Run, fingerprint
+from training.run import Run
 from training.workers import ledger
 from training.workers.ledger import Ledger
 
@@ -149,10 +149,3 @@ def test_the_url_of_another_driver_goes_on_working(server: Server) -> None:
     book = Ledger(url, "sweep")
     book.enqueue(RUNS[:1])
     assert trained_by(book) == ["run0"]
-
-
-def test_a_fingerprint_is_of_what_the_losses_depend_on() -> None:
-    first = RUNS[0]
-    assert fingerprint(first) == fingerprint(first.model_copy(update={"name": "other"}))
-    for change in ({"seed": 9}, {"mixture": {"a": 0.4, "b": 0.6}}, {"corpus_digest": "e"}):
-        assert fingerprint(first) != fingerprint(first.model_copy(update=change))
