@@ -55,12 +55,12 @@ def _bound(objective: Objective, feasible: Feasible, at: Array, ball: Ball | Non
     surface, several = bounded(objective.surface), len(objective.offsets) > 1
     if objective.risk is not None or surface is None:
         return None
-    problem = _Problem(objective, surface, feasible, ball)
+    relaxation = _Relaxation(objective, surface, feasible, ball)
     if several:
-        whole = [problem.node(feasible.lower, feasible.upper, at, t) for t in TEMPERATURES]
+        whole = [relaxation.node(feasible.lower, feasible.upper, at, t) for t in TEMPERATURES]
         bound = max(node.bound for node in whole)
     else:
-        bound = _branch_and_bound(problem, at)
+        bound = _branch_and_bound(relaxation, at)
     return bound if np.isfinite(bound) else None
 
 
@@ -76,7 +76,9 @@ class _Node:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _Relaxation:
+    """An objective and the mixtures over which it is bounded from below."""
+
     objective: Objective
     surface: Bounded
     feasible: Feasible
@@ -125,14 +127,14 @@ class _Problem:
         return functions, constant
 
 
-def _branch_and_bound(problem: _Problem, best: Array) -> float:
+def _branch_and_bound(relaxation: _Relaxation, best: Array) -> float:
     """The bound of one sum of the losses, at most its value at `best`.
 
     Branch and bound: the box with the least bound is split where a function lies furthest above its
     hull, and both parts are bounded by what the law says near `best` and near the split.
     """
-    least = float(problem.objective(best[None])[0])
-    first = problem.node(problem.feasible.lower, problem.feasible.upper, best)
+    least = float(relaxation.objective(best[None])[0])
+    first = relaxation.node(relaxation.feasible.lower, relaxation.feasible.upper, best)
     open_nodes = [(first.bound, 0, first)]
     for number in range(1, 2 * NODES, 2):
         bound, _, node = open_nodes[0]
@@ -142,13 +144,13 @@ def _branch_and_bound(problem: _Problem, best: Array) -> float:
         b = int(node.gaps.argmax())
         width = node.high[b] - node.low[b]
         inner = np.clip(node.point[b], node.low[b] + width / 10, node.high[b] - width / 10)
-        at = problem.feasible.spread @ node.point
+        at = relaxation.feasible.spread @ node.point
         for half, (name, value) in enumerate((("high", inner), ("low", inner))):
             ends = {"low": node.low.copy(), "high": node.high.copy()}
             ends[name][b] = value
-            child = problem.node(ends["low"], ends["high"], best)
+            child = relaxation.node(ends["low"], ends["high"], best)
             if child.bound < least - TIGHT:
-                other = problem.node(ends["low"], ends["high"], at)
+                other = relaxation.node(ends["low"], ends["high"], at)
                 child = max(child, other, key=lambda node: node.bound)
             bound = max(node.bound, child.bound)  # a part is no lower than the whole
             heapq.heappush(open_nodes, (bound, number + half, replace(child, bound=bound)))
