@@ -9,9 +9,10 @@ from training.engine import devices, loop
 
 @pytest.fixture(scope="module")
 def cpu() -> None:
-    """This process trains on one CPU thread, silently."""
+    """This process trains on one CPU thread, silently, as the only one of its group."""
     devices.use_device(0, 1)
     loop.quiet()
+    loop.connect()
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert "worker-0 died with exit code" in errors
-        assert "start again to train them" in errors
+        assert "start again to train the rest" in errors
         assert all_end(children)
 
     miniature["training"]["steps"] = 12
