@@ -322,11 +322,11 @@ class AdditiveMixing(_AtOneScale):
         """S c of each size and step term at its s, (V, 2); 0 where it is convex."""
         lowest = np.maximum(self.inner.min(axis=2), TINY)
         gap = s - lowest
-        near = gap <= 1e-6 * s
+        near = gap <= 1e-4 * s  # then the largest slope of the slope, at the least s
         with np.errstate(over="ignore"):
             tangent = s**self.outer - self.outer * s ** (self.outer - 1) * gap
             c = (tangent - lowest**self.outer) / np.where(near, 1.0, gap) ** 2
-            limit = self.outer * (1 - self.outer) / 2 * s ** (self.outer - 2)
+            limit = self.outer * (1 - self.outer) / 2 * lowest ** (self.outer - 2)
         concave = (self.outer > 0) & (self.outer < 1)
         return np.where(concave, self.scale * np.maximum(0.0, np.where(near, limit, c)), 0.0)
 

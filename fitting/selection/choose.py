@@ -78,16 +78,10 @@ def choose(
     weighed by stacking. weights (V,) sum to one. Raises InputError with fewer than three mixtures.
     """
     search = _Comparison(observations, weights, target, options or Options(), seed)
-    refused: list[InputError] = []
-    for method in search.options.methods:
-        try:
-            search.forward(method, search.options)
-        except InputError as error:
-            refused.append(error)
+    search.forward_all(search.options.methods, search.options)
     if not search.finalists:
-        raise refused[0]
-    members = [member for method in search.seconds for member in search.members(method)]
-    stack = search.stack(members)
+        raise InputError("; ".join(search.refused.values()))
+    stack, members = search.stack()
     predictions = np.tensordot(stack.weights, [member.predictions for member in members], 1)
     misses = [search.backtests(member.candidate) for member in members]
     stacked = backtest.stacked(misses, np.array(stack.weights))
@@ -184,20 +178,29 @@ class _Comparison:
         self.tried.append(own)
         return min(held, own, key=lambda h: h.scores.mixing_error)
 
-    def stack(self, members: Sequence[HeldOut]) -> Stack:
-        """The members with their weights."""
-        errors = np.array([self.cv.relative(member.predictions) for member in members])
+    def stack(self) -> tuple[Stack, list[HeldOut]]:
+        """The weighted sum of what was tried, and its members: those that have a weight."""
+        every = [member for method in self.seconds for member in self.members(method)]
+        errors = np.array([self.cv.relative(member.predictions) for member in every])
         shares = stacking.weights(errors, self.cv.held_out.mixture_of)
-        return Stack(tuple(m.candidate for m in members), tuple(shares.tolist()))
+        members = [member for member, share in zip(every, shares, strict=True) if share > 0]
+        candidates = tuple(member.candidate for member in members)
+        return Stack(candidates, tuple(shares[shares > 0].tolist())), members
+
+    def forward_all(self, methods: Sequence[str], options: Options) -> None:
+        """Try several methods; the refusals of those that do not apply are kept."""
+        for method in methods:
+            try:
+                self.forward(method, options)
+            except InputError as error:
+                self.refused[method] = str(error)
 
     def compare(self) -> None:
         """Try every other law, as far as it applies."""
-        for method in (*OWN, *published.METHODS):
-            if method not in self.seconds:
-                try:
-                    self.forward(method, Options())
-                except InputError as error:
-                    self.refused[method] = str(error)
+        others = [
+            m for m in (*OWN, *published.METHODS) if m not in {**self.seconds, **self.refused}
+        ]
+        self.forward_all(others, Options())
         began = time.perf_counter()
         self.boosted = boosting.assess(self.cv)
         self.seconds_boosting = time.perf_counter() - began

@@ -31,8 +31,8 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
     """The best mixture, (M,), and a lower bound of the objective, nats per token.
 
     In a trust region every ball that may hold a better mixture is searched. The bound is None
-    where the law has no bound (the nested pipeline's of an earlier release, a law of another kind),
-    for the upper end of an interval, and where the linear program has no answer.
+    for a law without one (of a predictor from before 0.2, neither joint nor nested), for the upper
+    end of an interval, and where the linear program has no answer.
     """
     if feasible.trust is None:
         return best, _bound(objective, feasible, best, None)
