@@ -28,6 +28,7 @@ UNCHANGED_SECONDS = 5  # without a new table before a store counts as abandoned
 POLL_SECONDS = 0.2
 SCRATCH_SUFFIX = ".making"  # of the folder in which a store is created
 VERSION = "alembic_version"  # the table with the version of MLflow's schema
+COPY_PREFIX = "_alembic_tmp_"  # of the copy of a table that a migration is changing
 DRIVERS = {  # drivers of SQLAlchemy's plain URLs, and what to pip install
     "psycopg": '"psycopg[binary]"',
     "psycopg2": "psycopg2-binary",
@@ -104,8 +105,10 @@ def _make(path: Path, scratch: Path) -> None:
         return  # another process is creating it
     mlflow.MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
     existing, complete = _tables(path), _tables(scratch)
-    if _holds_rows(path) or existing == complete or existing.keys() - complete.keys():
+    if _holds_rows(path) or existing == complete:
         return
+    if {name.removeprefix(COPY_PREFIX) for name in existing} - complete.keys():
+        return  # another program's
     if existing:
         aside = path.with_name(f"{path.name}.half-made")
         path.rename(aside)
