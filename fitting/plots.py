@@ -162,7 +162,7 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
     Blank for domains whose proportion never varied; None for a law that has no t.
     """
     if isinstance(law, StackedLaw):  # of its most weighty member that has such a matrix
-        weighed = sorted(zip(law.weights, law.laws, strict=True), key=lambda one: -one[0])
+        weighed = sorted(zip(law.weights, law.laws, strict=True), key=lambda one: -one[0].sum())
         law = next((m for _, m in weighed if isinstance(m, JointLaw | NestedLaw)), law)
     if not isinstance(law, JointLaw | NestedLaw):
         return None

@@ -52,7 +52,10 @@ class _AtOneScale:
         first = laws[0]
         if isinstance(first, StackedMixing):
             members = zip(*(law.laws for law in laws), strict=True)
-            return replace(first, laws=tuple(cls.side_by_side(member) for member in members))
+            weights = first.weights
+            if weights.ndim > 1:
+                weights = np.concatenate([law.weights for law in laws], axis=1)
+            return StackedMixing(tuple(cls.side_by_side(member) for member in members), weights)
         values = {
             field.name: np.concatenate([getattr(law, field.name) for law in laws])
             for field in dataclasses.fields(first)
@@ -465,15 +468,16 @@ class BiMixMixing(_AtOneScale):
 
 @dataclass(frozen=True)
 class StackedLaw:
-    """A weighted sum of laws, Σ_k w_k L_k; Breiman, "Stacked Regressions", 1996."""
+    """A weighted sum of laws, L_i = Σ_k w_ki L_ki; Breiman, "Stacked Regressions", 1996."""
 
     laws: tuple["Law", ...]
-    weights: Array  # (K,), at least 0, summing to one
+    weights: Array  # (K, V), at least 0, each column summing to one; or (K,), the same of all V
 
     def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
         """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
-        losses = [law.predict(mixtures, n_params, tokens) for law in self.laws]
-        return np.tensordot(self.weights, losses, 1)
+        return _weighted(
+            self.weights, [law.predict(mixtures, n_params, tokens) for law in self.laws]
+        )
 
     def mixing(self, n_params: float, tokens: float) -> "StackedMixing":
         """The law at one scale."""
@@ -485,29 +489,36 @@ class StackedMixing(_AtOneScale):
     """A weighted sum of laws at one scale."""
 
     laws: tuple["Mixing", ...]
-    weights: Array  # (K,)
+    weights: Array  # as of `StackedLaw`
     power = 0.5  # as of `AdditiveMixing`
 
     def predict(self, mixtures: Array) -> Array:
         """Losses, (n, V), of mixtures (n, M)."""
-        return np.tensordot(self.weights, [law.predict(mixtures) for law in self.laws], 1)
+        return _weighted(self.weights, [law.predict(mixtures) for law in self.laws])
 
     def jacobian(self, mixtures: Array) -> Array:
         """dL_i/dr_j, (n, V, M)."""
-        return np.tensordot(self.weights, [law.jacobian(mixtures) for law in self.laws], 1)
+        turned = [law.jacobian(mixtures).swapaxes(1, 2) for law in self.laws]
+        return _weighted(self.weights, turned).swapaxes(1, 2)
 
     def lower_bound(self, mixture: Array, weights: Array) -> LowerBound:
         """Below Σ_i w_i L_i, w ≥ 0 (V,): the sum of the members' bounds at a mixture (M,)."""
         bounds = [
             law.lower_bound(mixture, share * weights)
             for law, share in zip(self.laws, self.weights, strict=True)
-            if share > 0
+            if np.any(share > 0)
         ]
         return LowerBound(
             sum(bound.constant for bound in bounds),
             np.vstack([bound.coefficients for bound in bounds]),
             np.vstack([bound.powers for bound in bounds]),
         )
+
+
+def _weighted(weights: Array, values: Sequence[Array]) -> Array:
+    """Σ_k w_ki values_k…i of each of V columns, the last axis."""
+    shares = weights.reshape(len(weights), -1)
+    return np.sum([share * value for share, value in zip(shares, values, strict=True)], axis=0)
 
 
 Mixing = MixingLaw | AdditiveMixing | PowerSumMixing | BiMixMixing | StackedMixing

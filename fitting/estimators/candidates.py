@@ -81,22 +81,27 @@ class Stack:
     """Laws, each fitted its way, and their weights in the predicted losses."""
 
     members: tuple[Candidate, ...]
-    weights: tuple[float, ...]  # at least 0, summing to one
+    weights: Array  # (K, V), at least 0; those of each validation domain sum to one
+
+    @property
+    def shares(self) -> list[float]:
+        """The mean weight of each member over the validation domains."""
+        return [float(share) for share in self.weights.mean(axis=1)]
 
     @property
     def best(self) -> Candidate:
-        """The member with the largest weight."""
-        return self.members[int(np.argmax(self.weights))]
+        """The member with the largest share."""
+        return self.members[int(np.argmax(self.shares))]
 
     def law(self, laws: Sequence[Law]) -> Law:
         """The weighted sum of the members' laws; that of a single member is itself."""
-        return laws[0] if len(laws) == 1 else StackedLaw(tuple(laws), np.array(self.weights))
+        return laws[0] if len(laws) == 1 else StackedLaw(tuple(laws), self.weights)
 
     def params(self) -> dict[str, Any]:
         """What a fit's run logs of it, as names and values."""
         if len(self.members) == 1:
             return {key: value for key, value in vars(self.best).items() if key != "ridges"}
-        named = zip(self.members, self.weights, strict=True)
+        named = zip(self.members, self.shares, strict=True)
         values: dict[str, Any] = {"method": "stack"}
         for i, (member, weight) in enumerate(named):
             again = sum(other.method == member.method for other in self.members[:i])
@@ -108,7 +113,7 @@ class Stack:
     def __str__(self) -> str:
         if len(self.members) == 1:
             return str(self.best)
-        named = sorted(zip(self.weights, self.members, strict=True), key=lambda one: -one[0])
+        named = sorted(zip(self.shares, self.members, strict=True), key=lambda one: -one[0])
         return "weighted sum of " + "; ".join(f"{weight:.2f} {member}" for weight, member in named)
 
 

@@ -11,17 +11,27 @@ Array = np.ndarray
 
 ITERATIONS = 100
 TOLERANCE = 1e-6
+MOST_ENTRIES = 2**22  # of the Hessians of the problems that are solved at once
 LEVEL_RIDGE = 0.01  # of b, relative to that of t: keeps a nearly straight law from k → ∞
 EXPONENTS = np.geomspace(0.02, 4, 48)
 REFINEMENTS = 2
 HUBER_ROUNDS = 8
 
-# residuals (p, m) and their Jacobian (p, m, k) at parameters (p, k) of the problems `active` (p,)
-Linearise = Callable[[Array, Array], tuple[Array, Array]]
+# cost (p,), half its gradient (p, k) and the Gauss-Newton half of its Hessian (p, k, k), of sums of
+# squares at parameters (p, k) of the problems `active` (p,)
+Normal = tuple[Array, Array, Array]
+NormalEquations = Callable[[Array, Array], Normal]
+
+
+def normal_equations(residual: Array, jacobian: Array) -> Normal:
+    """Of residuals (p, m) with this Jacobian (p, m, k)."""
+    turned = jacobian.transpose(0, 2, 1)
+    gradient = (turned @ residual[:, :, None])[:, :, 0]
+    return (residual**2).sum(axis=1), gradient, turned @ jacobian
 
 
 def levenberg_marquardt(
-    linearise: Linearise, start: Array, penalty: Array, tolerance: float = TOLERANCE
+    equations: NormalEquations, start: Array, penalty: Array, tolerance: float = TOLERANCE
 ) -> tuple[Array, Array, Array]:
     """Minimise Σ residual² + Σ penalty θ² for P independent problems at once.
 
@@ -31,33 +41,36 @@ def levenberg_marquardt(
     """
     theta, final, converged = start.copy(), np.empty(len(start)), np.zeros(len(start), bool)
     active = np.arange(len(start))
-    residual, jacobian = linearise(theta, active)
-    cost = (residual**2).sum(axis=1) + (penalty * theta**2).sum(axis=1)
-    damping = np.full(len(start), 1e-2)
     diagonal = np.arange(start.shape[1])
+
+    def penalised(theta: Array, active: Array) -> Normal:
+        cost, gradient, hessian = equations(theta, active)
+        ridge = penalty[active]
+        hessian[:, diagonal, diagonal] += ridge
+        return cost + (ridge * theta**2).sum(axis=1), gradient + ridge * theta, hessian
+
+    cost, gradient, hessian = penalised(theta, active)
+    damping = np.full(len(start), 1e-2)
     for _ in range(ITERATIONS):
-        here, ridge = theta[active], penalty[active]
-        turned = jacobian.transpose(0, 2, 1)
-        gradient = (turned @ residual[:, :, None])[:, :, 0] + ridge * here
-        hessian = turned @ jacobian
-        curvature = hessian[:, diagonal, diagonal] + ridge
-        hessian[:, diagonal, diagonal] = curvature * (1 + damping[:, None]) + 1e-12
-        trial = here - np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
-        new_residual, new_jacobian = linearise(trial, active)
-        new_cost = (new_residual**2).sum(axis=1) + (ridge * trial**2).sum(axis=1)
-        better = new_cost < cost
-        done = (better & (cost - new_cost <= tolerance * cost)) | (damping > 1e9)
+        damped = hessian.copy()
+        damped[:, diagonal, diagonal] *= 1 + damping[:, None]
+        damped[:, diagonal, diagonal] += 1e-12
+        trial = theta[active] - np.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
+        new = penalised(trial, active)
+        better = new[0] < cost
+        done = (better & (cost - new[0] <= tolerance * cost)) | (damping > 1e9)
         damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e12)
-        theta[active[better]], cost[better] = trial[better], new_cost[better]
+        theta[active[better]] = trial[better]
         if better.all():
-            residual, jacobian = new_residual, new_jacobian
+            cost, gradient, hessian = new
         else:
-            residual[better], jacobian[better] = new_residual[better], new_jacobian[better]
+            for now, then in zip((cost, gradient, hessian), new, strict=True):
+                now[better] = then[better]
         if done.any():
             converged[active[done]], final[active[done]] = True, cost[done]
             left = ~done
-            active, cost, damping = active[left], cost[left], damping[left]
-            residual, jacobian = residual[left], jacobian[left]
+            active, damping = active[left], damping[left]
+            cost, gradient, hessian = cost[left], gradient[left], hessian[left]
             if not len(active):
                 break
     final[active] = cost
@@ -96,30 +109,21 @@ def exponentials(
     sigma[sigma < 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
     z, root = (y - mean) / sigma, np.sqrt(w)
     centre = phi.mean(axis=0)
-    x = phi - centre
+    design = _Design(phi - centre)
     if isinstance(start, int):
-        first = _start(x, z, w, ridge)
+        first = _start(design, z, w, ridge)
         theta = first if start == 1 else _split(first, start)
     else:
         theta = _scaled(start, mean, sigma, centre)
-    terms = (theta.shape[1] - 1) // (1 + x.shape[1])
-    penalty = ridge[:, None] * np.r_[0.0, np.tile(np.r_[LEVEL_RIDGE, np.ones(x.shape[1])], terms)]
-
-    def linearise(theta: Array, active: Array) -> tuple[Array, Array]:
-        s = root[active]
-        residual = s * (theta[:, :1] - z[active])
-        jacobian = np.empty((*s.shape, theta.shape[1]))
-        jacobian[:, :, 0] = s
-        for first in range(1, theta.shape[1], 1 + x.shape[1]):
-            last = first + 1 + x.shape[1]
-            exponent = theta[:, first : first + 1] + theta[:, first + 1 : last] @ x.T
-            grown = s * np.exp(np.clip(exponent, -50, 50))
-            residual += grown
-            jacobian[:, :, first] = grown
-            np.multiply(grown[:, :, None], x, out=jacobian[:, :, first + 1 : last])
-        return residual, jacobian
-
-    theta, _, converged = levenberg_marquardt(linearise, theta, penalty)
+    terms = (theta.shape[1] - 1) // design.width
+    of_term = np.r_[LEVEL_RIDGE, np.ones(design.width - 1)]
+    penalty = ridge[:, None] * np.r_[0.0, np.tile(of_term, terms)]
+    block = max(1, MOST_ENTRIES // theta.shape[1] ** 2)
+    parts = [
+        levenberg_marquardt(_equations(design, z[part], root[part]), theta[part], penalty[part])
+        for part in (slice(i, i + block) for i in range(0, len(theta), block))
+    ]
+    theta, _, converged = (np.concatenate(one) for one in zip(*parts, strict=True))
     by_term = theta[:, 1:].reshape(len(theta), terms, -1)
     slope = by_term[:, :, 1:]
     return Exponentials(
@@ -130,17 +134,59 @@ def exponentials(
     )
 
 
-def _start(x: Array, z: Array, w: Array, ridge: Array) -> Array:
+class _Design:
+    """Straight lines through features, (1, x_i)·θ, of many problems at once.
+
+    What a weighted sum of the outer products of (1, x_i) needs is made once: every problem and
+    every step of a solver has its own weights.
+    """
+
+    def __init__(self, x: Array) -> None:
+        self.rows = np.column_stack([np.ones(len(x)), x])  # (m, q)
+        self.width = self.rows.shape[1]
+        upper = np.triu_indices(self.width)
+        self._products = self.rows[:, upper[0]] * self.rows[:, upper[1]]
+        self._place = np.empty((self.width, self.width), int)  # of an entry in the upper triangle
+        self._place[upper] = self._place.T[upper] = np.arange(len(upper[0]))
+
+    def gram(self, weights: Array) -> Array:
+        """Σ_i w_i (1, x_i) (1, x_i)ᵀ, (p, q, q), of weights (p, m)."""
+        return np.take(weights @ self._products, self._place, axis=1)
+
+
+def _equations(design: _Design, z: Array, root: Array) -> NormalEquations:
+    """Of exponentials through values z with the roots of their weights, (p, m)."""
+
+    def equations(theta: Array, active: Array) -> Normal:
+        s, width = root[active], design.width
+        residual = s * (theta[:, :1] - z[active])
+        blocks = [slice(first, first + width) for first in range(1, theta.shape[1], width)]
+        grown = []
+        for block in blocks:
+            grown.append(s * np.exp(np.clip(theta[:, block] @ design.rows.T, -50, 50)))
+            residual += grown[-1]
+        gradient = [(residual * s).sum(axis=1)[:, None]]
+        hessian = np.empty((*theta.shape, theta.shape[1]))
+        hessian[:, 0, 0] = (s**2).sum(axis=1)
+        for i, (block, g) in enumerate(zip(blocks, grown, strict=True)):
+            gradient.append((residual * g) @ design.rows)
+            hessian[:, 0, block] = hessian[:, block, 0] = (s * g) @ design.rows
+            for other, h in zip(blocks[: i + 1], grown, strict=False):
+                hessian[:, block, other] = hessian[:, other, block] = design.gram(g * h)
+        return (residual**2).sum(axis=1), np.concatenate(gradient, axis=1), hessian
+
+    return equations
+
+
+def _start(design: _Design, z: Array, w: Array, ridge: Array) -> Array:
     """A start from a straight line through log(z − c), with c half a range below the values."""
     kept = np.where(w > 0, z, np.nan)
     low, high = np.nanmin(kept, axis=1), np.nanmax(kept, axis=1)
     c = low - 0.5 * (high - low) - 1e-6
     log_z = np.log(np.maximum(z - c[:, None], 1e-9))
-    design = np.column_stack([np.ones(len(x)), x])
-    normal = np.einsum("pm,mk,ml->pkl", w, design, design, optimize=True)
-    normal[:, range(1, design.shape[1]), range(1, design.shape[1])] += ridge[:, None] + 1e-6
-    right = (w * log_z) @ design
-    line = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+    normal, slopes = design.gram(w), range(1, design.width)
+    normal[:, slopes, slopes] += ridge[:, None] + 1e-6
+    line = np.linalg.solve(normal, ((w * log_z) @ design.rows)[:, :, None])[:, :, 0]
     return np.column_stack([c, line])
 
 

@@ -1,13 +1,14 @@
 """Fit other published laws, to compare with and for the user to choose.
 
-Each is fitted by Levenberg–Marquardt with an analytic Jacobian from one start, the scale terms of
-the joint law; its ridge holds the parameters near that start.
+Each is fitted by Levenberg–Marquardt with an analytic Jacobian. Its scale terms start at those of
+the joint law, and its ridge holds the parameters near a neutral mixing law.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
 from fitting.artifact.laws import BIMIX_EPSILON, AdditiveLaw, BiMixLaw, Law, PowerSumLaw
 from fitting.data.observations import Observations
@@ -19,6 +20,9 @@ Array = np.ndarray
 
 TINY = 1e-3  # the least coefficient to start from: its logarithm is fitted
 START_POWER = 0.5
+BEGIN_POWERS = (0.25, 0.5, 1.0)
+MOST = 10.0  # times the largest value, that an inverse sum counts as
+BELOW = 0.5  # of the range of the values, by which an inverse sum begins below them
 RIDGE = 1e-4
 TOLERANCE = 1e-4
 STEPS = (1.0, 0.5, 0.2)  # shares of a Gauss-Newton step that a draw of the bootstrap tries
@@ -28,7 +32,8 @@ STEPS = (1.0, 0.5, 0.2)  # shares of a Gauss-Newton step that a draw of the boot
 class Rows:
     """What every form is written in: features of the rows, and where to start."""
 
-    mixtures: Array  # (n, M)
+    distinct: Array  # mixtures, (m, M)
+    mixtures: Array  # of the rows, (n, M)
     log_r: Array  # log of the proportions, 0 where they are 0, (n, M)
     log_n: Array  # (n,)
     log_d: Array  # (n,)
@@ -56,19 +61,21 @@ def fit(
     InputError where a law does not apply to these domains.
     """
     o, rows = observations, rows_of(observations, method, scales)
-    form, first, law = METHODS[method]
-    centre = first(rows)  # (V, k)
+    form, neutral, law = METHODS[method]
+    centre = neutral(rows)  # (V, k)
     root = 1 / (np.sqrt(len(o.losses)) * o.losses.std(axis=0).clip(1e-9)[:, None])
 
-    def linearise(moved: Array, active: Array) -> tuple[Array, Array]:
+    def equations(moved: Array, active: Array) -> least_squares.Normal:
         value, jacobian = form(rows, moved + centre[active], active)
         residual = (value - o.losses.T[active]) * root[active]
         jacobian *= root[active][:, :, None]
-        return residual, jacobian
+        return least_squares.normal_equations(residual, jacobian)
 
-    begin = np.zeros_like(centre) if start is None else start - centre
+    if start is None:
+        start = _linear_start(rows, centre) if method in INVERSE_SUMS else centre
     penalty = np.full(centre.shape, ridge)
-    moved, _, _ = least_squares.levenberg_marquardt(linearise, begin, penalty, TOLERANCE)
+    begin = start - centre
+    moved, _, _ = least_squares.levenberg_marquardt(equations, begin, penalty, TOLERANCE)
     return law(rows, moved + centre), moved + centre
 
 
@@ -86,8 +93,8 @@ def bootstrap(
     draw. The normal equations of each mixture are made once; a draw weighs them.
     """
     o, rows = observations, rows_of(observations, method, scales)
-    form, first, law = METHODS[method]
-    centre, whole = first(rows), fit(o, method, ridge, scales, start)[1]
+    form, neutral, law = METHODS[method]
+    centre, whole = neutral(rows), fit(o, method, ridge, scales, start)[1]
     sigma = o.losses.std(axis=0).clip(1e-9)
     shares = counts / (counts @ np.bincount(o.mixture_of))[:, None]  # of a row, (draws, m)
     order = np.argsort(o.mixture_of, kind="stable")
@@ -130,6 +137,7 @@ def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
         raise InputError(f"bimix: validation domain {missing!r} is not a training domain")
     mixtures = o.proportions()
     return Rows(
+        distinct=o.mixtures,
         mixtures=mixtures,
         log_r=np.log(np.where(mixtures > 0, mixtures, 1.0)),
         log_n=np.log(o.n_params / scales.n0),
@@ -142,7 +150,7 @@ def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
     )
 
 
-def _scale_start(rows: Rows) -> Array:
+def _scale_centre(rows: Rows) -> Array:
     """log A, log α, log B, log β of the joint law, (V, 4)."""
     s = rows.scales
     return np.log(np.stack([s.size.clip(TINY), s.alpha, s.step.clip(TINY), s.beta], axis=1))
@@ -177,11 +185,11 @@ def _power_sum(rows: Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     return value, np.concatenate([np.ones_like(by_power), powers, by_power, scale_slopes], axis=2)
 
 
-def _power_sum_start(rows: Rows) -> Array:
+def _power_sum_centre(rows: Rows) -> Array:
     s, m = rows.scales, rows.mixtures.shape[1]
     zeros = np.zeros((len(s.constant), m))
     power = np.full((len(zeros), 1), np.log(START_POWER))
-    return np.hstack([s.constant[:, None], zeros, power, _scale_start(rows)])
+    return np.hstack([s.constant[:, None], zeros, power, _scale_centre(rows)])
 
 
 def _power_sum_law(rows: Rows, theta: Array) -> Law:
@@ -212,10 +220,10 @@ def _bimix(rows: Rows, theta: Array, active: Array) -> tuple[Array, Array]:
     return value, np.concatenate(jacobian, axis=2)
 
 
-def _bimix_start(rows: Rows) -> Array:
+def _bimix_centre(rows: Rows) -> Array:
     s = rows.scales
     power = np.full(len(s.constant), np.log(0.05))
-    return np.hstack([np.stack([power, s.constant], axis=1), _scale_start(rows)])
+    return np.hstack([np.stack([power, s.constant], axis=1), _scale_centre(rows)])
 
 
 def _bimix_law(rows: Rows, theta: Array) -> Law:
@@ -244,7 +252,30 @@ def _inverse_sum(rows: Rows, theta: Array) -> tuple[Array, Array]:
     return value, np.concatenate([by_weight, by_weight * rows.log_r * power[:, None]], axis=2)
 
 
-def _inverse_sum_start(rows: Rows) -> Array:
+def _linear_start(rows: Rows, centre: Array) -> Array:
+    """Parameters, (V, k), where the inverse sum is near the mixtures' levels.
+
+    Given E and one γ, 1 / (level − E) is linear in C: least squares with C ≥ 0, each level with the
+    weight that makes its error that of the level itself; of a few γ the best.
+    """
+    m = rows.distinct.shape[1]
+    start, powers = centre.copy(), [rows.distinct**power for power in BEGIN_POWERS]
+    for v, levels in enumerate(rows.scales.levels.T):
+        floor = levels.min() - BELOW * np.ptp(levels) - TINY * rows.sigma[v]
+        y = levels - floor
+        found = []
+        for power, r in zip(BEGIN_POWERS, powers, strict=True):
+            weight, _ = nnls(r * y[:, None] ** 2, y)
+            error = np.minimum(1 / np.maximum(r @ weight, 1e-300), MOST * y.max()) - y
+            found.append((float(error @ error), power, weight))
+        _, power, weight = min(found, key=lambda one: one[0])
+        start[v, 0] = rows.scales.constant[v] + floor
+        start[v, 1 : m + 1] = np.log(np.maximum(weight, TINY * weight.max()))
+        start[v, m + 1 : 2 * m + 1] = np.log(power)
+    return start
+
+
+def _inverse_sum_centre(rows: Rows) -> Array:
     """E and the inverse sum, which is a spread of the mixtures at the uniform one, (V, 1 + 2M)."""
     m = rows.mixtures.shape[1]
     weight = -np.log(rows.sigma * m ** (1 - START_POWER))
@@ -263,8 +294,8 @@ def _additive(rows: Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     return value, np.concatenate([ones, slopes, scale_slopes], axis=2)
 
 
-def _additive_start(rows: Rows) -> Array:
-    return np.hstack([_inverse_sum_start(rows), _scale_start(rows)])
+def _additive_centre(rows: Rows) -> Array:
+    return np.hstack([_inverse_sum_centre(rows), _scale_centre(rows)])
 
 
 def _additive_law(rows: Rows, theta: Array) -> Law:
@@ -305,8 +336,8 @@ def _shukor_joint(rows: Rows, theta: Array, _: Array) -> tuple[Array, Array]:
     return value, np.concatenate([ones, slopes, by_size, by_step], axis=2)
 
 
-def _shukor_joint_start(rows: Rows) -> Array:
-    return _as_joint(rows, _additive_start(rows))
+def _shukor_joint_centre(rows: Rows) -> Array:
+    return _as_joint(rows, _additive_centre(rows))
 
 
 def _shukor_joint_law(rows: Rows, theta: Array) -> Law:
@@ -329,8 +360,9 @@ def _shukor_joint_law(rows: Rows, theta: Array) -> Law:
 
 
 METHODS: dict[str, tuple[Form, Callable[[Rows], Array], Callable[[Rows, Array], Law]]] = {
-    "bimix": (_bimix, _bimix_start, _bimix_law),
-    "shukor_additive": (_additive, _additive_start, _additive_law),
-    "shukor_joint": (_shukor_joint, _shukor_joint_start, _shukor_joint_law),
-    "power_sum": (_power_sum, _power_sum_start, _power_sum_law),
+    "bimix": (_bimix, _bimix_centre, _bimix_law),
+    "shukor_additive": (_additive, _additive_centre, _additive_law),
+    "shukor_joint": (_shukor_joint, _shukor_joint_centre, _shukor_joint_law),
+    "power_sum": (_power_sum, _power_sum_centre, _power_sum_law),
 }
+INVERSE_SUMS = ("shukor_additive", "shukor_joint")

@@ -131,13 +131,13 @@ def extrapolation(misses: Sequence[Misses], weights: Array) -> Extrapolation:
     return Extrapolation(tuple(one.backtest(weights) for one in misses))
 
 
-def stacked(members: Sequence[Sequence[Misses]], shares: Array) -> list[Misses]:
-    """What a weighted sum of laws, (K,), misses."""
+def stacked(members: Sequence[Sequence[Misses]], weights: Array) -> list[Misses]:
+    """What a sum of laws with weights (K, V) misses."""
     return [
         replace(
             tests[0],
-            error=np.tensordot(shares, [test.error for test in tests], 1),
-            moved=np.tensordot(shares, [test.moved for test in tests], 1),
+            error=np.einsum("kv,knv->nv", weights, [test.error for test in tests]),
+            moved=np.einsum("kv,kmv->mv", weights, [test.moved for test in tests]),
         )
         for tests in zip(*members, strict=True)
     ]
@@ -159,7 +159,9 @@ def backtest_with(
     fit: Callable[[Observations], Fitted], observations: Observations, target: Target
 ) -> list[Misses]:
     """Fit without the largest size, without the last third of the checkpoints, without both."""
-    o = observations
+    o, pasts = observations, _pasts(observations)
+    if not pasts:
+        return []
     end = o.rows(_largest(o) & o.last())
 
     def at_target(law: Fitted) -> Array:
@@ -168,7 +170,7 @@ def backtest_with(
 
     whole = at_target(fit(o))
     tests = []
-    for name, past in _pasts(o).items():
+    for name, past in pasts.items():
         train = o.rows(past)
         law = fit(train)
         error = law.predict(end.proportions(), end.n_params, end.tokens) - end.losses

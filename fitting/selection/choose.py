@@ -11,7 +11,7 @@ import pandas as pd
 
 from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
-from fitting.estimators import published
+from fitting.estimators import candidates, published
 from fitting.estimators.candidates import MEMBERS, OWN, TIES, Candidate, Memory, Stack
 from fitting.selection import backtest, boosting, stacking
 from fitting.selection.backtest import Extrapolation, Misses
@@ -26,7 +26,7 @@ USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # kept unless others are clearly better
 FEW = 8  # mixtures; fewer, left out one at a time, say little but of extrapolation
 FEW_TOLERANCE = 2.0  # of their rms error, relative to the best's
 MAX_TERMS = 3
-SHARED = 20  # mixtures' worth of what all domains say of the ridge, beside a domain's own
+SHARED = 20  # mixtures' worth of what all domains say of φ and ridge, beside a domain's own
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def choose(
     if not search.finalists:
         raise InputError("; ".join(search.refused.values()))
     stack, members = search.stack()
-    predictions = np.tensordot(stack.weights, [member.predictions for member in members], 1)
+    predictions = np.einsum("kv,knv->nv", stack.weights, [held.predictions for held in members])
     misses = [search.backtests(member.candidate) for member in members]
-    stacked = backtest.stacked(misses, np.array(stack.weights))
+    stacked = backtest.stacked(misses, stack.weights)
     if search.options.compare:
         search.compare()
     scores, extrapolation = search.cv.score(predictions), backtest.extrapolation(stacked, weights)
@@ -136,6 +136,8 @@ class _Comparison:
             form = self.chosen((method,)).candidate.form
         while method == "joint" and options.terms is None and form.terms < MAX_TERMS:
             usual = self.finalists[form].candidate
+            if not self._may_help(replace(usual, terms=form.terms + 1), usual):
+                break
             form = replace(form, terms=form.terms + 1)
             fixed = replace(options, power=usual.power)
             self._walk(form, usual.power, usual.ridge, fixed)
@@ -143,49 +145,102 @@ class _Comparison:
                 break
         self.seconds[method] = time.perf_counter() - began
 
-    def members(self, method: str) -> list[HeldOut]:
-        """The forms of a method that are worth a weight: its preferred one and, where a sum of laws
-        is asked for and another φ has the least error, that one."""
-        began = time.perf_counter()
-        form, options = self.chosen((method,)).candidate.form, self.options
-        if method in OWN and options.power is None:
-            between = _neighbours(self.finalists[form].candidate.power)
-            self._try([_with(self.finalists[form].candidate, "power", p) for p in between])
-        best = self.finalists[form]
-        members = [best]
-        if method in OWN and len(options.methods) > 1:
-            tried = [h for h in self.tried if h.candidate.form == form and not h.candidate.ridges]
-            least = min(tried, key=lambda h: float(h.squares.mean()))
-            if least.candidate.power != best.candidate.power:
-                members.append(least)
-        if method in OWN and options.ridge is None and len(self.weights) > 1:
-            members = [self._with_own_ridges(member) for member in members]
-        self.seconds[method] += time.perf_counter() - began
-        return members
+    def _may_help(self, more: Candidate, usual: Candidate) -> bool:
+        """Whether another exponential lowers the errors between the fitted mixtures by more than
+        its parameters do by chance, by the criterion of G. Schwarz, "Estimating the Dimension of a
+        Model", Annals of Statistics 6, 1978; else cross-validation need not be asked."""
+        o, h = self.observations, self.cv.held_out
+        laws = candidates.fit_all(o, [more, usual], self.target, self.cv.memory)
+        squares = [
+            self.cv.domain_squares(laws[c].predict(h.proportions(), h.n_params, h.tokens))
+            for c in (more, usual)
+        ]
+        gain = np.log(np.maximum(squares[1], 1e-300) / np.maximum(squares[0], 1e-300))
+        count = len(o.mixtures)
+        return bool(self.weights @ gain > (1 + len(o.domains)) * np.log(count) / count)
 
-    def _with_own_ridges(self, held: HeldOut) -> HeldOut:
-        """A candidate with a ridge for each validation domain, where that is better."""
-        best = held.candidate
-        self._try([best, *(_with(best, "ridge", ridge) for ridge in _beside(best.ridge, RIDGES))])
-        line = _with(best, "ridge", 0.0)
-        same = [h for h in self.tried if _with(h.candidate, "ridge", 0.0) == line]
-        ridges = _ridges_by_domain(
-            np.array([self.cv.domain_squares(h.predictions) for h in same]),
-            [h.candidate.ridge for h in same],
-            len(self.observations.mixtures),
-        )
-        (own,) = self.cv.run([replace(best, ridges=ridges)])
-        self.tried.append(own)
-        return min(held, own, key=lambda h: h.scores.mixing_error)
+    def members(self, method: str) -> tuple[list[HeldOut], Array]:
+        """The forms of a method that are worth a weight, and which of them each validation domain
+        takes, (members, V) bool.
+
+        One form; where φ and ridge are to be chosen, each domain takes its own ridge, and in a sum
+        of laws its own of two φ.
+        """
+        began = time.perf_counter()
+        best, options, domains = self.chosen((method,)), self.options, len(self.weights)
+        members, taken = [best], np.ones((1, domains), bool)
+        if method in OWN and options.ridge is None and domains > 1:
+            powers = [best.candidate.power]
+            if options.power is None and len(options.methods) > 1:
+                powers.append(self._second_power(best.candidate))
+            members, taken = self._by_domain(best, powers)
+        self.seconds[method] += time.perf_counter() - began
+        return members, taken
+
+    def _second_power(self, best: Candidate) -> float:
+        """The power besides the best candidate's that lowers the domains' errors the most, where
+        each domain takes the better of the two."""
+        between = _neighbours(best.power)
+        self._try([_with(best, "power", power) for power in between])
+        least = self._least_squares(best.form)
+        own = least.pop(best.power)
+        return min(least, key=lambda p: float(np.mean(np.minimum(own, least[p]) / own)))
+
+    def _least_squares(self, form: Candidate) -> dict[float, Array]:
+        """Power → the least squared error of each domain over the ridges tried, (V,)."""
+        found: dict[float, Array] = {}
+        for held in self.tried:
+            if held.candidate.form == form and not held.candidate.ridges:
+                squares = self.cv.domain_squares(held.predictions)
+                power = held.candidate.power
+                found[power] = np.minimum(found.get(power, np.inf), squares).clip(1e-300)
+        return found
+
+    def _by_domain(self, best: HeldOut, powers: Sequence[float]) -> tuple[list[HeldOut], Array]:
+        """For each power a candidate with a ridge for each domain, and which each domain takes; the
+        best candidate alone, where that is not worse."""
+        form, same = best.candidate.form, set(powers)
+        for power in powers:
+            usual = replace(best.candidate, power=power)
+            beside = _beside(usual.ridge, RIDGES)
+            self._try([usual, *(_with(usual, "ridge", ridge) for ridge in beside)])
+        held = [
+            h
+            for h in self.tried
+            if h.candidate.form == form and h.candidate.power in same and not h.candidate.ridges
+        ]
+        squares = np.array([self.cv.domain_squares(h.predictions) for h in held])
+        cost = _cost_by_domain(squares, len(self.observations.mixtures))
+        own = []
+        for power in powers:
+            line = [i for i, h in enumerate(held) if h.candidate.power == power]
+            ridges = [held[line[i]].candidate.ridge for i in cost[line].argmin(axis=0)]
+            own.append(replace(best.candidate, power=power, ridges=tuple(ridges)))
+        members = self.cv.run(own)
+        taken_power = np.array([held[i].candidate.power for i in cost.argmin(axis=0)])
+        taken = np.array([taken_power == power for power in powers])
+        together = np.einsum("kv,knv->nv", taken, [h.predictions for h in members])
+        if self.cv.score(together).mixing_error > best.scores.mixing_error:
+            return [best], np.ones((1, len(self.weights)), bool)
+        self.tried.extend(members)
+        return members, taken
 
     def stack(self) -> tuple[Stack, list[HeldOut]]:
         """The weighted sum of what was tried, and its members: those that have a weight."""
-        every = [member for method in self.seconds for member in self.members(method)]
-        errors = np.array([self.cv.relative(member.predictions) for member in every])
+        methods = [self.members(method) for method in self.seconds]
+        predictions = [
+            np.einsum("kv,knv->nv", taken, [held.predictions for held in members])
+            for members, taken in methods
+        ]
+        errors = np.array([self.cv.relative(predicted) for predicted in predictions])
         shares = stacking.weights(errors, self.cv.held_out.mixture_of)
-        members = [member for member, share in zip(every, shares, strict=True) if share > 0]
-        candidates = tuple(member.candidate for member in members)
-        return Stack(candidates, tuple(shares[shares > 0].tolist())), members
+        every = [held for members, _ in methods for held in members]
+        weights = np.vstack(
+            [share * taken for share, (_, taken) in zip(shares, methods, strict=True)]
+        )
+        kept = np.flatnonzero(weights.any(axis=1))
+        members = [every[i] for i in kept]
+        return Stack(tuple(held.candidate for held in members), weights[kept]), members
 
     def forward_all(self, methods: Sequence[str], options: Options) -> None:
         """Try several methods; the refusals of those that do not apply are kept."""
@@ -297,7 +352,7 @@ class _Comparison:
         mixtures and of extrapolation (fitted without the largest size and the last checkpoints, as
         far as there are others; the objective's unless named otherwise), seconds, note."""
         shares: dict[str, float] = defaultdict(float)
-        for member, weight in zip(members, stack.weights, strict=True):
+        for member, weight in zip(members, stack.shares, strict=True):
             shares[member.candidate.method] += weight
         rows: list[dict[str, Any]] = []
         if len(members) > 1:
@@ -416,13 +471,13 @@ def _beside(value: float, ladder: Sequence[float]) -> list[float]:
     return [ladder[i] for i in (at - 1, at + 1) if 0 <= i < len(ladder)]
 
 
-def _ridges_by_domain(squares: Array, ridges: Sequence[float], mixtures: int) -> tuple[float, ...]:
-    """A ridge for each validation domain, by its squared errors (ridges, V), each domain's and the
-    mean of all relative to its least; that mean counts like SHARED mixtures."""
+def _cost_by_domain(squares: Array, mixtures: int) -> Array:
+    """What speaks against each of several choices for each domain, (choices, V), by its squared
+    errors (choices, V): the domain's and the mean of all, each relative to its least; that mean
+    counts like SHARED mixtures."""
     own = squares / np.maximum(squares.min(axis=0), 1e-300)
-    shared = squares.mean(axis=1, keepdims=True)
-    cost = mixtures * own + SHARED * shared / max(float(shared.min()), 1e-300)
-    return tuple(ridges[i] for i in cost.argmin(axis=0))
+    shared = own.mean(axis=1, keepdims=True)
+    return np.asarray(mixtures * own + SHARED * shared / max(float(shared.min()), 1e-300))
 
 
 def _scales_vary(observations: Observations) -> bool:

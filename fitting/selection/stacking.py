@@ -2,7 +2,8 @@
 
 Stacking: L. Breiman, "Stacked Regressions", Machine Learning 24, 1996. The weights are at least 0
 and sum to one. They minimise the squared errors of the weighted predictions, and are drawn to equal
-weights the more, the fewer mixtures there are to tell the laws apart.
+weights the more, the fewer mixtures there are to tell the laws apart. Each validation domain has
+its own, drawn to those of all domains.
 """
 
 import numpy as np
@@ -11,36 +12,47 @@ from scipy.optimize import minimize
 Array = np.ndarray
 
 EQUAL = 2.0  # mixtures' worth of evidence, a law, for equal weights
+SHARED = 6.0  # the same for a domain to have the weights that all share
 
 
 def weights(errors: Array, mixture_of: Array) -> Array:
-    """Weights, (K,), of laws with these errors on left-out mixtures.
+    """Weights, (K, V), of laws with these errors on left-out mixtures.
 
     errors (K, rows, V): predicted − observed, each column in its own unit and weight; mixture_of
-    (rows,). With G the matrix of mean products of the laws' errors, m mixtures and e the harmonic
-    mean of the laws' square errors: min wᵀ G w + e · EQUAL · K / m · |w − 1/K|². So laws that are
-    about as good share the weight, and one that is far better than the others has it.
+    (rows,). First weights that all columns share, drawn to equal ones; then those of each column by
+    its own errors, drawn to the shared ones.
     """
-    laws = len(errors)
-    if laws == 1:
-        return np.ones(1)
-    flat = errors.reshape(laws, -1)
-    gram = flat @ flat.T
-    squares = np.maximum(np.diag(gram), 1e-300)
-    gram = gram * float(np.mean(1 / squares))
-    pull = EQUAL * laws / len(np.unique(mixture_of))
-    equal = np.full(laws, 1 / laws)
+    laws, _, columns = errors.shape
+    evidence = len(np.unique(mixture_of)) / laws
+    shared = _least(errors.reshape(laws, -1), np.full(laws, 1 / laws), EQUAL / evidence)
+    if columns == 1:
+        return shared[:, None]
+    own = [_least(errors[:, :, v], shared, SHARED / evidence) for v in range(columns)]
+    return np.stack(own, axis=1)
+
+
+def _least(errors: Array, prior: Array, pull: float) -> Array:
+    """Weights, (K,), of the least squared error of the weighted errors (K, n), drawn to a prior.
+
+    With G the matrix of mean products of the laws' errors and e the harmonic mean of their square
+    errors: min wᵀ G w + e · pull · |w − prior|². So laws that are about as good share the weight,
+    and one that is far better than the others has it.
+    """
+    if len(prior) == 1:
+        return prior
+    gram = errors @ errors.T
+    gram = gram * float(np.mean(1 / np.maximum(np.diag(gram), 1e-300)))
 
     def cost(w: Array) -> tuple[float, Array]:
-        away = w - equal
+        away = w - prior
         return float(w @ gram @ w + pull * away @ away), 2 * (gram @ w + pull * away)
 
     solved = minimize(
         cost,
-        equal,
+        prior,
         jac=True,
         method="SLSQP",
-        bounds=[(0.0, 1.0)] * laws,
+        bounds=[(0.0, 1.0)] * len(prior),
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-12},
     )

@@ -45,7 +45,7 @@ def test_cross_validation_beats_the_mean_and_finds_the_feature() -> None:
     assert result.best.method == "joint"
     powers = {m.power for m in result.stack.members if m.method == "joint"}
     assert powers <= {0.35, 0.425, 0.5, 0.6, 0.7}
-    assert sum(result.stack.weights) == pytest.approx(1)
+    assert sum(result.stack.shares) == pytest.approx(1)
     assert result.scores.objective_mae < 0.2 * result.scores.mean_prediction_mae
     assert result.scores.spearman > 0.95
     assert abs(result.extrapolation.backtests[-1].bias) < 0.02
