@@ -120,6 +120,7 @@ class Stack:
 PLAIN = Candidate("joint").scale_form  # the scale terms that published laws start from
 
 Memory = dict[Any, Any]  # what a fit found, for similar fits to start from
+Known = dict[Candidate, ScaleFit]  # what a fit found, for other fits to the same observations
 
 
 def starts(memory: Memory) -> Memory:
@@ -148,25 +149,27 @@ def fit_all(
     wanted: Sequence[Candidate],
     target: Target,
     memory: Memory | None = None,
+    known: Known | None = None,
 ) -> dict[Candidate, Law]:
     """The laws of several candidates; what they share is computed once, all ridges in a batch.
 
-    An empty `memory` is filled, a filled one is where the solvers start.
+    An empty `memory` is filled, a filled one is where the solvers start. `known` keeps what is
+    found of these very observations, for another call to use.
     """
-    memory = {} if memory is None else memory
+    memory, known = {} if memory is None else memory, {} if known is None else known
     laws: dict[Candidate, Law] = {}
     ours = [c for c in wanted if c.method in OWN]
     domains = len(observations.val_domains)
     for candidate in wanted:
         if candidate.method not in OWN:
-            scales = _scales(observations, PLAIN, memory)
+            scales = _known_scales(observations, PLAIN, memory, known)
             laws[candidate], parameters = published.fit(
                 observations, candidate.method, candidate.ridge, scales, memory.get(candidate)
             )
             memory.setdefault(candidate, parameters)
     for form in dict.fromkeys(c.scale_form for c in ours):
         same = [c for c in ours if c.scale_form == form]
-        mix = _scale_step(observations, form, target, memory)
+        mix = _scale_step(observations, form, target, memory, known)
         for power, terms in dict.fromkeys((c.power, c.terms) for c in same):
             group = tuple(c for c in same if (c.power, c.terms) == (power, terms))
             ridges = np.array([c.of_domains(domains) for c in group])
@@ -184,12 +187,12 @@ def _near(found: Exponentials | None, fits: int) -> Exponentials | None:
 
 
 def _scale_step(
-    observations: Observations, form: Candidate, target: Target, memory: Memory
+    observations: Observations, form: Candidate, target: Target, memory: Memory, known: Known
 ) -> Callable[..., tuple[Sequence[Law], Exponentials]]:
     """Fit what does not depend on φ, ridge and terms; the rest as a function of those."""
     if form.method == "nested":
         return partial(nested.fit_mixing, _curves(observations, form, target))
-    scales = _scales(observations, form, memory)
+    scales = _known_scales(observations, form, memory, known)
 
     def mix(
         power: float, ridges: Array, start: Exponentials | int
@@ -246,6 +249,15 @@ def _scales(
     )
     memory.setdefault(form, fitted)
     return fitted
+
+
+def _known_scales(
+    observations: Observations, form: Candidate, memory: Memory, known: Known
+) -> ScaleFit:
+    """As `_scales`, but once for the same observations."""
+    if form not in known:
+        known[form] = _scales(observations, form, memory)
+    return known[form]
 
 
 def _curves(observations: Observations, form: Candidate, target: Target) -> Curves:

@@ -72,6 +72,7 @@ class CrossValidation:
             folds = FOLDS if count < MANY else FEWER_FOLDS
             self.fold_of = np.random.default_rng(seed).permutation(count) % folds
         self.memory: candidates.Memory = {}
+        self._known: list[candidates.Known] = [{} for _ in range(self.folds)]
         self._mean = self._mean_of_other_folds()
         h = self.held_out
         self._scale = _scales(h)
@@ -84,7 +85,8 @@ class CrossValidation:
 
         def leave_out(fold: int) -> None:
             train, rows = self.split(fold)
-            laws = candidates.fit_all(train, wanted, self.target, dict(self.memory))
+            memory, known = dict(self.memory), self._known[fold]
+            laws = candidates.fit_all(train, wanted, self.target, memory, known)
             h = self.held_out
             for i, candidate in enumerate(wanted):
                 predictions[i, rows] = laws[candidate].predict(
