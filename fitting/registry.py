@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -15,7 +16,8 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Object, Property
 
 from fitting.artifact import input_checks, laws, predictor, schedule_predictor
 from fitting.artifact import spec as specs
@@ -142,6 +144,11 @@ def spec_of(
     )
 
 
+def _proportions(domains: Sequence[str]) -> Object:
+    """MLflow's type of a dictionary domain → proportion."""
+    return Object([Property(domain, DataType.double, required=False) for domain in domains])
+
+
 def register(name: str, spec: Spec, cv_error: float) -> Registered:
     """Log the predictor in the active run as the next version of `name` and set its alias."""
     outputs = [
@@ -150,7 +157,12 @@ def register(name: str, spec: Spec, cv_error: float) -> Registered:
     ]
     signature = ModelSignature(
         outputs=Schema([ColSpec("double", column) for column in outputs]),
-        params=ParamSchema([ParamSpec("domain_intervals", "boolean", default=False)]),
+        params=ParamSchema(
+            [
+                ParamSpec("domain_intervals", "boolean", default=False),
+                ParamSpec("reference", _proportions(spec.domains), default={}),
+            ]
+        ),
     )
     raw = spec.to_json()
     shown = {key: raw[key] for key in ("domains", "val_domains", "target", "unit")}

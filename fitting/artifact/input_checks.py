@@ -102,6 +102,19 @@ def mixtures(rows: pd.DataFrame, names: list[str]) -> np.ndarray:
     return np.asarray(values / sums[:, None])
 
 
+def reference(proportions: dict[str, float], domains: Sequence[str]) -> np.ndarray:
+    """The mixture, (M,), to compare with; domains that it does not name have the proportion 0."""
+    unknown = [name for name in proportions if name not in domains]
+    if unknown:
+        known = _listed(domains)
+        refuse(f"parameter 'reference': {unknown[0]!r} is not a domain; the domains are {known}")
+    rows = pd.DataFrame([{domain: proportions.get(domain, 0.0) for domain in domains}])
+    try:
+        return np.asarray(mixtures(rows, list(domains))[0])
+    except MlflowException as error:
+        refuse(f"parameter 'reference': {error.message}")
+
+
 def positive(rows: pd.DataFrame, name: str, rule: str) -> np.ndarray:
     """The positive numbers in a column, (n,)."""
     values = numbers(rows, [name], rule)[:, 0]

@@ -592,10 +592,48 @@ class Interval:
         residual = np.maximum(0.0, _quadratic(self.residual, weights))
         return residual + _quadratic(self.varying, weights) * distance**2
 
+    def of_difference(
+        self,
+        law: "Law",
+        weights: Array,
+        mixtures: Array,
+        reference: Array,
+        n_params: Array,
+        tokens: Array,
+        reach: float,
+    ) -> tuple[Array, Array]:
+        """Σ w_i L_i by a law less that of a reference mixture (M,) at the same scale, for each row,
+        (n,), and half the width of its interval, (n,).
+
+        Errors that mixtures share cancel: variance = mean square of what the laws of the bootstrap
+        add + 2 · own · (1 − exp(−h² / reach²)), h² = Σ_j (√r_j − √reference_j)².
+        """
+        beside = np.tile(reference, (len(mixtures), 1))
+
+        def difference(law: "Law") -> Array:
+            here = law.predict(mixtures, n_params, tokens)
+            return np.asarray((here - law.predict(beside, n_params, tokens)) @ weights)
+
+        value = difference(law)
+        added = np.array([difference(drawn) - value for drawn in self.bootstrap])
+        apart = ((np.sqrt(mixtures) - np.sqrt(reference)) ** 2).sum(axis=1)
+        own = 2 * self.own(weights, self.distance(n_params, tokens))
+        variance = (added**2).mean(axis=0) + own * -np.expm1(-apart / reach**2)
+        return value, self.quantile * np.sqrt(variance)
+
     def distance(self, n_params: Array, tokens: Array) -> Array:
         """How far a scale lies beyond the data, in units of log."""
         beyond = np.maximum(0, np.log(n_params / self.n0))
         return np.asarray(beyond + np.maximum(0, np.log(tokens / self.d0)))
+
+
+def reach(mixtures: Array) -> float:
+    """The median distance h between a fitted mixture, (m, M), and its nearest neighbour, over which
+    errors become independent: see `Interval.of_difference`."""
+    roots = np.sqrt(mixtures)
+    apart = np.sqrt(((roots[:, None] - roots[None]) ** 2).sum(axis=2))
+    np.fill_diagonal(apart, np.inf)
+    return float(np.median(apart.min(axis=1)))
 
 
 def _quadratic(matrix: Array, weights: Array) -> Array:

@@ -39,6 +39,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         raw = json.loads(Path(context.artifacts["predictor"]).read_text())
         self.spec = code["spec"].Spec.from_json(raw)
         self._checks = code["rows"]
+        self._reach = code["laws"].reach(np.array(self.spec.mixtures))
         from_json = code["laws"].from_json
         self.law, self.interval = from_json(self.spec.law), from_json(self.spec.interval)
         self.scales = [(at.n_params, at.tokens, from_json(at.law)) for at in self.spec.scales]
@@ -52,7 +53,10 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Per row: val_loss/<domain>… in the unit of the fitted losses; objective (Σ w_i L_i) with
         its 90 % interval objective_low, objective_high; and distance, the share of tokens by which
         the mixture differs from the nearest fitted one (0: it was trained). With the parameter
-        `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>….
+        `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>…. With the
+        parameter `reference`, domain → proportion, also difference, the objective less that of the
+        reference mixture at the same scale, with its interval difference_low, difference_high: it
+        is much tighter than that of either, because errors that mixtures share cancel.
 
         Raises MlflowException for invalid input, with its row, column, value and rule.
         """
@@ -67,12 +71,18 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         distances = np.abs(mixtures[:, None] - np.array(self.spec.mixtures)).sum(axis=2) / 2
         val_domains = self.spec.val_domains
         columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
-        intervals: dict[str, np.ndarray] = {}
-        if (params or {}).get("domain_intervals"):
+        asked, more = params or {}, dict[str, np.ndarray]()
+        if asked.get("domain_intervals"):
             each = np.eye(len(val_domains))
             widths = self.interval.half_width(each, mixtures, n_params, tokens)  # (n, V)
             for name, ends in ((VAL_LOSS_LOW, losses - widths), (VAL_LOSS_HIGH, losses + widths)):
-                intervals |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
+                more |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
+        if asked.get("reference"):
+            reference = self._checks.reference(asked["reference"], self.spec.domains)
+            place = mixtures, reference, n_params, tokens, self._reach
+            value, half = self.interval.of_difference(self.law, weights, *place)
+            ends = {"difference_low": value - half, "difference_high": value + half}
+            more |= {"difference": value, **ends}
         return pd.DataFrame(
             {
                 **columns,
@@ -80,7 +90,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "objective_low": objective - half_width,
                 "objective_high": objective + half_width,
                 "distance": distances.min(axis=1),
-                **intervals,
+                **more,
             },
             index=rows.index,
         )

@@ -86,10 +86,12 @@ def _tables(answer: Answer) -> dict[str, pd.DataFrame]:
 
 
 def _compared(answer: Answer) -> pd.DataFrame:
-    """A row for each compared mixture: its proportions and predicted losses with intervals."""
+    """A row for each compared mixture: its proportions and predicted losses with intervals, and
+    what its objective lies above the best mixture's."""
     rows = []
     for name, mixture in answer.mixtures.items():
         p = answer.predictions[name]
+        above, half = answer.above_best(name)
         rows.append(
             {
                 "mixture": name,
@@ -97,6 +99,9 @@ def _compared(answer: Answer) -> pd.DataFrame:
                 "objective": p.objective,
                 "objective_low": p.low,
                 "objective_high": p.high,
+                "difference": above,
+                "difference_low": above - half,
+                "difference_high": above + half,
                 "distance": p.distance,
                 **keys.with_prefix(keys.VAL_LOSS, p.losses),
                 **keys.with_prefix(keys.VAL_LOSS_LOW, p.losses_low),
@@ -114,7 +119,10 @@ def _figures(answer: Answer) -> dict[str, Figure]:
     }
     domains, result = answer.predictor.domains, answer.search
     trials, unit = _by_domain(result.trials), answer.predictor.unit
-    figures = {"best_mixture": trial_plots.mixtures(answer.mixtures, losses, intervals, unit)}
+    above = {name: answer.above_best(name) for name in answer.mixtures}
+    figures = {
+        "best_mixture": trial_plots.mixtures(answer.mixtures, losses, intervals, above, unit)
+    }
     if isinstance(result, Front):
         names = list(result.objectives)
         chosen = result.trials.iloc[result.chosen][names]

@@ -32,13 +32,16 @@ def _table(answer: Answer) -> list[str]:
     for name in answer.mixtures:
         p = answer.predictions[name]
         broken = answer.broken_rule(name)
-        beside[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]" + (
-            f"   breaks {broken}" if broken else ""
+        above, half = answer.above_best(name)
+        beside[name] = (
+            f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]"
+            + (f"  {above:+.4f} [{above - half:+.4f}, {above + half:+.4f}]" if half else "")
+            + (f"   breaks {broken}" if broken else "")
         )
     return layout.mixtures(
         answer.mixtures,
         beside,
-        heads=("mixture", "predicted loss"),
+        heads=("mixture", "predicted loss         above the best"),
         exact="exact proportions: compared.json of the optimize run",
     )
 

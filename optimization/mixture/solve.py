@@ -74,7 +74,13 @@ class Answer:
     @property
     def gain_half_width(self) -> float:
         """Half the 90 % interval of the gain."""
-        return float(self.differences.half_width(self._array(self.compared))[0])
+        return self.above_best(self.compared)[1]
+
+    def above_best(self, name: str) -> tuple[float, float]:
+        """The predicted loss of a compared mixture less that of the best, and half the 90 %
+        interval of this difference."""
+        half_width = self.differences.half_width(self._array(name))[0]
+        return self.loss(name) - self.loss(BEST), float(half_width)
 
     def broken_rule(self, name: str) -> str:
         """The rule that a compared mixture breaks, in words; empty if it breaks none."""

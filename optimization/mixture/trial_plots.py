@@ -27,19 +27,21 @@ def mixtures(
     compared: Mapping[str, Values],
     losses: Mapping[str, Values],
     intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+    above: Mapping[str, tuple[float, float]],
     unit: str = keys.NATS,
 ) -> Figure:
-    """Proportions of the compared mixtures, and their predicted losses with 90 % intervals.
+    """Proportions of the compared mixtures, their predicted losses, and what their objectives lie
+    above the best mixture's, with 90 % intervals.
 
-    Each is mixture → domain → value; `losses` and `intervals` are by validation domain. The first
-    mixture is the best.
+    The first three are mixture → domain → value; `losses` and `intervals` are by validation domain.
+    `above` has a difference and half the width of its interval. The first mixture is the best.
     """
     best = next(iter(compared))
     domains = figures.largest_first(compared[best])
     val_domains = figures.largest_first(losses[best])
     rows = max(len(domains), len(val_domains))
-    size = (12.5, figures.height(rows, 0.12 + 0.07 * len(compared)))
-    figure, (left, right) = figures.panels(size, 1, 2)
+    size = (15.0, figures.height(rows, 0.12 + 0.07 * len(compared)))
+    figure, (left, right, last) = figures.panels(size, 1, 3)
     colours = [colour for colour, _ in figures.styles(compared).values()]
     handles = figures.bars(left, list(compared.items()), colours, domains)
     left.set_xlabel("proportion of the training tokens")
@@ -53,6 +55,13 @@ def mixtures(
         right.scatter([losses[name][d] for d in val_domains], y, s=16, color=colour, zorder=3)
     right.set_xlabel(f"predicted validation loss ({keys.unit_text(unit)})")
     right.set_title("Predicted losses with their 90 % intervals")
+    for y, (colour, (value, half)) in enumerate(zip(colours, above.values(), strict=True)):
+        last.errorbar(value, y, xerr=half, fmt="o", markersize=5, capsize=3, color=colour)
+    last.axvline(0, color="grey", linestyle=":")
+    last.set_yticks(range(len(above)), list(above))
+    last.invert_yaxis()
+    last.set_xlabel(f"objective above the best mixture's ({keys.unit_text(unit)})")
+    last.set_title("Differences with their 90 % intervals")
     figures.legend(figure, handles)
     return figure
 

@@ -14,7 +14,9 @@ from mlflow.exceptions import MlflowException
 
 from fitting.data import histories
 from fitting.selection.choose import Options
+from optimization.domain import objective
 from optimization.domain import predictor as predictors
+from optimization.domain.differences import Differences
 from pipelines import fit, optimize
 from pipelines.command.table import read
 from pipelines.runs.fitted_runs import Checkpoints
@@ -361,3 +363,41 @@ def test_runs_that_are_not_comparable_are_not_fitted_together(store: str) -> Non
     with pytest.raises(InputError, match=r"\(study-0, study-1\), whose losses are not comparable"):
         histories.pull([experiment])
     assert len(histories.pull([experiment], "tags.study = 'study-1'").table) == 24
+
+
+def test_a_difference_is_as_certain_as_a_search_says_and_more_than_either_loss(
+    fitted: fit.Fitted,
+) -> None:
+    model = mlflow.pyfunc.load_model(fitted.registered.uri)
+    reference = {"web": 0.4, "code": 0.4, "papers": 0.2}
+    beside = {keys.MIXTURE + domain: share for domain, share in reference.items()}
+    one, other = (row for _, row in model.predict(pd.DataFrame([MIXTURE, beside])).iterrows())
+    params = {"reference": reference}
+    answer = model.predict(pd.DataFrame([MIXTURE, beside]), params=params)
+    first, same = answer.to_dict("records")
+    assert first["difference"] == pytest.approx(one["objective"] - other["objective"])
+    half = first["difference_high"] - first["difference"]
+    assert 0 < 2 * half < 0.7 * (one["objective_high"] - one["objective_low"])
+    assert same["difference_low"] == same["difference"] == same["difference_high"] == 0
+    loaded = predictors.load(fitted.registered.uri)
+    weighted = objective.weighted(loaded, loaded.weights)
+    base = np.array([reference[domain] for domain in loaded.domains])
+    differences = Differences.of(loaded, weighted, base)
+    mixture = np.array([[MIXTURE[keys.MIXTURE + domain] for domain in loaded.domains]])
+    assert half == pytest.approx(differences.half_width(mixture)[0])
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ({"web": 0.5, "cod": 0.5}, "'cod'"),
+        ({"web": 0.5, "code": 0.4}, "'reference': row 0, .*the proportions sum to 0.9"),
+        ({"web": 1.5, "code": -0.5}, "'reference': row 0, column 'code': -0.5 must not be neg"),
+    ],
+)
+def test_a_reference_that_is_no_mixture_is_refused(
+    fitted: fit.Fitted, reference: dict[str, float], why: str
+) -> None:
+    model = mlflow.pyfunc.load_model(fitted.registered.uri)
+    with pytest.raises(MlflowException, match=why):
+        model.predict(pd.DataFrame([MIXTURE]), params={"reference": reference})

@@ -71,7 +71,9 @@ def search_figures(domains: list[str], val_domains: list[str]) -> dict[str, Figu
     strength = 0.1 / divergence
     path = {"strength": strength, "divergence": divergence, "gain": np.log(1 + divergence)}
     return {
-        "mixtures": search_plots.mixtures(known, losses, intervals),
+        "mixtures": search_plots.mixtures(
+            known, losses, intervals, dict.fromkeys(known, (0.1, 0.2))
+        ),
         "trials": search_plots.trials(trials),
         "parallel": search_plots.parallel_coordinates(trials, domains, best),
         "pareto": search_plots.pareto(objectives, list("pqrs"), {"best": dict.fromkeys("pqrs", 0)}),
@@ -249,8 +251,14 @@ def test_rows_of_domains_hold_their_own_numbers() -> None:
 
     losses = {"best": {"p": 1.0, "q": 3.0}, "default": {"p": 2.0, "q": 2.5}}
     intervals = {n: {d: (x - 0.1, x + 0.2) for d, x in of.items()} for n, of in losses.items()}
-    figure = search_plots.mixtures({"best": best, "default": default}, losses, intervals)
-    left, right = axes(figure)
+    above = {"best": (0.0, 0.0), "default": (0.02, 0.01)}
+    figure = search_plots.mixtures({"best": best, "default": default}, losses, intervals, above)
+    left, right, last = axes(figure)
+    bars: list[list[float]] = [
+        line.lines[2][0].get_segments()[0][:, 0].tolist() for line in last.containers
+    ]
+    np.testing.assert_allclose(bars, [[0, 0], [0.01, 0.03]])
+    assert [tick.get_text() for tick in last.get_yticklabels()] == ["best", "default"]
     widths = [[bar.get_width() for bar in bars] for bars in left.containers]
     assert widths == [[0.6, 0.3, 0.1], [0.2, 0.1, 0.7]]
     lines, values = right.collections[0], right.collections[1]
