@@ -254,7 +254,7 @@ def test_rows_of_domains_hold_their_own_numbers() -> None:
     above = {"best": (0.0, 0.0), "default": (0.02, 0.01)}
     figure = search_plots.mixtures({"best": best, "default": default}, losses, intervals, above)
     left, right, last = axes(figure)
-    bars: list[list[float]] = [
+    bars: Any = [
         line.lines[2][0].get_segments()[0][:, 0].tolist() for line in last.containers
     ]
     np.testing.assert_allclose(bars, [[0, 0], [0.01, 0.03]])
