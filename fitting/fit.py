@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from fitting.artifact.laws import Interval, Law
 from fitting.artifact.spec import Target
-from fitting.data.observations import Observations
+from fitting.data.observations import Noise, Observations
 from fitting.diagnostics import diagnostics, identifiability, interval, optimum
 from fitting.diagnostics.diagnostics import Diagnostic
 from fitting.diagnostics.optimum import Optimum, Space
@@ -35,6 +35,7 @@ class Fit:
     by_size: list[Optimum]  # of each proxy size, by its runs alone
     diagnostics: list[Diagnostic]
     unidentified: list[str]
+    noise: Noise | None  # between seeds; None if no run repeats another
     transient: str  # which checkpoints were left out as start-up transients; empty when none
     cpu_seconds: dict[str, float]  # by stage
 
@@ -98,6 +99,7 @@ def fit(
         by_size=by_size,
         diagnostics=[],
         unidentified=identifiability.unidentified(observations, target),
+        noise=Noise.of(observations),
         transient=transient,
         cpu_seconds=seconds,
     )
@@ -125,6 +127,8 @@ def _diagnostics(fitted: Fit) -> list[Diagnostic]:
         *diagnostics.extrapolates(choice.extrapolation, inside),
         diagnostics.optimum_is_near(fitted.best, o),
     ]
+    if fitted.noise is not None:
+        found.insert(1, diagnostics.noise_floor(fitted.noise, choice.scores, fitted.weights))
     if len(fitted.by_size) > 1:
         found.append(diagnostics.optimum_stays(fitted.best, fitted.by_size, o))
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -141,6 +142,7 @@ def spec_of(
         default_mixture=default_mixture,
         best_observed=fit.best_observed(),
         continual=continual,
+        noise=() if fit.noise is None else tuple(np.diag(fit.noise.covariance).tolist()),
     )
 
 

@@ -179,6 +179,12 @@ def report(proposal: Proposal) -> Iterator[str]:
             f"expected to make the best mixture better by {improvement.expected:.2g} {unit} "
             f"(to know the law exactly: {improvement.most:.2g})"
         )
+        if choice.repeated is not None:
+            more = choice.repeated > improvement.expected
+            yield (
+                f"as many runs with other seeds of the best fitted mixture: {choice.repeated:.2g} "
+                f"{unit}" + ("; seeds are worth more than mixtures" if more else "")
+            )
     if proposal.longer is not None:
         yield f"as many FLOPs in a longer training of the target: {proposal.longer:.2g} {unit}"
 
@@ -196,6 +202,8 @@ def log(proposal: Proposal) -> None:
             "expected_gain": choice.improvement.expected,
             "most_gain": choice.improvement.most,
         }
+        if choice.repeated is not None:
+            metrics["seeds_gain"] = choice.repeated
         objective, deviation = choice.ensemble.objective, choice.ensemble.deviation
         table["objective"] = objective[choice.chosen]
         table["deviation"] = deviation[choice.chosen]

@@ -74,6 +74,7 @@ class Spec:
     default_mixture: dict[str, float]  # empty if it is unknown
     best_observed: dict[str, float]
     continual: Continual | None = None
+    noise: tuple[float, ...] = ()  # variance between seeds of each loss, (V,); empty if unknown
 
     def to_json(self) -> Json:
         """The spec as JSON values."""

@@ -98,6 +98,28 @@ class Observations:
         return self.mixtures[self.mixture_of]
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What runs of one mixture, size and length that differ by their seed alone differ by."""
+
+    covariance: Array  # of their losses, (V, V)
+    freedom: int  # degrees of freedom: runs less the mixtures and scales they repeat
+
+    @classmethod
+    def of(cls, observations: Observations) -> "Noise | None":
+        """That of each run's last evaluation; None if no run repeats another."""
+        last = observations.rows(observations.last())
+        scale = np.stack([last.mixture_of, last.n_params, last.tokens])
+        _, group, counts = np.unique(scale, axis=1, return_inverse=True, return_counts=True)
+        freedom = int((counts - 1).sum())
+        if not freedom:
+            return None
+        sums = np.zeros((len(counts), last.losses.shape[1]))
+        np.add.at(sums, group, last.losses)
+        away = last.losses - (sums / counts[:, None])[group]
+        return cls(away.T @ away / freedom, freedom)
+
+
 def domain_names(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:
     """The domains that the columns with a prefix name; raises InputError where there are none."""
     names = tuple(str(c).removeprefix(prefix) for c in table if str(c).startswith(prefix))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fitting.data.observations import Observations
+from fitting.data.observations import Noise, Observations
 from fitting.diagnostics import optimum
 from fitting.diagnostics.optimum import Optimum
 from fitting.selection.backtest import Backtest, Extrapolation
@@ -45,6 +45,23 @@ def law_fits(scores: Scores) -> Diagnostic:
         f"{scores.mean_prediction_mae:.4f}); train more mixtures before you trust one found with it"
         if poor
         else "",
+    )
+
+
+def noise_floor(noise: Noise, scores: Scores, weights: Array) -> Diagnostic:
+    """The noise between seeds, and whether the errors on left-out mixtures are larger.
+
+    A mean square of n independent errors has the relative standard error √(2/n).
+    """
+    deviation = float(np.sqrt(weights @ noise.covariance @ weights))
+    at_floor = scores.mixing_rmse**2 <= deviation**2 * (1 + np.sqrt(2 / noise.freedom))
+    return Diagnostic(
+        "noise_between_seeds",
+        deviation,
+        f"noise: runs that differ by their seed alone have objectives with a standard deviation of "
+        f"{deviation:.4f} ({noise.freedom} degrees of freedom); the law's error between left-out "
+        f"mixtures is {scores.mixing_rmse:.4f}"
+        + (", no more than that: more mixtures cannot lower it, seeds can" if at_floor else ""),
     )
 
 

@@ -68,11 +68,15 @@ class ExpectedImprovement:
 
 
 def noise(predictor: Predictor) -> Array:
-    """Variance of a run's loss around the law, (V,), from the errors on left-out mixtures.
+    """Variance of a run's loss around the law, (V,): between seeds, where that was measured, or
+    else from the errors on left-out mixtures.
 
-    It is the interval's residual: their mean square minus the bootstrap's variance. This difference
-    may be tiny or negative, so at least the share `LEAST_NOISE` of the total counts as noise.
+    Those have the interval's residual: their mean square minus the bootstrap's variance. This
+    difference may be tiny or negative, so at least the share `LEAST_NOISE` of the total counts as
+    noise.
     """
+    if measured := getattr(predictor.python.spec, "noise", ()):  # absent in older models
+        return np.maximum(np.array(measured), FLOOR)
     residual = np.diag(np.asarray(predictor.python.interval.residual, float))
     fitted = predictor.fitted
     drawn = np.array([surface.predict(fitted) for surface in predictor.replicates])

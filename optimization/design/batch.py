@@ -28,6 +28,9 @@ class Batch:
     chosen: list[int]  # indices
     best: Array  # the predictor's best mixture, (M,)
     improvement: ExpectedImprovement
+    repeated: float | None
+    """What as many runs of the best fitted mixture with other seeds are expected to gain, nats per
+    token; None if the noise between seeds was not measured."""
 
 
 def choose(predictor: Predictor, allowed: Feasible, planned: Array, count: int, seed: int) -> Batch:
@@ -47,7 +50,25 @@ def choose(predictor: Predictor, allowed: Feasible, planned: Array, count: int, 
         )
         chosen = acquisition.propose(ensemble, count, range(len(mixtures), len(every)))
         improvement = acquisition.expected_improvement(ensemble, chosen)
-        return Batch(every, ensemble, chosen, best, improvement)
+        repeated = _repeated(predictor, every, count)
+        return Batch(every, ensemble, chosen, best, improvement, repeated)
+
+
+def _repeated(predictor: Predictor, candidates: Array, count: int) -> float | None:
+    """The expected improvement of the choice among candidates by `count` more seeds of the best
+    fitted mixture."""
+    if not getattr(predictor.python.spec, "noise", ()):
+        return None
+    fitted = predictor.fitted
+    best = int((predictor.surface.predict(fitted) @ predictor.weights).argmin())
+    ensemble = acquisition.ensemble(
+        predictor.surface,
+        predictor.replicates,
+        np.vstack([candidates, fitted[best : best + 1]]),
+        acquisition.noise(predictor),
+        predictor.weights,
+    )
+    return acquisition.expected_improvement(ensemble, [len(candidates)] * count).expected
 
 
 def _candidates(predictor: Predictor, allowed: Feasible, seed: int) -> tuple[Array, Array]:

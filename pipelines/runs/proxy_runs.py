@@ -24,13 +24,16 @@ logger = logging.getLogger("pipelines")
 
 
 def proxy_runs(prepared: Prepared) -> list[Run]:
-    """The planned proxies, the largest first: every mixture at every size."""
+    """The planned proxies, the largest first: every mixture at every size, and the first one again
+    with each further seed."""
     study = prepared.study
     if isinstance(study.sweep.mixtures, int):
         named = designed(study, study.sweep.mixtures, prepared.default)
     else:
         named = {f"mix{i:02d}": mixture for i, mixture in enumerate(study.listed_mixtures())}
-    return prepared.at_every_size(named)
+    first = dict([next(iter(named.items()))])
+    again = [run for seed in study.sweep.seeds for run in prepared.at_every_size(first, seed)]
+    return sorted([*prepared.at_every_size(named), *again], key=lambda run: -run.size.n_params)
 
 
 def refuse_design(study: Study, count: int | None = None) -> None:

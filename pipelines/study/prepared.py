@@ -104,11 +104,15 @@ class Prepared:
             name, mixture, size=target.size, seed=seed, stage=keys.TARGET, steps=target.steps
         )
 
-    def at_every_size(self, mixtures: dict[str, dict[str, float]]) -> list[Run]:
-        """A proxy of every mixture at every size of the sweep, the largest first."""
-        study = self.study
+    def at_every_size(
+        self, mixtures: dict[str, dict[str, float]], seed: int | None = None
+    ) -> list[Run]:
+        """A proxy of every mixture at every size of the sweep, the largest first; with the sweep's
+        seed, or with another one that its name says."""
+        study, end = self.study, "" if seed is None else f"-seed{seed}"
+        seed = study.sweep.seed if seed is None else seed
         return [
-            self.run(f"{label}-{size}", mixture, size=size, seed=study.sweep.seed)
+            self.run(f"{label}-{size}{end}", mixture, size=size, seed=seed)
             for size in sorted(study.sweep.sizes, key=lambda s: -study.size(s).n_params)
             for label, mixture in mixtures.items()
         ]

@@ -35,6 +35,16 @@ class Sweep(Section):
     """Names of sizes, the study's own or the ladder's."""
     seed: Seed = 0
     """Seed of the design and of every proxy run."""
+    seeds: Seeds = Field(default=[])
+    """Further seeds of the first mixture, which is the default one, at every size. What these runs
+    differ by is the noise of a run: a fit says whether its errors are larger, and `design` whether
+    seeds are worth more than mixtures."""
+
+    @model_validator(mode="after")
+    def _other_seeds(self) -> Self:
+        if self.seed in self.seeds:
+            raise ValueError(f"seeds: {self.seed} is already the seed; list other ones")
+        return self
 
 
 class Target(Section):

@@ -254,10 +254,8 @@ def test_rows_of_domains_hold_their_own_numbers() -> None:
     above = {"best": (0.0, 0.0), "default": (0.02, 0.01)}
     figure = search_plots.mixtures({"best": best, "default": default}, losses, intervals, above)
     left, right, last = axes(figure)
-    bars: Any = [
-        line.lines[2][0].get_segments()[0][:, 0].tolist() for line in last.containers
-    ]
-    np.testing.assert_allclose(bars, [[0, 0], [0.01, 0.03]])
+    bars: Any = [line.lines[2][0].get_segments()[0][:, 0].tolist() for line in last.containers]
+    np.testing.assert_allclose(bars, [[0.0, 0.0], [0.01, 0.03]])
     assert [tick.get_text() for tick in last.get_yticklabels()] == ["best", "default"]
     widths = [[bar.get_width() for bar in bars] for bars in left.containers]
     assert widths == [[0.6, 0.3, 0.1], [0.2, 0.1, 0.7]]

@@ -14,7 +14,7 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.data.corpus import Corpus, TokenFiles
 from training.record.errors import InputError
-from training.run import Run
+from training.run import Run, fingerprint
 
 Write = Callable[[dict[str, Any]], str]
 
@@ -78,6 +78,22 @@ def test_listed_mixtures_are_trained_as_they_stand(
         [0.2, 0.4, 0.4],
         [0.0, 1.0, 0.0],
     ]
+
+
+def test_further_seeds_repeat_the_first_mixture_at_every_size(
+    miniature: dict[str, Any], write_study: Write
+) -> None:
+    usual = [fingerprint(run) for run in proxy_runs(of(study.load(write_study(miniature)), 10**5))]
+    miniature["sweep"]["seeds"] = [1, 7]
+    runs = proxy_runs(of(study.load(write_study(miniature)), 10**5))
+    again = {run.name: run for run in runs if run.seed}
+    assert [*again] == [f"default-{size}-seed{s}" for size in ("small", "tiny") for s in (1, 7)]
+    assert {run.seed for run in again.values()} == {1, 7}
+    assert all(run.mixture == runs[0].mixture for run in again.values())
+    assert usual == [fingerprint(run) for run in runs if not run.seed]
+    miniature["sweep"]["seeds"] = [0, 1]
+    with pytest.raises(InputError, match="0 is already the seed"):
+        study.load(write_study(miniature))
 
 
 def of(plan: Study, train_tokens: int) -> Prepared:

@@ -1,0 +1,52 @@
+"""The noise between runs that differ by their seed alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fitting.artifact.spec import Target
+from fitting.data.observations import Noise, Observations
+from fitting.diagnostics import diagnostics
+from fitting.fit import fit
+from fitting.selection.choose import Options
+from tests.support import synthetic
+
+NOISE, AGAIN = 0.01, 8
+WEIGHTS = np.full(4, 0.25)
+
+
+def runs() -> Observations:
+    """Runs of a known law; the first mixture has eight further seeds at each of three sizes."""
+    law = synthetic.joint_law()
+    tables = [synthetic.table(law, 12, noise=NOISE)]
+    first = synthetic.table(law, 1)
+    losses = [column for column in first if str(column).startswith("val_loss/")]
+    rng = np.random.default_rng(9)
+    for seed in range(1, AGAIN + 1):
+        noisy = first[losses] + NOISE * rng.standard_normal((len(first), len(losses)))
+        tables.append(first.assign(run=first["run"] + f"-seed{seed}", **noisy))
+    return Observations.from_tidy(pd.concat(tables))
+
+
+def test_the_noise_is_what_repeated_runs_differ_by() -> None:
+    found = Noise.of(runs())
+    assert found is not None
+    assert found.freedom == 3 * AGAIN
+    deviations = np.sqrt(np.diag(found.covariance))
+    np.testing.assert_allclose(deviations, NOISE, rtol=0.4)
+    assert Noise.of(Observations.from_tidy(synthetic.table(synthetic.joint_law(), 5))) is None
+
+
+def test_a_fit_says_whether_its_errors_are_the_noise() -> None:
+    o = runs()
+    fitted = fit(o, WEIGHTS, Target(**synthetic.TARGET), Options(methods=("joint",), compare=False))
+    (told,) = [d for d in fitted.diagnostics if d.name == "noise_between_seeds"]
+    assert told.value == pytest.approx(NOISE / 2, rel=0.4)  # a mean of four losses
+    assert not told.warning
+    noise = fitted.noise
+    assert noise is not None
+    scores = fitted.choice.scores
+    least = Noise(noise.covariance * 1e-4, noise.freedom)
+    assert "seeds can" not in diagnostics.noise_floor(least, scores, WEIGHTS).line
+    most = Noise(noise.covariance * 1e4, noise.freedom)
+    assert "no more than that" in diagnostics.noise_floor(most, scores, WEIGHTS).line
