@@ -26,19 +26,22 @@ DRAW_LUCK = 2.5  # sequences × √steps: at most five standard deviations of sy
 WINDOWS = 40  # intervals in which the drawn tokens are counted
 
 
-def finished_ids(experiment_id: str, stage: str) -> dict[str, str]:
-    """Fingerprint → id of a complete or diverged run, which need not be trained again.
+def finished_ids(experiment_id: str, stage: str, fingerprint: str = "") -> dict[str, str]:
+    """Fingerprint → id of a complete or diverged run, which need not be trained again; only of one
+    fingerprint, if it is given.
 
     For the stage `proxy` only proxy runs count, since fits use no others; else runs of any stage.
     """
-    return {key: run.info.run_id for key, run in finished_runs(experiment_id, stage).items()}
+    runs = finished_runs(experiment_id, stage, fingerprint)
+    return {key: run.info.run_id for key, run in runs.items()}
 
 
-def finished_runs(experiment_id: str, stage: str) -> dict[str, MlflowRun]:
+def finished_runs(experiment_id: str, stage: str, fingerprint: str = "") -> dict[str, MlflowRun]:
     """As `finished_ids`, the runs; of several, complete ones first, then ones with a parent run."""
     runs: dict[str, MlflowRun] = {}
+    which = f"= '{fingerprint}'" if fingerprint else "!= ''"
     for state in ("FINISHED", "FAILED"):
-        query = f"attributes.status = '{state}' and tags.{keys.FINGERPRINT} != ''"
+        query = f"attributes.status = '{state}' and tags.{keys.FINGERPRINT} {which}"
         for run in search([experiment_id], query):
             tags = run.data.tags
             key = tags[keys.FINGERPRINT]

@@ -112,7 +112,7 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, emit: Emit) -> N
     def train(enqueued: Run) -> float:
         current = {"workspace": queue.workspace, "engine": queue.engine}
         run = enqueued.model_copy(update=current)
-        if fingerprint(run) in run_log.finished_ids(queue.experiment_id, run.stage):
+        if run_log.finished_ids(queue.experiment_id, run.stage, fingerprint(run)):
             emit(Finished(run.name))
             return 0.0
         try:
