@@ -29,6 +29,7 @@ from pipelines.runs.fitted_runs import (
     explored,
     left_out,
     of_known_domains,
+    purpose_of,
     rules_of,
     usable,
     within_rules,
@@ -206,21 +207,6 @@ def fit(
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
     return Fitted(fitted, registered)
-
-
-def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
-    """What a study's runs are fitted for; without a default mixture if that is not known yet."""
-    lower, upper = study.limits()
-    default = prepared.default if prepared else study.explicit_default()
-    return Purpose(
-        n_params=study.size(study.target.size).n_params,
-        tokens=study.target_tokens(),
-        weights=study.weights(),
-        default_mixture=default or {},
-        lowest=dict(zip(study.domains, lower, strict=True)),
-        highest=dict(zip(study.domains, upper, strict=True)),
-        bundles=study.bundles,
-    )
 
 
 def _space(o: Observations, rules: Constraints) -> Space:

@@ -19,12 +19,13 @@ from optimization.mixture.report import report
 from optimization.mixture.solve import Answer
 from pipelines import entry, verify
 from pipelines.command import advice, table
-from pipelines.fit import Fitted, fit, purpose_of
+from pipelines.fit import Fitted, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
 from pipelines.proof.verdict import Proof
 from pipelines.runs import budget, dry_run, preflight
+from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import proxy_runs, refuse_design
 from pipelines.study import load as studies
 from pipelines.study import search_problem

@@ -11,6 +11,7 @@ from pipelines import entry
 from pipelines.command import advice, table
 from pipelines.prepare import prepare
 from pipelines.runs import budget, dry_run, preflight
+from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import planned_runs, proxy_runs, refuse_design, train_missing
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
@@ -35,19 +36,9 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
     """Train the study's proxies below the active run."""
     study = prepared.study
     mlflow.set_tag(keys.STUDY, prepared.tag)
-    lower, upper = study.limits()
-    log_params(
-        active.info.run_id,
-        {
-            keys.TARGET_N_PARAMS: study.size(study.target.size).n_params,
-            keys.TARGET_TOKENS: study.target_tokens(),
-            **keys.with_prefix(keys.WEIGHT, study.weights()),
-            **keys.with_prefix(keys.DEFAULT_MIXTURE, prepared.default),
-            **keys.with_prefix(keys.LOWEST, dict(zip(study.domains, lower, strict=True))),
-            **keys.with_prefix(keys.HIGHEST, dict(zip(study.domains, upper, strict=True))),
-        },
-    )
-    mlflow.set_tag(keys.BUNDLES, json.dumps(study.bundles))
+    purpose = purpose_of(study, prepared)
+    log_params(active.info.run_id, purpose.params())
+    mlflow.set_tag(keys.BUNDLES, json.dumps(purpose.bundles))
     mlflow.log_dict(study.model_dump(mode="json"), "study.json")
     runs = planned_runs(prepared, active)
     _adopt(runs, active)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -170,6 +171,17 @@ class Purpose:
     lowest: dict[str, float]
     highest: dict[str, float]
     bundles: dict[str, dict[str, float]]
+
+    def params(self) -> dict[str, Any]:
+        """What a sweep logs of it, beside the tag of its bundles; `purpose` reads it."""
+        return {
+            keys.TARGET_N_PARAMS: self.n_params,
+            keys.TARGET_TOKENS: self.tokens,
+            **keys.with_prefix(keys.WEIGHT, self.weights),
+            **keys.with_prefix(keys.DEFAULT_MIXTURE, self.default_mixture),
+            **keys.with_prefix(keys.LOWEST, self.lowest),
+            **keys.with_prefix(keys.HIGHEST, self.highest),
+        }
 
 
 def purpose(parents: Sequence[str]) -> Purpose:

@@ -11,6 +11,8 @@ from fitting.data.observations import Observations
 from fitting.diagnostics import identifiability
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
+from pipelines.study.prepared import Prepared
+from pipelines.study.study import Study
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mixtures import MIXTURE_TOLERANCE
@@ -78,6 +80,21 @@ def _without(pulled: Histories, reasons: dict[str, str]) -> Histories:
     domains = tuple(d for d in pulled.domains if keys.MIXTURE + d in table)
     named = {pulled.names[run]: reason for run, reason in reasons.items()}
     return replace(pulled, table=table, domains=domains, left_out={**pulled.left_out, **named})
+
+
+def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
+    """What a study's runs are fitted for; without a default mixture if that is not known yet."""
+    lower, upper = study.limits()
+    default = prepared.default if prepared else study.explicit_default()
+    return Purpose(
+        n_params=study.size(study.target.size).n_params,
+        tokens=study.target_tokens(),
+        weights=study.weights(),
+        default_mixture=default or {},
+        lowest=dict(zip(study.domains, lower, strict=True)),
+        highest=dict(zip(study.domains, upper, strict=True)),
+        bundles=study.bundles,
+    )
 
 
 def rules_of(pulled: Histories, purpose: Purpose) -> Constraints:

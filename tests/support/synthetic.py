@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fitting.artifact.laws import JointLaw, Law, StackedLaw
+from fitting.artifact.laws import JointLaw, Law, MixingLaw, StackedLaw
 from fitting.data.observations import Observations
 from fitting.estimators import joint, published
 from training.record import keys
@@ -44,7 +44,7 @@ def joint_law(*, power: float = 1.0, g: float = 0.0, terms: int = 1) -> JointLaw
     )
     if not g:
         return law
-    effect = np.exp(law._exponents(mixtures(200))).sum(axis=2).mean(axis=0)
+    effect = MixingLaw(power, np.zeros(4), log_scale, slopes).predict(mixtures(200)).mean(axis=0)
     return replace(law, constant=floor + effect, floor=-effect)
 
 

@@ -51,7 +51,7 @@ def documents(kind: str) -> Iterator[str]:
         except (UnicodeDecodeError, OSError):
             continue
         if path.suffix == ".py":
-            text = _prose(text) if kind == "docs" else _code(text)
+            text = prose(text) if kind == "docs" else code(text)
         text = text[:FILE_CAP]
         digest = _digest(text)
         if len(text) >= DOCUMENT_MIN and digest not in seen:
@@ -59,7 +59,7 @@ def documents(kind: str) -> Iterator[str]:
             yield text
 
 
-def _code(source: str) -> str:
+def code(source: str) -> str:
     """Python source without its docstrings; unchanged if it does not parse."""
     lines = source.splitlines(keepends=True)
     for node in _docstrings(source):
@@ -69,7 +69,7 @@ def _code(source: str) -> str:
     return "".join(lines)
 
 
-def _prose(source: str) -> str:
+def prose(source: str) -> str:
     """The long docstrings of a Python source."""
     texts = [ast.literal_eval(node) for node in _docstrings(source)]
     return "\n\n".join(text for text in texts if len(text) >= DOCSTRING_MIN)

@@ -78,11 +78,11 @@ def _kind(path: Path) -> str:
 def _json(path: Path, _: Domain, after: int) -> Iterator[Row]:
     """One JSON object per line; a file with the suffix .json may be an array of objects instead."""
     if ".json" in path.suffixes:
-        first = next((line for _, line, _ in _lines(path, 0) if line.strip()), b"")
+        first = next((line for _, line, _ in numbered_lines(path, 0) if line.strip()), b"")
         if first.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
             yield from _array(path, after)
             return
-    for number, line, position in _lines(path, after):
+    for number, line, position in numbered_lines(path, after):
         if line.strip():
             columns, problem = _object(line, number)
             yield Row(number, f"{path}:{number}", columns, problem, position)
@@ -177,18 +177,18 @@ def _documents(path: Path) -> _Pieces:
 
 
 def _text_lines(path: Path) -> _Pieces:
-    for number, line, position in _lines(path, 0):
+    for number, line, position in numbered_lines(path, 0):
         yield number, f"{path}:{number}", line.rstrip(b"\r\n"), position
 
 
 def _paragraphs(path: Path) -> _Pieces:
-    runs = itertools.groupby(_lines(path, 0), lambda line: bool(line[1].strip()))
+    runs = itertools.groupby(numbered_lines(path, 0), lambda line: bool(line[1].strip()))
     for number, lines in enumerate((list(lines) for is_text, lines in runs if is_text), 1):
         data = b"".join(line for _, line, _ in lines).rstrip(b"\r\n")
         yield number, f"{path}:{lines[0][0]}", data, lines[-1][2]
 
 
-def _lines(path: Path, after: int) -> Iterator[tuple[int, bytes, int]]:
+def numbered_lines(path: Path, after: int) -> Iterator[tuple[int, bytes, int]]:
     """(number, text, bytes of the file read so far) of each line after `after`."""
     number = 0
     try:

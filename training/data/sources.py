@@ -78,7 +78,7 @@ class Reading:
         self._source = next(iter(group.values()))
         self._owners: dict[str, list[str]] = {}
         for name, domain in group.items():
-            for value in _values(domain):
+            for value in domain_values(domain):
                 self._owners.setdefault(value, []).append(name)
         self._place = start.file, start.row
         self._bytes = {name: start.bytes.get(name, 0) for name in group}
@@ -182,7 +182,7 @@ class Reading:
             if self._seen_values:
                 raise InputError(
                     f"{label([name])}: no row has {domain.domain_column} = "
-                    f"{' or '.join(map(repr, _values(domain)))}; "
+                    f"{' or '.join(map(repr, domain_values(domain)))}; "
                     f"found: {', '.join(sorted(self._seen_values))}"
                 )
             raise InputError(f"{label([name])}: its source holds no text")
@@ -237,7 +237,7 @@ def fingerprint(name: str, domain: Domain, digests: Path) -> str:
     return hashlib.sha256(json.dumps([spec, content]).encode()).hexdigest()
 
 
-def _values(domain: Domain) -> list[str]:
+def domain_values(domain: Domain) -> list[str]:
     values = domain.domain_value or []
     return [values] if isinstance(values, str) else list(dict.fromkeys(values))
 

@@ -118,7 +118,7 @@ def write(
                 for name in names:
                     writers[name].add(tokens, len(text.encode()), held_out(text, fraction))
             record.update(batch.cursor)
-            _show(bar, batch, group)
+            show_progress(bar, batch, group)
     _warn_of_skipped(record.cursor)
     skipped = record.cursor.skipped
     return {name: {**w.summary(), "skipped": skipped[name]} for name, w in writers.items()}
@@ -275,7 +275,7 @@ def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
     )
 
 
-def _show(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
+def show_progress(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
     """Advance the bar; its total is the sum of the limits, or extrapolated where that is less."""
     done = sum(batch.cursor.bytes.values())
     limit = sum((domain.max_mb or math.inf) * 1e6 for domain in group.values())

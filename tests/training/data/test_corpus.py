@@ -143,14 +143,14 @@ def test_domains_of_one_source_are_read_in_one_pass(
     ]
     alone = prepare({"news": domains["news"]}, tmp_path / "alone")
     read = []
-    lines = formats._lines
+    lines = formats.numbered_lines
 
     def counted(*arguments: Any) -> Any:
         for line in lines(*arguments):
             read.append(line[0])
             yield line
 
-    monkeypatch.setattr(formats, "_lines", counted)
+    monkeypatch.setattr(formats, "numbered_lines", counted)
     named = Tokenizer(name=alone.tokenizer)
     made = prepare(
         {n: domains[n] for n in ("news", "code", "any")}, tmp_path / "w", tokenizer=named
@@ -161,7 +161,7 @@ def test_domains_of_one_source_are_read_in_one_pass(
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.tokenizer)
     for name, files in made.domains.items():
         count = files.documents
-        mine = [t for s, t in pairs if s in sources._values(domains[name])][:count]
+        mine = [t for s, t in pairs if s in sources.domain_values(domains[name])][:count]
         found = documents_of(files, tokenizer)
         assert sorted(found) == sorted(mine), name
         size = sum(map(len, mine))
@@ -226,7 +226,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(
     domains = {**{name: forms[name] for name in ("jsonl", "zst path", "lines")}, "code": other}
     small_batches(monkeypatch)
     whole = prepare(domains, tmp_path / "fresh")
-    show = tokenise._show
+    show = tokenise.show_progress
     shown: list[int] = []
 
     def interrupted(bar: Any, batch: tokenise.Batch, group: Any) -> None:
@@ -235,7 +235,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(
         if len(shown) % 4 == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokenise, "_show", interrupted)
+    monkeypatch.setattr(tokenise, "show_progress", interrupted)
     stops = 0
     while True:
         try:
@@ -508,10 +508,10 @@ def test_a_domain_too_small_for_its_validation_part_says_what_to_do(
 
 def test_embedded_python_and_documentation_share_no_text() -> None:
     source = '"""' + "A module. " * 50 + '"""\n\ndef f():\n    """Short."""\n    return 1\n'
-    assert "A module" not in embedded._code(source)
-    assert "return 1" in embedded._code(source)
-    assert embedded._prose(source).startswith("A module")
-    assert "Short" not in embedded._prose(source)
+    assert "A module" not in embedded.code(source)
+    assert "return 1" in embedded.code(source)
+    assert embedded.prose(source).startswith("A module")
+    assert "Short" not in embedded.prose(source)
     for kind in embedded.SUFFIXES:
         first = [text for text, _ in zip(embedded.documents(kind), range(5), strict=False)]
         assert len(set(first)) == 5
