@@ -36,6 +36,13 @@ def store(tmp_path: Path) -> Iterator[str]:
         yield uri
 
 
+@pytest.fixture
+def new_store(tmp_path: Path) -> Iterator[str]:
+    """A store that its first use makes."""
+    with empty_store(tmp_path, existing=False) as uri:
+        yield uri
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[postgres.Server]:
     """A PostgreSQL that asks for a password."""

@@ -225,9 +225,9 @@ def tables(file: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", ["ours", "mlflow's"])
 def test_a_kill_while_the_store_is_made_spoils_no_later_start(
-    store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path, whose: str
+    new_store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path, whose: str
 ) -> None:
-    assert store
+    assert new_store
     prepare = ["prepare", "--study", write_study(miniature)]
     if whose == "ours":
         process = started(*prepare)
