@@ -165,9 +165,7 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
     store: str, miniature: dict[str, Any], write_study: Write, ranks: str
 ) -> None:
     assert store
-    miniature["training"]["steps"] = 2000
-    study = write_study(miniature)
-    command = ["sweep", "--study", study, "--workers", "1", "--ranks", ranks]
+    command = ["sweep", "--study", write_study(miniature), "--workers", "1", "--ranks", ranks]
     word = "spawn_main" if ranks == "1" else "-m training.workers.rank_main"
 
     process = started(*command)
@@ -191,8 +189,7 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
         assert "start again to train the rest" in errors
         assert all_end(children)
 
-    miniature["training"]["steps"] = 12
-    done = run_entry("sweep", "--study", write_study(miniature), "--workers", "1", "--ranks", ranks)
+    done = run_entry(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not mlflow.search_runs(
         filter_string="attributes.status = 'RUNNING'", output_format="list"
