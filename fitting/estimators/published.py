@@ -104,24 +104,28 @@ def bootstrap(
         value, jacobian = form(rows, whole[[v]], np.array([v]))
         residual, slopes = (value[0] - o.losses[:, v]) / sigma[v], jacobian[0] / sigma[v]
         products = slopes[:, :, None] * np.column_stack([slopes, residual])[:, None]
-        of_mixture = np.add.reduceat(products[order], first_rows)  # (m, k, k + 1)
+        of_mixture = products[order]
+        if len(first_rows) < len(order):
+            of_mixture = np.add.reduceat(of_mixture, first_rows)  # (m, k, k + 1)
         normal = np.tensordot(shares, of_mixture, 1)
         hessian = normal[:, :, :-1] + ridge * np.eye(slopes.shape[1])
         gradient = normal[:, :, -1] + ridge * (whole[v] - centre[v])
         steps[:, v] = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
 
-    def costs(parameters: Array, share: Array) -> Array:
-        """Of one draw, (V,)."""
+    def squares(parameters: Array) -> Array:
         predicted = law(rows, parameters).predict(rows.mixtures, o.n_params, o.tokens)
-        squares = share[o.mixture_of] @ ((predicted - o.losses) / sigma) ** 2
-        return np.asarray(squares + ridge * ((parameters - centre) ** 2).sum(axis=1))
+        return np.asarray(((predicted - o.losses) / sigma) ** 2)
 
-    laws = []
-    for step, share in zip(steps, shares, strict=True):
-        parameters, least = whole.copy(), costs(whole, share)
+    def held(parameters: Array) -> Array:
+        return np.asarray(ridge * ((parameters - centre) ** 2).sum(axis=1))
+
+    laws, before = [], squares(whole)
+    for step, share in zip(steps, shares[:, o.mixture_of], strict=True):
+        parameters, least = whole.copy(), share @ before + held(whole)
         for part in STEPS:
             moved = whole - part * step
-            better = (parameters == whole).all(axis=1) & (costs(moved, share) < least)
+            lower = share @ squares(moved) + held(moved) < least
+            better = (parameters == whole).all(axis=1) & lower
             parameters[better] = moved[better]
             if better.all():
                 break

@@ -12,6 +12,8 @@ from scipy.optimize import minimize
 Array = np.ndarray
 
 EQUAL = 2.0  # mixtures' worth of evidence, a law, for equal weights
+LEAST = 0.01  # a smaller weight is none: the law need not be fitted …
+MUCH = 0.5  # … unless a domain rests on it
 SHARED = 6.0  # the same for a domain to have the weights that all share
 
 
@@ -27,8 +29,10 @@ def weights(errors: Array, mixture_of: Array) -> Array:
     shared = _least(errors.reshape(laws, -1), np.full(laws, 1 / laws), EQUAL / evidence)
     if columns == 1:
         return shared[:, None]
-    own = [_least(errors[:, :, v], shared, SHARED / evidence) for v in range(columns)]
-    return np.stack(own, axis=1)
+    solved = [_least(errors[:, :, v], shared, SHARED / evidence) for v in range(columns)]
+    own = np.stack(solved, axis=1)
+    own[(own.mean(axis=1) < LEAST) & (own.max(axis=1) < MUCH)] = 0.0
+    return own / own.sum(axis=0)
 
 
 def _least(errors: Array, prior: Array, pull: float) -> Array:
@@ -57,5 +61,5 @@ def _least(errors: Array, prior: Array, pull: float) -> Array:
         options={"ftol": 1e-12},
     )
     found = np.clip(solved.x, 0.0, 1.0)
-    found[found < 1e-6] = 0.0
+    found[found < LEAST] = 0.0
     return found / found.sum()
