@@ -18,6 +18,7 @@ from pipelines import entry, fit, optimize, verify
 from pipelines.command.table import read
 from pipelines.prepare import prepare
 from pipelines.proof import verdict
+from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -91,7 +92,7 @@ def found(prepared: Prepared, noise: float) -> Recorded:
                 f"tags.{keys.STUDY} = '{prepared.tag}'",
                 prepared.study.model,
                 Options(("joint",), compare=False),
-                purpose=fit.purpose_of(prepared.study, prepared),
+                purpose=purpose_of(prepared.study, prepared),
             )
         predictor = predictors.load(fitted.registered.uri)
         with entry.stage(keys.OPTIMIZE):
@@ -240,7 +241,7 @@ def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
             f"tags.{keys.STUDY} = '{prepared.tag}'",
             other.model,
             Options(("joint",), compare=False),
-            purpose=fit.purpose_of(other, prepared),
+            purpose=purpose_of(other, prepared),
         )
     spec = predictors.load(fitted.registered.uri).spec
     assert spec.val_weights == {"news": 1.0, "code": 0.0, "math": 0.0}
