@@ -28,7 +28,7 @@ OURS = re.compile(
     | fit:\ 36\ runs.* | \ \ (WARNING|note):\ .*
     | \ \ (held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
     | \ \ since\ version\ 1:\ .*
-    | (mixture|best|uniform|best\ observed)\s.*\d.* | mixture\s.*predicted\ loss
+    | (mixture|best|uniform|best\ observed)\s.*\d.* | mixture\s.*predicted\ loss(\s+above\ the\ best)?
     | predicted\ gain\ .* | by\ the\ law\ .* | distance\ of\ .*
     | no\ allowed\ mixture\ .* | near-optimal\ set.* | by\ another\ draw\ .*
     | \ \ \w+\ [01]\.\d{3}–.*
@@ -46,13 +46,13 @@ def said(name: str, *parameters: str) -> list[str]:
 
 @pytest.mark.slow
 def test_only_our_lines_are_printed_and_runs_are_named(
-    store: str,
+    new_store: str,
     miniature: dict[str, Any],
     write_study: Callable[[dict[str, Any]], str],
     tmp_path: Path,
 ) -> None:
     """On a store that does not exist yet, with a worker, a registered model and a search."""
-    assert store
+    assert new_store
     study, runs = write_study(miniature), tmp_path / "runs.csv"
     synthetic.table(synthetic.joint_law(), noise=0.002).to_csv(runs, index=False)
     lines = [
@@ -60,7 +60,7 @@ def test_only_our_lines_are_printed_and_runs_are_named(
         *said("import", "--source", str(runs), "--format", "tidy", "--experiment", "mine"),
         *said("fit", "--experiment", "mine", "--compare", "false"),
         *said("fit", "--experiment", "mine", "--compare", "false", "--power", "1"),
-        *said("optimize", "--trials", "20"),
+        *said("optimize", "--model", "models:/mixture-predictor/2", "--trials", "20"),
     ]
     assert [line for line in lines if not OURS.fullmatch(line)] == []
     top = f"attributes.status = 'FINISHED' and tags.{keys.STAGE} != 'x'"
