@@ -28,7 +28,8 @@ OURS = re.compile(
     | fit:\ 36\ runs.* | \ \ (WARNING|note):\ .*
     | \ \ (held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
     | \ \ since\ version\ 1:\ .*
-    | (mixture|best|uniform|best\ observed)\s.*\d.* | mixture\s.*predicted\ loss(\s+above\ the\ best)?
+    | (mixture|best|uniform|best\ observed)\s.*\d.*
+    | mixture\s.*predicted\ loss(\s+above\ the\ best)?
     | predicted\ gain\ .* | by\ the\ law\ .* | distance\ of\ .*
     | no\ allowed\ mixture\ .* | near-optimal\ set.* | by\ another\ draw\ .*
     | \ \ \w+\ [01]\.\d{3}–.*
