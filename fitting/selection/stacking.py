@@ -12,8 +12,8 @@ from scipy.optimize import minimize
 Array = np.ndarray
 
 EQUAL = 2.0  # mixtures' worth of evidence, a law, for equal weights
-LEAST = 0.01  # a smaller weight is none: the law need not be fitted …
-MUCH = 0.5  # … unless a domain rests on it
+LEAST = 0.01  # a smaller weight is none, and a law of a smaller mean weight need not be fitted …
+MUCH = 0.5  # … where no domain loses more weight than that
 SHARED = 6.0  # the same for a domain to have the weights that all share
 
 
@@ -31,8 +31,11 @@ def weights(errors: Array, mixture_of: Array) -> Array:
         return shared[:, None]
     solved = [_least(errors[:, :, v], shared, SHARED / evidence) for v in range(columns)]
     own = np.stack(solved, axis=1)
-    own[(own.mean(axis=1) < LEAST) & (own.max(axis=1) < MUCH)] = 0.0
-    return own / own.sum(axis=0)
+    kept = (own.mean(axis=1) >= LEAST)[:, None] * own
+    rest = kept.sum(axis=0)
+    if (rest < MUCH).any():  # a domain rests on laws that the others hardly use
+        return own
+    return np.asarray(kept / rest)
 
 
 def _least(errors: Array, prior: Array, pull: float) -> Array:

@@ -71,17 +71,17 @@ def noise(predictor: Predictor) -> Array:
     """Variance of a run's loss around the law, (V,): between seeds, where that was measured, or
     else from the errors on left-out mixtures.
 
-    Those have the interval's residual: their mean square minus the bootstrap's variance. This
-    difference may be tiny or negative, so at least the share `LEAST_NOISE` of the total counts as
-    noise.
+    Those have the interval's residual: their mean square minus the bootstrap's variance. Either
+    may be tiny, the difference negative, so at least the share `LEAST_NOISE` of the mean square
+    counts as noise.
     """
-    if measured := getattr(predictor.python.spec, "noise", ()):  # absent in older models
-        return np.maximum(np.array(measured), FLOOR)
+    measured = getattr(predictor.python.spec, "noise", ())  # absent in older models
     residual = np.diag(np.asarray(predictor.python.interval.residual, float))
     fitted = predictor.fitted
     drawn = np.array([surface.predict(fitted) for surface in predictor.replicates])
     shown = drawn.var(axis=0).mean(axis=0)
-    return np.maximum(residual, LEAST_NOISE * (np.maximum(residual, 0) + shown) + FLOOR)
+    least = LEAST_NOISE * (np.maximum(residual, 0) + shown) + FLOOR
+    return np.maximum(np.array(measured) if measured else residual, least)
 
 
 def ensemble(

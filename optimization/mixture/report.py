@@ -41,7 +41,7 @@ def _table(answer: Answer) -> list[str]:
     return layout.mixtures(
         answer.mixtures,
         beside,
-        heads=("mixture", "predicted loss         above the best"),
+        heads=("mixture", f"{'predicted loss':<26}above the best"),
         exact="exact proportions: compared.json of the optimize run",
     )
 

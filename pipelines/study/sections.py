@@ -36,9 +36,9 @@ class Sweep(Section):
     seed: Seed = 0
     """Seed of the design and of every proxy run."""
     seeds: Seeds = Field(default=[])
-    """Further seeds of the first mixture, which is the default one, at every size. What these runs
-    differ by is the noise of a run: a fit says whether its errors are larger, and `design` whether
-    seeds are worth more than mixtures."""
+    """Further seeds of the first mixture, in a designed sweep the default one, at every size. What
+    these runs differ by is the noise of a run: a fit says whether its errors are larger, and
+    `design` whether seeds are worth more than mixtures."""
 
     @model_validator(mode="after")
     def _other_seeds(self) -> Self:
