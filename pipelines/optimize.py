@@ -14,12 +14,12 @@ from pipelines import entry
 from pipelines.command import table, texts
 from pipelines.study import load as studies
 from pipelines.study import search_problem
-from pipelines.study.search_problem import Changes
+from pipelines.study.search_problem import Overrides
 from training.record import keys, layout
 
 
 @dataclass(frozen=True)
-class Parameters(Changes):
+class Parameters(Overrides):
     study: str = table.study("")
     model: str = table.model("The predictor; by default the champion of the study.")
     n_params: int | None = table.parameter(

@@ -12,9 +12,14 @@ from fitting.artifact.spec import ScheduleSpec
 from fitting.data.phase_observations import PhaseRuns
 from fitting.selection import schedule
 from fitting.selection.schedule import ScheduleFit
-from optimization.schedule import plan as search
 from optimization.schedule import plots
-from optimization.schedule.plan import CONSTANT, ScheduleAnswer, SchedulePredictor
+from optimization.schedule.plan import (
+    CONSTANT,
+    ScheduleAnswer,
+    SchedulePredictor,
+    load,
+    solve,
+)
 from optimization.schedule.report import report
 from pipelines import entry
 from pipelines.command import advice, table
@@ -155,9 +160,9 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     fitted = fit(proxies, machines, active)
     registered = register(fitted, name, study.size(section.size).n_params)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
-    predictor = search.load(registered.uri)
+    predictor = load(registered.uri)
     known = {"default": np.array([*prepared.default.values()])}
-    plan = search.solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
+    plan = solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
     log_plan(study, fitted, plan, active)
     lines = [_scores(fitted), "", *report(plan)]
     print("\n".join(lines), flush=True)

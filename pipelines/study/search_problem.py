@@ -19,7 +19,7 @@ def _pull(name: str, text: str) -> float | str:
 
 
 @dataclass(frozen=True)
-class Changes:
+class Overrides:
     """The parameters that change the search of a study or a predictor."""
 
     trials: int | None = table.parameter("Trials of Optuna.", table.at_least(1))
@@ -100,44 +100,46 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
 
 
 def changed(
-    problem: Problem, predictor: Predictor, study: Study | None, changes: Changes
+    problem: Problem, predictor: Predictor, study: Study | None, overrides: Overrides
 ) -> Problem:
     """The problem with the given parameters in place of its own values."""
     rules = problem.constraints
-    if changes.bounds:
-        rules = rules.within(changes.bounds)
-    if changes.bundles:
-        rules = replace(rules, bundles=changes.bundles)
-    if changes.available:
+    if overrides.bounds:
+        rules = rules.within(overrides.bounds)
+    if overrides.bundles:
+        rules = replace(rules, bundles=overrides.bundles)
+    if overrides.available:
         epochs = rules.epochs if rules.available else EPOCHS
-        rules = replace(rules, available=changes.available, epochs=epochs)
-    if changes.epochs is not None:
+        rules = replace(rules, available=overrides.available, epochs=epochs)
+    if overrides.epochs is not None:
         available = rules.available or (_available(study) if study else {})
         if not available:
             raise InputError(
                 "epochs: the number of available tokens is unknown; give available=web=1e12,… or "
                 "a study whose text is prepared"
             )
-        rules = replace(rules, available=available, epochs=changes.epochs)
-    if changes.trust_region is not None:
-        rules = replace(rules, trust=changes.trust_region)
+        rules = replace(rules, available=available, epochs=overrides.epochs)
+    if overrides.trust_region is not None:
+        rules = replace(rules, trust=overrides.trust_region)
     options: dict[str, Any] = {
-        "trials": changes.trials,
-        "seed": changes.seed,
-        "objectives": tuple(changes.objective or ()) or None,
-        "weights": changes.weights,
-        "pessimistic": changes.pessimistic,
+        "trials": overrides.trials,
+        "seed": overrides.seed,
+        "objectives": tuple(overrides.objective or ()) or None,
+        "weights": overrides.weights,
+        "pessimistic": overrides.pessimistic,
     }
     problem = replace(
         problem, constraints=rules, **{k: v for k, v in options.items() if v is not None}
     )
-    if changes.reference:
-        reference = texts.mixture(changes.reference, predictor.domains, "reference")
+    if overrides.reference:
+        reference = texts.mixture(overrides.reference, predictor.domains, "reference")
         if study is not None:
             study.refuse_forbidden({"reference": reference})
         problem = replace(problem, reference=reference)
-    if changes.pull is not None:
-        problem = replace(problem, pull=changes.pull if isinstance(changes.pull, float) else None)
+    if overrides.pull is not None:
+        problem = replace(
+            problem, pull=overrides.pull if isinstance(overrides.pull, float) else None
+        )
     return problem
 
 

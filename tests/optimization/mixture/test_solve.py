@@ -22,7 +22,7 @@ from pipelines import entry, optimize, prepare
 from pipelines.command import table
 from pipelines.study import load as studies
 from pipelines.study import search_problem
-from pipelines.study.search_problem import Changes
+from pipelines.study.search_problem import Overrides
 from tests.support import synthetic
 from tests.support.logged_runs import fit_table, log_runs
 from tests.support.stores import empty_store
@@ -154,9 +154,9 @@ def test_a_chosen_pull_keeps_most_of_the_gain(predictor: Predictor, solved: Answ
     assert held.best["papers"] == 0
 
 
-def changes(**given: str) -> Changes:
+def overrides(**given: str) -> Overrides:
     """The parameters of a search, as texts."""
-    return table.read(Changes, given)
+    return table.read(Overrides, given)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predi
             search_problem.of_predictor(predictor),
             predictor,
             None,
-            changes(trials="200", bounds="web+code=:0.6"),
+            overrides(trials="200", bounds="web+code=:0.6"),
         )
         found = optimize.optimize(predictor, wanted)
     assert found.best["web"] + found.best["code"] <= 0.6 + 1e-9
@@ -207,7 +207,7 @@ def test_several_objectives_and_children_on_request(predictor: Predictor) -> Non
         search_problem.of_predictor(predictor),
         predictor,
         None,
-        changes(trials="30", objective="code,deviation"),
+        overrides(trials="30", objective="code,deviation"),
     )
     with entry.stage(keys.OPTIMIZE) as run:
         found = optimize.optimize(predictor, wanted, children=True)
@@ -251,7 +251,7 @@ def test_a_mistake_is_named(predictor: Predictor, parameters: dict[str, str], me
         solve.solve(
             predictor,
             search_problem.changed(
-                search_problem.of_predictor(predictor), predictor, None, changes(**parameters)
+                search_problem.of_predictor(predictor), predictor, None, overrides(**parameters)
             ),
         )
     assert message in str(raised.value)
@@ -300,7 +300,7 @@ def test_a_study_asks_for_the_search(
         found,
         asked,
         plan,
-        changes(epochs="1", pull="0.5", pessimistic="false", trials="7", bounds="code=0.1"),
+        overrides(epochs="1", pull="0.5", pessimistic="false", trials="7", bounds="code=0.1"),
     )
     assert given.constraints.bounds["code"] == (0.1, 0.1)
     assert given.constraints.available == rules.available
