@@ -32,7 +32,7 @@ class Observations:
     def from_tidy(cls, table: pd.DataFrame) -> Self:
         """From the tidy table: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
 
-        Raises InputError for missing columns, a missing value and a mixture that does not sum
+        Raises InputError for missing columns, a value that is missing or infinite, and a mixture that does not sum
         to one.
         """
         for column in ("run", keys.N_PARAMS, keys.TOKENS):
@@ -41,10 +41,10 @@ class Observations:
         domains = domain_names(table, keys.MIXTURE)
         val_domains = domain_names(table, keys.VAL_LOSS)
         values = table[[c for c in table if c != "run"]]
-        if (bad := values.isna()).any(axis=None):
-            row, column = np.argwhere(bad.to_numpy())[0]
+        if (bad := ~np.isfinite(values.to_numpy(float))).any():
+            row, column = np.argwhere(bad)[0]
             raise InputError(
-                f"run table: run {table['run'].iloc[row]!r} has no value of "
+                f"run table: run {table['run'].iloc[row]!r} has no finite value of "
                 f"{values.columns[column]!r} at row {row}; every run needs all of them"
             )
         raw = table[[keys.MIXTURE + d for d in domains]].to_numpy(float)

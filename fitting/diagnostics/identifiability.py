@@ -62,6 +62,11 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
             f"{len(constant)} domains have the same proportion in every mixture ({listed}): their "
             "effects cannot be separated from what all mixtures share"
         )
+    if same := [d for d, x in zip(o.val_domains, o.losses.T, strict=True) if np.ptp(x) == 0]:
+        problems.append(
+            f"the loss is the same in all runs of {layout.some([repr(d) for d in same])}: it says "
+            "nothing of the mixture"
+        )
     rank = int(np.linalg.matrix_rank(o.mixtures - o.mixtures.mean(axis=0), tol=1e-6))
     free = domains - len(constant) - 1
     if rank < free:

@@ -122,12 +122,13 @@ def bootstrap(
     laws, before = [], squares(whole)
     for step, share in zip(steps, shares[:, o.mixture_of], strict=True):
         parameters, least = whole.copy(), share @ before + held(whole)
+        left = np.ones(len(whole), bool)
         for part in STEPS:
             moved = whole - part * step
-            lower = share @ squares(moved) + held(moved) < least
-            better = (parameters == whole).all(axis=1) & lower
+            better = left & (share @ squares(moved) + held(moved) < least)
             parameters[better] = moved[better]
-            if better.all():
+            left &= ~better
+            if not left.any():
                 break
         laws.append(law(rows, parameters))
     return laws

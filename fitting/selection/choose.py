@@ -51,7 +51,7 @@ class ChosenLaw:
     scores: Scores
     extrapolation: Extrapolation
     held_out: Observations  # each run's last evaluation
-    predictions: Array  # of the stack for held_out, its mixture left out, (runs, V)
+    predictions: Array  # for held_out, its mixture left out of fits and weights, (runs, V)
     candidates: pd.DataFrame  # a row a candidate, those taken first
     laws: pd.DataFrame  # a row a law, at its best: see `_Comparison.laws`
     memory: Memory  # of the fits to all observations
@@ -81,8 +81,7 @@ def choose(
     search.forward_all(search.options.methods, search.options)
     if not search.finalists:
         raise InputError("; ".join(search.refused.values()))
-    stack, members = search.stack()
-    predictions = np.einsum("kv,knv->nv", stack.weights, [held.predictions for held in members])
+    stack, members, predictions = search.stack()
     misses = [search.backtests(member.candidate) for member in members]
     stacked = backtest.stacked(misses, stack.weights)
     if search.options.compare:
@@ -98,6 +97,15 @@ def choose(
         laws=search.laws(stack, members, scores, extrapolation),
         memory=search.cv.memory,
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a method adds to a stack."""
+
+    members: tuple[HeldOut, ...]
+    taken: Array  # which member each validation domain takes, (members, V) bool
+    tried: tuple[HeldOut, ...]  # what the domains chose among
 
 
 class _Comparison:
@@ -159,23 +167,19 @@ class _Comparison:
         count = len(o.mixtures)
         return bool(self.weights @ gain > (1 + len(o.domains)) * np.log(count) / count)
 
-    def members(self, method: str) -> tuple[list[HeldOut], Array]:
-        """The forms of a method that are worth a weight, and which of them each validation domain
-        takes, (members, V) bool.
-
-        One form; where φ and ridge are to be chosen, each domain takes its own ridge, and in a sum
-        of laws its own of two φ.
-        """
+    def part(self, method: str) -> "_Part":
+        """A method's part in the stack: one form; where φ and ridge are to be chosen, each domain
+        takes its own ridge, and in a sum of laws its own of two φ."""
         began = time.perf_counter()
         best, options, domains = self.chosen((method,)), self.options, len(self.weights)
-        members, taken = [best], np.ones((1, domains), bool)
+        part = _Part((best,), np.ones((1, domains), bool), (best,))
         if method in OWN and options.ridge is None and domains > 1:
             powers = [best.candidate.power]
             if options.power is None and len(options.methods) > 1:
                 powers.append(self._second_power(best.candidate))
-            members, taken = self._by_domain(best, powers)
+            part = self._by_domain(best, powers)
         self.seconds[method] += time.perf_counter() - began
-        return members, taken
+        return part
 
     def _second_power(self, best: Candidate) -> float:
         """The power besides the best candidate's that lowers the domains' errors the most, where
@@ -196,7 +200,7 @@ class _Comparison:
                 found[power] = np.minimum(found.get(power, np.inf), squares).clip(1e-300)
         return found
 
-    def _by_domain(self, best: HeldOut, powers: Sequence[float]) -> tuple[list[HeldOut], Array]:
+    def _by_domain(self, best: HeldOut, powers: Sequence[float]) -> "_Part":
         """For each power a candidate with a ridge for each domain, and which each domain takes; the
         best candidate alone, where that is not worse."""
         form, same = best.candidate.form, set(powers)
@@ -204,43 +208,70 @@ class _Comparison:
             usual = replace(best.candidate, power=power)
             beside = _beside(usual.ridge, RIDGES)
             self._try([usual, *(_with(usual, "ridge", ridge) for ridge in beside)])
-        held = [
+        tried = [
             h
             for h in self.tried
             if h.candidate.form == form and h.candidate.power in same and not h.candidate.ridges
         ]
-        squares = np.array([self.cv.domain_squares(h.predictions) for h in held])
-        cost = _cost_by_domain(squares, len(self.observations.mixtures))
+        cost = self._cost(tried)
         own = []
         for power in powers:
-            line = [i for i, h in enumerate(held) if h.candidate.power == power]
-            ridges = [held[line[i]].candidate.ridge for i in cost[line].argmin(axis=0)]
+            line = [i for i, h in enumerate(tried) if h.candidate.power == power]
+            ridges = [tried[line[i]].candidate.ridge for i in cost[line].argmin(axis=0)]
             own.append(replace(best.candidate, power=power, ridges=tuple(ridges)))
         members = self.cv.run(own)
-        taken_power = np.array([held[i].candidate.power for i in cost.argmin(axis=0)])
+        taken_power = np.array([tried[i].candidate.power for i in cost.argmin(axis=0)])
         taken = np.array([taken_power == power for power in powers])
         together = np.einsum("kv,knv->nv", taken, [h.predictions for h in members])
         if self.cv.score(together).mixing_error > best.scores.mixing_error:
-            return [best], np.ones((1, len(self.weights)), bool)
+            return _Part((best,), np.ones((1, len(self.weights)), bool), (best,))
         self.tried.extend(members)
-        return members, taken
+        return _Part(tuple(members), taken, tuple(tried))
 
-    def stack(self) -> tuple[Stack, list[HeldOut]]:
-        """The weighted sum of what was tried, and its members: those that have a weight."""
-        methods = [self.members(method) for method in self.seconds]
-        predictions = [
-            np.einsum("kv,knv->nv", taken, [held.predictions for held in members])
-            for members, taken in methods
-        ]
-        errors = np.array([self.cv.relative(predicted) for predicted in predictions])
-        shares = stacking.weights(errors, self.cv.held_out.mixture_of)
-        every = [held for members, _ in methods for held in members]
-        weights = np.vstack(
-            [share * taken for share, (_, taken) in zip(shares, methods, strict=True)]
+    def _cost(self, tried: Sequence[HeldOut], rows: slice | Array = slice(None)) -> Array:
+        """What speaks against each of several choices for each domain, (choices, V), by its errors
+        on some rows: the domain's and the mean of all, each relative to its least; that mean counts
+        like SHARED mixtures."""
+        squares = np.array([self.cv.domain_squares(h.predictions, rows) for h in tried])
+        own = squares / np.maximum(squares.min(axis=0), 1e-300)
+        shared = own.mean(axis=1, keepdims=True)
+        mixtures = len(self.observations.mixtures)
+        return np.asarray(mixtures * own + SHARED * shared / max(float(shared.min()), 1e-300))
+
+    def _weighed(self, parts: Sequence["_Part"], rows: slice | Array) -> tuple[Array, Array]:
+        """The weights of the methods by their errors on some rows, (methods, V), and what they
+        predict of all rows with the choices that those rows make, (methods, runs, V)."""
+        columns = np.arange(len(self.weights))
+        predictions = np.array(
+            [
+                np.array([h.predictions for h in part.tried])[
+                    self._cost(part.tried, rows).argmin(axis=0), :, columns
+                ].T
+                for part in parts
+            ]
         )
-        kept = np.flatnonzero(weights.any(axis=1))
-        members = [every[i] for i in kept]
-        return Stack(tuple(held.candidate for held in members), weights[kept]), members
+        errors = np.array([self.cv.relative(predicted) for predicted in predictions])
+        return stacking.weights(errors[:, rows], self.cv.held_out.mixture_of[rows]), predictions
+
+    def stack(self) -> tuple[Stack, list[HeldOut], Array]:
+        """The weighted sum of what was tried; its members: those that have a weight; and what it
+        predicts of each run's last evaluation, (runs, V).
+
+        That run's errors have no say in the weights, φ and ridges with which it is predicted.
+        """
+        parts = [self.part(method) for method in self.seconds]
+        shares, _ = self._weighed(parts, slice(None))
+        predictions = np.empty_like(self.cv.held_out.losses)
+        for fold in range(self.cv.folds):
+            _, left_out = self.cv.split(fold)
+            others, of_parts = self._weighed(parts, np.flatnonzero(~left_out))
+            predictions[left_out] = np.einsum("kv,knv->nv", others, of_parts[:, left_out])
+        every = [held for part in parts for held in part.members]
+        weights = np.vstack([share * part.taken for share, part in zip(shares, parts, strict=True)])
+        weighty = np.flatnonzero(weights.any(axis=1))
+        members = [every[i] for i in weighty]
+        stack = Stack(tuple(held.candidate for held in members), weights[weighty])
+        return stack, members, predictions
 
     def forward_all(self, methods: Sequence[str], options: Options) -> None:
         """Try several methods; the refusals of those that do not apply are kept."""
@@ -469,15 +500,6 @@ def _beside(value: float, ladder: Sequence[float]) -> list[float]:
     """The values of a ladder next to one."""
     at = min(range(len(ladder)), key=lambda i: abs(ladder[i] - value))
     return [ladder[i] for i in (at - 1, at + 1) if 0 <= i < len(ladder)]
-
-
-def _cost_by_domain(squares: Array, mixtures: int) -> Array:
-    """What speaks against each of several choices for each domain, (choices, V), by its squared
-    errors (choices, V): the domain's and the mean of all, each relative to its least; that mean
-    counts like SHARED mixtures."""
-    own = squares / np.maximum(squares.min(axis=0), 1e-300)
-    shared = own.mean(axis=1, keepdims=True)
-    return np.asarray(mixtures * own + SHARED * shared / max(float(shared.min()), 1e-300))
 
 
 def _scales_vary(observations: Observations) -> bool:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import rankdata
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
-from fitting.estimators import candidates
+from fitting.estimators import candidates, joint
 from fitting.estimators.candidates import Candidate
 from training.record.errors import InputError
 
@@ -22,6 +22,7 @@ FOLDS = 10
 MANY, FEWER_FOLDS = 100, 5  # mixtures from which on fewer folds tell as much
 MIN_MIXTURES = 3
 MIN_RUNS = 4  # of one scale, to compare mixtures at it
+ROUNDING = 1e-12  # relative spread of a loss that is the same in all runs
 THREADS_FROM = 100  # mixtures; smaller fits spend their time in Python, which threads share
 
 
@@ -33,7 +34,7 @@ class Scores:
     objective_rmse: float
     mixing_rmse: float  # of the objective's differences between mixtures at one scale
     mixing_error: float  # the same of the domains, each relative to its spread
-    mean_prediction_mae: float  # of predicting the mean of the other mixtures at the same scale
+    mean_prediction_mae: float  # of predicting the other mixtures' mean at the same scale
     mean_prediction_rmse: float
     objective_spread: float  # standard deviation of the observed objective
     domain_mae: float  # Σ w_i |error_i|
@@ -73,10 +74,10 @@ class CrossValidation:
             self.fold_of = np.random.default_rng(seed).permutation(count) % folds
         self.memory: candidates.Memory = {}
         self._known: list[candidates.Known] = [{} for _ in range(self.folds)]
-        self._mean = self._mean_of_other_folds()
         h = self.held_out
+        self._mean = self._without_mixtures()
         self._scale = _scales(h)
-        self._spread = self._between(h.losses).std(axis=0).clip(1e-12)  # of each domain, (V,)
+        self._spread = _spread(self._between(h.losses))  # of each domain, (V,)
 
     def run(self, wanted: Sequence[Candidate]) -> list[HeldOut]:
         """Every candidate's predictions of each mixture by a fit without it, and their scores."""
@@ -117,15 +118,14 @@ class CrossValidation:
     def relative(self, predictions: Array) -> Array:
         """Errors of predictions of each run's last evaluation, (runs, V), relative to the domain's
         spread, each domain by the root of its weight."""
-        spread = self.held_out.losses.std(axis=0).clip(1e-12)
-        return (predictions - self.held_out.losses) / spread * np.sqrt(self.weights)
+        losses = self.held_out.losses
+        return (predictions - losses) / _spread(losses) * np.sqrt(self.weights)
 
-    def domain_squares(self, predictions: Array) -> Array:
+    def domain_squares(self, predictions: Array, rows: slice | Array = slice(None)) -> Array:
         """Mean squared error of each domain between mixtures of a scale, relative to its spread,
-        (V,)."""
-        return np.asarray(
-            ((self._between(predictions - self.held_out.losses) / self._spread) ** 2).mean(axis=0)
-        )
+        over some rows of `held_out`, (V,)."""
+        errors = self._between(predictions - self.held_out.losses) / self._spread
+        return np.asarray((errors[rows] ** 2).mean(axis=0))
 
     def _squares(self, predictions: Array) -> Array:
         """Squared errors between mixtures of a scale, relative to each domain's spread, weighted
@@ -141,15 +141,23 @@ class CrossValidation:
         np.add.at(sums, self._scale, values)
         return values - (sums / np.bincount(self._scale)[:, None])[self._scale]
 
-    def _mean_of_other_folds(self) -> Array:
-        """For each run, the mean objective of the other folds' runs at its scale, (runs,)."""
-        h = self.held_out
+    def _without_mixtures(self) -> Array:
+        """For each run, what the other folds say of its objective without its mixture, (runs,):
+        their mean at its scale; where they have none, the scale terms of a law of one mixture."""
+        h, o = self.held_out, self.observations
         objective, folds = h.losses @ self.weights, self.fold_of[h.mixture_of]
         means = np.empty(len(objective))
         for i in range(len(objective)):
-            others = folds != folds[i]
-            same = others & (h.n_params == h.n_params[i]) & (h.tokens == h.tokens[i])
-            means[i] = objective[same if same.any() else others].mean()
+            same = (folds != folds[i]) & (h.n_params == h.n_params[i]) & (h.tokens == h.tokens[i])
+            means[i] = objective[same].mean() if same.any() else np.nan
+        for fold in np.unique(folds[np.isnan(means)]):
+            rows = (folds == fold) & np.isnan(means)
+            others = o.rows(self.fold_of[o.mixture_of] != fold)
+            one = np.zeros_like(others.mixture_of)
+            others = replace(others, mixtures=others.mixtures[:1], mixture_of=one)
+            scales = joint.fit_scales(others, shrinking=False)
+            at = np.zeros(rows.sum(), int), h.n_params[rows], h.tokens[rows]
+            means[rows] = scales.predict(*at) @ self.weights
         return means
 
     def score(self, predictions: Array) -> Scores:
@@ -180,6 +188,13 @@ def _scales(runs: Observations) -> Array:
     _, scale, counts = np.unique(scales, axis=1, return_inverse=True, return_counts=True)
     shared = np.where(counts[scale] >= MIN_RUNS, scale, len(counts))
     return np.unique(shared, return_inverse=True)[1]
+
+
+def _spread(values: Array) -> Array:
+    """Standard deviation of each column of (rows, V), (V,); infinite where it is only rounding, so
+    that a loss which is the same in all runs has no say."""
+    spread = values.std(axis=0)
+    return np.where(spread > ROUNDING * np.abs(values).max(axis=0), spread, np.inf)
 
 
 def spearman(first: Array, second: Array) -> float:

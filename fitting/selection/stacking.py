@@ -6,8 +6,9 @@ weights the more, the fewer mixtures there are to tell the laws apart. Each vali
 its own, drawn to those of all domains.
 """
 
+import itertools
+
 import numpy as np
-from scipy.optimize import minimize
 
 Array = np.ndarray
 
@@ -15,6 +16,7 @@ EQUAL = 2.0  # mixtures' worth of evidence, a law, for equal weights
 LEAST = 0.01  # a smaller weight is none, and a law of a smaller mean weight need not be fitted …
 MUCH = 0.5  # … where no domain loses more weight than that
 SHARED = 6.0  # the same for a domain to have the weights that all share
+SMALLEST = 1e-18  # of the largest squared error, that another counts as at least
 
 
 def weights(errors: Array, mixture_of: Array) -> Array:
@@ -26,11 +28,11 @@ def weights(errors: Array, mixture_of: Array) -> Array:
     """
     laws, _, columns = errors.shape
     evidence = len(np.unique(mixture_of)) / laws
-    shared = _least(errors.reshape(laws, -1), np.full(laws, 1 / laws), EQUAL / evidence)
+    grams = np.einsum("knv,lnv->vkl", errors, errors)
+    shared = _least(grams.sum(axis=0)[None], np.full(laws, 1 / laws), EQUAL / evidence)[0]
     if columns == 1:
         return shared[:, None]
-    solved = [_least(errors[:, :, v], shared, SHARED / evidence) for v in range(columns)]
-    own = np.stack(solved, axis=1)
+    own = _least(grams, shared, SHARED / evidence).T
     kept = (own.mean(axis=1) >= LEAST)[:, None] * own
     rest = kept.sum(axis=0)
     if (rest < MUCH).any():  # a domain rests on laws that the others hardly use
@@ -38,31 +40,32 @@ def weights(errors: Array, mixture_of: Array) -> Array:
     return np.asarray(kept / rest)
 
 
-def _least(errors: Array, prior: Array, pull: float) -> Array:
-    """Weights, (K,), of the least squared error of the weighted errors (K, n), drawn to a prior.
+def _least(grams: Array, prior: Array, pull: float) -> Array:
+    """Weights, (P, K), of the least squared error of the weighted errors, drawn to a prior (K,).
 
-    With G the matrix of mean products of the laws' errors and e the harmonic mean of their square
-    errors: min wᵀ G w + e · pull · |w − prior|². So laws that are about as good share the weight,
-    and one that is far better than the others has it.
+    With G (P, K, K) the sums of products of the laws' errors and e the harmonic mean of their
+    squares: min wᵀ G w + e · pull · |w − prior|². So laws that are about as good share the weight,
+    and one that is far better than the others has it. Exact: of the least-squares weights on every
+    choice of laws, the best that are proportions.
     """
-    if len(prior) == 1:
-        return prior
-    gram = errors @ errors.T
-    gram = gram * float(np.mean(1 / np.maximum(np.diag(gram), 1e-300)))
-
-    def cost(w: Array) -> tuple[float, Array]:
-        away = w - prior
-        return float(w @ gram @ w + pull * away @ away), 2 * (gram @ w + pull * away)
-
-    solved = minimize(
-        cost,
-        prior,
-        jac=True,
-        method="SLSQP",
-        bounds=[(0.0, 1.0)] * len(prior),
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
-        options={"ftol": 1e-12},
-    )
-    found = np.clip(solved.x, 0.0, 1.0)
-    found[found < LEAST] = 0.0
-    return found / found.sum()
+    laws = len(prior)
+    squares = np.diagonal(grams, axis1=1, axis2=2)
+    inverse = 1 / np.maximum(squares, SMALLEST * squares.max(axis=1, keepdims=True) + 1e-300)
+    pulled = grams * inverse.mean(axis=1)[:, None, None] + pull * np.eye(laws)
+    best = np.zeros((len(grams), laws))
+    least = np.full(len(grams), np.inf)
+    for chosen in itertools.product((False, True), repeat=laws):
+        some = np.flatnonzero(chosen)
+        if not len(some):
+            continue
+        system = np.ones((len(grams), len(some) + 1, len(some) + 1))
+        system[:, :-1, :-1] = pulled[:, some[:, None], some]
+        system[:, -1, -1] = 0
+        right = np.append(pull * prior[some], 1.0)[:, None]
+        weights = np.zeros_like(best)
+        weights[:, some] = np.linalg.solve(system, right)[:, :-1, 0]
+        cost = np.einsum("pk,pkl,pl->p", weights, pulled, weights) - 2 * pull * weights @ prior
+        better = (weights >= 0).all(axis=1) & (cost < least)
+        best[better], least[better] = weights[better], cost[better]
+    best[best < LEAST] = 0.0
+    return best / best.sum(axis=1, keepdims=True)

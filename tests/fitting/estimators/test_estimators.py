@@ -284,9 +284,10 @@ def test_the_best_mixture_is_found_within_its_bounds() -> None:
 def test_a_bad_table_names_the_run_and_the_column() -> None:
     table = synthetic.table(synthetic.joint_law())
     missing = table.copy()
-    missing.loc[7, "val_loss/code"] = np.nan
-    with pytest.raises(InputError, match="mix00-4000000' has no value of 'val_loss/code' at row 7"):
-        Observations.from_tidy(missing)
+    for bad in (np.nan, np.inf):
+        missing.loc[7, "val_loss/code"] = bad
+        with pytest.raises(InputError, match="'mix00-4000000' has no finite value of 'val_loss/co"):
+            Observations.from_tidy(missing)
     off = table.copy()
     off.loc[30, "mixture/web"] += 0.1
     with pytest.raises(InputError, match=r"run 'mix02-4000000': proportions .* sum to 1"):

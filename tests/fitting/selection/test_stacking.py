@@ -39,8 +39,19 @@ def test_a_domain_that_another_law_predicts_best_has_its_own_weights() -> None:
     assert weights[0, :2] == pytest.approx(np.full(2, 0.5), abs=0.15)
 
 
-def test_a_law_that_is_far_better_has_the_weight_whatever_the_number() -> None:
-    assert stacking.weights(*errors([1e-3, 1.0, 1.0], 6))[0].min() > 0.99
+@pytest.mark.parametrize("better", [1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize("others", [[1.0, 1.0], [1.0, 1e3], [1e6, 1.0, 2.0]])
+def test_a_law_that_is_far_better_has_the_weight_whatever_the_number(
+    better: float, others: list[float]
+) -> None:
+    assert stacking.weights(*errors([better, *others], 6))[0].min() > 0.99
+
+
+@pytest.mark.parametrize("worse", [1e3, 1e6, 1e9])
+def test_a_law_that_is_far_worse_has_none(worse: float) -> None:
+    weights = stacking.weights(*errors([1.0, 1.1, worse], 20))
+    assert weights[2].max() == 0
+    assert weights[:2].min() > 0.2
 
 
 def test_the_sum_is_no_worse_than_its_members() -> None:
