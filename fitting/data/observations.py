@@ -32,8 +32,8 @@ class Observations:
     def from_tidy(cls, table: pd.DataFrame) -> Self:
         """From the tidy table: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
 
-        Raises InputError for missing columns, a value that is missing or infinite, and a mixture that does not sum
-        to one.
+        Raises InputError for missing columns, a value that is missing or infinite, and a mixture
+        that does not sum to one.
         """
         for column in ("run", keys.N_PARAMS, keys.TOKENS):
             if column not in table:

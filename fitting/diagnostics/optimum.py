@@ -15,7 +15,7 @@ from fitting.estimators.candidates import Candidate, Memory, Stack
 Array = np.ndarray
 
 SAMPLES = 2000
-STEP = 1e-6  # of the forward differences
+STARTS = 6
 
 
 @dataclass(frozen=True)
@@ -46,36 +46,40 @@ class Optimum:
 def minimise(
     law: Law, weights: Array, target: Target, fitted: Array, space: Space, seed: int = 0
 ) -> Optimum:
-    """The best mixture of a space, from the best of many samples and the fitted ones."""
+    """The best mixture of a space, by descents from the best of many samples and of the fitted."""
     low, high = space.low, space.high
 
-    def objective(variables: Array) -> Array:
-        ones, mixtures = np.ones(len(variables)), variables @ space.spread.T
-        return law.predict(mixtures, target.n_params * ones, target.tokens * ones) @ weights
+    at_target = law.mixing(target.n_params, target.tokens)
 
-    def slope(v: Array) -> Array:
-        moved = objective(np.vstack([v, v + STEP * np.eye(len(v))]))
-        return (moved[1:] - moved[0]) / STEP
+    def objective(variables: Array) -> Array:
+        return np.asarray(at_target.predict(variables @ space.spread.T) @ weights)
+
+    def smooth(roots: Array) -> tuple[float, Array]:
+        """Of v = roots²: in the roots a loss has no infinite slope at 0."""
+        mixture = (space.spread @ roots**2)[None]
+        slope = weights @ at_target.jacobian(mixture)[0]
+        return float(at_target.predict(mixture)[0] @ weights), 2 * roots * (space.spread.T @ slope)
 
     rng = np.random.default_rng(seed)
     fitted = fitted @ (space.spread > 0)
     samples = np.vstack([fitted, rng.dirichlet(np.ones(len(low)), SAMPLES)])
     inside = ((samples >= low) & (samples <= high)).all(axis=1)
     samples = samples[inside] if inside.any() else fitted
-    start = samples[np.argmin(objective(samples))]
-    found = minimize(
-        lambda v: float(objective(v[None])[0]),
-        start,
-        jac=slope,
-        method="SLSQP",
-        bounds=list(zip(low, high, strict=True)),
-        constraints={"type": "eq", "fun": lambda v: v.sum() - 1, "jac": np.ones_like},
-    )
-    best = np.clip(found.x, low, high)
-    best /= best.sum()
-    if not found.success or objective(best[None])[0] > objective(start[None])[0]:
-        best = start
-    least = float(objective(best[None])[0])
+    starts = samples[np.argsort(objective(samples))[:STARTS]]
+    ends = [starts[0]]
+    for start in starts:
+        found = minimize(
+            smooth,
+            np.sqrt(start),
+            jac=True,
+            method="SLSQP",
+            bounds=list(zip(np.sqrt(low), np.sqrt(high), strict=True)),
+            constraints={"type": "eq", "fun": lambda x: x @ x - 1, "jac": lambda x: 2 * x},
+        )
+        end = np.clip(found.x**2, low, high)
+        ends.append(end / end.sum())
+    values = objective(np.array(ends))
+    best, least = ends[int(np.argmin(values))], float(values.min())
     return Optimum(target.n_params, target.tokens, space.spread @ best, least, law)
 
 
@@ -88,9 +92,8 @@ def by_size(
 ) -> list[Optimum]:
     """The best mixture of each of several sizes by a law of its runs alone, at their end."""
     found: list[Optimum] = []
-    sizes, runs = np.unique(observations.n_params, return_counts=True)
-    enough = sizes[runs > len(observations.domains)] if len(sizes) > 1 else ()
-    for size in enough:
+    sizes = np.unique(observations.n_params)
+    for size in sizes if len(sizes) > 1 else ():
         o = observations.rows(observations.n_params == size)
         if len(o.mixtures) > len(o.domains):  # else the ridge would choose
             end = Target(float(size), float(o.tokens.max()))

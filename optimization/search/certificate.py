@@ -3,8 +3,8 @@
 Each law bounds the weighted loss from below by a sum of functions of one proportion each, exact at
 a mixture r* (`LowerBound` in `fitting/artifact/laws.py`): for an exponential law, convex in φ(r),
 its tangent plane f(r*) + Σ_j g_j (φ(r_j) − φ(r*_j)), g = df/dφ; for a sum of laws the sum of the
-members' bounds. A pull is convex in r: its tangent is added. The least value of such a sum over the
-allowed mixtures is bounded by one linear program (`optimization/search/envelope.py`).
+members' bounds. A pull is such a sum itself. The least value of a sum over the allowed mixtures is
+bounded by one linear program (`optimization/search/envelope.py`).
 """
 
 import heapq
@@ -24,7 +24,6 @@ Array = np.ndarray
 TEMPERATURES = np.logspace(-2, -6, 9)  # tried for the shares of the worst domains
 WORTH = 1e-9  # nats per token: smaller improvements are not searched for
 NODES, TIGHT = 60, 1e-6  # boxes that are halved at most; nats per token, proven well enough
-TOUCH = 1e-3  # lowest proportion, relative to the reference's, for the pull's tangent
 
 
 def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array, float | None]:
@@ -106,22 +105,20 @@ class _Relaxation:
         shares = objective.shares(at, temperature)
         bound = self.surface.lower_bound(at, objective.sums @ shares)
         constant = bound.constant - float(shares @ objective.offsets)
-        lines = np.zeros(len(at))
-        if objective.pull and objective.reference is not None:
-            touched = np.maximum(at, TOUCH * objective.reference)
-            lines = objective.pull_slope(touched)
-            constant += float(objective.pull_value(touched[None])[0] - lines @ touched)
-        coefficients = np.vstack([bound.coefficients, lines])
-        powers = np.vstack([bound.powers, np.ones(len(at))])
+        pull = objective.pull if objective.reference is not None else 0.0
+        reference = np.ones(len(at)) if objective.reference is None else objective.reference
         functions = []
         for spread in self.feasible.spread.T:  # r_j = spread_j v_b
-            inside = spread > 0
+            inside, pulled = spread > 0, (spread > 0) & (reference > 0)
+            # λ Σ_j r_j log(r_j / reference_j), as entropy and a straight line in v
+            line = pull * float(spread[pulled] @ np.log(spread[pulled] / reference[pulled]))
             functions.append(
                 Sum(
-                    coefficients[:, inside].ravel(),
-                    powers[:, inside].ravel(),
-                    np.tile(spread[inside], len(powers)),
+                    np.append(bound.coefficients[:, inside].ravel(), line),
+                    np.append(bound.powers[:, inside].ravel(), 1.0),
+                    np.append(np.tile(spread[inside], len(bound.powers)), 1.0),
                     0.25 / len(at),
+                    pull * float(spread[pulled].sum()),
                 )
             )
         return functions, constant

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack, vstack
+from scipy.special import xlogy
 
 Array = np.ndarray
 
@@ -21,12 +22,14 @@ EVEN, NEAR, CLOSEST = 33, 41, 1e-11  # points of a grid: even ones, and ever nea
 
 @dataclass(frozen=True)
 class Sum:
-    """h(v) = Σ_t coefficients_t φ_t(v), φ_t(v) = (scale_t v)^power_t or log(scale_t v + ε)."""
+    """h(v) = entropy · v log v + Σ_t coefficients_t φ_t(v), φ_t(v) = (scale_t v)^power_t or
+    log(scale_t v + ε)."""
 
     coefficients: Array  # (T,)
     powers: Array  # (T,); 0 for the logarithm
     scales: Array  # (T,)
     offset: float  # ε
+    entropy: float = 0.0  # at least 0
 
     def hull(self, low: float, high: float, at: float) -> Array:
         """Points (v, value) of a convex function below h on [low, high], (k, 2); `at` is a point
@@ -66,7 +69,8 @@ class Sum:
     def value(self, v: Array, *, convex: bool | None = None) -> Array:
         """h, or the sum of its convex or concave terms alone, (n,)."""
         taken = np.ones(len(self.powers), bool) if convex is None else self._is_convex() == convex
-        return self._terms(v)[:, taken].sum(axis=1)
+        terms = self._terms(v)[:, taken].sum(axis=1)
+        return terms if convex is False else terms + self.entropy * xlogy(v, v)
 
     def _terms(self, v: Array) -> Array:
         x = v[:, None] * self.scales
@@ -80,8 +84,9 @@ class Sum:
         powers, logarithm = self.powers[taken], self.powers[taken] == 0
         with np.errstate(divide="ignore"):
             rates = np.where(logarithm, 1.0, powers) * x ** np.where(logarithm, 0.0, powers - 1)
+            entropy = self.entropy * (np.log(v) + 1) if self.entropy else 0.0
         rates = np.where(logarithm, 1 / (x + self.offset), rates)
-        return (rates * (self.coefficients * self.scales)[taken]).sum(axis=1)
+        return entropy + (rates * (self.coefficients * self.scales)[taken]).sum(axis=1)
 
 
 def least(hulls: Sequence[Array], matrix: Array, limits: Array, total: int) -> tuple[float, Array]:
@@ -114,9 +119,10 @@ def least(hulls: Sequence[Array], matrix: Array, limits: Array, total: int) -> t
         b_eq=[1.0],
         bounds=[*box, *[(0.0, None)] * others, *[(None, None)] * total],
     )
-    if solved.status == 0:
-        return float(solved.fun), solved.x[:total]
-    return np.inf if solved.status == INFEASIBLE else -np.inf, np.array([p[0, 0] for p in hulls])
+    low, high = np.array(box).T
+    if solved.status == 0:  # within the solver's tolerance
+        return float(solved.fun), np.clip(solved.x[:total], low, high)
+    return np.inf if solved.status == INFEASIBLE else -np.inf, low
 
 
 def _lower_hull(points: Array) -> Array:

@@ -12,22 +12,23 @@ POWERS = st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0, 1.7, 3.0])
 TERMS = st.lists(st.tuples(st.floats(-3, 3), POWERS, st.floats(0.1, 1)), min_size=1, max_size=5)
 
 
-def of(terms: list[tuple[float, float, float]]) -> Sum:
+def of(terms: list[tuple[float, float, float]], entropy: float = 0.0) -> Sum:
     coefficients, powers, scales = np.array(terms).T
-    return Sum(coefficients, powers, scales, 0.05)
+    return Sum(coefficients, powers, scales, 0.05, entropy)
 
 
 def values(h: Sum, v: np.ndarray) -> np.ndarray:
     x = v[:, None] * h.scales
     terms = np.where(h.powers == 0, np.log(x + h.offset), x**h.powers)
-    return np.asarray((h.coefficients * terms).sum(axis=1))
+    entropy = h.entropy * v * np.log(np.maximum(v, 1e-300))
+    return np.asarray((h.coefficients * terms).sum(axis=1) + entropy)
 
 
-@given(TERMS, st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1))
+@given(TERMS, st.floats(0, 2), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1))
 def test_the_hull_is_convex_and_below_the_function(
-    terms: list[tuple[float, float, float]], low: float, width: float, share: float
+    terms: list[tuple[float, float, float]], entropy: float, low: float, width: float, share: float
 ) -> None:
-    h, high = of(terms), low + width
+    h, high = of(terms, entropy), low + width
     points = h.hull(low, high, low + share * width)
     v = np.linspace(low, high, 301)
     assert (np.interp(v, *points.T) <= values(h, v) + 1e-9).all()
