@@ -72,6 +72,7 @@ def fit(
     mixtures. Raises InputError where no law can reach the target.
     """
     identifiability.refuse_unreachable(observations, target)
+    identifiability.refuse_constant(observations)
     seconds: dict[str, float] = {}
     transient = ""
     with threadpool_limits(1):  # many small matrices: folds run beside each other instead

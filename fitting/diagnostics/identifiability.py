@@ -36,6 +36,15 @@ def refuse_unreachable(observations: Observations, target: Target) -> None:
             )
 
 
+def refuse_constant(observations: Observations) -> None:
+    """Raise InputError where no loss differs between runs."""
+    if (np.ptp(observations.losses, axis=0) == 0).all():
+        raise InputError(
+            "every run has the same losses: there is no effect of the mixture to fit; look at the "
+            "columns val_loss/<domain> of the runs"
+        )
+
+
 def constant_domains(observations: Observations) -> list[str]:
     """Domains whose proportion is the same in every mixture."""
     spread = np.ptp(observations.mixtures, axis=0)
@@ -64,7 +73,7 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
         )
     if same := [d for d, x in zip(o.val_domains, o.losses.T, strict=True) if np.ptp(x) == 0]:
         problems.append(
-            f"the loss is the same in all runs of {layout.some([repr(d) for d in same])}: it says "
+            f"validation domains whose loss is the same in all runs ({layout.some(same)}): they say "
             "nothing of the mixture"
         )
     rank = int(np.linalg.matrix_rank(o.mixtures - o.mixtures.mean(axis=0), tol=1e-6))
@@ -74,9 +83,9 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
             f"the mixtures vary in {rank} of {free} directions: some domains' effects cannot be "
             "separated"
         )
-    if len(o.mixtures) < domains + 1:
+    if len(o.mixtures) < domains + 2:
         problems.append(
-            f"{len(o.mixtures)} mixtures for the {domains + 1} parameters of a mixing law of "
+            f"{len(o.mixtures)} mixtures for the {domains + 2} parameters of a mixing law of "
             f"{domains} domains: the ridge determines the rest"
         )
     sizes, lengths = len(np.unique(o.n_params)), _most_checkpoints(o)

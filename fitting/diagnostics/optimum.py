@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from scipy.optimize import minimize
 
-from fitting.artifact.laws import Law
+from fitting.artifact.laws import LEAST, Law
 from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
@@ -58,7 +58,8 @@ def minimise(
         """Of v = roots²: in the roots a loss has no infinite slope at 0."""
         mixture = (space.spread @ roots**2)[None]
         slope = weights @ at_target.jacobian(mixture)[0]
-        return float(at_target.predict(mixture)[0] @ weights), 2 * roots * (space.spread.T @ slope)
+        inner = 2 * np.sqrt(np.maximum(roots**2, LEAST))  # at 0 as the slopes of the law
+        return float(at_target.predict(mixture)[0] @ weights), inner * (space.spread.T @ slope)
 
     rng = np.random.default_rng(seed)
     fitted = fitted @ (space.spread > 0)

@@ -120,7 +120,7 @@ class Stack:
 PLAIN = Candidate("joint").scale_form  # the scale terms that published laws start from
 
 Memory = dict[Any, Any]  # what a fit found, for similar fits to start from
-Known = dict[Candidate, ScaleFit]  # what a fit found, for other fits to the same observations
+Known = dict[Candidate, Any]  # scale terms or curves, for other fits to the same observations
 
 
 def starts(memory: Memory) -> Memory:
@@ -191,7 +191,9 @@ def _scale_step(
 ) -> Callable[..., tuple[Sequence[Law], Exponentials]]:
     """Fit what does not depend on φ, ridge and terms; the rest as a function of those."""
     if form.method == "nested":
-        return partial(nested.fit_mixing, _curves(observations, form, target))
+        if form not in known:
+            known[form] = _curves(observations, form, target)
+        return partial(nested.fit_mixing, known[form])
     scales = _known_scales(observations, form, memory, known)
 
     def mix(
@@ -219,7 +221,10 @@ def bootstrap(
         return [way.law(laws) for laws in zip(*drawn, strict=True)]
     candidate, memory = way, dict(memory or {})
     if candidate.method not in OWN:
-        plain, start = _scales(observations, PLAIN, memory), memory.get(candidate)
+        plain = _scales(observations, PLAIN, memory)
+        start = memory.get(candidate)
+        if start is None:
+            start = published.fit(observations, candidate.method, candidate.ridge, plain)[1]
         return published.bootstrap(
             observations, candidate.method, candidate.ridge, plain, counts, start
         )
@@ -257,7 +262,8 @@ def _known_scales(
     """As `_scales`, but once for the same observations."""
     if form not in known:
         known[form] = _scales(observations, form, memory)
-    return known[form]
+    scales: ScaleFit = known[form]
+    return scales
 
 
 def _curves(observations: Observations, form: Candidate, target: Target) -> Curves:

@@ -31,7 +31,11 @@ def normal_equations(residual: Array, jacobian: Array) -> Normal:
 
 
 def levenberg_marquardt(
-    equations: NormalEquations, start: Array, penalty: Array, tolerance: float = TOLERANCE
+    equations: NormalEquations,
+    start: Array,
+    penalty: Array,
+    tolerance: float = TOLERANCE,
+    iterations: int = ITERATIONS,
 ) -> tuple[Array, Array, Array]:
     """Minimise Σ residual² + Σ penalty θ² for P independent problems at once.
 
@@ -51,7 +55,7 @@ def levenberg_marquardt(
 
     cost, gradient, hessian = penalised(theta, active)
     damping = np.full(len(start), 1e-2)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         damped = hessian.copy()
         damped[:, diagonal, diagonal] *= 1 + damping[:, None]
         damped[:, diagonal, diagonal] += 1e-12

@@ -18,14 +18,16 @@ from training.record.errors import InputError
 
 Array = np.ndarray
 
-TINY = 1e-3  # the least coefficient to start from: its logarithm is fitted
+TINY = 1e-3  # the least coefficient to start from, relative: its logarithm is fitted
 START_POWER = 0.5
 BEGIN_POWERS = (0.25, 0.5, 1.0)
 MOST = 10.0  # times the largest value, that an inverse sum counts as
 BELOW = 0.5  # of the range of the values, by which an inverse sum begins below them
 RIDGE = 1e-4
 TOLERANCE = 1e-4
-STEPS = (1.0, 0.5, 0.2)  # shares of a Gauss-Newton step that a draw of the bootstrap tries
+MOST_STEPS = 10  # of a draw of the bootstrap …
+MOST_WORK = 1e9  # … and multiplications of all its draws in a step; fewer steps where it is more
+MOST_ENTRIES = 2**23  # of the Jacobians of the problems that are solved at once
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Rows:
     lengths: float
     scales: ScaleFit
     sigma: Array  # spread of the mixtures' levels, (V,)
+    spread: Array  # of the losses, (V,)
     own: Array  # the training domain of each validation domain's name, (V,)
 
 
@@ -60,23 +63,14 @@ def fit(
     `scales` are the joint law's scale terms; the ridge holds the parameters near them. Raises
     InputError where a law does not apply to these domains.
     """
-    o, rows = observations, rows_of(observations, method, scales)
-    form, neutral, law = METHODS[method]
-    centre = neutral(rows)  # (V, k)
-    root = 1 / (np.sqrt(len(o.losses)) * o.losses.std(axis=0).clip(1e-9)[:, None])
-
-    def equations(moved: Array, active: Array) -> least_squares.Normal:
-        value, jacobian = form(rows, moved + centre[active], active)
-        residual = (value - o.losses.T[active]) * root[active]
-        jacobian *= root[active][:, :, None]
-        return least_squares.normal_equations(residual, jacobian)
-
+    rows, losses = rows_of(observations, method, scales), observations.losses
+    _, neutral, law = METHODS[method]
     if start is None:
-        start = _linear_start(rows, centre) if method in INVERSE_SUMS else centre
-    penalty = np.full(centre.shape, ridge)
-    begin = start - centre
-    moved, _, _ = least_squares.levenberg_marquardt(equations, begin, penalty, TOLERANCE)
-    return law(rows, moved + centre), moved + centre
+        start = neutral(rows)
+        start = _linear_start(rows, start) if method in INVERSE_SUMS else start
+    shares = np.full((1, len(losses)), 1 / len(losses))
+    parameters = _solve(rows, losses, method, ridge, shares, start)[0]
+    return law(rows, parameters), parameters
 
 
 def bootstrap(
@@ -85,53 +79,66 @@ def bootstrap(
     ridge: float,
     scales: ScaleFit,
     counts: Array,
-    start: Array | None = None,
+    start: Array,
 ) -> list[Law]:
-    """The laws on mixtures drawn with replacement; counts (draws, m): how often each was taken.
+    """The laws on mixtures drawn with replacement, a few steps from `start`, that of all.
 
-    One Gauss-Newton step from the law of all mixtures, or as much of it as lowers the cost of a
-    draw. The normal equations of each mixture are made once; a draw weighs them.
+    counts (draws, m): how often each draw took each mixture. Large fits take fewer steps, at least
+    one: a draw that lacks steps differs less from the fit to all than it would.
     """
-    o, rows = observations, rows_of(observations, method, scales)
-    form, neutral, law = METHODS[method]
-    centre, whole = neutral(rows), fit(o, method, ridge, scales, start)[1]
-    sigma = o.losses.std(axis=0).clip(1e-9)
-    shares = counts / (counts @ np.bincount(o.mixture_of))[:, None]  # of a row, (draws, m)
-    order = np.argsort(o.mixture_of, kind="stable")
-    first_rows = np.searchsorted(o.mixture_of[order], np.arange(len(o.mixtures)))
-    steps = np.empty((len(counts), *whole.shape))
-    for v in range(len(whole)):
-        value, jacobian = form(rows, whole[[v]], np.array([v]))
-        residual, slopes = (value[0] - o.losses[:, v]) / sigma[v], jacobian[0] / sigma[v]
-        products = slopes[:, :, None] * np.column_stack([slopes, residual])[:, None]
-        of_mixture = products[order]
-        if len(first_rows) < len(order):
-            of_mixture = np.add.reduceat(of_mixture, first_rows)  # (m, k, k + 1)
-        normal = np.tensordot(shares, of_mixture, 1)
-        hessian = normal[:, :, :-1] + ridge * np.eye(slopes.shape[1])
-        gradient = normal[:, :, -1] + ridge * (whole[v] - centre[v])
-        steps[:, v] = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+    rows, losses = rows_of(observations, method, scales), observations.losses
+    shares = counts / (counts @ np.bincount(observations.mixture_of))[:, None]
+    work = len(counts) * losses.size * start.shape[1] ** 2  # multiplications of a step
+    steps = int(np.clip(MOST_WORK / work, 1, MOST_STEPS))
+    shares = shares[:, observations.mixture_of]
+    solved = _solve(rows, losses, method, ridge, shares, start, steps)
+    return [METHODS[method][2](rows, parameters) for parameters in solved]
 
-    def squares(parameters: Array) -> Array:
-        predicted = law(rows, parameters).predict(rows.mixtures, o.n_params, o.tokens)
-        return np.asarray(((predicted - o.losses) / sigma) ** 2)
 
-    def held(parameters: Array) -> Array:
-        return np.asarray(ridge * ((parameters - centre) ** 2).sum(axis=1))
+def _solve(
+    rows: Rows,
+    losses: Array,
+    method: str,
+    ridge: float,
+    shares: Array,
+    start: Array,
+    iterations: int = least_squares.ITERATIONS,
+) -> Array:
+    """Parameters, (B, V, k), for B ways to share the weight over the rows, (B, n).
 
-    laws, before = [], squares(whole)
-    for step, share in zip(steps, shares[:, o.mixture_of], strict=True):
-        parameters, least = whole.copy(), share @ before + held(whole)
-        left = np.ones(len(whole), bool)
-        for part in STEPS:
-            moved = whole - part * step
-            better = left & (share @ squares(moved) + held(moved) < least)
-            parameters[better] = moved[better]
-            left &= ~better
-            if not left.any():
-                break
-        laws.append(law(rows, parameters))
-    return laws
+    Those in the unit of the losses are held to the neutral ones relative to the range of the losses.
+    """
+    form, neutral, _ = METHODS[method]
+    centre, domains = neutral(rows), losses.shape[1]
+    domain = np.tile(np.arange(domains), len(shares))  # of each problem
+    weight = np.repeat(np.arange(len(shares)), domains)
+    sigma, root = rows.spread, np.sqrt(shares)
+    unit = UNITS[method](rows.mixtures.shape[1])
+    penalty = ridge / np.where(unit, np.ptp(losses, axis=0).clip(1e-9)[:, None], 1.0) ** 2
+
+    def equations(moved: Array, active: Array) -> least_squares.Normal:
+        own = domain[active]
+        value, jacobian = form(rows, moved + centre[own], own)
+        scale = root[weight[active]] / sigma[own][:, None]
+        residual = (value - losses.T[own]) * scale
+        jacobian *= scale[:, :, None]
+        return least_squares.normal_equations(residual, jacobian)
+
+    found = np.empty((len(domain), centre.shape[1]))
+    block = max(1, MOST_ENTRIES // (len(losses) * centre.shape[1]))
+    for i in range(0, len(domain), block):
+        own = domain[i : i + block]
+
+        def part(moved: Array, active: Array, first: int = i) -> least_squares.Normal:
+            return equations(moved, active + first)
+
+        found[i : i + block] = (
+            centre[own]
+            + least_squares.levenberg_marquardt(
+                part, (start - centre)[own], penalty[own], TOLERANCE, iterations
+            )[0]
+        )
+    return found.reshape(len(shares), domains, -1)
 
 
 def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
@@ -140,7 +147,7 @@ def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
     if method == "bimix" and -1 in own:
         missing = o.val_domains[own.index(-1)]
         raise InputError(f"bimix: validation domain {missing!r} is not a training domain")
-    mixtures = o.proportions()
+    mixtures, spread = o.proportions(), o.losses.std(axis=0).clip(1e-9)
     return Rows(
         distinct=o.mixtures,
         mixtures=mixtures,
@@ -150,15 +157,17 @@ def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
         sizes=float(np.ptp(o.n_params) > 0),
         lengths=float(np.ptp(o.tokens) > 0),
         scales=scales,
-        sigma=scales.levels.std(axis=0).clip(TINY),
+        sigma=np.maximum(scales.levels.std(axis=0), TINY * spread),
+        spread=spread,
         own=np.array(own),
     )
 
 
 def _scale_centre(rows: Rows) -> Array:
     """log A, log α, log B, log β of the joint law, (V, 4)."""
-    s = rows.scales
-    return np.log(np.stack([s.size.clip(TINY), s.alpha, s.step.clip(TINY), s.beta], axis=1))
+    s, least = rows.scales, TINY * rows.spread
+    size, step = np.maximum(s.size, least), np.maximum(s.step, least)
+    return np.log(np.stack([size, s.alpha, step, s.beta], axis=1))
 
 
 def _scale_terms(rows: Rows, theta: Array) -> tuple[Array, Array]:
@@ -369,5 +378,11 @@ METHODS: dict[str, tuple[Form, Callable[[Rows], Array], Callable[[Rows, Array], 
     "shukor_additive": (_additive, _additive_centre, _additive_law),
     "shukor_joint": (_shukor_joint, _shukor_joint_centre, _shukor_joint_law),
     "power_sum": (_power_sum, _power_sum_centre, _power_sum_law),
+}
+UNITS: dict[str, Callable[[int], Array]] = {  # which parameters have the unit of the losses, (k,)
+    "bimix": lambda m: np.arange(6) == 1,
+    "shukor_additive": lambda m: np.arange(2 * m + 5) == 0,
+    "shukor_joint": lambda m: np.arange(4 * m + 5) == 0,
+    "power_sum": lambda m: np.arange(m + 6) <= m,
 }
 INVERSE_SUMS = ("shukor_additive", "shukor_joint")

@@ -19,6 +19,7 @@ LARGEST = 0.1  # share of the evaluations that a backtest in size leaves out at 
 MIN_MIXTURES = 3
 MIN_LENGTHS = 3  # checkpoints that show a step law's three parameters
 MOST_CUTS = 8  # starts that are tried for the step law
+BOTH = "size and steps"
 ONE_BACKTEST = 1 + np.sqrt(0.5)  # an error known from one backtest, and a standard error more
 
 
@@ -61,12 +62,9 @@ class Extrapolation:
 
     @property
     def error(self) -> float:
-        """Expected error of the objective at the target by extrapolation, nats per token.
-
-        How far the prediction moves when the largest size, and when the last checkpoints are
-        left out; the two as independent.
-        """
-        return float(np.hypot.reduce([b.moved for b in self._single], initial=0.0))
+        """Expected error of the objective at the target by extrapolation, nats per token: the root
+        of its `moments`."""
+        return float(np.sqrt(np.sum([b.moved**2 / 2 for b in self._single])))
 
     @property
     def moments(self) -> Array:
@@ -97,7 +95,8 @@ class Extrapolation:
 
     @property
     def _single(self) -> list[Backtest]:
-        return [b for b in self.backtests if b.name != "size and steps"]
+        """Those that leave out parts of their own; the only one, where there is one."""
+        return [b for b in self.backtests if b.name != BOTH] or list(self.backtests)
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,10 @@ def _pasts(observations: Observations) -> dict[str, Array]:
     if len(lengths) > 2:
         found["steps"] = o.tokens <= lengths[int(np.ceil(len(lengths) * (1 - LAST))) - 1]
     if len(found) > 1:
-        found["size and steps"] = found["size"] & found["steps"]
+        both = found["size"] & found["steps"]
+        if (found["size"] == found["steps"]).all():  # each size has its own length
+            found = {}
+        found[BOTH] = both
     return {
         name: past
         for name, past in found.items()

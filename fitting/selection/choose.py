@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,6 +123,7 @@ class _Comparison:
         self.options = options
         self.cv = CrossValidation(observations, weights, target, seed)
         self.tried: list[HeldOut] = []
+        self.parts: dict[str, _Part] = {}  # by method, of what is weighed
         self.finalists: dict[Candidate, HeldOut] = {}  # form → its best, from simple to flexible
         self.misses: dict[Candidate, list[Misses]] = {}
         self.seconds: dict[str, float] = {}  # by method
@@ -213,20 +214,49 @@ class _Comparison:
             for h in self.tried
             if h.candidate.form == form and h.candidate.power in same and not h.candidate.ridges
         ]
+        if len(tried) == 1 or self._worse_by_domain(tried):
+            return _Part((best,), np.ones((1, len(self.weights)), bool), (best,))
         cost = self._cost(tried)
-        own = []
+        taken_power = np.array([tried[i].candidate.power for i in cost.argmin(axis=0)])
+        members = []
         for power in powers:
             line = [i for i, h in enumerate(tried) if h.candidate.power == power]
-            ridges = [tried[line[i]].candidate.ridge for i in cost[line].argmin(axis=0)]
-            own.append(replace(best.candidate, power=power, ridges=tuple(ridges)))
-        members = self.cv.run(own)
-        taken_power = np.array([tried[i].candidate.power for i in cost.argmin(axis=0)])
-        taken = np.array([taken_power == power for power in powers])
-        together = np.einsum("kv,knv->nv", taken, [h.predictions for h in members])
-        if self.cv.score(together).mixing_error > best.scores.mixing_error:
-            return _Part((best,), np.ones((1, len(self.weights)), bool), (best,))
+            picks = [tried[line[i]] for i in cost[line].argmin(axis=0)]
+            own = replace(
+                best.candidate, power=power, ridges=tuple(h.candidate.ridge for h in picks)
+            )
+            predictions = np.stack([h.predictions[:, v] for v, h in enumerate(picks)], axis=1)
+            members.append(self.cv.held(own, predictions))
         self.tried.extend(members)
+        taken = np.array([taken_power == power for power in powers])
         return _Part(tuple(members), taken, tuple(tried))
+
+    def _worse_by_domain(self, tried: Sequence[HeldOut]) -> bool:
+        """Whether the domains' own choices predict runs that have no say in them worse than one
+        choice for all domains does."""
+
+        def same(rows: Array) -> Array:
+            return tried[int(self._cost(tried, rows).mean(axis=1).argmin())].predictions
+
+        own, shared = (
+            self.cv.score(self._crossed(predict)).mixing_error
+            for predict in (lambda rows: self._picked(tried, rows), same)
+        )
+        return own > shared
+
+    def _picked(self, tried: Sequence[HeldOut], rows: slice | Array) -> Array:
+        """What is predicted of all runs where each domain chooses by some rows, (runs, V)."""
+        columns = np.arange(len(self.weights))
+        every = np.array([h.predictions for h in tried])
+        return np.asarray(every[self._cost(tried, rows).argmin(axis=0), :, columns].T)
+
+    def _crossed(self, predict: Callable[[Array], Array]) -> Array:
+        """Of each fold's runs what `predict` makes of the other folds' rows, (runs, V)."""
+        predictions = np.empty_like(self.cv.held_out.losses)
+        for fold in range(self.cv.folds):
+            left_out = self.cv.left_out(fold)
+            predictions[left_out] = predict(np.flatnonzero(~left_out))[left_out]
+        return predictions
 
     def _cost(self, tried: Sequence[HeldOut], rows: slice | Array = slice(None)) -> Array:
         """What speaks against each of several choices for each domain, (choices, V), by its errors
@@ -238,20 +268,14 @@ class _Comparison:
         mixtures = len(self.observations.mixtures)
         return np.asarray(mixtures * own + SHARED * shared / max(float(shared.min()), 1e-300))
 
-    def _weighed(self, parts: Sequence["_Part"], rows: slice | Array) -> tuple[Array, Array]:
-        """The weights of the methods by their errors on some rows, (methods, V), and what they
-        predict of all rows with the choices that those rows make, (methods, runs, V)."""
-        columns = np.arange(len(self.weights))
-        predictions = np.array(
-            [
-                np.array([h.predictions for h in part.tried])[
-                    self._cost(part.tried, rows).argmin(axis=0), :, columns
-                ].T
-                for part in parts
-            ]
-        )
+    def _weighed(self, rows: slice | Array) -> tuple[Array, Array]:
+        """The weights of the methods by their errors on some rows, (methods, V), and what their
+        sum predicts of all runs, with the choices that those rows make, (runs, V)."""
+        parts = self.parts.values()
+        predictions = np.array([self._picked(part.tried, rows) for part in parts])
         errors = np.array([self.cv.relative(predicted) for predicted in predictions])
-        return stacking.weights(errors[:, rows], self.cv.held_out.mixture_of[rows]), predictions
+        shares = stacking.weights(errors[:, rows], self.cv.held_out.mixture_of[rows])
+        return shares, np.einsum("kv,knv->nv", shares, predictions)
 
     def stack(self) -> tuple[Stack, list[HeldOut], Array]:
         """The weighted sum of what was tried; its members: those that have a weight; and what it
@@ -259,15 +283,13 @@ class _Comparison:
 
         That run's errors have no say in the weights, φ and ridges with which it is predicted.
         """
-        parts = [self.part(method) for method in self.seconds]
-        shares, _ = self._weighed(parts, slice(None))
-        predictions = np.empty_like(self.cv.held_out.losses)
-        for fold in range(self.cv.folds):
-            _, left_out = self.cv.split(fold)
-            others, of_parts = self._weighed(parts, np.flatnonzero(~left_out))
-            predictions[left_out] = np.einsum("kv,knv->nv", others, of_parts[:, left_out])
-        every = [held for part in parts for held in part.members]
-        weights = np.vstack([share * part.taken for share, part in zip(shares, parts, strict=True)])
+        self.parts = {method: self.part(method) for method in self.seconds}
+        shares, _ = self._weighed(slice(None))
+        predictions = self._crossed(lambda rows: self._weighed(rows)[1])
+        every = [held for part in self.parts.values() for held in part.members]
+        weights = np.vstack(
+            [s * part.taken for s, part in zip(shares, self.parts.values(), strict=True)]
+        )
         weighty = np.flatnonzero(weights.any(axis=1))
         members = [every[i] for i in weighty]
         stack = Stack(tuple(held.candidate for held in members), weights[weighty])
@@ -390,16 +412,19 @@ class _Comparison:
             expected = self._error(scores, tested)[0]
             errors = {**_errors(scores, tested), "expected_error": expected, "weight": 1.0}
             rows.append({"law": "stack", "chosen": True, **errors, "form": str(stack)})
-        of = {member.candidate.method: member for member in reversed(members)}
         for method in self.seconds:
-            held = of.get(method) or self.chosen((method,))
+            held = self.chosen((method,))
+            of_law, beyond = held.scores, self.tested(held.candidate)
+            if part := self.parts.get(method):
+                held = part.members[0]
+                of_law, beyond = self._of_part(part)
             rows.append(
                 {
                     "law": method,
-                    "chosen": len(members) == 1 and method in of,
+                    "chosen": len(members) == 1 and shares[method] > 0,
                     "weight": shares[method],
-                    **_errors(held.scores, self.tested(held.candidate)),
-                    "expected_error": self._expected(held)[0],
+                    **_errors(of_law, beyond),
+                    "expected_error": self._error(of_law, beyond)[0],
                     "seconds": self.seconds[method],
                     "form": str(held.candidate),
                 }
@@ -411,6 +436,13 @@ class _Comparison:
         rows.extend({"law": method, "note": why} for method, why in self.refused.items())
         table = pd.DataFrame(rows)
         return table.assign(chosen=table["chosen"].eq(True))
+
+    def _of_part(self, part: "_Part") -> tuple[Scores, Extrapolation]:
+        """The errors of a method whose members each predict some of the domains."""
+        taken = part.taken.astype(float)
+        predictions = np.einsum("kv,knv->nv", taken, [h.predictions for h in part.members])
+        misses = backtest.stacked([self.backtests(h.candidate) for h in part.members], taken)
+        return self.cv.score(predictions), backtest.extrapolation(misses, self.weights)
 
     def candidates(self, members: Sequence[HeldOut]) -> pd.DataFrame:
         """A row a candidate; the best of each form has an expected error and backtests."""

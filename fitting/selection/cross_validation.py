@@ -77,7 +77,7 @@ class CrossValidation:
         h = self.held_out
         self._mean = self._without_mixtures()
         self._scale = _scales(h)
-        self._spread = _spread(self._between(h.losses))  # of each domain, (V,)
+        self._spread = _spread(self._between(h.losses), h.losses)  # of each domain, (V,)
 
     def run(self, wanted: Sequence[Candidate]) -> list[HeldOut]:
         """Every candidate's predictions of each mixture by a fit without it, and their scores."""
@@ -99,10 +99,11 @@ class CrossValidation:
         with ThreadPoolExecutor(threads) as pool:
             folds = pool.map(leave_out, range(self.folds))
             list(tqdm(folds, doing, self.folds, leave=False, unit=" folds", disable=None))
-        return [
-            HeldOut(candidate, predicted, self.score(predicted), self._squares(predicted))
-            for candidate, predicted in zip(wanted, predictions, strict=True)
-        ]
+        return [self.held(*one) for one in zip(wanted, predictions, strict=True)]
+
+    def held(self, candidate: Candidate, predictions: Array) -> HeldOut:
+        """A candidate's predictions, (runs, V), and their scores."""
+        return HeldOut(candidate, predictions, self.score(predictions), self._squares(predictions))
 
     @property
     def folds(self) -> int:
@@ -111,15 +112,18 @@ class CrossValidation:
 
     def split(self, fold: int) -> tuple[Observations, Array]:
         """What a fold's fit sees, and which rows of `held_out` it predicts, (runs,) bool."""
-        left_out = self.fold_of == fold
-        train = self.observations.rows(~left_out[self.observations.mixture_of])
-        return train, left_out[self.held_out.mixture_of]
+        others = self.fold_of[self.observations.mixture_of] != fold
+        return self.observations.rows(others), self.left_out(fold)
+
+    def left_out(self, fold: int) -> Array:
+        """Which rows of `held_out` a fold leaves out, (runs,) bool."""
+        return self.fold_of[self.held_out.mixture_of] == fold
 
     def relative(self, predictions: Array) -> Array:
         """Errors of predictions of each run's last evaluation, (runs, V), relative to the domain's
         spread, each domain by the root of its weight."""
         losses = self.held_out.losses
-        return (predictions - losses) / _spread(losses) * np.sqrt(self.weights)
+        return (predictions - losses) / _spread(losses, losses) * np.sqrt(self.weights)
 
     def domain_squares(self, predictions: Array, rows: slice | Array = slice(None)) -> Array:
         """Mean squared error of each domain between mixtures of a scale, relative to its spread,
@@ -190,11 +194,11 @@ def _scales(runs: Observations) -> Array:
     return np.unique(shared, return_inverse=True)[1]
 
 
-def _spread(values: Array) -> Array:
-    """Standard deviation of each column of (rows, V), (V,); infinite where it is only rounding, so
-    that a loss which is the same in all runs has no say."""
+def _spread(values: Array, losses: Array) -> Array:
+    """Standard deviation of each column of values, (rows, V), made of these losses, (V,); infinite
+    where it is only rounding, so that a loss on which no mixture has an effect has no say."""
     spread = values.std(axis=0)
-    return np.where(spread > ROUNDING * np.abs(values).max(axis=0), spread, np.inf)
+    return np.where(spread > ROUNDING * np.abs(losses).max(axis=0), spread, np.inf)
 
 
 def spearman(first: Array, second: Array) -> float:

@@ -23,7 +23,7 @@ from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.prepared import Prepared
-from pipelines.study.search_problem import Changes
+from pipelines.study.search_problem import Overrides
 from pipelines.sweep import sweep
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
@@ -249,5 +249,5 @@ def test_a_fit_of_a_study_is_for_that_study_and_not_for_the_newest_sweep(
     asked = search_problem.of_study(other, recorded.predictor)
     with pytest.raises(InputError, match=r"reference breaks the rule 'bounds: news at most 0.9'"):
         search_problem.changed(
-            asked, recorded.predictor, other, read(Changes, {"reference": "news=1"})
+            asked, recorded.predictor, other, read(Overrides, {"reference": "news=1"})
         )
