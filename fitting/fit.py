@@ -16,7 +16,8 @@ from fitting.diagnostics.diagnostics import Diagnostic
 from fitting.diagnostics.optimum import Optimum, Space
 from fitting.estimators import candidates
 from fitting.selection import backtest, choose
-from fitting.selection.choose import ChosenLaw, Options
+from fitting.selection.choose import ChosenLaw
+from fitting.selection.forms import Options
 
 Array = np.ndarray
 
@@ -51,8 +52,8 @@ class Fit:
 
     def best_observed(self) -> dict[str, float]:
         """The mixture with the least objective among the longest runs of the largest size."""
-        o = self.observations.rows(self.observations.last())
-        o = o.rows(o.n_params == o.n_params.max())
+        o = self.observations.rows(self.observations.n_params == self.observations.n_params.max())
+        o = o.rows(o.tokens == o.tokens.max())
         best = o.proportions()[np.argmin(o.losses @ self.weights)]
         return dict(zip(o.domains, best.round(12).tolist(), strict=True))
 
@@ -111,11 +112,11 @@ def fit(
 def _after_burn_in(observations: Observations, weights: Array) -> tuple[Observations, str]:
     """The observations without the checkpoints of a start-up transient, and which those were."""
     first = backtest.burn_in_cutoff(observations, weights)
-    kept = observations.tokens >= first
-    if kept.all():
+    after = observations.tokens >= first
+    if after.all():
         return observations, ""
-    return observations.rows(kept), (
-        f"{(~kept).sum()} evaluations before {first:,.0f} tokens left out: start-up transients "
+    return observations.rows(after), (
+        f"{(~after).sum()} evaluations before {first:,.0f} tokens left out: start-up transients "
         "that spoil the step law, by backtest (min_step=0 keeps them)"
     )
 

@@ -14,7 +14,7 @@ from fitting.data import continual, histories
 from fitting.data.continual import Side
 from fitting.data.histories import Histories
 from fitting.data.observations import Observations
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.continual import artifacts, solve
 from optimization.continual.artifacts import CHECK, FITTED, CriticalAnswer, report
 from optimization.continual.solve import Forgetting

@@ -18,7 +18,7 @@ from fitting.estimators.candidates import ALL_METHODS, CHOICES, MEMBERS, TIES
 from fitting.fit import Fit
 from fitting.registry import Registered
 from fitting.report import report
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import entry

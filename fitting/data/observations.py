@@ -5,13 +5,17 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from training.record import keys
 from training.record.errors import InputError
-from training.record.mixtures import MIXTURE_TOLERANCE
+from training.record.mixtures import MIXTURE_TOLERANCE, SAME_DECIMALS
 
 Array = np.ndarray
-SAME_MIXTURE = 6  # decimals to which the proportions of one mixture agree
+
+WRITTEN = 6e-5  # by which a proportion may differ where a mixture is written with four decimals
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Observations:
     def from_tidy(cls, table: pd.DataFrame) -> Self:
         """From the tidy table: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
 
-        Raises InputError for missing columns, a value that is missing or infinite, and a mixture
-        that does not sum to one.
+        Raises InputError for missing columns, a value that is missing or infinite, two rows
+        of a run at the same tokens, and a mixture that does not sum to one.
         """
         for column in ("run", keys.N_PARAMS, keys.TOKENS):
             if column not in table:
@@ -47,6 +51,12 @@ class Observations:
                 f"run table: run {table['run'].iloc[row]!r} has no finite value of "
                 f"{values.columns[column]!r} at row {row}; every run needs all of them"
             )
+        if (again := table.duplicated(["run", keys.TOKENS])).any():
+            row = int(np.argmax(again))
+            raise InputError(
+                f"run table: run {table['run'].iloc[row]!r} has two rows at "
+                f"{table[keys.TOKENS].iloc[row]:,.0f} tokens, the second at row {row}; keep one"
+            )
         raw = table[[keys.MIXTURE + d for d in domains]].to_numpy(float)
         off = np.abs(raw.sum(axis=1) - 1) > MIXTURE_TOLERANCE
         if off.any() or (raw < 0).any():
@@ -56,16 +66,15 @@ class Observations:
                 f"be >= 0 and sum to 1 within {MIXTURE_TOLERANCE:g}"
             )
         proportions = raw / raw.sum(axis=1, keepdims=True)
-        _, first, mixture_of = np.unique(
-            proportions.round(SAME_MIXTURE), axis=0, return_index=True, return_inverse=True
-        )
+        mixture_of = _same(proportions)
+        _, first = np.unique(mixture_of, return_index=True)
         runs, run_of = np.unique(table["run"].to_numpy(str), return_inverse=True)
         return cls(
             domains,
             val_domains,
             tuple(runs.tolist()),
             proportions[first],
-            mixture_of.ravel(),
+            mixture_of,
             run_of,
             table[keys.N_PARAMS].to_numpy(float),
             table[keys.TOKENS].to_numpy(float),
@@ -118,6 +127,16 @@ class Noise:
         np.add.at(sums, group, last.losses)
         away = last.losses - (sums / counts[:, None])[group]
         return cls(away.T @ away / freedom, freedom)
+
+
+def _same(proportions: Array) -> Array:
+    """A number for the mixture of each row of (rows, M), (rows,): the same for rows that differ by
+    no more than their rounding."""
+    distinct, of_distinct = np.unique(proportions.round(SAME_DECIMALS), axis=0, return_inverse=True)
+    pairs = cKDTree(distinct).query_pairs(WRITTEN, p=np.inf, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(distinct), len(distinct)))
+    _, label = connected_components(links, directed=False)
+    return np.asarray(label[of_distinct.ravel()])
 
 
 def domain_names(table: pd.DataFrame, prefix: str) -> tuple[str, ...]:

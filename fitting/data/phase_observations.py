@@ -9,9 +9,10 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from fitting.data.observations import SAME_MIXTURE, domain_names
+from fitting.data.observations import domain_names
 from training.record import keys
 from training.record.errors import InputError
+from training.record.mixtures import SAME_DECIMALS
 
 Array = np.ndarray
 
@@ -44,7 +45,7 @@ class PhaseRuns:
         """
         domains, val_domains = domain_names(table, keys.MIXTURE), domain_names(table, keys.VAL_LOSS)
         raw = table[[keys.MIXTURE + d for d in domains]].to_numpy(float)
-        mixtures, mixture_of = np.unique(raw.round(SAME_MIXTURE), axis=0, return_inverse=True)
+        mixtures, mixture_of = np.unique(raw.round(SAME_DECIMALS), axis=0, return_inverse=True)
         if len(mixtures) < MIN_MIXTURES:
             raise InputError(
                 f"{len(mixtures)} mixtures were tried in each phase; a phase's law needs at least "

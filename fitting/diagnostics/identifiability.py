@@ -6,10 +6,10 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from training.record import keys, layout
 from training.record.errors import InputError
-from training.record.mixtures import MIXTURE_TOLERANCE
 
 Array = np.ndarray
 
+SAME_SCALE = 1e-3  # relative difference of scales that are the same
 SAME = 1e-9  # spread of a proportion that does not vary
 SIZE_LAW = 3  # parameters of L = E + A n^-α; a step law has as many
 
@@ -28,7 +28,7 @@ def refuse_unreachable(observations: Observations, target: Target) -> None:
     needed = {keys.N_PARAMS: "model sizes", keys.TOKENS: "checkpoints per run"}
     for name, only in only_scale(observations).items():
         value = getattr(target, name)
-        if only is not None and abs(value / only - 1) > MIXTURE_TOLERANCE:
+        if only is not None and abs(value / only - 1) > SAME_SCALE:
             raise InputError(
                 f"{name}: the target has {value:,.0f}, every run {only:,.0f}: no law can predict "
                 f"another {name}; fit runs with three or more {needed[name]}, or leave {name} out "
@@ -73,7 +73,7 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
         )
     if same := [d for d, x in zip(o.val_domains, o.losses.T, strict=True) if np.ptp(x) == 0]:
         problems.append(
-            f"validation domains whose loss is the same in all runs ({layout.some(same)}): they say "
+            f"validation domains with the same loss in all runs ({layout.some(same)}): they say "
             "nothing of the mixture"
         )
     rank = int(np.linalg.matrix_rank(o.mixtures - o.mixtures.mean(axis=0), tol=1e-6))
@@ -98,6 +98,12 @@ def unidentified(observations: Observations, target: Target) -> list[str]:
         problems.append(
             f"{lengths} checkpoints per run for the three parameters of the step law: its exponent "
             "is assumed, not fitted; evaluate more often before you trust a longer target"
+        )
+    scales = np.column_stack([np.ones(len(o.losses)), np.log(o.n_params), np.log(o.tokens)])
+    if sizes > 1 and lengths == 1 and np.ptp(o.tokens) > 0 and np.linalg.matrix_rank(scales) < 3:
+        problems.append(
+            "sizes and lengths vary together: their effects cannot be separated; train a size for "
+            "two lengths before you trust a target beyond that line"
         )
     return problems
 

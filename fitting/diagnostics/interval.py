@@ -9,10 +9,10 @@ from fitting.data.observations import Observations
 from fitting.estimators import candidates
 from fitting.selection.backtest import Extrapolation, second_moments
 from fitting.selection.choose import ChosenLaw
+from fitting.selection.resampling import draws
 
 Array = np.ndarray
 
-DRAWS = 40
 PROBABILITY = 0.9
 MIN_DISTINCT = 3  # mixtures in a draw
 
@@ -27,8 +27,8 @@ def interval(
     scale, to what the backtests' moves of the prediction say (`Extrapolation.moments`).
     """
     o = observations
-    draws = _draws(len(o.mixtures), np.random.default_rng(seed))
-    laws = tuple(candidates.bootstrap(o, result.stack, target, draws, result.memory))
+    counts = draws(len(o.mixtures), MIN_DISTINCT, np.random.default_rng(seed))
+    laws = tuple(candidates.bootstrap(o, result.stack, target, counts, result.memory))
     h = result.held_out
     drawn = np.array([law.predict(h.proportions(), h.n_params, h.tokens) for law in laws])
     drawn -= drawn.mean(axis=0)
@@ -44,16 +44,6 @@ def interval(
         n0=n0,
         d0=d0,
     )
-
-
-def _draws(mixtures: int, rng: np.random.Generator) -> Array:
-    """How often each draw with replacement takes each mixture, (draws, m)."""
-    counts: list[Array] = []
-    while len(counts) < DRAWS:
-        drawn = rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures))
-        if (drawn > 0).sum() >= MIN_DISTINCT:
-            counts.append(drawn.astype(float))
-    return np.array(counts)
 
 
 def _per_distance(

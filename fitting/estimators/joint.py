@@ -1,5 +1,6 @@
 """Fit the joint law: scale terms by variable projection, then the mixing law on what is left."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -104,8 +105,7 @@ class _ScaleProblem:
 
     def of_domain(self, v: int) -> "_ScaleProblem":
         """The same with one validation domain."""
-        one = object.__new__(_ScaleProblem)
-        one.__dict__.update(self.__dict__)
+        one = copy.copy(self)
         one.losses = self.losses[:, v : v + 1]
         one._scale()
         return one

@@ -106,7 +106,7 @@ def _solve(
 ) -> Array:
     """Parameters, (B, V, k), for B ways to share the weight over the rows, (B, n).
 
-    Those in the unit of the losses are held to the neutral ones relative to the range of the losses.
+    Those in the unit of the losses are held to the neutral ones relative to their range.
     """
     form, neutral, _ = METHODS[method]
     centre, domains = neutral(rows), losses.shape[1]
@@ -380,7 +380,7 @@ METHODS: dict[str, tuple[Form, Callable[[Rows], Array], Callable[[Rows, Array], 
     "power_sum": (_power_sum, _power_sum_centre, _power_sum_law),
 }
 UNITS: dict[str, Callable[[int], Array]] = {  # which parameters have the unit of the losses, (k,)
-    "bimix": lambda m: np.arange(6) == 1,
+    "bimix": lambda _: np.arange(6) == 1,
     "shukor_additive": lambda m: np.arange(2 * m + 5) == 0,
     "shukor_joint": lambda m: np.arange(4 * m + 5) == 0,
     "power_sum": lambda m: np.arange(m + 6) <= m,

@@ -11,6 +11,7 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates, joint
 from fitting.estimators.candidates import Candidate
+from fitting.selection.resampling import rms
 
 Array = np.ndarray
 
@@ -114,10 +115,10 @@ class Misses:
         return Backtest(
             name=self.name,
             bias=float((self.error @ weights).mean()),
-            rmse=_rms(self.error @ weights),
+            rmse=rms(self.error @ weights),
             n_params_factor=self.n_params_factor,
             tokens_factor=self.tokens_factor,
-            moved=_rms(self.moved @ weights),
+            moved=rms(self.moved @ weights),
             error_moments=second_moments(self.error),
             moved_moments=second_moments(self.moved),
             error_varying=_covariance(self.error),
@@ -227,8 +228,8 @@ def burn_in_cutoff(observations: Observations, weights: Array) -> float:
             break
         scales = joint.fit_scales(o.rows(past), shrinking=False)
         missed = scales.predict(o.mixture_of, o.n_params, o.tokens) - o.losses
-        errors.append(_rms(missed[future] @ weights))
-        noise.append(_rms(missed[past] @ weights))
+        errors.append(rms(missed[future] @ weights))
+        noise.append(rms(missed[past] @ weights))
     if not errors:
         return -np.inf
     least = ONE_BACKTEST * max(min(errors), noise[int(np.argmin(errors))])
@@ -244,7 +245,3 @@ def second_moments(values: Array) -> Array:
 def _covariance(values: Array) -> Array:
     """(n, V) → (V, V)."""
     return second_moments(values - values.mean(axis=0))
-
-
-def _rms(values: Array) -> float:
-    return float(np.sqrt((values**2).mean()))

@@ -54,7 +54,7 @@ class HeldOut:
 
 
 class CrossValidation:
-    """Folds over mixtures, the same for every candidate; both cores work on them."""
+    """Folds over mixtures, the same for every candidate; of many mixtures, in threads."""
 
     def __init__(
         self, observations: Observations, weights: Array, target: Target, seed: int = 0
@@ -107,7 +107,7 @@ class CrossValidation:
 
     @property
     def folds(self) -> int:
-        """How many there are."""
+        """Number of folds."""
         return int(self.fold_of.max()) + 1
 
     def split(self, fold: int) -> tuple[Observations, Array]:
@@ -165,7 +165,7 @@ class CrossValidation:
         return means
 
     def score(self, predictions: Array) -> Scores:
-        """Of predictions of each run's last evaluation, (runs, V)."""
+        """The scores of predictions of each run's last evaluation, (runs, V)."""
         h = self.held_out
         observed, predicted = h.losses @ self.weights, predictions @ self.weights
         error, baseline = predicted - observed, self._mean - observed

@@ -9,11 +9,11 @@ import pandas as pd
 from fitting.artifact.laws import ScheduleLaw, features
 from fitting.data.phase_observations import MIN_MIXTURES, PHASE, TRUNK, PhaseRuns
 from fitting.estimators import least_squares
-from fitting.selection.choose import POWERS, RIDGES, preferred
+from fitting.selection.forms import POWERS, RIDGES, preferred
+from fitting.selection.resampling import draws, rms
 
 Array = np.ndarray
 
-DRAWS = 40  # of the bootstrap over mixtures
 MAX_RETENTION = 0.999
 RETENTION_SPREAD = 0.1  # standard deviation of ρ over the domains of a phase
 TINY = 1e-12  # nats² per token²; keeps the division finite where states do not differ
@@ -43,7 +43,9 @@ def fit(runs: PhaseRuns, weights: Array, seed: int = 0) -> ScheduleFit:
 
     weights (V,) sum to one.
     """
-    powers = [power for power in POWERS if power > 0]  # log φ of bundles has no certificate
+    powers = [
+        power for power in POWERS if power > 0
+    ]  # log(r + ε) of bundled domains is no log of the bundle
     candidates = list(product(powers, RIDGES))
     squares = np.array(
         [
@@ -64,7 +66,7 @@ def fit(runs: PhaseRuns, weights: Array, seed: int = 0) -> ScheduleFit:
         law=law,
         replicates=tuple(
             _law(runs, power, np.array([ridge]), counts)[0]
-            for counts in _draws(len(runs.mixtures), rng)
+            for counts in draws(len(runs.mixtures), MIN_MIXTURES, rng)
         ),
         ridge=ridge,
         scores=_scores(runs, held_out, _chained(runs, power, ridge), weights),
@@ -205,21 +207,7 @@ def _scores(runs: PhaseRuns, held_out: Array, chained: Array, weights: Array) ->
         mean = (by_trunk.transform("sum") - observed) / (by_trunk.transform("size") - 1)
         y = observed.to_numpy()
         error = held_out[in_phase] @ weights - y
-        rows.append((f"{k + 1}", _rms(error), _rms(mean.to_numpy() - y), float(y.std())))
+        rows.append((f"{k + 1}", rms(error), rms(mean.to_numpy() - y), float(y.std())))
     last = runs.losses[runs.phase_of == len(runs.tokens) - 1] @ weights
-    rows.append(("chain", _rms(chained @ weights - last), np.nan, float(last.std())))
+    rows.append(("chain", rms(chained @ weights - last), np.nan, float(last.std())))
     return pd.DataFrame(rows, columns=[PHASE, "rmse", "mean_rmse", "spread"])
-
-
-def _rms(errors: Array) -> float:
-    return float(np.sqrt((errors**2).mean()))
-
-
-def _draws(mixtures: int, rng: np.random.Generator) -> list[Array]:
-    """How often each bootstrap draw takes each mixture, (draws, m)."""
-    counts: list[Array] = []
-    while len(counts) < DRAWS:
-        drawn = rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures))
-        if (drawn > 0).sum() >= MIN_MIXTURES:
-            counts.append(drawn.astype(float))
-    return counts

@@ -24,7 +24,7 @@ from fitting.estimators import candidates, least_squares
 from fitting.importing import mixinglaws
 from fitting.importing.table_reader import RunTable
 from fitting.selection import choose
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from tests.support.commands import ROOT
 from training.record import keys
 

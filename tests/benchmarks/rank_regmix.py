@@ -22,8 +22,8 @@ from fitting.estimators import candidates
 from fitting.estimators.candidates import Candidate
 from fitting.importing import pair
 from fitting.selection import choose
-from fitting.selection.choose import Options
 from fitting.selection.cross_validation import spearman
+from fitting.selection.forms import Options
 from tests.benchmarks.fit_redpajama import tidy
 from tests.support.commands import ROOT
 

@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fitting.importing import mixinglaws
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.design import space_filling
 from optimization.domain import objective
 from optimization.domain import predictor as predictors

@@ -23,7 +23,7 @@ from fitting.data import histories
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Candidate
-from fitting.selection import choose
+from fitting.selection import forms
 from pipelines import entry
 from pipelines.prepare import prepare
 from pipelines.runs.proxy_runs import proxy_runs, train_missing
@@ -122,8 +122,8 @@ def held_out_errors(table: pd.DataFrame, pair: tuple[str, str]) -> list[dict[str
             fitted = o.rows(~test & np.isin(shares, SHARES))
             asked = o.rows(test)
             errors.setdefault(MEAN, []).append(fitted.losses.mean(axis=0) - asked.losses)
-            for power in choose.POWERS:
-                candidate = Candidate("joint", power=power, ridge=choose.USUAL_RIDGE)
+            for power in forms.POWERS:
+                candidate = Candidate("joint", power=power, ridge=forms.USUAL_RIDGE)
                 law = candidates.fit(fitted, candidate, target)
                 predicted = law.predict(asked.proportions(), asked.n_params, asked.tokens)
                 errors.setdefault(phi(power), []).append(predicted - asked.losses)
@@ -158,7 +158,7 @@ def noise(table: pd.DataFrame) -> float:
 def rms(errors: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Rms error of each law over all else than `by`, and what those of φ = r and √r are of the
     mean's."""
-    laws = [MEAN, *map(phi, choose.POWERS)]
+    laws = [MEAN, *map(phi, forms.POWERS)]
     table = np.sqrt(errors.groupby([*by, "law"], sort=False)["square"].mean()).unstack()[laws]
     return table.assign(**{f"{law}/mean": table[law] / table[MEAN] for law in ("r", "√r")})
 
@@ -175,7 +175,7 @@ def report(table: pd.DataFrame) -> None:
     print("once, alone: each domain alone, predicted from its mixtures")
     print(rms(errors, ["validated on", "split"]).round(4).to_string())
     ratio = by_pair["√r/mean"]
-    best = by_pair[[phi(power) for power in choose.POWERS]].idxmin(axis=1).value_counts()
+    best = by_pair[[phi(power) for power in forms.POWERS]].idxmin(axis=1).value_counts()
     print(
         f"\n√r is off by {ratio.median():.0%} of the mean's error on the median pair, by "
         f"{ratio.max():.0%} on the worst ({ratio.idxmax()}); two seeds differ with a standard "

@@ -27,7 +27,7 @@ from fitting.artifact import predictor
 from fitting.artifact.spec import Explored, Target
 from fitting.data.observations import Observations
 from fitting.registry import CODE
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.design import space_filling
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible

@@ -21,8 +21,8 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators.candidates import MEMBERS
 from fitting.importing import pair
-from fitting.selection.choose import Options
 from fitting.selection.cross_validation import spearman
+from fitting.selection.forms import Options
 from tests.benchmarks.fit_redpajama import tidy
 from tests.support.commands import ROOT
 

@@ -18,7 +18,7 @@ from fitting.diagnostics.optimum import Space
 from fitting.estimators.candidates import Candidate
 from fitting.fit import Fit
 from fitting.selection import choose
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from tests.support import synthetic
 from training.record.errors import InputError
 

@@ -18,8 +18,8 @@ from fitting.estimators.candidates import Candidate
 from fitting.importing import pair
 from fitting.importing.table_reader import RunTable
 from fitting.selection import choose
-from fitting.selection.choose import Options
 from fitting.selection.cross_validation import spearman
+from fitting.selection.forms import Options
 from pipelines import entry, imports
 from pipelines import fit as fit_pipeline
 from pipelines.command.table import read

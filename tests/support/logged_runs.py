@@ -5,7 +5,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from pipelines import fit
 from tests.support import synthetic
 from training.record import keys

@@ -13,7 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from fitting.data import histories
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.domain import objective
 from optimization.domain import predictor as predictors
 from optimization.domain.differences import Differences

@@ -8,7 +8,7 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Noise, Observations
 from fitting.diagnostics import diagnostics
 from fitting.fit import fit
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from tests.support import synthetic
 
 NOISE, AGAIN = 0.01, 8

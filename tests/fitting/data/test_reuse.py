@@ -16,7 +16,7 @@ from fitting.artifact.spec import Target
 from fitting.data import histories, reuse
 from fitting.data.observations import Observations
 from fitting.data.reuse import Reuse
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from pipelines import fit

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fitting import registry
-from fitting.selection.choose import Options
+from fitting.selection.forms import Options
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import BEST, Answer
