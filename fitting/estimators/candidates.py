@@ -176,7 +176,7 @@ def fit_all(
             start = memory.get(group) or _near(memory.get((form, power, terms)), len(group))
             found, exponentials = mix(power, ridges, start or terms)
             memory.setdefault(group, exponentials)
-            memory.setdefault((form, power, terms), exponentials.part(slice(0, domains)))
+            memory[(form, power, terms)] = exponentials.part(slice(0, domains))
             laws.update(zip(group, found, strict=True))
     return laws
 

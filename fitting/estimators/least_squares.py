@@ -114,20 +114,35 @@ def exponentials(
     z, root = (y - mean) / sigma, np.sqrt(w)
     centre = phi.mean(axis=0)
     design = _Design(phi - centre)
-    if isinstance(start, int):
-        first = _start(design, z, w, ridge)
-        theta = first if start == 1 else _split(first, start)
-    else:
-        theta = _scaled(start, mean, sigma, centre)
-    terms = (theta.shape[1] - 1) // design.width
+    terms = start if isinstance(start, int) else start.log_scale.shape[1]
     of_term = np.r_[LEVEL_RIDGE, np.ones(design.width - 1)]
     penalty = ridge[:, None] * np.r_[0.0, np.tile(of_term, terms)]
-    block = max(1, MOST_ENTRIES // theta.shape[1] ** 2)
-    parts = [
-        levenberg_marquardt(_equations(design, z[part], root[part]), theta[part], penalty[part])
-        for part in (slice(i, i + block) for i in range(0, len(theta), block))
-    ]
-    theta, _, converged = (np.concatenate(one) for one in zip(*parts, strict=True))
+
+    def solve(theta: Array, rows: Array) -> tuple[Array, Array, Array]:
+        block = max(1, MOST_ENTRIES // theta.shape[1] ** 2)
+        parts = [
+            levenberg_marquardt(_equations(design, z[part], root[part]), first, penalty[part])
+            for first, part in (
+                (theta[i : i + block], rows[i : i + block]) for i in range(0, len(rows), block)
+            )
+        ]
+        theta, cost, converged = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return theta, cost, converged
+
+    def fresh(rows: Array) -> Array:
+        one = _start(design, z[rows], w[rows], ridge[rows])
+        return one if terms == 1 else _split(one, terms)
+
+    every = np.arange(len(z))
+    if isinstance(start, int):
+        theta, _, converged = solve(fresh(every), every)
+    else:
+        theta, cost, converged = solve(_scaled(start, mean, sigma, centre), every)
+        slow = np.flatnonzero(~converged)  # the start is far away in a flat valley
+        if len(slow):
+            again, lower, ended = solve(fresh(slow), slow)
+            better = lower < cost[slow]
+            theta[slow[better]], converged[slow[better]] = again[better], ended[better]
     by_term = theta[:, 1:].reshape(len(theta), terms, -1)
     slope = by_term[:, :, 1:]
     return Exponentials(
