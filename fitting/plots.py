@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
@@ -16,12 +15,13 @@ from training.record import figures, keys, layout
 
 Array = np.ndarray
 COLUMNS = 4
+PANEL = (4.0, 3.6)  # inches
 LEGEND = 8  # entries
 PANELS = 24  # of a figure with one for each validation domain
 
 
 def predicted_against_observed(result: ChosenLaw, weights: Array, unit: str = keys.NATS) -> Figure:
-    """Out-of-fold predictions of each domain and of the objective, one colour a model size."""
+    """Out-of-fold predictions of each domain and of the objective, one colour per model size."""
     held_out = result.held_out
     panels = [
         ("objective", held_out.losses @ weights, result.predictions @ weights),
@@ -30,7 +30,7 @@ def predicted_against_observed(result: ChosenLaw, weights: Array, unit: str = ke
             for i, name in enumerate(held_out.val_domains)
         ),
     ]
-    figure, axes = _grid(len(panels))
+    figure, axes = figures.grid(len(panels), COLUMNS, PANEL)
     sizes = _few(held_out.n_params)
     for axis, (name, observed, predicted) in zip(axes, panels, strict=True):
         axis.scatter(observed, predicted, s=6, color="lightgrey")
@@ -142,7 +142,7 @@ def loss_against_proportion(
     curves = law.predict(np.column_stack([x, 1 - x]), size * ones, tokens * ones)
     panels = [("objective", o.losses @ weights, curves @ weights)]
     panels += zip(o.val_domains, o.losses.T, curves.T, strict=True)
-    figure, axes = _grid(min(len(panels), PANELS))
+    figure, axes = figures.grid(min(len(panels), PANELS), COLUMNS, PANEL)
     for axis, (name, losses, curve) in zip(axes, panels, strict=False):
         axis.plot(x, curve, color="grey", label="law")
         axis.scatter(first, losses, s=18, label="runs")
@@ -193,10 +193,10 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
 
 
 def cross_validation(choice: ChosenLaw) -> Figure:
-    """Error on left-out mixtures over the ridge, a line a φ; a panel a form that was tried."""
+    """Error on left-out mixtures over the ridge, one line per φ, one panel per form."""
     table = choice.candidates[choice.candidates["method"].isin(("joint", "nested"))]
     forms = list(table.groupby(["method", "terms", "shrinking", "tie"], sort=False))
-    figure, axes = _grid(max(1, len(forms)), sharey=True)
+    figure, axes = figures.grid(max(1, len(forms)), COLUMNS, PANEL, sharey=True)
     for axis, ((method, terms, shrinking, tie), rows) in zip(axes, forms, strict=False):
         powers = sorted(rows["power"].unique())
         for colour, power in zip(_colours(len(powers)), powers, strict=True):
@@ -259,17 +259,6 @@ def _few(values: Array) -> Array:
     distinct = np.unique(values)
     even = np.linspace(0, len(distinct) - 1, min(len(distinct), LEGEND)).round().astype(int)
     return distinct[even]
-
-
-def _grid(panels: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    columns = min(COLUMNS, panels)
-    rows = -(-panels // columns)
-    size = (4 * columns, 3.6 * rows)
-    figure, axes = figures.panels(size, rows, columns, squeeze=False, sharey=sharey)
-    flat = list(axes.flat)
-    for axis in flat[panels:]:
-        axis.set_visible(False)
-    return figure, flat[:panels]
 
 
 def _colours(count: int) -> list[tuple[float, ...]]:

@@ -1,13 +1,13 @@
 """Log a fit as a registered model version, and decide which version is the champion."""
 
 import hashlib
+import importlib.metadata
 import json
 import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fitting.diagnostics import identifiability
 from fitting.diagnostics.diagnostics import MISFIT
 from fitting.fit import Fit
 from training.record import keys
-from training.record import version as project
+from training.record import version as project_version
 from training.record.errors import InputError
 
 DEFAULT_NAME = "mixture-predictor"
@@ -264,7 +264,9 @@ def _register(
             signature=signature,
             input_example=example,
             registered_model_name=name,
-            pip_requirements=[f"{p}=={version(p)}" for p in ("mlflow", "numpy", "pandas")],
+            pip_requirements=[
+                f"{p}=={importlib.metadata.version(p)}" for p in ("mlflow", "numpy", "pandas")
+            ],
             metadata=metadata,
         )
     number = str(info.registered_model_version)
@@ -274,7 +276,7 @@ def _register(
     for tag, value in (
         (CV_ERROR, repr(cv_error)),
         (FITTED_FOR, fitted_for),
-        (project.TAG, project.version()),
+        (project_version.TAG, project_version.version()),
     ):
         client.set_model_version_tag(name, number, tag, value)
     reason = _why_not_champion(client, name, fitted_for, cv_error)

@@ -120,7 +120,7 @@ class JointLaw:
 
     g = h = 0: the mixture's effect does not shrink with scale. Where it does, m_i has mean 0
     over the fitted mixtures, so that c, A and B hold the mean loss and m what a mixture adds.
-    Exponents are one number for all domains or one a domain.
+    Exponents are one number for all domains or one per domain.
     """
 
     power: float
@@ -171,7 +171,7 @@ class JointLaw:
 
 @dataclass(frozen=True)
 class NestedLaw:
-    """The paper's pipeline: a step law a run, a size law a mixture, a mixing law on top.
+    """The paper's pipeline: a step law per run, a size law per mixture, a mixing law on top.
 
     1. L(D) = E + B d^-β      per run and domain
     2. L(N) = E + A n^-α      on step 1 at D, per mixture and domain

@@ -82,7 +82,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
-        """The inverse of `to_json`."""
+        """From what `to_json` gave, or JSON of it: lists then stand where the spec has tuples."""
         continual = raw["continual"]
         return cls(
             **{
@@ -116,5 +116,5 @@ class ScheduleSpec:
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
-        """The inverse of `to_json`."""
+        """From what `to_json` gave, or JSON of it: lists then stand where the spec has tuples."""
         return cls(**raw)

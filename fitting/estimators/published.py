@@ -142,6 +142,8 @@ def _solve(
 
 
 def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:
+    """Features of the observations, and where a form starts; InputError for `bimix` where a
+    validation domain is not a training domain."""
     o = observations
     own = [o.domains.index(d) if d in o.domains else -1 for d in o.val_domains]
     if method == "bimix" and -1 in own:
