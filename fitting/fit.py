@@ -101,7 +101,7 @@ def fit(
         by_size=by_size,
         diagnostics=[],
         unidentified=identifiability.unidentified(observations, target),
-        noise=Noise.of(observations),
+        noise=observations.noise,
         transient=transient,
         cpu_seconds=seconds,
     )

@@ -15,6 +15,7 @@ from training.record.mixtures import MIXTURE_TOLERANCE, SAME_DECIMALS
 
 Array = np.ndarray
 
+EVIDENCE = 10.0  # degrees of freedom for the same noise in all losses
 WRITTEN = 6e-5  # by which a proportion may differ where a mixture is written with four decimals
 
 
@@ -31,6 +32,7 @@ class Observations:
     n_params: Array  # non-embedding parameters, (rows,)
     tokens: Array  # (rows,)
     losses: Array  # nats per token, (rows, V)
+    noise: "Noise | None" = None  # between seeds, of all runs; None if no run repeats another
 
     @classmethod
     def from_tidy(cls, table: pd.DataFrame) -> Self:
@@ -69,7 +71,7 @@ class Observations:
         mixture_of = _same(proportions)
         _, first = np.unique(mixture_of, return_index=True)
         runs, run_of = np.unique(table["run"].to_numpy(str), return_inverse=True)
-        return cls(
+        observations = cls(
             domains,
             val_domains,
             tuple(runs.tolist()),
@@ -80,6 +82,7 @@ class Observations:
             table[keys.TOKENS].to_numpy(float),
             table[[keys.VAL_LOSS + d for d in val_domains]].to_numpy(float),
         )
+        return replace(observations, noise=Noise.of(observations))
 
     def rows(self, keep: Array) -> Self:
         """The rows where `keep`, (rows,) bool; mixtures and runs without rows are dropped."""
@@ -113,6 +116,14 @@ class Noise:
 
     covariance: Array  # of their losses, (V, V)
     freedom: int  # degrees of freedom: runs less the mixtures and scales they repeat
+
+    @property
+    def deviations(self) -> Array:
+        """Standard deviation of each loss, (V,): each variance shrunk towards their mean as by
+        EVIDENCE more degrees of freedom, for few seeds tell little."""
+        own = np.diag(self.covariance)
+        shrunk = (self.freedom * own + EVIDENCE * own.mean()) / (self.freedom + EVIDENCE)
+        return np.sqrt(shrunk)
 
     @classmethod
     def of(cls, observations: Observations) -> "Noise | None":

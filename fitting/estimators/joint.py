@@ -96,7 +96,11 @@ class _ScaleProblem:
         self.member = np.zeros((len(o.mixtures), len(o.losses)))  # mixture × row
         self.member[o.mixture_of, np.arange(len(o.losses))] = 1
         self.weights = np.ones(len(o.losses)) if counts is None else counts[o.mixture_of]
-        self.losses = o.losses
+        deviations = np.ones(o.losses.shape[1])
+        if o.noise is not None and o.noise.deviations.all():
+            deviations = o.noise.deviations
+        self.unit = deviations / np.sqrt((deviations**2).mean())  # a noisy domain says less
+        self.losses = o.losses / self.unit
         self._scale()
 
     def _scale(self) -> None:
@@ -106,7 +110,7 @@ class _ScaleProblem:
     def of_domain(self, v: int) -> "_ScaleProblem":
         """The same with one validation domain."""
         one = copy.copy(self)
-        one.losses = self.losses[:, v : v + 1]
+        one.losses, one.unit = self.losses[:, v : v + 1], self.unit[v : v + 1]
         one._scale()
         return one
 
@@ -169,9 +173,12 @@ class _ScaleProblem:
         return s, columns, coefficients, y_levels - x_levels @ coefficients
 
     def _result(self, theta: Array) -> ScaleFit:
-        _, _, (constant, size, step), levels = self._solve(theta)
+        _, _, coefficients, levels = self._solve(theta)
+        constant, size, step = coefficients * self.unit
         alpha, beta, g, h = np.r_[np.exp(theta[:2]), theta[2:]][:, None] * np.ones(len(constant))
-        return ScaleFit(self.n0, self.d0, alpha, beta, g, h, constant, size, step, levels)
+        return ScaleFit(
+            self.n0, self.d0, alpha, beta, g, h, constant, size, step, levels * self.unit
+        )
 
 
 def _non_negative(gram: Array, right: Array) -> Array:

@@ -1,5 +1,7 @@
 """The noise between runs that differ by their seed alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from fitting.artifact.spec import Target
 from fitting.data.observations import Noise, Observations
 from fitting.diagnostics import diagnostics
+from fitting.estimators import joint
 from fitting.fit import fit
 from fitting.selection.forms import Options
 from tests.support import synthetic
@@ -15,17 +18,20 @@ NOISE, AGAIN = 0.01, 8
 WEIGHTS = np.full(4, 0.25)
 
 
-def runs() -> Observations:
-    """Runs of a known law; the first mixture has eight further seeds at each of three sizes."""
+def runs(noise: tuple[float, ...] = (NOISE,) * 4, seed: int = 9) -> Observations:
+    """Runs of a known law with this noise of each loss; the first mixture has eight further seeds
+    at each of three sizes."""
     law = synthetic.joint_law()
-    tables = [synthetic.table(law, 12, noise=NOISE)]
-    first = synthetic.table(law, 1)
+    every, first = synthetic.table(law, 12), synthetic.table(law, 1)
     losses = [column for column in first if str(column).startswith("val_loss/")]
-    rng = np.random.default_rng(9)
-    for seed in range(1, AGAIN + 1):
-        noisy = first[losses] + NOISE * rng.standard_normal((len(first), len(losses)))
-        tables.append(first.assign(run=first["run"] + f"-seed{seed}", **noisy))
-    return Observations.from_tidy(pd.concat(tables))
+    rng = np.random.default_rng(seed)
+
+    def noisy(table: pd.DataFrame, name: str = "") -> pd.DataFrame:
+        drawn = table[losses] + rng.standard_normal((len(table), len(losses))) * noise
+        return table.assign(run=table["run"] + name, **drawn)
+
+    again = [noisy(first, f"-seed{k}") for k in range(1, AGAIN + 1)]
+    return Observations.from_tidy(pd.concat([noisy(every), *again]))
 
 
 def test_the_noise_is_what_repeated_runs_differ_by() -> None:
@@ -35,6 +41,20 @@ def test_the_noise_is_what_repeated_runs_differ_by() -> None:
     deviations = np.sqrt(np.diag(found.covariance))
     np.testing.assert_allclose(deviations, NOISE, rtol=0.4)
     assert Noise.of(Observations.from_tidy(synthetic.table(synthetic.joint_law(), 5))) is None
+
+
+def test_a_noisy_loss_says_less_of_the_exponents_that_all_share() -> None:
+    def miss(o: Observations) -> float:
+        scales = joint.fit_scales(o, shrinking=False)
+        truth = synthetic.joint_law()
+        exponents = np.log([scales.alpha[0] / truth.alpha[0], scales.beta[0] / truth.beta[0]])
+        return float(np.abs(exponents).mean())
+
+    drawn = [runs((0.001, 0.001, 0.001, 0.1), seed) for seed in range(6)]
+    known = np.mean([miss(o) for o in drawn])
+    unknown = np.mean([miss(replace(o, noise=None)) for o in drawn])
+    assert known < 0.4 * unknown
+    assert known < 0.1
 
 
 def test_a_fit_says_whether_its_errors_are_the_noise() -> None:
