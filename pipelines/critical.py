@@ -231,7 +231,7 @@ def _refuse_late(
     study.refuse_length(section.steps)
     study.refuse_length(section.base_steps or study.training.steps)
     planned = pd.DataFrame([keys.with_prefix(keys.MIXTURE, m) for m in mixtures.values()])
-    planned = planned.assign(**dict.fromkeys((keys.VAL_LOSS + d for d in study.domains), 0.0))
+    planned = planned.assign(**dict.fromkeys((keys.VAL_LOSS + d for d in study.evaluated), 0.0))
     continual.sides(planned, question.original, question.new_validation, question.weights)
     continual_runs.refuse_missing_base(section)
     kernels.build_for(machines)

@@ -1,4 +1,4 @@
-"""`prepare`: tokenise a study's domains; do nothing when they are up to date."""
+"""`prepare`: tokenise a study's text; do nothing when that is up to date."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def prepare(study: Study) -> Prepared:
     )
     prepared = Prepared(study, corpus)
     default = prepared.default
-    names = layout.short(list(corpus.domains), NAME)
+    names = layout.short(list(corpus.evaluated), NAME)
     width = max(16, *(layout.cells(name) + 1 for name in names.values()))
     print(
         f"{'domain':<{width}}{'train tokens':>14}{'held out':>12}{'bytes/token':>13}{'default':>9}"
@@ -42,6 +42,12 @@ def prepare(study: Study) -> Prepared:
             layout.padded(names[name], width)
             + f"{files.train_tokens:>14,}{files.validation_tokens:>12,}"
             f"{files.bytes_per_token:>13.2f}{default[name]:>9.3f}"
+            + (f"   {files.skipped:,} rows left out" if files.skipped else "")
+        )
+    for name, files in corpus.sets.items():
+        print(
+            layout.padded(names[name], width)
+            + f"{'–':>14}{files.validation_tokens:>12,}{files.bytes_per_token:>13.2f}{'–':>9}"
             + (f"   {files.skipped:,} rows left out" if files.skipped else "")
         )
     return prepared
@@ -56,10 +62,12 @@ def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
             "vocab_size": corpus.vocab_size,
             "corpus_digest": corpus.digest,
             **{f"train_tokens/{n}": f.train_tokens for n, f in corpus.domains.items()},
-            **{f"validation_tokens/{n}": f.validation_tokens for n, f in corpus.domains.items()},
-            **{f"skipped/{n}": f.skipped for n, f in corpus.domains.items() if f.skipped},
+            **{f"validation_tokens/{n}": f.validation_tokens for n, f in corpus.evaluated.items()},
+            **{f"skipped/{n}": f.skipped for n, f in corpus.evaluated.items() if f.skipped},
         }
     )
+    if leaks := {name: files.leaks for name, files in corpus.domains.items() if files.leaks}:
+        mlflow.log_dict(leaks, "leaks.json")
 
 
 if __name__ == "__main__":

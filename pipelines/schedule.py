@@ -58,8 +58,8 @@ def fit(proxies: PhaseProxies, machines: Machines, active: mlflow.ActiveRun) -> 
     mlflow.log_text(runs.to_csv(index=False), "phases.csv")
     study = proxies.prepared.study
     tokens = np.cumsum(proxies.section.steps) * study.training.tokens_per_step
-    weights = np.array([*study.weights().values()])
-    return schedule.fit(PhaseRuns.from_table(runs, tokens.astype(float)), weights)
+    phase_runs, weights = PhaseRuns.from_table(runs, tokens.astype(float)), study.weights()
+    return schedule.fit(phase_runs, np.array([weights[d] for d in phase_runs.val_domains]))
 
 
 def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Registered:

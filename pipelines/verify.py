@@ -83,7 +83,7 @@ def verify(
     planned = target_runs(prepared, mixtures)
     run_ids = train_missing(prepared, list(planned.values()), machines, keys.VERIFY, active)
     histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
-    weights = np.array([predictor.spec.val_weights[d] for d in study.domains])
+    weights = np.array([predictor.spec.val_weights[d] for d in study.evaluated])
     earlier = _earlier(prepared, weights, mixtures, active)
     rows = []
     for key, run in planned.items():
@@ -98,7 +98,7 @@ def verify(
                 "predicted": prediction.objective,
                 "low": prediction.low,
                 "high": prediction.high,
-                **{f"measured/{d}": losses[d] for d in study.domains},
+                **{f"measured/{d}": losses[d] for d in study.evaluated},
                 **{f"predicted/{d}": x for d, x in prediction.losses.items() if d in losses},
                 "run_id": run_ids[run.name],
             }
@@ -193,7 +193,7 @@ def _earlier(
         key = mixture_key(mixture, domains)
         if key in current or study.broken_rule(mixture):
             continue
-        order = [history.domains.index(d) for d in domains]
+        order = [history.domains.index(d) for d in study.evaluated]
         loss = float(np.array(history.losses[-1])[order] @ weights)
         target = Earlier(str(run.info.run_name), run.info.run_id, loss)
         by_mixture.setdefault(key, []).append(target)
@@ -284,10 +284,10 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     uri = parameters.model or champion(study.model)
     predictor = predictors.load(uri, n_params, tokens, keys.NATS)
     search_problem.refuse_other_domains(study, predictor)
-    if set(predictor.val_domains) != set(study.domains):
+    if set(predictor.val_domains) != set(study.evaluated):
         raise InputError(
             f"model {predictor.uri} predicts {', '.join(predictor.val_domains)}; a target is "
-            f"measured on the study's domains, {', '.join(study.domains)}"
+            f"measured on {', '.join(study.evaluated)}"
         )
     mixture = texts.mixture(parameters.mixture, predictor.domains) if parameters.mixture else None
     if mixture:

@@ -103,14 +103,20 @@ class Tokenizer(Section):
 
 
 class Validation(Section):
-    """The held-out part of each domain, and the weight of its loss in the objective."""
+    """What losses are measured on, and their weights in the objective."""
 
     fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of documents held out, chosen by a hash of their text."""
     tokens: int = Field(default=20_480, gt=0)
-    """Tokens per domain and evaluation, spread evenly over the held-out part."""
+    """Tokens per domain or set and evaluation, spread evenly over the held-out text."""
+    sets: dict[DomainName, Domain] = Field(default={})
+    """Name → text that nothing trains on, with the keys of a domain; all of it is held out."""
+    decontaminate: Literal["drop", "warn", "refuse"] = "drop"
+    """For training documents that hold text of a set (13 consecutive words): leave them out, keep
+    them, or end the preparation. They are counted and named in any case."""
     weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
-    """Domain → weight, for every domain; divided by their sum; equal when absent."""
+    """Domain or set → weight, divided by their sum; what is not named weighs 0. Equal when
+    absent."""
 
 
 class Size(Section):

@@ -101,14 +101,14 @@ class RunLog:
     ) -> None:
         self._client = mlflow.MlflowClient()
         self._run_id = run_id
-        self._bytes_per_token = {n: files.bytes_per_token for n, files in corpus.domains.items()}
+        self._bytes_per_token = {n: f.bytes_per_token for n, f in corpus.evaluated.items()}
         self._tokens_per_step = run.training.tokens_per_step
         self._length = run.training.sequence_length
         self._points: list[Metric] = []
         self._sent = 0  # number of points logged
         self._sent_at = time.monotonic()
         self._evaluations: list[tuple[int, tuple[float, ...]]] = []
-        self._domains = tuple(corpus.domains)
+        self._domains, self._evaluated = tuple(corpus.domains), tuple(corpus.evaluated)
         self._logged = {keys.TRAIN_LOSS: -1, keys.TOKENS: -1}  # last logged steps
         self.resumed = saved is not None and saved["run_id"] == run_id
         if saved is not None:
@@ -140,19 +140,20 @@ class RunLog:
             self._flush()
 
     def evaluation(self, step: int, evaluation: Evaluation, sampler: MixtureSampler) -> None:
-        """Log one evaluation of all domains and send all pending points."""
+        """Log one evaluation and send all pending points."""
         drawn, epochs, planned = sampler.drawn(step), sampler.epochs(step), sampler.planned(step)
         values: dict[str, float] = {keys.TOKENS: step * self._tokens_per_step}
-        for i, name in enumerate(self._domains):
+        for name in self._evaluated:
             loss = evaluation.losses[name]
             values[keys.VAL_LOSS + name] = loss
             values[keys.VAL_LOSS_SE + name] = evaluation.standard_errors[name]
             values[keys.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
+        for i, name in enumerate(self._domains):
             values[keys.TRAINED_TOKENS + name] = int(drawn[i]) * self._length
             values[keys.PLANNED_TOKENS + name] = float(planned[i]) * self._length
             values[keys.EPOCHS + name] = float(epochs[i])
         self._add(keys.TOKENS, step, values)
-        self._evaluations.append((step, tuple(evaluation.losses[name] for name in self._domains)))
+        self._evaluations.append((step, tuple(evaluation.losses[name] for name in self._evaluated)))
         self._flush()
 
     def schedule(self, sampler: MixtureSampler) -> None:
@@ -172,7 +173,7 @@ class RunLog:
         self._flush()
         steps, losses = zip(*self._evaluations, strict=True)
         tokens = tuple(step * self._tokens_per_step for step in steps)
-        history = History(self._domains, steps, tokens, losses)
+        history = History(self._evaluated, steps, tokens, losses)
         self._tag({**history_tags(history), keys.COMPLETE: "true"})
         return statistics.fmean(losses[-1])
 
@@ -227,6 +228,13 @@ def log_datasets(run_id: str, corpus: Corpus) -> None:
             (name, "training", files.train_tokens),
             (f"{name}/validation", "validation", files.validation_tokens),
         )
+    ]
+    inputs += [
+        DatasetInput(
+            _dataset(name, files, files.validation_tokens),
+            [InputTag("mlflow.data.context", "validation")],
+        )
+        for name, files in corpus.sets.items()
     ]
     mlflow.MlflowClient().log_inputs(run_id, inputs)
 

@@ -95,14 +95,18 @@ def basis(study: Study) -> Basis:
     prepared = Prepared.find(study)
     if prepared:
         return Basis(prepared, exact=True)
-    notes = tuple(sources.check(study.domains))
+    notes = (*sources.check(study.domains), *sources.check(study.validation.sets, sources.SET))
     vocab_size = _vocabulary(study.tokenizer) or 0
     domains = {
         name: _estimate(domain, vocab_size, study.validation.fraction)
         for name, domain in study.domains.items()
     }
-    unknown = tuple(name for name, domain in study.domains.items() if not domain.max_mb)
-    estimate = Corpus(Path(), "", vocab_size, domains)
+    sets = {
+        name: _estimate(domain, vocab_size, 1.0) for name, domain in study.validation.sets.items()
+    }
+    described = {**study.domains, **study.validation.sets}
+    unknown = tuple(name for name, domain in described.items() if not domain.max_mb)
+    estimate = Corpus(Path(), "", vocab_size, domains, sets)
     return Basis(Prepared(study, estimate), exact=False, unknown=unknown, notes=notes)
 
 
@@ -199,7 +203,7 @@ def _token_bytes(corpus: Corpus) -> int:
     width = {"uint16": 2, "uint32": 4}
     return sum(
         width[files.dtype] * (files.train_tokens + files.validation_tokens)
-        for files in corpus.domains.values()
+        for files in corpus.evaluated.values()
     )
 
 

@@ -156,7 +156,8 @@ def loop(basis: Basis, runs: Sequence[Run]) -> list[str]:
     """What each stage of `main` would do."""
     study, text = basis.prepared.study, "the text is tokenised already"
     if not basis.exact:
-        text = f"tokenises {len(study.domains)} domains (their first rows were checked)"
+        sets = f" and {len(study.validation.sets)} sets" if study.validation.sets else ""
+        text = f"tokenises {len(study.domains)} domains{sets} (their first rows were checked)"
     return [
         f"prepare   {text}",
         f"sweep     trains {len(runs)} proxies, as above",

@@ -96,7 +96,7 @@ class PhaseProxies:
         section, tried = self.section, self.mixtures()
         trunk_labels = trunks(tried, section.trunks)
         rows: list[dict[str, object]] = []
-        no_losses = dict.fromkeys(self.prepared.study.domains, np.nan)
+        no_losses = dict.fromkeys(self.prepared.study.evaluated, np.nan)
         states: dict[str, Mixture] = {SCRATCH: no_losses}
         for number in range(1, len(section.steps) + 1):
             planned = {

@@ -2,7 +2,7 @@
 
 import datetime
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -12,7 +12,7 @@ import pydantic
 from pipelines.study import yaml_file
 from pipelines.study.sections import COUNT, LISTED
 from pipelines.study.study import Study
-from training.config import Section
+from training.config import Domain, Section
 from training.record.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +69,8 @@ def _find(name: str) -> Path:
 
 
 def _resolve(study: Study, folder: Path) -> Study:
-    """The study with absolute paths: a domain's files, a model's config and a base start at the
-    study's folder, the workspace at ROOT.
+    """The study with absolute paths: files of domains and sets, a model's config and a base start
+    at the study's folder, the workspace at ROOT.
 
     A config or base that does not exist there is kept: it is a hub id or, for a base, a URI.
     """
@@ -83,17 +83,27 @@ def _resolve(study: Study, folder: Path) -> Study:
         if size.config and Path(absolute(size.config)).exists():
             sizes[name] = size.model_copy(update={"config": absolute(size.config)})
 
-    domains = {}
-    for name, domain in study.domains.items():
-        if domain.files:
-            patterns = [domain.files] if isinstance(domain.files, str) else domain.files
-            domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
-        domains[name] = domain
+    def located(described: Mapping[str, Domain]) -> dict[str, Domain]:
+        domains = {}
+        for name, domain in described.items():
+            if domain.files:
+                patterns = [domain.files] if isinstance(domain.files, str) else domain.files
+                domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
+            domains[name] = domain
+        return domains
+
+    validation = study.validation.model_copy(update={"sets": located(study.validation.sets)})
     critical = study.critical
     if critical and critical.base and Path(absolute(critical.base)).exists():
         critical = critical.model_copy(update={"base": absolute(critical.base)})
     workspace = (ROOT / _expanded(str(study.workspace))).absolute()
-    resolved = {"domains": domains, "sizes": sizes, "critical": critical, "workspace": workspace}
+    resolved = {
+        "domains": located(study.domains),
+        "validation": validation,
+        "sizes": sizes,
+        "critical": critical,
+        "workspace": workspace,
+    }
     return study.model_copy(update=resolved)
 
 

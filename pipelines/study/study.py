@@ -97,7 +97,12 @@ class Study(Section):
         known = list(self.domains)
         for name in (self.model, *self.derived_models()):
             registry.refuse_bad_name(name, "model")
-        refuse_unknown(self.validation.weights or {}, known, "validation.weights")
+        if both := sorted({*known} & {*self.validation.sets}):
+            raise ValueError(
+                f"validation.sets: {both[0]!r} is also a domain, whose held-out part is measured "
+                "in any case; give the set another name"
+            )
+        refuse_unknown(self.validation.weights or {}, self.evaluated, "validation.weights")
         if isinstance(self.default_mixture, dict):
             checked_mixture(self.default_mixture, known, "default_mixture")
         for place, name in (
@@ -105,14 +110,8 @@ class Study(Section):
             ("target.size", self.target.size),
         ):
             self.size(name, place)
-        if self.validation.weights is not None:
-            missing = [name for name in known if name not in self.validation.weights]
-            if missing:
-                raise ValueError(
-                    f"validation.weights: no weight for {', '.join(missing)}; give 0 to ignore one"
-                )
-            if not sum(self.validation.weights.values()):
-                raise ValueError("validation.weights: at least one weight must be positive")
+        if self.validation.weights is not None and not sum(self.validation.weights.values()):
+            raise ValueError("validation.weights: at least one weight must be positive")
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
         self._check_decay(self.target.steps, "target.steps")
@@ -183,10 +182,10 @@ class Study(Section):
             reference = checked_mixture(search.reference, known, "search.reference")
             self.refuse_forbidden({"search.reference": reference})
         for name in search.objective.split(","):
-            if name.strip() not in (LOSS, WORST, DEVIATION, *known):
+            if name.strip() not in (LOSS, WORST, DEVIATION, *self.evaluated):
                 raise ValueError(
                     f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
-                    f"deviation, {', '.join(known)}"
+                    f"deviation, {', '.join(self.evaluated)}"
                 )
 
     def derived_models(self) -> list[str]:
@@ -248,11 +247,16 @@ class Study(Section):
             for i, mixture in enumerate(self.sweep.mixtures)
         ]
 
+    @property
+    def evaluated(self) -> list[str]:
+        """What losses are measured on: the domains, then the validation sets."""
+        return [*self.domains, *self.validation.sets]
+
     def weights(self) -> dict[str, float]:
-        """Weight of each domain's validation loss in the objective; they sum to one."""
-        raw = self.validation.weights or dict.fromkeys(self.domains, 1.0)
+        """Weight of each validation loss in the objective; they sum to one."""
+        raw = self.validation.weights or dict.fromkeys(self.evaluated, 1.0)
         total = sum(raw.values())
-        return {name: raw[name] / total for name in self.domains}
+        return {name: raw.get(name, 0.0) / total for name in self.evaluated}
 
     def explicit_default(self) -> dict[str, float] | None:
         """The default mixture that the study states; None when it follows from the text."""

@@ -1,7 +1,7 @@
 """Text → token files: one folder per domain, kept until its text or the tokenizer changes.
 
     <workspace>/tokenizers/<key>/              a saved tokenizer
-    <workspace>/tokens/<key>/{train,validation}.{bin,idx}, domain.json
+    <workspace>/tokens/<key>/{train,validation}.{bin,idx}, domain.json    of a domain or set
     <workspace>/corpora/<key>.json             the manifest: what a study uses of these
 
 A `.bin` file is a flat array of token ids, with an end-of-text token after each document. An
@@ -17,7 +17,8 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from training.config import Domain, Tokenizer, Validation
-from training.data import sources, tokenise
+from training.data import leaks, sources, tokenise
+from training.data.sources import DOMAIN, SET
 from training.record.errors import InputError
 
 logger = logging.getLogger("training")
 
 FORMAT = 2  # increase when the files' layout or the held-out rule changes
 END_OF_TEXT = "<|endoftext|>"
+DOCUMENTS = 256  # of a set, read at once
 BPE_SAMPLE = 1_000_000  # characters per domain that a tokenizer is trained on
 
 
@@ -51,6 +54,8 @@ class TokenFiles:
     """Hash of the tokens of both parts."""
     skipped: int = 0
     """Rows skipped under `on_error: skip`."""
+    leaks: dict[str, Any] = field(default_factory=dict)
+    """Set → documents and tokens of training text that hold text of it, and an example."""
 
     def train(self) -> np.ndarray:
         """Token ids, (train_tokens,), memory-mapped."""
@@ -71,17 +76,24 @@ class TokenFiles:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The token files of a study's domains, in the study's order."""
+    """The token files of a study's domains and validation sets, in the study's order."""
 
     manifest: Path
     tokenizer: str
     vocab_size: int
     domains: dict[str, TokenFiles]
+    sets: dict[str, TokenFiles] = field(default_factory=dict)
+
+    @property
+    def evaluated(self) -> dict[str, TokenFiles]:
+        """What losses are measured on."""
+        return {**self.domains, **self.sets}
 
     @property
     def digest(self) -> str:
-        """Hash of all tokens of all domains."""
+        """Hash of all tokens."""
         parts = [f"{name}:{files.digest}" for name, files in self.domains.items()]
+        parts += [f"set {name}:{files.digest}" for name, files in self.sets.items()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def proportional_mixture(self) -> dict[str, float]:
@@ -93,8 +105,11 @@ class Corpus:
 def load(manifest: Path) -> Corpus:
     """A prepared corpus from its manifest."""
     raw = json.loads(manifest.read_text())
-    domains = {name: TokenFiles(**files) for name, files in raw["domains"].items()}
-    return Corpus(manifest, raw["tokenizer"], raw["vocab_size"], domains)
+    domains, sets = (
+        {name: TokenFiles(**files) for name, files in raw.get(part, {}).items()}
+        for part in ("domains", "sets")
+    )
+    return Corpus(manifest, raw["tokenizer"], raw["vocab_size"], domains, sets)
 
 
 def prepare(
@@ -110,27 +125,48 @@ def prepare(
     be read, an empty domain, and a domain whose held-out or training part is smaller than what the
     study reads from it.
     """
-    texts = _fingerprints(domains, workspace)
-    manifest = _manifest(texts, tokenizer, validation, workspace)
+    sets = validation.sets
+    texts, set_texts = _fingerprints(domains, workspace), _fingerprints(sets, workspace, SET)
+    manifest = _manifest(texts, set_texts, tokenizer, validation, workspace)
     if not _whole(manifest):
         with _locked(workspace):
             sources.check(domains)  # before tokenising the first
+            sources.check(sets, SET)
             folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
             loaded = tokenise.load_tokenizer(folder)
-            keys = {
-                name: _key([FORMAT, text, folder.name, validation.fraction])
-                for name, text in texts.items()
+            searched = [[validation.decontaminate, *set_texts.values()]] if sets else []
+            parts = {
+                "domains": (domains, texts, validation.fraction, searched),
+                "sets": (sets, set_texts, 1.0, []),
             }
-            tokens = workspace / "tokens"
-            _tokenise(domains, keys, loaded, validation.fraction, tokens)
-            summaries = {
-                n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
-            }
-            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), "domains": summaries}
+            tokens, summaries = workspace / "tokens", dict[str, Any]()
+            for part, (described, own_texts, fraction, more) in parts.items():
+                keys = {
+                    name: _key([FORMAT, text, folder.name, fraction, *more])
+                    for name, text in own_texts.items()
+                }
+                _tokenise(
+                    described,
+                    keys,
+                    loaded,
+                    fraction,
+                    tokens,
+                    validation if more else None,
+                    SET if part == "sets" else DOMAIN,
+                )
+                summaries[part] = {
+                    n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
+                }
+            if not sets:
+                del summaries["sets"]
+            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), **summaries}
             tokenise.write_json(manifest, summary)
     corpus = load(manifest)
+    _report_leaks(corpus, validation)
     for name, files in corpus.domains.items():
         _check_size(name, files, validation, sequence_length)
+    for name, files in corpus.sets.items():
+        _check_held_out(f"set {name!r}", files, validation, sequence_length)
     return corpus
 
 
@@ -144,38 +180,76 @@ def find(
     if not (workspace / "corpora").exists():
         return None  # avoids hashing the source files
     texts = _fingerprints(domains, workspace)
-    manifest = _manifest(texts, tokenizer, validation, workspace)
+    sets = _fingerprints(validation.sets, workspace, SET)
+    manifest = _manifest(texts, sets, tokenizer, validation, workspace)
     return load(manifest) if _whole(manifest) else None
 
 
-def _fingerprints(domains: Mapping[str, Domain], workspace: Path) -> dict[str, str]:
+def _fingerprints(
+    domains: Mapping[str, Domain], workspace: Path, kind: str = DOMAIN
+) -> dict[str, str]:
     digests = workspace / "digests.json"
-    return {name: sources.fingerprint(name, d, digests) for name, d in domains.items()}
+    return {name: sources.fingerprint(name, d, digests, kind) for name, d in domains.items()}
 
 
 def _manifest(
-    texts: Mapping[str, str], tokenizer: Tokenizer, validation: Validation, workspace: Path
+    texts: Mapping[str, str],
+    set_texts: Mapping[str, str],
+    tokenizer: Tokenizer,
+    validation: Validation,
+    workspace: Path,
 ) -> Path:
-    key = _key([FORMAT, list(texts.items()), tokenizer.model_dump(), validation.fraction])
-    return workspace / "corpora" / f"{key}.json"
+    parts = [FORMAT, list(texts.items()), tokenizer.model_dump(), validation.fraction]
+    if set_texts:
+        parts += [list(set_texts.items()), validation.decontaminate]
+    return workspace / "corpora" / f"{_key(parts)}.json"
 
 
 def _whole(manifest: Path) -> bool:
     """Whether a manifest and every file it names exist."""
     if not manifest.exists():
         return False
-    folders = [files.folder for files in load(manifest).domains.values()]
+    folders = [files.folder for files in load(manifest).evaluated.values()]
     return all(Path(folder, "domain.json").exists() for folder in folders)
 
 
-def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_length: int) -> None:
+def _report_leaks(corpus: Corpus, validation: Validation) -> None:
+    """Say which training text holds text of a set; raises InputError if that is to be refused."""
+    lines = [
+        f"{leak['documents']:,} documents ({leak['tokens']:,} tokens) of {domain!r} hold text of "
+        f"the set {name!r}, for one: {leak['example']!r}"
+        for domain, files in corpus.domains.items()
+        for name, leak in files.leaks.items()
+    ]
+    if lines and validation.decontaminate == "refuse":
+        raise InputError(
+            f"validation.sets: {'; '.join(lines)}; remove them, or set validation.decontaminate to "
+            "drop"
+        )
+    done = {"drop": "left out of the training text", "warn": "kept in the training text"}
+    for line in lines:
+        logger.warning(f"{done[validation.decontaminate]}: {line}")
+
+
+def _check_held_out(
+    what: str, files: TokenFiles, validation: Validation, sequence_length: int
+) -> None:
     needed = max(validation.tokens, sequence_length) + 1
     if files.validation_tokens < needed:
-        raise InputError(
-            f"domain {name!r}: its held-out part has {files.validation_tokens:,} tokens, an "
-            f"evaluation reads {needed:,}; add text, raise validation.fraction "
-            f"({validation.fraction:g}) or lower validation.tokens ({validation.tokens:,})"
+        more = (
+            ""
+            if what.startswith("set")
+            else (f", raise validation.fraction ({validation.fraction:g})")
         )
+        raise InputError(
+            f"{what}: its held-out part has {files.validation_tokens:,} tokens, an evaluation "
+            f"reads {needed:,}; add text{more} or lower validation.tokens "
+            f"({validation.tokens:,})"
+        )
+
+
+def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_length: int) -> None:
+    _check_held_out(f"domain {name!r}", files, validation, sequence_length)
     if files.train_tokens <= sequence_length:
         raise InputError(
             f"domain {name!r}: its training part has {files.train_tokens:,} tokens, less than "
@@ -265,21 +339,40 @@ def _tokenise(
     tokenizer: Any,
     fraction: float,
     folder: Path,
+    searched: Validation | None = None,
+    kind: str = DOMAIN,
 ) -> None:
-    """Write the token files of every key that `folder` does not have yet."""
+    """Write the token files of every key that `folder` does not have yet; its training text is
+    `searched` for that of validation sets."""
     for scratch in folder.glob("*.partial"):
         _move_finished(scratch)
     names = {key: name for name, key in keys.items() if not _done(folder / key)}
+    index = leaks.Index(_set_texts(searched.sets)) if searched and names else None
+    drop = searched is not None and searched.decontaminate == "drop"
     for group in sources.groups({name: domains[name] for name in names.values()}):
         parts = {name: keys[name] for name in group}
         scratch = folder / f"{_key(parts)}.partial"
         _drop_superseded(scratch, parts.values())
         folders = {name: scratch / key for name, key in parts.items()}
-        summaries = tokenise.write(group, folders, tokenizer, fraction, scratch / "progress.json")
+        progress = scratch / "progress.json"
+        summaries = tokenise.write(
+            group, folders, tokenizer, fraction, progress, index, drop=drop, kind=kind
+        )
         for name, key in parts.items():
             summary = {"folder": str(folder / key), **summaries[name]}
             tokenise.write_json(folders[name] / "domain.json", summary)
         _move_finished(scratch)
+
+
+def _set_texts(sets: Mapping[str, Domain]) -> dict[str, Iterator[list[str]]]:
+    """The documents of each set, in batches."""
+
+    def batches(name: str) -> Iterator[list[str]]:
+        documents = sources.documents(name, sets[name], SET)
+        with tqdm(documents, desc=f"reading set {name}", unit=" documents") as bar:
+            yield from iter(lambda: list(islice(bar, DOCUMENTS)), [])
+
+    return {name: batches(name) for name in sets}
 
 
 def _done(folder: Path) -> bool:

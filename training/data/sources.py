@@ -21,6 +21,7 @@ from training.data import embedded, formats, row_reader
 from training.data.formats import Row
 from training.record.errors import InputError
 
+DOMAIN, SET = "domain", "set"  # what a text is read for
 PROBLEMS = 3  # skipped rows that the warning names
 ONE_DOCUMENT = 1e-6  # MB; a limit that the first document reaches
 CHECK_SECONDS = 10  # time limit for checking one source
@@ -54,10 +55,10 @@ def groups(domains: Mapping[str, Domain]) -> list[dict[str, Domain]]:
     return list(by_source.values())
 
 
-def label(names: Iterable[str]) -> str:
-    """Domains as errors name them."""
+def label(names: Iterable[str], kind: str = DOMAIN) -> str:
+    """Domains, or validation sets, as errors name them."""
     quoted = [repr(name) for name in names]
-    return f"domain{'s' if len(quoted) > 1 else ''} {', '.join(quoted)}"
+    return f"{kind}{'s' if len(quoted) > 1 else ''} {', '.join(quoted)}"
 
 
 class Reading:
@@ -69,9 +70,14 @@ class Reading:
     """
 
     def __init__(
-        self, group: Mapping[str, Domain], start: Cursor | None = None, seconds: float = math.inf
+        self,
+        group: Mapping[str, Domain],
+        start: Cursor | None = None,
+        seconds: float = math.inf,
+        kind: str = DOMAIN,
     ) -> None:
         """`seconds` limits the time of the reading."""
+        self._kind = kind
         start = start or Cursor()
         self._end = time.monotonic() + seconds
         self._group = group
@@ -140,7 +146,7 @@ class Reading:
                     self.fraction = (before + row.position) / max(ends[-1], 1)
                     yield row
         except InputError as error:
-            raise InputError(f"{label(self._group)}: {error}") from error
+            raise InputError(f"{label(self._group, self._kind)}: {error}") from error
 
     def _unfilled(self, names: Iterable[str]) -> list[str]:
         """The domains that have not reached their `max_mb`."""
@@ -162,8 +168,8 @@ class Reading:
     def _skip(self, names: list[str], problem: str) -> None:
         if self._source.on_error == "refuse":
             raise InputError(
-                f"{label(names)}: {problem}; fix it, or set on_error: skip to count such rows "
-                "and leave them out"
+                f"{label(names, self._kind)}: {problem}; fix it, or set on_error: skip to count "
+                "such rows and leave them out"
             )
         for name in names:
             self._skipped[name] += 1
@@ -176,19 +182,19 @@ class Reading:
                 continue
             if self._skipped[name]:
                 raise InputError(
-                    f"{label([name])}: no row could be used, {self._skipped[name]:,} were left "
-                    f"out; the first: {self._problems[0]}"
+                    f"{label([name], self._kind)}: no row could be used, {self._skipped[name]:,} "
+                    f"were left out; the first: {self._problems[0]}"
                 )
             if self._seen_values:
                 raise InputError(
-                    f"{label([name])}: no row has {domain.domain_column} = "
+                    f"{label([name], self._kind)}: no row has {domain.domain_column} = "
                     f"{' or '.join(map(repr, domain_values(domain)))}; "
                     f"found: {', '.join(sorted(self._seen_values))}"
                 )
-            raise InputError(f"{label([name])}: its source holds no text")
+            raise InputError(f"{label([name], self._kind)}: its source holds no text")
 
 
-def check(domains: Mapping[str, Domain]) -> list[str]:
+def check(domains: Mapping[str, Domain], kind: str = DOMAIN) -> list[str]:
     """Read every local source until each of its domains has one document.
 
     Raises InputError as `Reading` does: for a missing file or column, a value that is not text, or
@@ -200,20 +206,22 @@ def check(domains: Mapping[str, Domain]) -> list[str]:
         if first.dataset and not Path(first.dataset).is_dir():
             continue
         samples = {n: d.model_copy(update={"max_mb": ONE_DOCUMENT}) for n, d in group.items()}
-        reading = Reading(samples, seconds=CHECK_SECONDS)
+        reading = Reading(samples, seconds=CHECK_SECONDS, kind=kind)
         for _ in reading:
             pass
         if missing := [name for name, size in reading.cursor().bytes.items() if not size]:
-            notes.append(f"{label(missing)}: no row in the first {CHECK_SECONDS} s of reading")
+            notes.append(
+                f"{label(missing, kind)}: no row in the first {CHECK_SECONDS} s of reading"
+            )
     return notes
 
 
-def documents(name: str, domain: Domain) -> Iterator[str]:
+def documents(name: str, domain: Domain, kind: str = DOMAIN) -> Iterator[str]:
     """The texts of one domain, in a fixed order, up to `max_mb`."""
-    return (text for _, text in Reading({name: domain}))
+    return (text for _, text in Reading({name: domain}, kind=kind))
 
 
-def fingerprint(name: str, domain: Domain, digests: Path) -> str:
+def fingerprint(name: str, domain: Domain, digests: Path, kind: str = DOMAIN) -> str:
     """A hash that changes when the domain's documents may have changed.
 
     Local files are hashed by content; the file `digests` caches each hash with the file's size and
@@ -232,7 +240,7 @@ def fingerprint(name: str, domain: Domain, digests: Path) -> str:
         else:
             content = importlib.metadata.version("datasets")
     except (InputError, OSError) as error:
-        raise InputError(f"{label([name])}: {error}") from error
+        raise InputError(f"{label([name], kind)}: {error}") from error
     spec = domain.model_dump(exclude={"files"})
     return hashlib.sha256(json.dumps([spec, content]).encode()).hexdigest()
 

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.config import Domain
-from training.data import sources
+from training.data import leaks, sources
 from training.record.errors import InputError, first_line
 
 logger = logging.getLogger("training")
@@ -94,14 +94,19 @@ def write(
     tokenizer: Any,
     fraction: float,
     progress: Path,
+    sets: leaks.Index | None = None,
+    *,
+    drop: bool = True,
+    kind: str = sources.DOMAIN,
 ) -> dict[str, dict[str, Any]]:
     """Write the token files of domains that share a source; returns a summary per domain.
 
-    A repeated call with the same arguments resumes from the file `progress`. Raises InputError as
+    Training documents that leak into `sets` are counted, and left out if `drop`. A repeated call
+    with the same arguments resumes from the file `progress`. Raises InputError as
     `sources.Reading` does.
     """
     saved = json.loads(progress.read_text()) if progress.exists() else {"cursor": {}, "domains": {}}
-    reading = sources.Reading(group, sources.Cursor(**saved["cursor"]))
+    reading = sources.Reading(group, sources.Cursor(**saved["cursor"]), kind=kind)
     dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
     with ExitStack() as stack:
         writers = {
@@ -111,12 +116,20 @@ def write(
         record = _Record(progress, writers, reading.cursor())
         stack.callback(record.save)
         bar = stack.enter_context(_bar(group, record.cursor))
-        encoded = _prefetched(_encoded(_prefetched(_batches(reading)), encoder(tokenizer)))
-        for batch, all_ids in stack.enter_context(closing(encoded)):
-            for (names, text), ids in zip(batch.documents, all_ids, strict=True):
+        batches = _prefetched(_batches(reading))
+        encoded = _prefetched(_encoded(batches, encoder(tokenizer), sets))
+        for batch, all_ids, leaked in stack.enter_context(closing(encoded)):
+            for (names, text), ids, leaks_into in zip(
+                batch.documents, all_ids, leaked, strict=True
+            ):
+                is_held_out = held_out(text, fraction)
                 tokens = np.array([*ids, tokenizer.eos_token_id], dtype=dtype)
                 for name in names:
-                    writers[name].add(tokens, len(text.encode()), held_out(text, fraction))
+                    if leaks_into and not is_held_out:
+                        writers[name].leaked(leaks_into, len(tokens))
+                        if drop:
+                            continue
+                    writers[name].add(tokens, len(text.encode()), is_held_out)
             record.update(batch.cursor)
             show_progress(bar, batch, group)
     _warn_of_skipped(record.cursor)
@@ -144,11 +157,13 @@ def _batches(reading: sources.Reading) -> Iterator[Batch]:
 
 
 def _encoded(
-    batches: Iterable[Batch], encode: Encode
-) -> Iterator[tuple[Batch, Iterable[list[int]]]]:
+    batches: Iterable[Batch], encode: Encode, sets: leaks.Index | None
+) -> Iterator[tuple[Batch, Iterable[list[int]], list[dict[str, str]]]]:
+    """Each batch with its documents' token ids and the sets that they leak into."""
     for batch in batches:
         texts = [text for _, text in batch.documents]
-        yield batch, encode(texts) if texts else []
+        leaked = sets.find(texts) if sets else [{} for _ in texts]
+        yield batch, encode(texts) if texts else [], leaked
 
 
 def _prefetched(items: Iterator[T]) -> Generator[T, None, None]:
@@ -169,6 +184,7 @@ class _Writer:
 
     def __init__(self, folder: Path, dtype: str, counts: Mapping[str, Any] | None) -> None:
         counts = counts or {"tokens": [0, 0], "documents": [0, 0], "bytes_held_out": 0}
+        self._leaks = {name: dict(leak) for name, leak in counts.get("leaks", {}).items()}
         self._dtype = np.dtype(dtype)
         self._tokens = list(counts["tokens"])  # train, validation
         self._documents = list(counts["documents"])
@@ -192,8 +208,16 @@ class _Writer:
         self._ids[part].write(tokens.tobytes())
         self._ends[part].write(np.array(self._tokens[part], dtype=ENDS).tobytes())
 
+    def leaked(self, sets: Mapping[str, str], tokens: int) -> None:
+        """Count a training document of so many tokens that shares these words with these sets."""
+        for name, words in sets.items():
+            leak = self._leaks.setdefault(name, {"documents": 0, "tokens": 0, "example": words})
+            leak["documents"] += 1
+            leak["tokens"] += tokens
+
     def counts(self) -> dict[str, Any]:
         return {
+            "leaks": {name: dict(leak) for name, leak in self._leaks.items()},
             "tokens": list(self._tokens),
             "documents": list(self._documents),
             "bytes_held_out": self._bytes_held_out,
@@ -221,6 +245,7 @@ class _Writer:
             "bytes_per_token": self._bytes_held_out / max(self._tokens[1], 1),
             "documents": sum(self._documents),
             "digest": digest.hexdigest()[:16],
+            **({"leaks": self._leaks} if self._leaks else {}),
         }
 
 

@@ -1,4 +1,4 @@
-"""Validation: losses and standard errors on the held-out windows of all domains."""
+"""Validation: losses and standard errors on the held-out windows of all domains and sets."""
 
 import math
 from typing import Any
@@ -15,20 +15,20 @@ from training.run import Run
 
 
 class Evaluator:
-    """The held-out windows of all domains, evaluated in one pass."""
+    """The held-out windows of all domains and sets, evaluated in one pass."""
 
     def __init__(self, run: Run, corpus: Corpus, batch_size: int) -> None:
         tokens, length = run.validation_tokens, run.training.sequence_length
-        windows = [validation_windows(files, tokens, length) for files in corpus.domains.values()]
+        windows = [validation_windows(files, tokens, length) for files in corpus.evaluated.values()]
         self._windows = torch.from_numpy(np.concatenate(windows))
         self._documents = {
             name: validation_documents(files, tokens, length)
-            for name, files in corpus.domains.items()
+            for name, files in corpus.evaluated.items()
         }
         self._batch_size = batch_size
 
     def evaluate(self, engine: Any, rank: int, ranks: int) -> Evaluation:
-        """Losses of all domains; each process computes every `ranks`-th window."""
+        """All losses; each process computes every `ranks`-th window."""
         count = len(self._windows)
         # the same for all processes, since ZeRO 3 communicates in each round
         rounds = -(-count // (ranks * self._batch_size))
