@@ -115,8 +115,8 @@ class Validation(Section):
     """For training documents that hold text of a set (13 consecutive words): leave them out, keep
     them, or end the preparation. They are counted and named in any case."""
     weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
-    """Domain or set → weight, divided by their sum; what is not named weighs 0. Equal when
-    absent."""
+    """Domain or set → weight, divided by their sum; equal when absent. With `sets`, what is not
+    named weighs 0; without, every domain needs a weight."""
 
 
 class Size(Section):

@@ -110,8 +110,14 @@ class Study(Section):
             ("target.size", self.target.size),
         ):
             self.size(name, place)
-        if self.validation.weights is not None and not sum(self.validation.weights.values()):
-            raise ValueError("validation.weights: at least one weight must be positive")
+        if self.validation.weights is not None:
+            missing = [name for name in known if name not in self.validation.weights]
+            if missing and not self.validation.sets:
+                raise ValueError(
+                    f"validation.weights: no weight for {', '.join(missing)}; give 0 to ignore one"
+                )
+            if not sum(self.validation.weights.values()):
+                raise ValueError("validation.weights: at least one weight must be positive")
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
         self._check_decay(self.target.steps, "target.steps")

@@ -19,6 +19,7 @@ WORDS = 13
 COMMON = 10  # documents of a set
 MOST = 50_000_000  # words of all sets: bounds the memory to about 2 GB while they are read
 LONGEST = 64  # bytes of a word that tell it from others
+PUNCTUATION = ((0xC2, None), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))  # blocks of UTF-8, by bytes
 FILTER_BITS = 28  # of a hash, for a first look that rules out nearly all
 
 _RNG = np.random.default_rng(13)
@@ -41,7 +42,7 @@ def passages(texts: Sequence[str]) -> Passages:
     """Every passage of some documents."""
     parts = [text.lower().encode() + b"\n" for text in texts]
     ends = np.cumsum([len(part) for part in parts])
-    letters = _LETTERS[np.frombuffer(b"".join(parts), np.uint8)]
+    letters = _letters(np.frombuffer(b"".join(parts), np.uint8))
     inside = letters != 0
     begin = inside & ~np.concatenate([[False], inside[:-1]])
     begins = np.flatnonzero(begin)
@@ -72,6 +73,21 @@ def passages(texts: Sequence[str]) -> Passages:
     hashes = (hashes + sizes) * np.uint64(0x9E3779B97F4A7C15)
     offset = begins - np.concatenate([[0], ends])[document]
     return Passages(hashes, document[taken], offset[taken])
+
+
+def _letters(text: Array) -> Array:
+    """A number for each byte of lower-case UTF-8, 0 for what is no part of a word."""
+    letters = _LETTERS[text]
+    if (text > 0x7F).any():
+        following = np.append(text[1:], np.uint8(0))
+        for lead, second in PUNCTUATION:
+            at = text == lead
+            if second is not None:
+                at &= following == second
+            where = np.flatnonzero(at)
+            for k in range(2 if second is None else 3):
+                letters[np.minimum(where + k, len(letters) - 1)] = 0
+    return letters
 
 
 class Index:

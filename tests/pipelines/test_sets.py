@@ -1,0 +1,144 @@
+"""A study that is judged on text that it does not train on."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+
+from tests.support.commands import run_entry
+from training.data import tokenise
+from training.record import keys
+from training.record.history import history_from_tags
+
+Write = Callable[[dict[str, Any]], str]
+FRACTION = 0.1
+
+
+def with_sets(
+    study: dict[str, Any], folder: Path, texts: dict[str, list[str]]
+) -> tuple[dict[str, Any], str]:
+    """The study with two foreign sets, of which a whole document and a paragraph stand in its
+    training text; and that document."""
+    rng = random.Random(5)
+    sets = {
+        name: [" ".join(rng.choices(words.split(), k=150)) for _ in range(60)]
+        for name, words in {
+            "wiki": "the market of numbers rose less than one real official said in print trade",
+            "exam": "let def x return squares if number else sum value in range is such that",
+        }.items()
+    }
+    (folder / "wiki.jsonl").write_text(
+        "\n".join(json.dumps({"body": text}) for text in sets["wiki"])
+    )
+    table = pd.DataFrame({"text": sets["exam"], "kind": "exam"})
+    other = pd.DataFrame({"text": ["not of the set"], "kind": "other"})
+    pd.concat([table, other]).to_parquet(folder / "mixed.parquet")
+    whole = sets["wiki"][7]
+    paragraph = " ".join(sets["exam"][9].split()[40:70])
+    train = [t for t in texts["code"] if not tokenise.held_out(f"{t} {paragraph}", FRACTION)]
+    for name, planted in {"news": whole, "code": f"{train[0]} {paragraph}"}.items():
+        with (folder / f"{name}.jsonl").open("a") as file:
+            file.write("\n" + json.dumps({"text": planted}))
+    validation = {
+        "fraction": FRACTION,
+        "tokens": 1024,
+        "sets": {
+            "wiki": {"files": "wiki.jsonl", "text_column": "body"},
+            "exam": {"files": "mixed.parquet", "domain_column": "kind", "domain_value": "exam"},
+        },
+        "weights": {"exam": 2, "wiki": 1},
+    }
+    return {**study, "validation": validation}, whole
+
+
+@pytest.mark.slow
+def test_a_mixture_is_found_for_text_that_nothing_trains_on(
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+    texts: dict[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    assert store
+    study, whole = with_sets(miniature, tmp_path, texts)
+    assert not tokenise.held_out(whole, FRACTION)  # so it would be trained on
+    done = run_entry("main", "--study", write_study(study))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "left out of the training text: 1 documents" in done.stderr
+    assert f"of 'news' hold text of the set 'wiki', for one: '{whole.split()[0]} " in done.stderr
+    assert "of 'code' hold text of the set 'exam', for one: '" in done.stderr
+
+    runs = mlflow.search_runs(output_format="list", search_all_experiments=True)
+    (proxy, *_) = [run for run in runs if run.data.tags.get(keys.STAGE) == keys.PROXY]
+    history = history_from_tags(proxy.data.tags)
+    assert history is not None
+    names = [*texts, "wiki", "exam"]
+    assert list(history.domains) == names
+    for prefix in (keys.VAL_LOSS, keys.VAL_BPB, keys.VAL_LOSS_SE):
+        assert {name for name in names if f"{prefix}{name}" in proxy.data.metrics} == set(names)
+    inputs = {one.dataset.name for one in proxy.inputs.dataset_inputs}
+    assert {"news", "news/validation", "wiki", "exam"} <= inputs
+    model = mlflow.pyfunc.load_model("models:/mixture-predictor/1")
+    answer = model.predict(
+        pd.DataFrame([{"mixture/news": 0.5, "mixture/code": 0.3, "mixture/math": 0.2}])
+    ).iloc[0]
+    objective = (2 * answer["val_loss/exam"] + answer["val_loss/wiki"]) / 3
+    assert answer["objective"] == pytest.approx(objective)
+    (verify,) = [run for run in runs if run.data.tags.get(keys.STAGE) == keys.VERIFY]
+    uri = f"runs:/{verify.info.run_id}/measured_beside_predicted.json"
+    table = mlflow.artifacts.load_dict(uri)
+    assert {f"measured/{name}" for name in names} <= set(table["columns"])
+    assert {f"predicted/{name}" for name in names} <= set(table["columns"])
+
+    found = run_entry("optimize", "--study", write_study(study), "--objective", "wiki,exam")
+    assert found.returncode == 0, found.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_bad_sets_are_refused_in_one_line(
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+    texts: dict[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    assert store
+    study, _ = with_sets(miniature, tmp_path, texts)
+    validation = study["validation"]
+    (tmp_path / "empty.jsonl").write_text("")
+    wiki = validation["sets"]["wiki"]
+    for change, told in (
+        ({"decontaminate": "refuse"}, "hold text of the set 'wiki'"),
+        ({"weights": {"wikis": 1}}, "validation.weights: unknown domain 'wikis'"),
+        ({"sets": {"news": wiki}, "weights": None}, "validation.sets: 'news' is also a domain"),
+        ({"sets": {"wiki": {**wiki, "text_column": "text"}}, "weights": None}, "set 'wiki': "),
+        ({"sets": {"wiki": {"files": "empty.jsonl"}}, "weights": None}, "set 'wiki': "),
+        ({"sets": {"wiki": {"files": "gone.jsonl"}}, "weights": None}, "set 'wiki': "),
+        ({"tokens": 40_000}, "domain 'news': its held-out part has"),
+    ):
+        done = run_entry(
+            "prepare", "--study", write_study({**study, "validation": validation | change})
+        )
+        assert done.returncode == 1, told
+        (line,) = [x for x in done.stderr.splitlines() if x.startswith("prepare: ")]
+        assert told in line
+        assert "Traceback" not in done.stderr
+
+
+def test_studies_without_sets_are_prepared_as_before(
+    miniature: dict[str, Any], write_study: Write
+) -> None:
+    from pipelines.prepare import prepare
+    from pipelines.study import load as studies
+
+    prepared = prepare(studies.load(write_study(miniature)))
+    raw = json.loads(prepared.corpus.manifest.read_text())
+    assert "sets" not in raw
+    assert not any("leaks" in files for files in raw["domains"].values())
+    again = {**miniature, "validation": miniature["validation"] | {"decontaminate": "refuse"}}
+    assert prepare(studies.load(write_study(again))).tag == prepared.tag
