@@ -59,10 +59,13 @@ class Parameters:
         "With an experiment: the domains of the original data, separated by commas.", texts.names
     )
     new_validation: list[str] | None = table.parameter(
-        "Validation domains of the new data; by default all except the original ones.", texts.names
+        "Validation domains that belong to the new data although no training domain has their "
+        "name, separated by commas.",
+        texts.names,
     )
     tokens: int | None = table.parameter(
-        "With an experiment: the tokens at which losses are compared; by default the most.",
+        "With an experiment: the tokens at which losses are compared; by default the largest "
+        "number at which every run was evaluated.",
         table.at_least(1),
     )
     tolerance: list[float] | None = table.parameter(

@@ -84,24 +84,29 @@ class Parameters:
         default=EXPLICIT,
     )
     power: float | None = tables.parameter(
-        "The exponent of φ(r) = r^a; by default chosen.", texts.not_negative
+        "The exponent of φ(r) = r^a; by default chosen by cross-validation.", texts.not_negative
     )
     ridge: float | None = tables.parameter(
-        "The penalty on coefficients; by default chosen.", texts.not_negative
+        "The penalty on coefficients; by default chosen by cross-validation.", texts.not_negative
     )
     terms: int | None = tables.parameter(
-        "Exponentials of the law; by default chosen.", tables.at_least(1)
+        "Exponentials of the law; by default chosen by cross-validation.", tables.at_least(1)
     )
     shrinking: bool | None = tables.parameter(
-        "`true`: the effect of the mixture shrinks with size and steps; by default chosen.",
+        "`true`: the effect of the mixture shrinks with size and steps; by default chosen by "
+        "cross-validation.",
         texts.boolean,
     )
-    tie: str = tables.parameter("Exponents that domains share; by default chosen.")
+    tie: str = tables.parameter(
+        "What shares exponents: `all`, `domain` or (nested) `curve`; by default `all` for joint, "
+        "`domain` for nested."
+    )
     huber: float | None = tables.parameter(
-        "Where Huber's loss turns linear; by default chosen.", texts.not_negative
+        "nested: residuals beyond this, in nats per token, count linearly; by default none do.",
+        texts.not_negative,
     )
     compare: bool = tables.parameter(
-        "`true`: compare with LightGBM, linear regression and published laws.",
+        "`true`: compare with the other laws and with boosted trees.",
         texts.boolean,
         default="true",
     )
