@@ -1,6 +1,7 @@
-"""`design`: which mixtures to train next, where the predictor is uncertain and promising.
+"""`design`: which mixtures to train next.
 
-Without a predictor they fill the gaps between the mixtures that are trained or planned.
+They lie where the predictor is uncertain and the predicted loss is low. Without a predictor
+they fill the gaps between the mixtures that are trained or planned.
 """
 
 import hashlib

@@ -210,7 +210,7 @@ def test_several_objectives_and_children_on_request(predictor: Predictor) -> Non
         overrides(trials="30", objective="code,deviation"),
     )
     with entry.stage(keys.OPTIMIZE) as run:
-        found = optimize.optimize(predictor, wanted, children=True)
+        found = optimize.optimize(predictor, wanted, trials_below=run)
     assert isinstance(found.search, Front)
     front = found.search.trials[found.search.trials["on_front"]]
     ordered = front.sort_values("val_loss/code")
