@@ -9,7 +9,7 @@ import numpy as np
 
 from training.config import Size, Training
 from training.data.corpus import Corpus, TokenFiles
-from training.engine import loop
+from training.engine import trainer as trainers
 from training.record import keys
 from training.record.history import Evaluation
 from training.run import Run
@@ -64,7 +64,7 @@ def planned(corpus: Corpus, **changes: Any) -> Run:
 
 
 def evaluations(run: Run, corpus: Corpus, **options: Any) -> list[tuple[int, Evaluation]]:
-    trainer = loop.Trainer(run, corpus, **options)
+    trainer = trainers.Trainer(run, corpus, **options)
     found = [(r.step, r.evaluation) for r in trainer.reports() if r.evaluation]
     trainer.close()
     return found

@@ -45,7 +45,7 @@ from training.workers.messages import (
 from training.workers.signals import ignore_signals, interrupt_on_signals
 
 if TYPE_CHECKING:
-    from training.engine import loop  # slow to import: torch
+    from training.engine import trainer as trainers  # slow to import: torch
 
 TRAIN_POINTS = 500  # logged training losses per run, about
 REPORT_SECONDS = 0.5
@@ -87,11 +87,11 @@ def main(job: Job, index: int, emit: Emit) -> int:
 
 
 def _work(job: Job, index: int, emit: Emit) -> None:
-    from training.engine import loop
+    from training.engine import trainer as trainers
 
-    loop.quiet()
+    trainers.silence_libraries()
     emit(Starting(index, "waiting for its processes to join"))
-    loop.connect()
+    trainers.connect()
     corpus = corpora.load(job.corpus)
     emit(Starting(index))
     match job.work:
@@ -149,16 +149,16 @@ def train_and_log(
 
     Raises DivergedError if a loss is not finite, and logs that too.
     """
-    from training.engine import loop
+    from training.engine import trainer as trainers
 
     broadcast.send((run, saved))
-    trainer = loop.Trainer(run, corpus, saved)
+    trainer = trainers.Trainer(run, corpus, saved)
     log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
     if not log.resumed:
         log_params(run_id, _params(run, corpus, trainer))
     steps = run.training.steps
     flops_per_step = run.flops(corpus.vocab_size) // steps
-    every = loop.REPORT_EVERY * -(-steps // (loop.REPORT_EVERY * TRAIN_POINTS))
+    every = trainers.REPORT_EVERY * -(-steps // (trainers.REPORT_EVERY * TRAIN_POINTS))
     losses: list[float] = []
     speeds: list[float] = []
     reported_step, reported_at = saved.step if saved else 0, time.monotonic()
@@ -195,7 +195,7 @@ def train_and_log(
     return loss
 
 
-def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, object]:
+def _params(run: Run, corpus: Corpus, trainer: "trainers.Trainer") -> dict[str, object]:
     """The params of the MLflow run."""
     return {
         **keys.with_prefix(keys.MIXTURE, run.mean_mixture()),
@@ -220,7 +220,7 @@ def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, obje
     }
 
 
-def _log_model(trainer: "loop.Trainer", corpus: Corpus, run_id: str) -> None:
+def _log_model(trainer: "trainers.Trainer", corpus: Corpus, run_id: str) -> None:
     """Log the trained model and its tokenizer as the artifact `model`, for `from_pretrained`."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")

@@ -27,7 +27,7 @@ from pipelines.study.search_problem import Overrides
 from pipelines.sweep import sweep
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
-from training.engine import loop
+from training.engine import trainer as trainers
 from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
@@ -60,7 +60,7 @@ def always(values: np.ndarray) -> Callable[[int], np.ndarray]:
 
 def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
     """What a worker leaves of a run, with these losses at a number of tokens."""
-    steps = loop.evaluation_steps(run.training)
+    steps = trainers.evaluation_steps(run.training)
     tokens = tuple(step * run.training.tokens_per_step for step in steps)
     series = tuple(tuple(values(t).tolist()) for t in tokens)
     tags = {

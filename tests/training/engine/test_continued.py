@@ -21,8 +21,9 @@ from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
 from training.data.corpus import Corpus
 from training.data.sampling import MixtureSampler
 from training.engine import base_model as bases
-from training.engine import checkpoint, loop
+from training.engine import checkpoint
 from training.engine import model as models
+from training.engine import trainer as trainers
 from training.record import keys
 from training.record.errors import InputError
 from training.run import Base, Phase, Run, fingerprint
@@ -76,7 +77,7 @@ def test_a_schedule_goes_on_to_the_same_losses(corpus: Corpus) -> None:
     run = planned(corpus, later=LATER)
     whole = evaluations(run, corpus)
     assert evaluations(planned(corpus), corpus)[-1] != whole[-1]
-    trainer = loop.Trainer(run, corpus)
+    trainer = trainers.Trainer(run, corpus)
     for report in trainer.reports():
         if report.step == 20:  # in the middle of a phase
             checkpoint.save(run, trainer.engine, 20, 1, dict)
@@ -97,7 +98,7 @@ def test_a_run_begins_at_the_kept_state_of_one_that_ends_where_its_phase_begins(
     branch = planned(corpus, later=LATER, seed=3)
     whole = evaluations(branch, corpus)
     assert checkpoint.find(branch, 1) is None
-    trainer = loop.Trainer(trunk, corpus)
+    trainer = trainers.Trainer(trunk, corpus)
     list(trainer.reports())
     trainer.keep_state()
     trainer.close()
@@ -194,7 +195,7 @@ def test_a_continued_model_begins_with_the_losses_of_its_base(
 ) -> None:
     mixture = dict.fromkeys(prepared.domains, 1 / 3)
     run = planned(prepared, mixture=mixture, workspace=tmp_path)
-    trainer = loop.Trainer(run, prepared)
+    trainer = trainers.Trainer(run, prepared)
     last = [report.evaluation for report in trainer.reports()][-1]
     trainer.save_model(tmp_path / "model")
     trainer.close()
