@@ -19,13 +19,13 @@ import pytest
 
 from pipelines.command import processes
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
-from training.record import keys, stores
+from training.record import keys, sqlite_store
 from training.workers.signals import INTERRUPTED
 
 Write = Callable[[dict[str, Any]], str]
 MAKE = (
-    "import sys; from training.record import stores; stores.LOCK_SECONDS = 0.2; "
-    "stores.make_sqlite(sys.argv[1])"
+    "import sys; from training.record import sqlite_store; sqlite_store.LOCK_SECONDS = 0.2; "
+    "sqlite_store.create(sys.argv[1])"
 )
 PATIENCE = 300  # seconds, for a busy machine
 PROGRESS = re.compile(
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_half_made_store_is_never_set_aside(tmp_path: Path, wh
         assert "InputError: MLflow's store 'sqlite:" in done.stderr
         assert "database is locked" in done.stderr
     else:
-        stores.make_sqlite(uri)
+        sqlite_store.create(uri)
     assert tables(file) == before
     assert [p.name for p in tmp_path.glob("some.db*")] == ["some.db"]
 
