@@ -28,6 +28,7 @@ from tqdm import tqdm
 from training.config import Domain, Tokenizer, Validation
 from training.data import sources, tokenise
 from training.record.errors import InputError
+from training.record.files import write_json
 
 logger = logging.getLogger("training")
 
@@ -59,10 +60,6 @@ class TokenFiles:
     def validation(self) -> np.ndarray:
         """Token ids, (validation_tokens,), memory-mapped."""
         return np.memmap(Path(self.folder, "validation.bin"), dtype=self.dtype, mode="r")
-
-    def train_documents(self) -> np.ndarray:
-        """End of each training document, including its end-of-text token, (documents,)."""
-        return np.memmap(Path(self.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")
 
     def validation_documents(self) -> np.ndarray:
         """End of each held-out document, including its end-of-text token, (documents,)."""
@@ -127,7 +124,7 @@ def prepare(
                 n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
             }
             summary = {"tokenizer": str(folder), "vocab_size": len(loaded), "domains": summaries}
-            tokenise.write_json(manifest, summary)
+            write_json(manifest, summary, indent=1)
     corpus = load(manifest)
     for name, files in corpus.domains.items():
         _check_size(name, files, validation, sequence_length)
@@ -278,7 +275,7 @@ def _tokenise(
         summaries = tokenise.write(group, folders, tokenizer, fraction, scratch / "progress.json")
         for name, key in parts.items():
             summary = {"folder": str(folder / key), **summaries[name]}
-            tokenise.write_json(folders[name] / "domain.json", summary)
+            write_json(folders[name] / "domain.json", summary, indent=1)
         _move_finished(scratch)
 
 

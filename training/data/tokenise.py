@@ -26,6 +26,7 @@ from tqdm import tqdm
 from training.config import Domain
 from training.data import sources
 from training.record.errors import InputError, first_line
+from training.record.files import write_json
 
 logger = logging.getLogger("training")
 
@@ -122,14 +123,6 @@ def write(
     _warn_of_skipped(record.cursor)
     skipped = record.cursor.skipped
     return {name: {**w.summary(), "skipped": skipped[name]} for name, w in writers.items()}
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    scratch.write_text(json.dumps(value, indent=1))
-    os.replace(scratch, path)
 
 
 def _batches(reading: sources.Reading) -> Iterator[Batch]:
@@ -256,7 +249,8 @@ class _Record:
     def save(self) -> None:
         for writer in self._writers.values():
             writer.flush()
-        write_json(self._path, {"cursor": asdict(self.cursor), "domains": self._counts})
+        progress = {"cursor": asdict(self.cursor), "domains": self._counts}
+        write_json(self._path, progress, indent=1)
         self._mark()
 
     def _mark(self) -> None:

@@ -74,7 +74,9 @@ def main(job: Job, index: int, emit: Emit) -> int:
     except MlflowException as error:
         emit(
             Failed(
-                InputError(f"MLflow: {first_line(error)}; when it answers, start again to go on")
+                InputError(
+                    f"MLflow: {first_line(error)}; run the command again to resume once it answers"
+                )
             )
         )
         return 1
@@ -98,8 +100,8 @@ def _work(job: Job, index: int, emit: Emit) -> None:
         case SingleRun(run, run_id):
             with checkpoint.exclusive(run):
                 saved = checkpoint.find(run, job.machines.ranks)
-                if saved is not None and saved.kept:
-                    run_log.hand_over(saved.kept["run_id"], run_id)
+                if saved is not None and saved.log_state:
+                    run_log.hand_over(saved.log_state["run_id"], run_id)
                 train_and_log(run, corpus, run_id, saved, emit)
         case Queue() as queue:
             _work_through(queue, job.machines.ranks, corpus, emit)
@@ -132,8 +134,8 @@ def _open(
 ) -> AbstractContextManager[mlflow.ActiveRun]:
     """The MLflow run of the checkpoint if it can be resumed, else a new one."""
     started = None
-    if saved is not None and saved.kept:
-        started = run_log.unfinished(saved.kept["run_id"], queue.experiment_id)
+    if saved is not None and saved.log_state:
+        started = run_log.unfinished(saved.log_state["run_id"], queue.experiment_id)
     run_log.close_abandoned(queue.experiment_id, run, except_id=started)
     if started is not None:
         return open_run(run_id=started)
@@ -153,7 +155,7 @@ def train_and_log(
 
     broadcast.send((run, saved))
     trainer = trainers.Trainer(run, corpus, saved)
-    log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
+    log = run_log.RunLog(run_id, run, corpus, saved.log_state or None if saved else None)
     if not log.resumed:
         log_params(run_id, _params(run, corpus, trainer))
     steps = run.training.steps

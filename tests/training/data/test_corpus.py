@@ -48,7 +48,7 @@ def documents_of(files: corpus.TokenFiles, tokenizer: Any) -> list[str]:
     """Every document of both parts, cut where the boundaries say."""
     found = []
     for ids, ends in (
-        (files.train(), files.train_documents()),
+        (files.train(), np.memmap(Path(files.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")),
         (files.validation(), files.validation_documents()),
     ):
         assert ends.dtype == np.uint64

@@ -97,7 +97,7 @@ def test_a_checkpoint_goes_on_to_the_same_losses(
     saved = checkpoint.find(run, 1)
     assert saved is not None
     assert 5 <= saved.step < 30
-    assert saved.kept == {"note": "kept"}
+    assert saved.log_state == {"note": "kept"}
     rest = evaluations(run, corpus, saved=saved)
     assert rest == [(step, found) for step, found in whole if step > saved.step]
     assert checkpoint.find(run, 2) is None  # of another number of processes

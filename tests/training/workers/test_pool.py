@@ -130,7 +130,7 @@ def test_a_run_goes_on_when_the_server_is_back(
     while not isinstance(event := events.get(timeout=120), Failed):
         told.append(event)
     assert isinstance(event.error, InputError)
-    assert "when it answers, start again to go on" in str(event.error)
+    assert "run the command again to resume once it answers" in str(event.error)
     worker_of.join(60)
     assert worker_of.exitcode == 1
 
