@@ -117,8 +117,8 @@ class Study(Section):
             raise ValueError("target.steps: fewer than training.first_evaluation")
         self._check_decay(self.target.steps, "target.steps")
         for place, steps in (("training", self.training.steps), ("target", self.target.steps)):
-            if steps * self.training.tokens_per_step > keys.LARGEST:
-                raise ValueError(f"{place}.steps: more than {keys.LARGEST:.2g} tokens")
+            if steps * self.training.tokens_per_step > keys.MAX_INTEGER:
+                raise ValueError(f"{place}.steps: more than {keys.MAX_INTEGER:.2g} tokens")
         if len(set(self.sweep.sizes)) < len(self.sweep.sizes):
             raise ValueError("sweep.sizes: a size is named twice")
         trained = {self.size(name) for name in self.sweep.sizes}

@@ -237,7 +237,7 @@ def test_ctrl_c_keeps_what_is_finished(
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "interrupted; start it again to go on where it was" in errors
+    assert "interrupted; run the command again to resume" in errors
     (sweep,) = runs_of("sweep")
     assert sweep.info.status in ("KILLED", "FAILED")  # ours, then that of `mlflow run`
     assert sweep.data.tags["error"] == "interrupted"
@@ -320,7 +320,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
     resumed = runs_of("proxy", " and tags.complete = 'true'")[0]
     dead = mlflow.get_run(dead.info.run_id)
     assert dead.info.status == "KILLED"
-    assert f"run {resumed.info.run_id} goes on" in dead.data.tags["error"]
+    assert f"continued by run {resumed.info.run_id}" in dead.data.tags["error"]
     done = run_entry("train", "--study", study, "--size", "tiny")
     whole = runs_of("proxy", " and tags.complete = 'true'")[0]
     assert whole.info.run_id != resumed.info.run_id
