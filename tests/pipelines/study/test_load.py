@@ -200,7 +200,7 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ({"sizes": {"tiny": {"heads": 3}}}, "heads (3) must divide hidden_size (16)"),
         ({"tokenizer": {"name": "gpt2"}}, "tokenizer: give exactly one of vocab_size and name"),
         ({"sweep": {"sizes": ["tiny"]}}, "sweep.sizes: proxies of one size show no size law"),
-        ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation a run shows no"),
+        ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation per run shows no"),
         ({"target": {"size": "tiny", "steps": 12, "seeds": [3, 3]}}, "a seed is given twice"),
         (
             {"bounds": {"news": (0.6, 0.8)}, "search": {"bounds": {"news": (0.0, 0.5)}}},
