@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import mlflow
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from fitting import registry
 from optimization.domain import predictor as predictors
@@ -32,12 +31,12 @@ from training.engine.devices import Machines
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
+from training.record.intervals import t_quantile
 from training.record.mixtures import checked_mixture, mixture_key
 from training.record.mlflow_runs import search
 from training.run import Run
 
 Array = np.ndarray
-PROBABILITY = 0.9
 NAMES = "target-"  # the prefix of the targets' names
 
 
@@ -165,7 +164,7 @@ def _measured_gain(table: pd.DataFrame, unmeasured: float) -> Gain:
         return Gain(gain, unmeasured)
     squares = ((table["measured"] - by_mixture.transform("mean")) ** 2).sum()
     error = np.sqrt(squares / degrees * (1 / counts[BEST] + 1 / counts[DEFAULT]))
-    return Gain(gain, float(student.ppf((1 + PROBABILITY) / 2, degrees) * error))
+    return Gain(gain, float(t_quantile(degrees) * error))
 
 
 def _earlier(
@@ -175,7 +174,7 @@ def _earlier(
     active: mlflow.ActiveRun,
 ) -> list[Earlier]:
     """Targets of the study in the experiment, as large and as long as its target, on mixtures other
-    than these; one entry a mixture, its objective the mean over seeds."""
+    than these; one entry per mixture, its objective the mean over seeds."""
     study = prepared.study
     domains = list(study.domains)
     query = (
