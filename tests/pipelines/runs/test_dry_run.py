@@ -92,7 +92,7 @@ def test_a_plan_trains_and_prepares_nothing(
     miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = plan_sweep(write_study(miniature))
-    assert run.data.tags[dry_run.PLANNED] == "true"
+    assert run.data.tags[dry_run.DRY_RUN_TAG] == "true"
     assert not Path(miniature["workspace"]).exists()
     assert len(mlflow.search_runs(output_format="list")) == 1
     told = capsys.readouterr().out
