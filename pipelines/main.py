@@ -17,12 +17,12 @@ from optimization.domain import predictor as predictors
 from optimization.domain import simplex
 from optimization.mixture.report import report
 from optimization.mixture.solve import Answer
-from pipelines import entry, verify
+from pipelines import entry
 from pipelines.command import advice, table
 from pipelines.fit import Fitted, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
-from pipelines.proof import verdict
+from pipelines.proof import targets, verdict
 from pipelines.proof.verdict import Proof
 from pipelines.runs import budget, dry_run, preflight
 from pipelines.runs.fitted_runs import purpose_of
@@ -83,7 +83,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     with entry.stage(keys.OPTIMIZE) as searching:
         answer = optimize(predictor, search_problem.of_study(study, predictor))
     with entry.stage(keys.VERIFY) as proving:
-        proof = verify.verify(prepared, predictor, verify.to_train(answer), machines, proving)
+        proof = targets.prove(prepared, predictor, targets.to_train(answer), machines, proving)
     standing = registry.standing(predictor.uri)
     lines = summary(fitted, answer, proof, standing)
     mlflow.log_params(keys.with_prefix(keys.MIXTURE, answer.best))
