@@ -16,8 +16,8 @@ from fitting.data.histories import Histories
 from fitting.data.observations import Observations
 from fitting.selection.forms import Options
 from optimization.continual import artifacts, solve
-from optimization.continual.artifacts import CHECK, FITTED, CriticalAnswer, report
-from optimization.continual.solve import Forgetting
+from optimization.continual.report import CHECK, FITTED, CriticalAnswer, report
+from optimization.continual.solve import ForgettingCurve
 from optimization.domain import predictor as predictors
 from pipelines import entry
 from pipelines.command import table, texts
@@ -100,7 +100,7 @@ class Question:
 class Solved:
     """The law of continued training and its answer, before any check run."""
 
-    forgetting: Forgetting
+    forgetting: ForgettingCurve
     sides: tuple[Side, Side]
     table: pd.DataFrame  # tidy, the fitted evaluations
     names: dict[str, str]  # run id → name

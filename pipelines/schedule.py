@@ -12,13 +12,8 @@ from fitting.data.phase_observations import PhaseRuns
 from fitting.selection import schedule
 from fitting.selection.schedule import ScheduleFit
 from optimization.schedule import plots
-from optimization.schedule.plan import (
-    CONSTANT,
-    ScheduleAnswer,
-    SchedulePredictor,
-    load,
-    solve,
-)
+from optimization.schedule.plan import CONSTANT, ScheduleAnswer, solve
+from optimization.schedule.predictor import SchedulePredictor, load
 from optimization.schedule.report import report
 from pipelines import entry
 from pipelines.command import advice, table

@@ -93,7 +93,7 @@ def log(answer: ScheduleAnswer, proof: ScheduleProof) -> None:
     mlflow.log_table(proof.table, "measured.json")
     predicted = {}
     for name in (CONSTANT, JOINT):
-        prediction = answer.predictor.ask(answer.strategies[name].schedule)
+        prediction = answer.predictor.predict_one(answer.strategies[name].schedule)
         ends = (prediction["objective"], prediction["objective_low"], prediction["objective_high"])
         predicted[name] = ends
     figure = plots.schedule_proof(proof.measured(), predicted)

@@ -14,7 +14,7 @@ import pytest
 from fitting.data import continual, histories
 from fitting.importing import table_reader, writer
 from optimization.continual import solve
-from optimization.continual.artifacts import CriticalAnswer, report
+from optimization.continual.report import CriticalAnswer, report
 from optimization.domain import objective
 from pipelines import critical, entry, imports
 from pipelines.command import texts
@@ -302,7 +302,7 @@ def test_what_is_asked_wrongly_is_one_clear_error(call: Callable[[], object], me
 
 def test_a_predictor_that_tells_no_base_cannot_be_asked() -> None:
     other = SimpleNamespace(spec=SimpleNamespace(continual=None), uri="models:/other/1")
-    with pytest.raises(InputError, match="models:/other/1' tells no losses of a base"):
+    with pytest.raises(InputError, match="models:/other/1' has no losses of a base model"):
         solve.solve(other, [])  # type: ignore[arg-type]
 
 

@@ -21,13 +21,9 @@ from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.schedule import plan as search
 from optimization.schedule import plots
-from optimization.schedule.plan import (
-    CONSTANT,
-    GREEDY,
-    TRAJECTORIES,
-    ScheduleAnswer,
-    SchedulePredictor,
-)
+from optimization.schedule import predictor as predictors
+from optimization.schedule.plan import CONSTANT, GREEDY, TRAJECTORIES, ScheduleAnswer
+from optimization.schedule.predictor import SchedulePredictor
 from optimization.schedule.report import report
 from pipelines import schedule as pipeline
 from tests.support.stores import empty_store
@@ -275,7 +271,7 @@ def test_the_predictor_is_the_law_and_holds_the_truth(
 ) -> None:
     found, version = registered
     assert version.alias == "champion"
-    asked = search.load(version.uri)
+    asked = predictors.load(version.uri)
     again = laws.from_json(laws.to_json(found.law))
     schedules = np.random.default_rng(4).dirichlet(np.ones(4), (50, 3))
     losses = found.law.predict(schedules)
@@ -292,13 +288,15 @@ def test_the_predictor_is_the_law_and_holds_the_truth(
     assert inside.mean() >= 0.9
     width = answer["objective_high"] - answer["objective_low"]
     assert width.mean() < 2 * seen.std()
-    assert asked.ask(schedules[0])["objective"] == pytest.approx(answer["objective"].iloc[0])
+    assert asked.predict_one(schedules[0])["objective"] == pytest.approx(
+        answer["objective"].iloc[0]
+    )
 
 
 def test_the_plan_of_a_loaded_predictor_is_drawn(
     registered: tuple[ScheduleFit, Registered],
 ) -> None:
-    found = plan(search.load(registered[1].uri))
+    found = plan(predictors.load(registered[1].uri))
     text = "\n".join(report(found))
     assert "certified phase by phase" in text
     assert f"{found.best.schedule[0, 0]:.3f}" in text
@@ -328,7 +326,7 @@ def test_bad_rows_are_named(
 ) -> None:
     row = rows(np.full((1, 3, 4), 0.25)).assign(**change).set_axis([7])
     with pytest.raises(MlflowException) as refused:
-        search.load(registered[1].uri).loaded.predict(row)
+        predictors.load(registered[1].uri).loaded.predict(row)
     assert named in refused.value.message
     assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
 
@@ -337,4 +335,4 @@ def test_a_model_that_does_not_exist_is_refused(
     registered: tuple[ScheduleFit, Registered],
 ) -> None:
     with pytest.raises(InputError, match="model 'models:/none/1' cannot be loaded"):
-        search.load(registered[1].uri.replace("schedule-predictor", "none"))
+        predictors.load(registered[1].uri.replace("schedule-predictor", "none"))
