@@ -27,6 +27,7 @@ STYLES = {
 OTHER_STYLES = (("C5", "v"), ("C6", "X"), ("C8", "o"), ("C9", "h"))
 MARKER_SCALE = {"*": 2.6, "P": 1.2, "X": 1.2}  # scale of markers that cover little area
 LEGEND_COLUMNS = 5
+ROOT_TICKS = (0.0, 0.01, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_HEIGHT = 26  # inches
 
 
@@ -113,6 +114,22 @@ def marks(
             ),
         )  # fmt: skip
     return handles
+
+
+def root_scale(axis: Axes, highest: float, which: str = "x") -> None:
+    """A square-root scale of proportions, from 0 to slightly above the highest one; `which` is x or
+    y."""
+    ticks = [tick for tick in ROOT_TICKS if tick <= highest]
+    limits = (0, 1.03 * highest)
+    functions = (lambda x: np.sqrt(np.maximum(x, 0)), np.square)
+    if which == "x":
+        axis.set_xscale("function", functions=functions)
+        axis.set_xticks(ticks)
+        axis.set_xlim(limits)
+    else:
+        axis.set_yscale("function", functions=functions)
+        axis.set_yticks(ticks)
+        axis.set_ylim(limits)
 
 
 def legend(
