@@ -61,7 +61,7 @@ def prove(
     rows = []
     for key, run in planned.items():
         name = _name(key)
-        prediction = predictor.ask(run.mixture)
+        prediction = predictor.predict_one(run.mixture)
         losses = dict(zip(histories[key].domains, histories[key].losses[-1], strict=True))
         rows.append(
             {

@@ -122,7 +122,7 @@ def report(proposal: Proposal) -> Iterator[str]:
     predictions = {}
     if predictor:
         for name, mixture in proposal.mixtures.items():
-            p = predictor.ask(mixture)
+            p = predictor.predict_one(mixture)
             predictions[name] = f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}], {p.distance:.2f}"
     yield from layout.mixtures(
         proposal.mixtures,

@@ -51,7 +51,7 @@ def main() -> None:
         default = _import(folder)
         for power in POWERS:
             predictor = predictors.load(_fit(power))
-            print(f"\nφ(r) = r^{predictor.python.law.power:g}")
+            print(f"\nφ(r) = r^{predictor.artifact_model.law.power:g}")
             with threadpool_limits(1):
                 _compare(predictor, bounds, default)
             began = time.perf_counter()
