@@ -19,9 +19,9 @@ import pandas as pd
 
 from optimization.continual.solve import ForgettingCurve
 from pipelines import critical, entry
-from pipelines.critical import Question
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs
+from pipelines.runs.continual_law import Question
 from pipelines.runs.proxy_runs import train_missing
 from pipelines.study.study import Study
 from training.record import keys

@@ -18,8 +18,8 @@ from optimization.continual.report import CriticalAnswer, report
 from optimization.domain import objective
 from pipelines import critical, entry, imports
 from pipelines.command import texts
-from pipelines.critical import Question
 from pipelines.runs import continual_runs, fitted_runs
+from pipelines.runs.continual_law import Question
 from pipelines.runs.fitted_runs import Checkpoints
 from pipelines.study import load as studies
 from tests.support.commands import ROOT, call
