@@ -32,8 +32,8 @@ def scripts_on_path() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_remembered", set())
+def no_secret_of_another_test() -> None:
+    secrets.forget()
 
 
 @pytest.fixture
