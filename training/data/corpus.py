@@ -60,10 +60,6 @@ class TokenFiles:
         """Token ids, (validation_tokens,), memory-mapped."""
         return np.memmap(Path(self.folder, "validation.bin"), dtype=self.dtype, mode="r")
 
-    def train_documents(self) -> np.ndarray:
-        """End of each training document, including its end-of-text token, (documents,)."""
-        return np.memmap(Path(self.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")
-
     def validation_documents(self) -> np.ndarray:
         """End of each held-out document, including its end-of-text token, (documents,)."""
         return np.memmap(Path(self.folder, "validation.idx"), dtype=tokenise.ENDS, mode="r")
