@@ -23,6 +23,7 @@ from pipelines.runs import continual_runs, fitted_runs
 from pipelines.runs.fitted_runs import Checkpoints
 from pipelines.study import load as studies
 from tests.support.commands import ROOT, call
+from tests.support.studies import WriteStudy
 from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
@@ -310,7 +311,7 @@ def test_a_predictor_that_tells_no_base_cannot_be_asked() -> None:
 def test_a_study_trains_its_base_what_it_becomes_and_the_answer(
     store: str,
     miniature: dict[str, Any],
-    write_study: Callable[[dict[str, Any]], str],
+    write_study: WriteStudy,
     single_worker: None,
 ) -> None:
     assert store

@@ -1,6 +1,5 @@
 """Designs: they fill the allowed set, and what is proposed waits in the sweep's ledger."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipelines.prepare import prepare
 from pipelines.runs.proxy_runs import ledger, planned_runs, proxy_runs
 from pipelines.study import load as studies
 from tests.support.commands import call
+from tests.support.studies import WriteStudy
 from tests.support.tiny_runs import RUNS
 from training.record import keys
 from training.record.errors import InputError
@@ -101,7 +101,7 @@ def test_a_design_that_cannot_be_is_refused() -> None:
 
 @pytest.mark.slow
 def test_proposals_wait_in_the_ledger_for_the_next_sweep(
-    store: str, miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     """Without a predictor: what is proposed fills what is planned, under the study's bundle."""
     assert store
@@ -129,7 +129,7 @@ def test_proposals_wait_in_the_ledger_for_the_next_sweep(
 
 
 def test_a_study_tells_a_bundle_that_is_broken(
-    miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     miniature["bundles"] = {"text": {"news": 0.75, "math": 0.25}}
     miniature["sweep"]["mixtures"] = [

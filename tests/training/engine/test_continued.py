@@ -1,6 +1,5 @@
 """Schedules and bases: a mixture that changes while a model trains, and weights that go on."""
 
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipelines.study import load as studies
 from pipelines.study import schedule_section
 from pipelines.study.study import Study
 from tests.support.commands import call
+from tests.support.studies import WriteStudy
 from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
 from training.data.corpus import Corpus
 from training.data.sampling import MixtureSampler
@@ -257,7 +257,7 @@ def test_a_base_that_is_none_is_one_clear_error(
 def test_a_schedule_is_planned_trained_and_taken_by_train(
     store: str,
     miniature: dict[str, Any],
-    write_study: Callable[[dict[str, Any]], str],
+    write_study: WriteStudy,
     single_worker: None,
 ) -> None:
     assert store
