@@ -22,16 +22,15 @@ from pipelines.critical import Question
 from pipelines.runs import continual_runs, fitted_runs
 from pipelines.runs.fitted_runs import Checkpoints
 from pipelines.study import load as studies
-from tests.support.commands import ROOT, call
+from tests.support.commands import call
 from tests.support.studies import WriteStudy
+from tests.support.tables import MIXINGLAWS, published
 from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.record.mlflow_runs import search
 
-CT = ROOT.parent / "shared" / "data" / "mixinglaws" / "ct"
-WEIGHTS = CT.parent / "valid_weight.json"
 Truth = Callable[[np.ndarray], Mapping[str, float]]
 TOKENS = 1_000_000
 
@@ -197,20 +196,21 @@ def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CT.exists(), reason="the published runs (../shared/data) are not here")
+@published
 def test_the_published_runs_have_the_papers_critical_proportion(store: str) -> None:
     assert store
     with entry.stage(keys.IMPORT):
         call(
             imports,
-            source=str(CT),
+            source=str(MIXINGLAWS / "ct"),
             format="mixinglaws",
             domains="pile,python",
             base="pythia_70m_step20000",
             check="70M-9",
             experiment="ct",
         )
-    wanted = Question(["pile"], [], texts.numbers("weights", str(WEIGHTS)), None, [], "continual")
+    weights = texts.numbers("weights", str(MIXINGLAWS / "valid_weight.json"))
+    wanted = Question(["pile"], [], weights, None, [], "continual")
     with entry.stage(keys.CRITICAL) as active:
         given = critical.of_experiment(entry.experiment_ids("ct", active), "", wanted)
     answer = given.forgetting.answers[0]
