@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting.data import continual, histories
-from fitting.importing import table_reader, writer
+from fitting.data import continual
 from optimization.continual import solve
 from optimization.continual.artifacts import CriticalAnswer, report
 from optimization.domain import objective
@@ -28,7 +27,7 @@ from tests.support.tables import MIXINGLAWS, published
 from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
-from training.record.history import History, history_from_tags
+from training.record.history import history_from_tags
 from training.record.mlflow_runs import search
 
 Truth = Callable[[np.ndarray], Mapping[str, float]]
@@ -182,17 +181,6 @@ def test_sides_that_kept_rounded_inner_proportions_are_one_line(store: str, tmp_
     assert answer.share_low is not None
     assert answer.share_high is not None
     assert answer.share_low <= answer.share <= answer.share_high
-
-
-def test_a_check_run_that_is_not_finished_is_not_read(store: str) -> None:
-    assert store
-    losses = History(("old",), (0, 10), (0, TOKENS), ((3.0,), (2.9,)))
-    for name in ("whole", "begun"):
-        run = table_reader.ImportedRun(name, 1000, {"old": 0.5, "new": 0.5}, losses, {}, check=True)
-        writer.write([run], writer.Parent("0", "0" * 32, "made up"))
-    (begun,) = search(["0"], "attributes.run_name = 'begun'")
-    mlflow.MlflowClient().update_run(begun.info.run_id, status="RUNNING")
-    assert set(histories.checks(["0"])["run"]) == {"whole"}
 
 
 @pytest.mark.slow
