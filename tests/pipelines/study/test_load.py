@@ -261,3 +261,18 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
     path.write_text("a: [unclosed")
     with pytest.raises(InputError, match="not YAML"):
         study.load(str(path))
+
+
+def test_a_study_tells_a_bundle_that_is_broken(
+    miniature: dict[str, Any], write_study: WriteStudy
+) -> None:
+    miniature["bundles"] = {"text": {"news": 0.75, "math": 0.25}}
+    miniature["sweep"]["mixtures"] = [
+        {"news": 0.75, "math": 0.25},
+        {"news": 0.3, "math": 0.1, "code": 0.6},
+        {"news": 0.3, "math": 0.3, "code": 0.4},
+    ]
+    with pytest.raises(
+        InputError, match=r"sweep.mixtures\[2\] breaks the rule 'bundles: 0.75 news"
+    ):
+        study.load(write_study(miniature))
