@@ -25,14 +25,14 @@ from training.record.version import version
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fit.Fitted]:
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fit.RegisteredFit]:
     """A fit of noisy runs of a known law, registered; no test changes its store."""
     with empty_store(tmp_path_factory.mktemp("fitted")):
         yield fit_truth()
 
 
 @pytest.mark.slow
-def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.Fitted) -> None:
+def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.RegisteredFit) -> None:
     model = mlflow.pyfunc.load_model(fitted.registered.uri)
     rows = pd.DataFrame([MIXTURE, {**MIXTURE, "mixture/web": 0.7, "mixture/papers": 0.0}])
     answer = model.predict(rows)
@@ -52,7 +52,7 @@ def test_the_answer_has_the_contract_columns_and_the_truth(fitted: fit.Fitted) -
     assert known["distance"].iloc[0] == pytest.approx(0, abs=1e-9)
 
 
-def test_rounding_is_divided_out_and_whole_numbers_are_numbers(fitted: fit.Fitted) -> None:
+def test_rounding_is_divided_out_and_whole_numbers_are_numbers(fitted: fit.RegisteredFit) -> None:
     model = mlflow.pyfunc.load_model(fitted.registered.uri)
     exact = model.predict(pd.DataFrame([{**MIXTURE}]))
     rounded = model.predict(pd.DataFrame([{**MIXTURE, "mixture/web": 0.5004}]))
@@ -61,7 +61,7 @@ def test_rounding_is_divided_out_and_whole_numbers_are_numbers(fitted: fit.Fitte
     assert np.isfinite(corner["objective"].iloc[0])
 
 
-def download(fitted: fit.Fitted, tmp_path: Path) -> Path:
+def download(fitted: fit.RegisteredFit, tmp_path: Path) -> Path:
     """A copy of the registered model's folder."""
     uri, copy = fitted.registered.uri, tmp_path / "copy"
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(copy)))
@@ -69,7 +69,7 @@ def download(fitted: fit.Fitted, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_artifact_holds_no_pickle_and_runs_without_torch(
-    fitted: fit.Fitted, tmp_path: Path
+    fitted: fit.RegisteredFit, tmp_path: Path
 ) -> None:
     folder = download(fitted, tmp_path)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -98,7 +98,7 @@ print(model.predict(pd.DataFrame([{MIXTURE!r}]))["objective"].iloc[0])
     assert float(done.stdout.split()[-1]) == pytest.approx(here["objective"].iloc[0])
 
 
-def test_each_version_runs_its_own_code(fitted: fit.Fitted, tmp_path: Path) -> None:
+def test_each_version_runs_its_own_code(fitted: fit.RegisteredFit, tmp_path: Path) -> None:
     folder = download(fitted, tmp_path)
     code = next(folder.rglob("laws.py"))
     before = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([MIXTURE]))
@@ -109,7 +109,7 @@ def test_each_version_runs_its_own_code(fitted: fit.Fitted, tmp_path: Path) -> N
     assert live["objective"].iloc[0] == pytest.approx(before["objective"].iloc[0])
 
 
-def test_the_fit_run_shows_what_it_found(fitted: fit.Fitted) -> None:
+def test_the_fit_run_shows_what_it_found(fitted: fit.RegisteredFit) -> None:
     client = mlflow.MlflowClient()
     run = client.search_runs(["0"], f"tags.{keys.STAGE} = '{keys.FIT}'")[0]
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
@@ -141,7 +141,7 @@ def test_a_scale_that_all_runs_share_is_the_only_one_asked(store: str) -> None:
 
 
 def test_a_difference_is_as_certain_as_a_search_says_and_more_than_either_loss(
-    fitted: fit.Fitted,
+    fitted: fit.RegisteredFit,
 ) -> None:
     model = mlflow.pyfunc.load_model(fitted.registered.uri)
     reference = {"web": 0.4, "code": 0.4, "papers": 0.2}
@@ -171,7 +171,7 @@ def test_a_difference_is_as_certain_as_a_search_says_and_more_than_either_loss(
     ],
 )
 def test_a_reference_that_is_no_mixture_is_refused(
-    fitted: fit.Fitted, reference: dict[str, float], why: str
+    fitted: fit.RegisteredFit, reference: dict[str, float], why: str
 ) -> None:
     model = mlflow.pyfunc.load_model(fitted.registered.uri)
     with pytest.raises(MlflowException, match=why):

@@ -234,7 +234,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(
     show = tokenise.show_progress
     shown: list[int] = []
 
-    def interrupted(bar: Any, batch: tokenise.Batch, group: Any) -> None:
+    def interrupted(bar: Any, batch: tokenise.TextBatch, group: Any) -> None:
         show(bar, batch, group)
         shown.append(len(batch.documents))
         if len(shown) % 4 == 0:
