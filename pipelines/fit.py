@@ -121,7 +121,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class RegisteredFit:
     """The result of a fit, and its registered predictor."""
 
     fit: Fit
@@ -141,7 +141,7 @@ def fit(
     old: Reuse | None = None,
     unplanned: bool = False,
     purpose: Purpose | None = None,
-) -> Fitted:
+) -> RegisteredFit:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Runs of a study that no sweep planned are left out unless `unplanned` is set. Runs whose
@@ -210,7 +210,7 @@ def fit(
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
-    return Fitted(fitted, registered)
+    return RegisteredFit(fitted, registered)
 
 
 def _space(o: Observations, rules: Constraints) -> Space:

@@ -19,7 +19,7 @@ from optimization.mixture.report import report
 from optimization.mixture.solve import Answer
 from pipelines import entry
 from pipelines.command import advice, table
-from pipelines.fit import Fitted, fit
+from pipelines.fit import RegisteredFit, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
 from pipelines.proof import targets, verdict
@@ -95,7 +95,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching), RULE]))
 
 
-def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
+def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
     """The results: the verdict first, then the mixtures, the proof, the cross-validated error."""
     scores = fitted.fit.choice.scores
     return [
@@ -110,7 +110,9 @@ def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) ->
     ]
 
 
-def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRun) -> Iterator[str]:
+def _next(
+    active: MlflowRun, fitted: RegisteredFit, answer: Answer, searching: MlflowRun
+) -> Iterator[str]:
     """Where to look, and how to use the predictor."""
     registered = fitted.registered
     yield f"look at it:  {advice.look_at(active)}"

@@ -33,7 +33,7 @@ FREE = 1e-6  # smallest range of a free proportion
 
 
 @dataclass(frozen=True)
-class Critical:
+class CriticalProportion:
     """The answer for one tolerance; its fields are None if no mixture keeps the loss."""
 
     tolerance: float  # nats per token
@@ -56,7 +56,7 @@ class ForgettingCurve:
     new: Array
     is_original: Array  # of the training domains, (M,) bool
     before: tuple[float, float]  # losses of the base model: original, new
-    answers: tuple[Critical, ...]  # by rising tolerance, 0 first
+    answers: tuple[CriticalProportion, ...]  # by rising tolerance, 0 first
     curve: pd.DataFrame  # share, original and new losses with intervals, mixture/<domain>…
 
     @property
@@ -159,7 +159,7 @@ def _search(forgetting: ForgettingCurve) -> EpsilonConstraint:
 
 def _critical(
     forgetting: ForgettingCurve, trade_off: EpsilonConstraint, tolerance: float
-) -> Critical:
+) -> CriticalProportion:
     level = forgetting.before[0] + tolerance
     best = trade_off.best(level)
     upper_end = objective.weighted(forgetting.predictor, forgetting.original, pessimistic=True)
@@ -167,11 +167,11 @@ def _critical(
         _share(forgetting, trade_off, end, level) for end in (upper_end, _optimistic(upper_end))
     )
     if best is None:
-        return Critical(tolerance, None, None, lower, upper, None, None, None)
+        return CriticalProportion(tolerance, None, None, lower, upper, None, None, None)
     share = float(best @ forgetting.is_original)
     ends = [share, *(end for end in (lower, upper) if end is not None)]
     original, new = forgetting.losses(best)
-    return Critical(
+    return CriticalProportion(
         tolerance=tolerance,
         mixture=best,
         share=share,

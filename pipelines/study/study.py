@@ -12,7 +12,7 @@ from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import DEVIATION, LOSS, WORST
 from pipelines.study import schedule_section
-from pipelines.study.sections import Critical, Phases, Search, Sweep, Target
+from pipelines.study.sections import Critical, Phases, Search, Sweep, TargetSection
 from training.config import (
     LADDER,
     Domain,
@@ -69,7 +69,7 @@ class Study(Section):
     """How often a run may see the same text."""
     sweep: Sweep
     """The proxies."""
-    target: Target
+    target: TargetSection
     """The large run."""
     search: Search = Search()
     """The search over the mixture."""

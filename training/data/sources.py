@@ -208,11 +208,6 @@ def check(domains: Mapping[str, Domain]) -> list[str]:
     return notes
 
 
-def documents(name: str, domain: Domain) -> Iterator[str]:
-    """The texts of one domain, in a fixed order, up to `max_mb`."""
-    return (text for _, text in Reading({name: domain}))
-
-
 def fingerprint(name: str, domain: Domain, digests: Path) -> str:
     """A hash that changes when the domain's documents may have changed.
 

@@ -42,7 +42,7 @@ Encode = Callable[[list[str]], Iterable[list[int]]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Documents with the names of their domains, and the reading's cursor after them."""
 
     documents: list[tuple[list[str], str]]
@@ -125,20 +125,20 @@ def write(
     return {name: {**w.summary(), "skipped": skipped[name]} for name, w in writers.items()}
 
 
-def _batches(reading: sources.Reading) -> Iterator[Batch]:
+def _batches(reading: sources.Reading) -> Iterator[TextBatch]:
     documents, size = list[tuple[list[str], str]](), 0
     for names, text in reading:
         documents.append((names, text))
         size += len(text)
         if size >= BATCH:
-            yield Batch(documents, reading.cursor(), reading.fraction)
+            yield TextBatch(documents, reading.cursor(), reading.fraction)
             documents, size = [], 0
-    yield Batch(documents, reading.cursor(), reading.fraction)
+    yield TextBatch(documents, reading.cursor(), reading.fraction)
 
 
 def _encoded(
-    batches: Iterable[Batch], encode: Encode
-) -> Iterator[tuple[Batch, Iterable[list[int]]]]:
+    batches: Iterable[TextBatch], encode: Encode
+) -> Iterator[tuple[TextBatch, Iterable[list[int]]]]:
     for batch in batches:
         texts = [text for _, text in batch.documents]
         yield batch, encode(texts) if texts else []
@@ -269,7 +269,7 @@ def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
     )
 
 
-def show_progress(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
+def show_progress(bar: "tqdm[Any]", batch: TextBatch, group: Mapping[str, Domain]) -> None:
     """Advance the bar; its total is the sum of the limits, or extrapolated where that is less."""
     done = sum(batch.cursor.bytes.values())
     limit = sum((domain.max_mb or math.inf) * 1e6 for domain in group.values())

@@ -1,6 +1,6 @@
 """The answer to a problem: a registered predictor searched, explained, logged, and its mistakes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from pipelines.study.search_problem import Overrides
 from tests.support import synthetic
 from tests.support.logged_runs import fit_table, log_runs
 from tests.support.stores import empty_store
+from tests.support.studies import WriteStudy
 from training.record import keys
 from training.record.errors import InputError
 
@@ -265,7 +266,7 @@ def test_a_trust_region_of_nothing_leaves_the_fitted_mixtures(predictor: Predict
 
 
 def test_a_study_asks_for_the_search(
-    predictor: Predictor, miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
+    predictor: Predictor, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     miniature["bounds"] = {"news": [0.1, 0.9], "math": [0.0, 0.5]}
     miniature["search"] = {

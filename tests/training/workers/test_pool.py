@@ -20,7 +20,7 @@ from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
 from training.config import Engine, Size
 from training.data.corpus import Corpus
 from training.engine import checkpoint, devices
-from training.engine import trainer as trainers
+from training.engine.evaluation import Evaluator
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import Evaluation, history_from_tags
@@ -155,14 +155,15 @@ def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, s
     checkpoint.remove(run)
     first, second = (client.create_run("0").info.run_id for _ in range(2))
 
-    class Impatient(trainers.Trainer):
-        def _evaluate(self, step: int) -> Evaluation:
-            if step == 37:
-                raise KeyboardInterrupt
-            return super()._evaluate(step)
+    evaluate, steps = Evaluator.evaluate, iter((5, 10, 19, 37))
+
+    def impatient(self: Evaluator, engine: Any, rank: int, ranks: int) -> Evaluation:
+        if next(steps) == 37:
+            raise KeyboardInterrupt
+        return evaluate(self, engine, rank, ranks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainers, "Trainer", Impatient)
+        patch.setattr(Evaluator, "evaluate", impatient)
         with pytest.raises(KeyboardInterrupt):
             worker.train_and_log(run, corpus, first, None, lambda _: None)
     saved = checkpoint.find(run, 1)
