@@ -10,8 +10,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines.command import processes, texts, titles
-from pipelines.command import table as tables
+from pipelines.command import processes, table, texts, titles
 from pipelines.runs import preflight
 from training.engine.devices import Machines, cores, visible_gpus
 from training.record import keys, secrets, stores
@@ -45,24 +44,24 @@ def stage(name: str, parameters: Mapping[str, str] | None = None) -> Iterator[ml
         yield active
 
 
-def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], table: type) -> None:
+def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], parameters: type) -> None:
     """Run an entry point; a user error ends it with one line and exit code 1.
 
-    `body` takes the values of the parameters in `table`, and the stage's MLflow run, which is
-    active.
+    `parameters` is the command's table of them. `body` takes their values, and the stage's MLflow
+    run, which is active.
     """
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(stores.CONNECT_SECONDS))
     quiet()
     secrets.guard()
     log_to_terminal()
     command = titles.COMMANDS.get(name, name)
-    parser = tables.parser(table, sys.modules[table.__module__].__doc__)
+    parser = table.parser(parameters, sys.modules[parameters.__module__].__doc__)
     arguments = vars(parser.parse_args(_joined(sys.argv[1:])))
     interrupt_on_signals()
     try:
         preflight.tracking_store()
         with stage(name, arguments) as active:
-            body(tables.read(table, arguments), active)
+            body(table.read(parameters, arguments), active)
     except (InputError, DivergedError) as error:
         sys.exit(f"{command}: {error}")
     except KeyboardInterrupt:

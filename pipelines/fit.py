@@ -22,8 +22,7 @@ from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import entry
-from pipelines.command import table as tables
-from pipelines.command import texts
+from pipelines.command import table, texts
 from pipelines.runs.fitted_runs import (
     Checkpoints,
     explored,
@@ -48,76 +47,81 @@ EXPLICIT, IMPLICIT = "explicit", "implicit"
 
 @dataclass(frozen=True)
 class Parameters:
-    study: str = tables.parameter(
+    study: str = table.parameter(
         "The study whose runs are fitted, with its target, weights and rules; by default those of "
         "the newest sweep above the runs."
     )
-    experiment: str = tables.experiment()
-    runs: str = tables.runs()
-    method: str = tables.parameter(
+    experiment: str = table.experiment()
+    runs: str = table.runs()
+    method: str = table.parameter(
         f"The law: `auto`, by cross-validation, or one of {', '.join(ALL_METHODS)}.",
         default="auto",
     )
-    n_params: int | None = tables.parameter(
+    n_params: int | None = table.parameter(
         "Non-embedding parameters of the target; by default the study's, or the largest in the "
         "data.",
-        tables.at_least(1),
+        table.at_least(1),
     )
-    tokens: int | None = tables.parameter(
+    tokens: int | None = table.parameter(
         "Tokens of the target; by default the study's, or the most in the data.",
-        tables.at_least(1),
+        table.at_least(1),
     )
-    weights: dict[str, float] | None = tables.parameter(
+    weights: dict[str, float] | None = table.parameter(
         "Weights of the validation domains: `web=2,code=1`, a JSON object or file.", texts.numbers
     )
-    model: str = tables.parameter(
+    model: str = table.parameter(
         f"The name to register under; by default the study's, or {registry.DEFAULT_NAME}."
     )
-    min_step: int | None = tables.parameter(
+    min_step: int | None = table.parameter(
         "The first fitted step; by default the first one after the start-up transient.",
-        tables.at_least(0),
+        table.at_least(0),
     )
-    max_step: int | None = tables.parameter("The last fitted step.", tables.at_least(1))
-    aggregation: str = tables.parameter(
+    max_step: int | None = table.parameter("The last fitted step.", table.at_least(1))
+    aggregation: str = table.parameter(
         f"`{EXPLICIT}`: a law for each validation domain; `{IMPLICIT}`: one for the weighted loss.",
         texts.one_of(EXPLICIT, IMPLICIT),
         default=EXPLICIT,
     )
-    power: float | None = tables.parameter(
-        "The exponent of φ(r) = r^a; by default chosen.", texts.not_negative
+    power: float | None = table.parameter(
+        "The exponent of φ(r) = r^a; by default chosen by cross-validation.", texts.not_negative
     )
-    ridge: float | None = tables.parameter(
-        "The penalty on coefficients; by default chosen.", texts.not_negative
+    ridge: float | None = table.parameter(
+        "The penalty on coefficients; by default chosen by cross-validation.", texts.not_negative
     )
-    terms: int | None = tables.parameter(
-        "Exponentials of the law; by default chosen.", tables.at_least(1)
+    terms: int | None = table.parameter(
+        "Exponentials of the law; by default chosen by cross-validation.", table.at_least(1)
     )
-    shrinking: bool | None = tables.parameter(
-        "`true`: the effect of the mixture shrinks with size and steps; by default chosen.",
+    shrinking: bool | None = table.parameter(
+        "`true`: the effect of the mixture shrinks with size and steps; by default chosen by "
+        "cross-validation.",
         texts.boolean,
     )
-    tie: str = tables.parameter("Exponents that domains share; by default chosen.")
-    huber: float | None = tables.parameter(
-        "Where Huber's loss turns linear; by default chosen.", texts.not_negative
+    tie: str = table.parameter(
+        "What shares exponents: `all`, `domain` or (nested) `curve`; by default `all` for joint, "
+        "`domain` for nested."
     )
-    compare: bool = tables.parameter(
-        "`true`: compare with LightGBM, linear regression and published laws.",
+    huber: float | None = table.parameter(
+        "nested: residuals beyond this, in nats per token, count linearly; by default none do.",
+        texts.not_negative,
+    )
+    compare: bool = table.parameter(
+        "`true`: compare with the other laws and with boosted trees.",
         texts.boolean,
         default="true",
     )
-    reuse: str = tables.parameter(
+    reuse: str = table.parameter(
         "An MLflow filter string that selects an older study's runs, which are fitted too."
     )
-    split: dict[str, dict[str, float]] | None = tables.parameter(
+    split: dict[str, dict[str, float]] | None = table.parameter(
         "How an older domain is split into newer ones: `code=python:0.6+cpp:0.4`.", texts.shares
     )
-    unplanned: bool = tables.parameter(
+    unplanned: bool = table.parameter(
         "`true`: also fit runs of `train` that no sweep planned.", texts.boolean, default="false"
     )
 
 
 @dataclass(frozen=True)
-class Fitted:
+class RegisteredFit:
     """The result of a fit, and its registered predictor."""
 
     fit: Fit
@@ -137,7 +141,7 @@ def fit(
     old: Reuse | None = None,
     unplanned: bool = False,
     purpose: Purpose | None = None,
-) -> Fitted:
+) -> RegisteredFit:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Runs of a study that no sweep planned are left out unless `unplanned` is set. Runs whose
@@ -158,10 +162,10 @@ def fit(
     pulled = within_rules(pulled, feasible(rules, pulled.domains, 1.0))
     checkpoints = checkpoints or Checkpoints()
     raw_weights = weights or reuse.weights(purpose, pulled)
-    table, raw_weights, ignored = reuse.common_losses(pulled.table, raw_weights, pulled.reused)
-    table, notes = usable(table, checkpoints)
-    notes = [*left_out(pulled), *notes, *ignored, *reuse.summary(table, pulled.reused, old.splits)]
-    observations = Observations.from_tidy(table)
+    losses, raw_weights, ignored = reuse.common_losses(pulled.table, raw_weights, pulled.reused)
+    losses, notes = usable(losses, checkpoints)
+    notes = [*left_out(pulled), *notes, *ignored, *reuse.summary(losses, pulled.reused, old.splits)]
+    observations = Observations.from_tidy(losses)
     raw_weights = raw_weights or dict.fromkeys(observations.val_domains, 1.0)
     w = np.array(checked_weights(raw_weights, observations.val_domains))
     val_weights = dict(zip(observations.val_domains, w.tolist(), strict=True))
@@ -206,7 +210,7 @@ def fit(
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     print("\n".join(lines))
-    return Fitted(fitted, registered)
+    return RegisteredFit(fitted, registered)
 
 
 def _space(o: Observations, rules: Constraints) -> Space:

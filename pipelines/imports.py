@@ -38,7 +38,9 @@ FORMATS = {  # format → the parameters that it takes
 @dataclass(frozen=True)
 class Parameters:
     source: str = table.parameter(
-        "The files, separated by commas: CSV, Parquet or JSON lines.", default=None
+        "tidy: a CSV or Parquet file. pair: two of them, separated by commas, or their folder. "
+        "mixinglaws: its logs, or their folder.",
+        default=None,
     )
     format: str = table.parameter(f"{', '.join(FORMATS)}.", default=None)
     experiment: str = table.parameter("The experiment to write to; by default this run's.")
@@ -59,7 +61,10 @@ class Parameters:
         "Names of runs that no fit reads, separated by commas; `critical` checks with them.",
         texts.names,
     )
-    base: str = table.parameter("mixinglaws: the file with the base model's losses.")
+    base: str = table.parameter(
+        "mixinglaws: the checkpoint of the base model, by the last part of its path in the logs, "
+        "whose lines hold its losses."
+    )
     unit: str = table.parameter("Unit of the losses; by default the files', or nats_per_token.")
 
 

@@ -17,12 +17,12 @@ from optimization.domain import predictor as predictors
 from optimization.domain import simplex
 from optimization.mixture.report import report
 from optimization.mixture.solve import Answer
-from pipelines import entry, verify
+from pipelines import entry
 from pipelines.command import advice, table
-from pipelines.fit import Fitted, fit
+from pipelines.fit import RegisteredFit, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import prepare
-from pipelines.proof import verdict
+from pipelines.proof import targets, verdict
 from pipelines.proof.verdict import Proof
 from pipelines.runs import budget, dry_run, preflight
 from pipelines.runs.fitted_runs import purpose_of
@@ -83,7 +83,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     with entry.stage(keys.OPTIMIZE) as searching:
         answer = optimize(predictor, search_problem.of_study(study, predictor))
     with entry.stage(keys.VERIFY) as proving:
-        proof = verify.verify(prepared, predictor, verify.to_train(answer), machines, proving)
+        proof = targets.prove(prepared, predictor, targets.to_train(answer), machines, proving)
     standing = registry.standing(predictor.uri)
     lines = summary(fitted, answer, proof, standing)
     mlflow.log_params(keys.with_prefix(keys.MIXTURE, answer.best))
@@ -95,7 +95,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching), RULE]))
 
 
-def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
+def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
     """The results: the verdict first, then the mixtures, the proof, the cross-validated error."""
     scores = fitted.fit.choice.scores
     return [
@@ -110,7 +110,9 @@ def summary(fitted: Fitted, answer: Answer, proof: Proof, standing: Standing) ->
     ]
 
 
-def _next(active: MlflowRun, fitted: Fitted, answer: Answer, searching: MlflowRun) -> Iterator[str]:
+def _next(
+    active: MlflowRun, fitted: RegisteredFit, answer: Answer, searching: MlflowRun
+) -> Iterator[str]:
     """Where to look, and how to use the predictor."""
     registered = fitted.registered
     yield f"look at it:  {advice.look_at(active)}"

@@ -33,10 +33,13 @@ class Parameters(Overrides):
     )
 
 
-def optimize(predictor: Predictor, problem: Problem, *, children: bool = False) -> Answer:
-    """Answer a problem and log the answer to the active run."""
+def optimize(
+    predictor: Predictor, problem: Problem, *, trials_below: mlflow.ActiveRun | None = None
+) -> Answer:
+    """Answer a problem and log the answer to the active run, and each trial as a child of
+    `trials_below`, if given."""
     answer = solve.solve(predictor, problem)
-    artifacts.log(answer, children=children)
+    artifacts.log(answer, trials_below=trials_below)
     lines = report(answer)
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
@@ -48,7 +51,7 @@ def champion(name: str) -> str:
     return f"models:/{name}@{CHAMPION}"
 
 
-def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     study = studies.load(parameters.study) if parameters.study else None
     predictor = predictors.load(
         parameters.model or champion(study.model if study else DEFAULT_NAME),
@@ -61,7 +64,7 @@ def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
         else search_problem.of_predictor(predictor)
     )
     problem = search_problem.changed(problem, predictor, study, parameters)
-    answer = optimize(predictor, problem, children=parameters.children)
+    answer = optimize(predictor, problem, trials_below=active if parameters.children else None)
     print("\n".join(report(answer)))
 
 

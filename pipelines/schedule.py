@@ -1,10 +1,9 @@
-"""`schedule`: plan a mixture that changes during training, and prove it by training."""
+"""`schedule`: find the best schedule of mixtures, and test it by training."""
 
 from dataclasses import dataclass
 
 import mlflow
 import numpy as np
-from scipy.stats import t as student
 
 from fitting import registry
 from fitting.artifact import laws
@@ -13,13 +12,8 @@ from fitting.data.phase_observations import PhaseRuns
 from fitting.selection import schedule
 from fitting.selection.schedule import ScheduleFit
 from optimization.schedule import plots
-from optimization.schedule.plan import (
-    CONSTANT,
-    ScheduleAnswer,
-    SchedulePredictor,
-    load,
-    solve,
-)
+from optimization.schedule.plan import CONSTANT, ScheduleAnswer, solve
+from optimization.schedule.predictor import SchedulePredictor, load
 from optimization.schedule.report import report
 from pipelines import entry
 from pipelines.command import advice, table
@@ -35,11 +29,11 @@ from training.engine import kernels
 from training.engine.devices import Machines
 from training.record import keys, layout
 from training.record.errors import InputError
+from training.record.intervals import t_quantile
 from training.record.mlflow_runs import log_params
 from training.run import Phase
 
 Array = np.ndarray
-PROBABILITY = 0.9
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Register
         law=laws.to_json(fitted.law),
         replicates=tuple(map(laws.to_json, fitted.replicates)),
         residual=fitted.residual,
-        quantile=float(student.ppf((1 + PROBABILITY) / 2, len(runs.mixtures) - 1)),
+        quantile=t_quantile(len(runs.mixtures) - 1),
         mixtures=tuple(map(tuple, runs.mixtures.tolist())),
     )
     return registry.register_schedule(name, spec, fitted.residual)
@@ -92,16 +86,16 @@ def for_target(study: Study, predictor: SchedulePredictor, schedule: Array) -> l
     ]
 
 
-def log_plan(
-    study: Study, fitted: ScheduleFit, plan: ScheduleAnswer, active: mlflow.ActiveRun
+def log_schedule(
+    study: Study, fitted: ScheduleFit, answer: ScheduleAnswer, active: mlflow.ActiveRun
 ) -> None:
     """Log the law and the schedule to the active run."""
-    predictor, best = plan.predictor, plan.best
+    predictor, best = answer.predictor, answer.best
     domains = predictor.domains
     steps = [0, *(predictor.tokens[:-1] / study.training.tokens_per_step).astype(int).tolist()]
     mixtures = [dict(zip(domains, map(float, row), strict=True)) for row in best.schedule]
     pairs = list(zip(steps, mixtures, strict=True))
-    constant = dict(zip(domains, map(float, plan.strategies[CONSTANT].schedule[0]), strict=True))
+    constant = dict(zip(domains, map(float, answer.strategies[CONSTANT].schedule[0]), strict=True))
     log_params(
         active.info.run_id,
         {
@@ -111,16 +105,16 @@ def log_plan(
             "law/ridge": fitted.ridge,
         },
     )
-    low, high = plan.range()
+    low, high = answer.range()
     mlflow.log_metrics(
         {
-            "gain": plan.gain(),
+            "gain": answer.gain(),
             "gain_low": low,
             "gain_high": high,
-            "gain_on_other_draws": float(plan.resampled_gains.mean()),
+            "gain_on_other_draws": float(answer.resampled_gains.mean()),
             **{
                 f"predicted/{name.replace(' ', '_')}": float(strategy.objectives[-1])
-                for name, strategy in plan.strategies.items()
+                for name, strategy in answer.strategies.items()
             },
             **{f"cv/rmse/{row.phase}": row.rmse for row in fitted.scores.itertuples()},
         }
@@ -133,9 +127,9 @@ def log_plan(
         schedule_section.ARTIFACT,
     )
     for name, figure in (
-        ("schedule", plots.schedules(plan)),
-        ("gain", plots.gains(plan)),
-        ("kept", plots.retention(plan)),
+        ("schedule", plots.schedules(answer)),
+        ("gain", plots.gains(answer)),
+        ("retention", plots.retention(answer)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")
 
@@ -162,13 +156,13 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     predictor = load(registered.uri)
     known = {"default": np.array([*prepared.default.values()])}
-    plan = solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
-    log_plan(study, fitted, plan, active)
-    lines = [_scores(fitted), "", *report(plan)]
+    answer = solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
+    log_schedule(study, fitted, answer, active)
+    lines = [_scores(fitted), "", *report(answer)]
     print("\n".join(lines), flush=True)
-    proof = schedule_proof.prove(proxies, plan, machines, active)
-    schedule_proof.log(plan, proof)
-    measured = schedule_proof.report(plan, proof)
+    proof = schedule_proof.prove(proxies, answer, machines, active)
+    schedule_proof.log(answer, proof)
+    measured = schedule_proof.report(answer, proof)
     mlflow.set_tag(keys.NOTE, layout.description([*lines, *measured]))
     mlflow.log_text("\n".join([*lines, *measured]), layout.REPORT)
     print("\n".join(measured))

@@ -52,7 +52,7 @@ def _adopt(runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
     trained = [finished[key] for key in planned if key in finished]
     for run_id, where in origin.origins(trained).items():
         if where == origin.UNPLANNED:
-            mlflow.MlflowClient().set_tag(run_id, keys.PLANNED, active.info.run_id)
+            mlflow.MlflowClient().set_tag(run_id, keys.PLANNED_BY, active.info.run_id)
 
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:

@@ -58,7 +58,7 @@ def train(run: Run, corpus: Corpus, machines: Machines, active: mlflow.ActiveRun
     pool.train([run], corpus, SingleRun(run, run_id), machines)
     history = history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
-        raise InputError("the processes that trained it died; start it again to go on")
+        raise InputError("the training processes died; run the command again to resume")
     return history
 
 

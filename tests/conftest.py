@@ -4,7 +4,7 @@ import os
 import random
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import postgres
 from tests.support.stores import empty_store
-from tests.support.studies import miniature_study, written
+from tests.support.studies import WriteStudy, miniature_study, written
 from training.record import secrets
 
 
@@ -32,8 +32,8 @@ def scripts_on_path() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_remembered", set())
+def no_secret_of_another_test() -> None:
+    secrets.forget()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def miniature(tmp_path: Path, texts: dict[str, list[str]]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def write_study(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+def write_study(tmp_path: Path) -> WriteStudy:
     """Writes a study file and returns its path."""
 
     return lambda study: written(tmp_path, study)

@@ -1,4 +1,4 @@
-"""What holds the house together: who imports whom, one pin a dependency, a full mlproject."""
+"""What holds the house together: who imports whom, one pin per dependency, complete documents."""
 
 import ast
 import graphlib
@@ -214,28 +214,6 @@ def test_every_dependency_is_pinned_in_every_place_alike() -> None:
     assert set(re.findall(r"mlflow==([\d.]+)", readme)) == {versions["mlflow"]}
     clusters = (ROOT / "docs" / "gpus_and_clusters.md").read_text()
     assert f"psycopg[binary]=={versions['psycopg[binary]']}" in clusters
-
-
-def test_the_project_file_has_its_entry_points() -> None:
-    project = yaml.safe_load((ROOT / "mlproject").read_text())
-    points = project["entry_points"]
-    relied_on = {
-        "main": {"study"},
-        "prepare": {"study"},
-        "sweep": {"study", "workers"},
-        "train": {"study", "mixture", "size", "steps", "seed"},
-        "import": {"source", "format", "experiment", "weights"},
-        "export": {"experiment", "runs", "output"},
-        "fit": {"experiment", "runs", "method", "n_params", "tokens", "weights", "model"},
-        "optimize": {"model", "trials", "n_params", "tokens"},
-        "design": {"study", "model", "count", "enqueue"},
-        "verify": {"study", "model"},
-        "critical": {"study", "experiment"},
-        "schedule": {"study"},
-        "test": set(),
-    }
-    for name, parameters in relied_on.items():
-        assert parameters <= set(points[name].get("parameters", {})), name
 
 
 def rows_of(text: str, columns: int) -> dict[str, list[str]]:

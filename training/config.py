@@ -39,7 +39,7 @@ def _distinct(seeds: list[int]) -> list[int]:
     return seeds
 
 
-Seed = Annotated[int, Field(ge=0, le=keys.LARGEST)]
+Seed = Annotated[int, Field(ge=0, le=keys.MAX_INTEGER)]
 Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
 DomainName = Annotated[str, AfterValidator(_checked_name)]
 

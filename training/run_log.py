@@ -22,13 +22,13 @@ from training.record.mlflow_runs import METRIC_BATCH, close, search
 from training.run import Run, fingerprint
 
 FLUSH_SECONDS = 10  # minimum time between two batches of training losses
-DRAW_LUCK = 2.5  # sequences × √steps: at most five standard deviations of systematic sampling
+MAX_DRAW_DEVIATION = 2.5  # sequences × √steps: five standard deviations of systematic sampling
 WINDOWS = 40  # intervals in which the drawn tokens are counted
 
 
 def finished_ids(experiment_id: str, stage: str, fingerprint: str = "") -> dict[str, str]:
-    """Fingerprint → id of a complete or diverged run, which need not be trained again; only of one
-    fingerprint, if it is given.
+    """Fingerprint → id of each complete or diverged run, which need not be trained again; if a
+    fingerprint is given, of that run only.
 
     For the stage `proxy` only proxy runs count, since fits use no others; else runs of any stage.
     """
@@ -84,7 +84,7 @@ def hand_over(run_id: str, successor: str) -> None:
     client = mlflow.MlflowClient()
     try:
         ended = client.get_run(run_id).data.tags.get(keys.ERROR, "it ended")
-        client.set_tag(run_id, keys.ERROR, f"{ended}; run {successor} goes on")
+        client.set_tag(run_id, keys.ERROR, f"{ended}; continued by run {successor}")
     except MlflowException:
         return
 
@@ -162,9 +162,11 @@ class RunLog:
         Raises RuntimeError if a domain's tokens deviate from the schedule.
         """
         steps = len(sampler.counts)
-        off = np.abs(sampler.drawn(steps) - sampler.planned(steps)).max()
-        if off > DRAW_LUCK * math.sqrt(steps) + 1:
-            raise RuntimeError(f"a domain's sequences miss its schedule by {off:.0f}")
+        deviation = np.abs(sampler.drawn(steps) - sampler.planned(steps)).max()
+        if deviation > MAX_DRAW_DEVIATION * math.sqrt(steps) + 1:
+            raise RuntimeError(
+                f"a domain's drawn sequences deviate from the schedule by {deviation:.0f}"
+            )
         figure = _schedule(sampler, self._domains, self._tokens_per_step)
         self._client.log_figure(self._run_id, figure, "figures/schedule.png")
 

@@ -36,7 +36,7 @@ def _origin(run: Run, stages: dict[str, str]) -> str:
     if keys.STUDY not in tags:
         return FOREIGN
     origin = _BY_PARENT.get(stages.get(tags.get(keys.PARENT, ""), ""), UNPLANNED)
-    if origin == UNPLANNED and keys.PLANNED in tags:
+    if origin == UNPLANNED and keys.PLANNED_BY in tags:
         origin = PLANNED
     proposed = (run.info.run_name or "").startswith(keys.PROPOSAL)
     return PROPOSED if origin == PLANNED and proposed else origin

@@ -128,8 +128,8 @@ def _refuse_counts(table: pd.DataFrame, counts: pd.DataFrame) -> None:
         values = counts[[column]]
         valid = (values >= least) & (values % 1 == 0)
         _refuse(table, ~valid, f"must be a whole number of at least {least}")
-        rule = f"must be less than {keys.LARGEST:.2g}, the most that MLflow's stores hold"
-        _refuse(table, values >= float(keys.LARGEST), rule)
+        rule = f"must be less than {keys.MAX_INTEGER:.2g}, the most that MLflow's stores hold"
+        _refuse(table, values >= float(keys.MAX_INTEGER), rule)
     if {keys.TOKENS, STEP} <= set(counts):
         early = (counts[keys.TOKENS] == 0) & (counts[STEP] != 0)
         _refuse(

@@ -5,14 +5,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from optimization.continual.solve import Forgetting
+from optimization.continual.solve import ForgettingCurve
 from training.record import figures, keys
 
 Array = np.ndarray
 MEASURED = {"fitted": ("o", "0.35"), "check": ("D", "black")}  # kind → marker, colour
 
 
-def against_share(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
+def against_share(forgetting: ForgettingCurve, measured: pd.DataFrame) -> Figure:
     """Original and new losses against the proportion of original data.
 
     `measured` has a row for each run: kind (fitted, check), share, original, new.
@@ -49,7 +49,7 @@ def against_share(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
     return figure
 
 
-def learnt_against_forgotten(forgetting: Forgetting, measured: pd.DataFrame) -> Figure:
+def learnt_against_forgotten(forgetting: ForgettingCurve, measured: pd.DataFrame) -> Figure:
     """New loss against the rise of the original loss; `measured` is as in `against_share`."""
     figure, axis = figures.panels((7, 4.8))
     unit = keys.unit_text(forgetting.predictor.unit)

@@ -33,7 +33,7 @@ FREE = 1e-6  # smallest range of a free proportion
 
 
 @dataclass(frozen=True)
-class Critical:
+class CriticalProportion:
     """The answer for one tolerance; its fields are None if no mixture keeps the loss."""
 
     tolerance: float  # nats per token
@@ -47,7 +47,7 @@ class Critical:
 
 
 @dataclass(frozen=True)
-class Forgetting:
+class ForgettingCurve:
     """The critical proportions of a predictor of continued training."""
 
     predictor: Predictor
@@ -56,7 +56,7 @@ class Forgetting:
     new: Array
     is_original: Array  # of the training domains, (M,) bool
     before: tuple[float, float]  # losses of the base model: original, new
-    answers: tuple[Critical, ...]  # by rising tolerance, 0 first
+    answers: tuple[CriticalProportion, ...]  # by rising tolerance, 0 first
     curve: pd.DataFrame  # share, original and new losses with intervals, mixture/<domain>…
 
     @property
@@ -87,7 +87,7 @@ class Forgetting:
         return tuple(ends[0]), tuple(ends[1])
 
 
-def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
+def solve(predictor: Predictor, tolerances: Sequence[float]) -> ForgettingCurve:
     """The critical proportions for these tolerances (nats per token) and 0, and the frontier.
 
     Raises InputError for a predictor without losses of a base model.
@@ -95,7 +95,8 @@ def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
     continual = predictor.spec.continual
     if continual is None:
         raise InputError(
-            f"model {predictor.uri!r} tells no losses of a base; `critical` registers one that does"
+            f"model {predictor.uri!r} has no losses of a base model; `critical` registers one "
+            "that does"
         )
     original, new = (
         np.array([weights.get(d, 0.0) for d in predictor.val_domains])
@@ -105,7 +106,7 @@ def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
     is_original = np.array([d in continual.original for d in predictor.domains])
     allowed = feasible(_trained(predictor, is_original), predictor.domains, predictor.tokens)
     with threadpool_limits(1):
-        bare = Forgetting(
+        unsolved = ForgettingCurve(
             predictor=predictor,
             allowed=allowed,
             original=original,
@@ -115,9 +116,9 @@ def solve(predictor: Predictor, tolerances: Sequence[float]) -> Forgetting:
             answers=(),
             curve=pd.DataFrame(),
         )
-        searching = _search(bare)
-        answers = [_critical(bare, searching, t) for t in sorted({0.0, *tolerances})]
-        return replace(bare, answers=tuple(answers), curve=_curve(bare, searching))
+        trade_off = _search(unsolved)
+        answers = [_critical(unsolved, trade_off, t) for t in sorted({0.0, *tolerances})]
+        return replace(unsolved, answers=tuple(answers), curve=_curve(unsolved, trade_off))
 
 
 def _trained(predictor: Predictor, is_original: Array) -> Constraints:
@@ -146,7 +147,7 @@ def _trained(predictor: Predictor, is_original: Array) -> Constraints:
     )
 
 
-def _search(forgetting: Forgetting) -> EpsilonConstraint:
+def _search(forgetting: ForgettingCurve) -> EpsilonConstraint:
     predictor = forgetting.predictor
     return epsilon_constraint.search(
         objective.weighted(predictor, forgetting.new),
@@ -156,19 +157,21 @@ def _search(forgetting: Forgetting) -> EpsilonConstraint:
     )
 
 
-def _critical(forgetting: Forgetting, searching: EpsilonConstraint, tolerance: float) -> Critical:
+def _critical(
+    forgetting: ForgettingCurve, trade_off: EpsilonConstraint, tolerance: float
+) -> CriticalProportion:
     level = forgetting.before[0] + tolerance
-    best = searching.best(level)
-    risky = objective.weighted(forgetting.predictor, forgetting.original, pessimistic=True)
+    best = trade_off.best(level)
+    upper_end = objective.weighted(forgetting.predictor, forgetting.original, pessimistic=True)
     upper, lower = (
-        _share(forgetting, searching, end, level) for end in (risky, _optimistic(risky))
+        _share(forgetting, trade_off, end, level) for end in (upper_end, _optimistic(upper_end))
     )
     if best is None:
-        return Critical(tolerance, None, None, lower, upper, None, None, None)
+        return CriticalProportion(tolerance, None, None, lower, upper, None, None, None)
     share = float(best @ forgetting.is_original)
     ends = [share, *(end for end in (lower, upper) if end is not None)]
     original, new = forgetting.losses(best)
-    return Critical(
+    return CriticalProportion(
         tolerance=tolerance,
         mixture=best,
         share=share,
@@ -176,7 +179,7 @@ def _critical(forgetting: Forgetting, searching: EpsilonConstraint, tolerance: f
         share_high=None if upper is None else max(ends),
         original=original,
         new=new,
-        bound=searching.bound(best, level),
+        bound=trade_off.bound(best, level),
     )
 
 
@@ -187,21 +190,21 @@ def _optimistic(upper: Objective) -> Objective:
 
 
 def _share(
-    forgetting: Forgetting, searching: EpsilonConstraint, limit: Objective, level: float
+    forgetting: ForgettingCurve, trade_off: EpsilonConstraint, limit: Objective, level: float
 ) -> float | None:
-    best = searching.limited_by(limit).best(level)
+    best = trade_off.limited_by(limit).best(level)
     return None if best is None else float(best @ forgetting.is_original)
 
 
-def _curve(forgetting: Forgetting, searching: EpsilonConstraint) -> pd.DataFrame:
+def _curve(forgetting: ForgettingCurve, trade_off: EpsilonConstraint) -> pd.DataFrame:
     """The line between the sides, or the frontier from least forgotten to most learnt."""
     if forgetting.one_dimensional:
         mixtures = forgetting.line(LEVELS)
     else:
-        most = float(searching.limit(searching.unlimited()[None])[0])
-        levels = np.linspace(searching.least_level, most, LEVELS)
+        most = float(trade_off.limit(trade_off.unlimited()[None])[0])
+        levels = np.linspace(trade_off.least_level, most, LEVELS)
         mixtures = np.array(
-            [searching.samples[-1], *(searching.best(level) for level in levels[1:])]
+            [trade_off.samples[-1], *(trade_off.best(level) for level in levels[1:])]
         )
     rows = []
     for mixture in mixtures:

@@ -75,8 +75,8 @@ def noise(predictor: Predictor) -> Array:
     may be tiny, the difference negative, so at least the share `LEAST_NOISE` of the mean square
     counts as noise.
     """
-    measured = getattr(predictor.python.spec, "noise", ())  # absent in older models
-    residual = np.diag(np.asarray(predictor.python.interval.residual, float))
+    measured = getattr(predictor.artifact_model.spec, "noise", ())  # absent in older models
+    residual = np.diag(np.asarray(predictor.artifact_model.interval.residual, float))
     fitted = predictor.fitted
     drawn = np.array([surface.predict(fitted) for surface in predictor.replicates])
     shown = drawn.var(axis=0).mean(axis=0)

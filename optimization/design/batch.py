@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 from optimization.design import acquisition, space_filling
 from optimization.design.acquisition import Ensemble, ExpectedImprovement
 from optimization.domain import objective
-from optimization.domain.feasible import Feasible, distances, tidy
+from optimization.domain.feasible import ROUNDING, Feasible, distances, tidy
 from optimization.domain.predictor import Predictor
 from optimization.mixture import sensitivity
 from optimization.search.descent import descend
@@ -16,7 +16,6 @@ from optimization.search.descent import descend
 Array = np.ndarray
 EVERYWHERE = 2**10  # Sobol points of the allowed set
 BETWEEN = 2**8  # of them, moved half way to the best mixture
-SAME = 1e-4  # distance (share of tokens) below which two mixtures are the same
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ def choose(predictor: Predictor, allowed: Feasible, planned: Array, count: int, 
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
         best, mixtures = _candidates(predictor, allowed, seed)
         seen = np.vstack([predictor.fitted, planned])
-        mixtures = mixtures[distances(mixtures, seen).min(axis=1) > SAME]
-        unfitted = planned[distances(planned, predictor.fitted).min(axis=1) > SAME]
+        mixtures = mixtures[distances(mixtures, seen).min(axis=1) > ROUNDING]
+        unfitted = planned[distances(planned, predictor.fitted).min(axis=1) > ROUNDING]
         every = np.vstack([mixtures, unfitted])
         ensemble = acquisition.ensemble(
             predictor.surface,
@@ -57,7 +56,7 @@ def choose(predictor: Predictor, allowed: Feasible, planned: Array, count: int, 
 def _repeated(predictor: Predictor, candidates: Array, count: int) -> float | None:
     """The expected improvement of the choice among candidates by `count` more seeds of the best
     fitted mixture."""
-    if not getattr(predictor.python.spec, "noise", ()):
+    if not getattr(predictor.artifact_model.spec, "noise", ()):
         return None
     fitted = predictor.fitted
     best = int((predictor.surface.predict(fitted) @ predictor.weights).argmin())

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from optimization.mixture.trial_plots import SQUARES
 from training.record import figures, keys
 from training.record.figures import Array, Values
 
@@ -26,8 +25,8 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
     """
     mean = np.mean([[mixture[d] for d in domains] for mixture in chosen.values()], axis=0)
     ordered = figures.largest_first(dict(zip(domains, mean, strict=True)))
-    each = 0.3 + 0.02 * len(chosen)
-    figure, axis = figures.panels((9.0, figures.height(len(domains), each)))
+    per_row = 0.3 + 0.02 * len(chosen)
+    figure, axis = figures.panels((9.0, figures.height(len(domains), per_row)))
     figures.domain_rows(axis, ordered)
     y = np.arange(len(ordered))
     columns = fitted[:, [list(domains).index(d) for d in ordered]]
@@ -42,7 +41,7 @@ def proposals(fitted: Array, chosen: Mapping[str, Values], domains: Sequence[str
         x = [chosen[name][d] for d in ordered]
         handles.append(_mark(axis, x, y + offset, colour, marker, name))
     highest = max(columns.max(), *(max(mixture.values()) for mixture in chosen.values()))
-    _root_scale(axis, highest)
+    figures.root_scale(axis, highest)
     axis.set_xlabel("proportion of the training tokens (√ scale)")
     axis.set_title("The proposed mixtures, and those that are trained already")
     figures.legend(figure, handles, COLUMNS)
@@ -96,10 +95,3 @@ def _mark(
         x, y, s=size, color=colour, marker=marker, edgecolor="white", linewidth=0.6, zorder=6,
         label=label, clip_on=False,
     )  # fmt: skip
-
-
-def _root_scale(axis: Axes, highest: float) -> None:
-    """A horizontal square-root scale from 0 to slightly above the highest proportion."""
-    axis.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-    axis.set_xticks([tick for tick in SQUARES if tick <= highest])
-    axis.set_xlim(0, 1.03 * highest)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import qmc
 
-from optimization.domain.feasible import DECIMALS, Feasible, tidy
+from optimization.domain.feasible import ROUNDING, Feasible, tidy
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -34,7 +34,7 @@ def designed(
     """
     fixed = np.asarray(fixed, float)[:count]
     missing = count - len(fixed)
-    if missing and np.ptp([allowed.lower, allowed.upper], axis=0).max() < 10**-DECIMALS:
+    if missing and np.ptp([allowed.lower, allowed.upper], axis=0).max() < ROUNDING:
         raise InputError(
             "sweep.mixtures: bounds and bundles leave a single mixture; loosen them to train more"
         )
@@ -134,7 +134,7 @@ def halved_grid(allowed: Feasible, grid: float = GRID) -> Iterator[Array]:
 
 def _drawn(grid: Array, fixed: Array, count: int, seed: int) -> Array:
     """Mixtures drawn from the grid without replacement, none of them a fixed one."""
-    new = grid[_distances(grid, fixed).min(axis=1, initial=np.inf) > 10 ** (-2 * DECIMALS)]
+    new = grid[_distances(grid, fixed).min(axis=1, initial=np.inf) > ROUNDING**2]
     if len(new) < count:
         raise InputError(
             f"design: {count} mixtures are needed, the grid of halved proportions has {len(new)}; "

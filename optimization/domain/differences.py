@@ -37,7 +37,7 @@ class Differences:
     @classmethod
     def of(cls, predictor: Predictor, objective: Objective, base: Array) -> "Differences":
         """The differences of a predictor's objective from a base mixture (M,)."""
-        interval = predictor.python.interval
+        interval = predictor.artifact_model.interval
         beyond = interval.distance(predictor.n_params, predictor.tokens)
         own = getattr(interval, "own", interval.common)  # older models have no `own`
         plain = Objective(objective.surface, objective.sums, objective.offsets)
@@ -46,7 +46,7 @@ class Differences:
             base=base,
             replicates=predictor.replicates,
             residual=float(np.max(own(objective.sums, beyond))),
-            reach=_spacing(predictor.fitted),
+            reach=_reach(predictor.fitted),
             quantile=interval.quantile,
         )
 
@@ -109,7 +109,7 @@ class Differences:
         return np.einsum("bk,vk,bvm->bm", shares, self.objective.sums, jacobian, optimize=True)
 
 
-def _spacing(mixtures: Array) -> float:
+def _reach(mixtures: Array) -> float:
     """The median distance h between a fitted mixture and its nearest neighbour."""
     roots = np.sqrt(mixtures)
     apart = np.sqrt(((roots[:, None] - roots[None]) ** 2).sum(axis=2))

@@ -17,6 +17,7 @@ Array = np.ndarray
 SLACK = 1e-9  # a row that is nowhere looser than this counts as an equality
 BISECTIONS = 60
 DECIMALS = 4  # of designed mixtures
+ROUNDING = 10**-DECIMALS  # designed mixtures that are no farther apart are the same
 EXACT_DECIMALS = 12  # free of rounding errors
 EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 

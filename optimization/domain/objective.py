@@ -140,6 +140,6 @@ def pull_alone(predictor: Predictor) -> Objective:
 
 
 def _risk(predictor: Predictor, sums: Array) -> Risk:
-    interval = predictor.python.interval
+    interval = predictor.artifact_model.interval
     beyond = interval.distance(predictor.n_params, predictor.tokens)
     return Risk(predictor.replicates, interval.common(sums, beyond), interval.quantile)

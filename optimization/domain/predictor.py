@@ -190,7 +190,7 @@ class Predictor:
     tokens: float
     spec: Spec
     loaded: Any  # mlflow.pyfunc.PyFuncModel
-    python: Any  # the artifact's own MixturePredictor
+    artifact_model: Any  # the artifact's own MixturePredictor
 
     @property
     def unit(self) -> str:
@@ -207,7 +207,7 @@ class Predictor:
         rows["n_params"], rows["tokens"] = self.n_params, self.tokens
         return self.loaded.predict(rows, params={"domain_intervals": True})
 
-    def ask(self, mixture: Mapping[str, float]) -> Prediction:
+    def predict_one(self, mixture: Mapping[str, float]) -> Prediction:
         """The prediction for one mixture."""
         row = dict(self.table(np.array([[mixture[d] for d in self.domains]])).iloc[0])
         return Prediction(
@@ -234,17 +234,19 @@ class Predictor:
     @cached_property
     def surface(self) -> Surface:
         """The law at this scale."""
-        return self.surface_of(self.python.law)
+        return self.surface_of(self.artifact_model.law)
 
     @cached_property
     def replicates(self) -> list[Surface]:
         """The laws of the bootstrap over mixtures, at this scale."""
-        return [self.surface_of(law) for law in self.python.interval.bootstrap]
+        return [self.surface_of(law) for law in self.artifact_model.interval.bootstrap]
 
     def half_width(self, weights: Array, mixtures: Array) -> Array:
         """Half the 90 % interval of the weighted loss; weights (V,) → (n,), (V, k) → (n, k)."""
         n_params, tokens = (np.full(len(mixtures), x) for x in (self.n_params, self.tokens))
-        return np.asarray(self.python.interval.half_width(weights, mixtures, n_params, tokens))
+        return np.asarray(
+            self.artifact_model.interval.half_width(weights, mixtures, n_params, tokens)
+        )
 
     def surface_of(self, law: Any) -> Surface:
         """A law of the artifact at this scale."""
@@ -269,15 +271,15 @@ def load(
     metadata = loaded.metadata.metadata or {}
     if "target" not in metadata:
         raise InputError(f"model {uri!r} is not a mixture predictor; `fit` registers one")
-    python = loaded.unwrap_python_model()
-    if not hasattr(python, "scales"):
+    artifact_model = loaded.unwrap_python_model()
+    if not hasattr(artifact_model, "scales"):
         raise InputError(
             f"model {uri!r} was registered by an earlier `fit`, without what a search needs; "
             "fit again"
         )
-    spec: Spec = python.spec
-    if isinstance(python.spec, dict):
-        spec = _of_version_0_1(python.spec, metadata)
+    spec: Spec = artifact_model.spec
+    if isinstance(artifact_model.spec, dict):
+        spec = _of_version_0_1(artifact_model.spec, metadata)
     predictor = Predictor(
         uri,
         tuple(spec.domains),
@@ -287,7 +289,7 @@ def load(
         tokens or spec.target.tokens,
         spec,
         loaded,
-        python,
+        artifact_model,
     )
     if unit not in (None, predictor.unit):
         raise InputError(

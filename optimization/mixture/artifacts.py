@@ -18,8 +18,8 @@ from training.record.secrets import masked
 Array = np.ndarray
 
 
-def log(answer: Answer, *, children: bool = False) -> None:
-    """Log an answer to the active run; `children` also logs each trial as a child run."""
+def log(answer: Answer, *, trials_below: mlflow.ActiveRun | None = None) -> None:
+    """Log an answer to the active run, and each trial as a child of `trials_below`, if given."""
     problem, predictor = answer.problem, answer.predictor
     mlflow.log_params(
         {
@@ -40,8 +40,8 @@ def log(answer: Answer, *, children: bool = False) -> None:
         mlflow.log_table(table, f"{name}.json")
     for name, figure in _figures(answer).items():
         mlflow.log_figure(figure, f"figures/{name}.png")
-    if children:
-        _log_children(answer)
+    if trials_below:
+        _log_children(answer, trials_below)
 
 
 def _metrics(answer: Answer) -> dict[str, float]:
@@ -182,15 +182,14 @@ def _allowed_loss(answer: Answer, mixtures: Array) -> Array:
     return np.where(answer.allowed.inside(mixtures), values, np.nan)
 
 
-def _log_children(answer: Answer) -> None:
+def _log_children(answer: Answer, parent: mlflow.ActiveRun) -> None:
     """Create a child run for each trial, with its mixture and its values."""
-    active, client = mlflow.active_run(), mlflow.MlflowClient()
-    assert active is not None
+    client = mlflow.MlflowClient()
     columns = answer.allowed.columns
     for row in answer.search.trials.to_dict("records"):
         run = client.create_run(
-            active.info.experiment_id,
-            tags={keys.STAGE: keys.TRIAL, keys.PARENT: active.info.run_id},
+            parent.info.experiment_id,
+            tags={keys.STAGE: keys.TRIAL, keys.PARENT: parent.info.run_id},
             run_name=f"trial-{row['trial']:03d}",
         )
         values = {

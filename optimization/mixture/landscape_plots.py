@@ -1,5 +1,5 @@
-"""Figures of the objective around the best mixture: what is determined, what is free, and what
-the answer depends on."""
+"""Figures of the objective around the best mixture: the near-optimal set, and what the answer
+depends on."""
 
 from collections.abc import Mapping, Sequence
 

@@ -65,7 +65,7 @@ def _steps(steps: Steps, compared: str) -> Iterator[str]:
             f"{100 * steps.fewer:.0f} % of the steps: {100 * (1 - steps.fewer):.0f} % fewer"
         )
     if steps.more is None:
-        yield f"by the law the {compared} mixture never has its final loss"
+        yield f"by the law the {compared} mixture never reaches its final loss"
     elif steps.more > 1:
         more = 100 * (steps.more - 1)
         yield f"by the law the {compared} mixture needs {more:.0f} % more steps for its loss"
@@ -78,7 +78,7 @@ def _proof(answer: Answer, result: SearchResult, unit: str) -> Iterator[str]:
         "there"
     )
     if result.bound is None:
-        yield f"the lowest {kind} found ({tried}); nothing proves that none is lower"
+        yield f"the lowest {kind} found ({tried}), not certified"
     else:
         yield (
             "by the law no allowed mixture is better by more than "
@@ -100,8 +100,9 @@ def _front(front: Front) -> Iterator[str]:
 def _sensitivity(sensitivity: Sensitivity) -> Iterator[str]:
     regrets = sensitivity.regrets
     yield (
-        f"by another draw of the fitted mixtures another one would be better by "
-        f"{regrets.mean():.4f} on average, {np.quantile(regrets, 0.9):.4f} in one of ten"
+        "with another sample of the fitted mixtures, another mixture would be better by "
+        f"{regrets.mean():.4f} on average, and by {np.quantile(regrets, 0.9):.4f} in one case in "
+        "ten"
     )
     yield (
         "near-optimal set (mixtures that the law cannot tell from the best one): proportions range "

@@ -114,7 +114,7 @@ def by_scale(
     """n_params, tokens, mixture/<domain>…: the best mixture at each proxy scale, by the law of the
     runs at that scale alone; the last row is the target."""
     rows = []
-    for n_params, tokens, law in predictor.python.scales:
+    for n_params, tokens, law in predictor.artifact_model.scales:
         surface = predictor.at(n_params, tokens).surface_of(law)
         optimum = descend(replace(objective, surface=surface, risk=None), feasible, best)
         rows.append([n_params, tokens, *optimum])

@@ -209,7 +209,7 @@ def _answer(setting: _Setting, result: SearchResult | Front) -> Answer:
         allowed=setting.allowed,
         weights=weights,
         mixtures=mixtures,
-        predictions={name: predictor.ask(mixture) for name, mixture in mixtures.items()},
+        predictions={name: predictor.predict_one(mixture) for name, mixture in mixtures.items()},
         compared=setting.compared,
         differences=Differences.of(predictor, plain, result.mixture),
         steps=sensitivity.in_steps(predictor, weights, result.mixture, setting.reference),

@@ -20,7 +20,6 @@ KINDS = {"known": ("C4", "D", 30), "search": ("0.55", "o", 12), "polish": ("C0",
 OTHER_KIND = ("C5", "s", 20)
 COLOURED = 0.75  # the share of trials with a colour in the parallel coordinates
 FEW = 8  # domains, whose names need little room
-SQUARES = (0.0, 0.01, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def mixtures(
@@ -136,14 +135,13 @@ def parallel_coordinates(
     grey = Line2D([], [], color="0.75", label=f"worst quarter (above {limit:.4f} {shown})")
     highest = max(proportions.max(), *best.values())
     if many:
-        axis.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
-        axis.set_yticks([tick for tick in SQUARES if tick <= highest])
+        figures.root_scale(axis, highest, "y")
     axis.set_xlim(-0.3, len(ordered) - 0.7)
     axis.set_ylim(0, 1.03 * highest)
     axis.set_xticks(x, ordered, rotation=60 if many else 20, ha="right", rotation_mode="anchor")
     axis.grid(color="0.85")
     axis.set_ylabel("proportion of the training tokens" + (" (√ scale)" if many else ""))
-    axis.set_title("The mixture of every trial, a line each, coloured by its predicted objective")
+    axis.set_title("Every trial's mixture, one line per trial, coloured by its predicted objective")
     figure.colorbar(scale, ax=axis, label=f"objective ({shown})", pad=0.01)
     figures.legend(figure, [line, grey])
     return figure

@@ -1,11 +1,9 @@
 """Figures of a schedule search."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from optimization.schedule.plan import CONSTANT, ENDS, JOINT, ScheduleAnswer
+from optimization.schedule.plan import CONSTANT, ENDS, ScheduleAnswer
 from training.record import figures, layout
 
 Array = np.ndarray
@@ -75,30 +73,4 @@ def retention(answer: ScheduleAnswer) -> Figure:
     axis.set_xlim(0, 1)
     axis.set_title("What is left of a phase's start")
     figures.legend(figure, handles)
-    return figure
-
-
-def proof(
-    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Measured final losses of the schedule and the constant mixture, a line for each seed, beside
-    the prediction, name → (value, low, high)."""
-    figure, axis = figures.panels((7, 4.5))
-    names = [CONSTANT, JOINT]
-    for i, name in enumerate(names):
-        value, low, high = predicted[name]
-        axis.errorbar(
-            i - 0.15, value, [[value - low], [high - value]], fmt="s", color="C0", capsize=4,
-            label="predicted, 90 % interval" if i == 0 else None,
-        )  # fmt: skip
-    for j, pair in enumerate(zip(*(measured[name] for name in names), strict=True)):
-        axis.plot(
-            [0.15, 1.15], pair, "o-", color="C1", alpha=0.8,
-            label="measured, a line a seed" if j == 0 else None,
-        )  # fmt: skip
-    axis.set_xticks(range(len(names)), ["best constant mixture", "schedule"])
-    axis.set_xlim(-0.5, 1.5)
-    axis.set_ylabel("objective at the end (nats/token)")
-    axis.set_title("Models trained on both, beside the prediction")
-    axis.legend(frameon=False)
     return figure

@@ -22,8 +22,9 @@ from optimization.search.envelope import Sum
 Array = np.ndarray
 
 TEMPERATURES = np.logspace(-2, -6, 9)  # tried for the shares of the worst domains
-WORTH = 1e-9  # nats per token: smaller improvements are not searched for
-NODES, TIGHT = 60, 1e-6  # boxes that are halved at most; nats per token, proven well enough
+MIN_IMPROVEMENT = 1e-9  # nats per token; smaller improvements are not searched for
+MAX_SPLITS = 60  # of boxes, by branch and bound
+GAP_TOLERANCE = 1e-6  # nats per token; a bound this close is not improved
 
 
 def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array, float | None]:
@@ -39,7 +40,7 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
     bounds: list[float | None] = []
     for ball in feasible.balls:
         bound = _bound(objective, feasible, best, ball)
-        if bound is None or bound < least - WORTH:
+        if bound is None or bound < least - MIN_IMPROVEMENT:
             candidate = descend(objective, feasible, ball.centre)
             bound = _bound(objective, feasible, candidate, ball)
             value = float(objective(candidate[None])[0])
@@ -133,9 +134,9 @@ def _branch_and_bound(relaxation: _Relaxation, best: Array) -> float:
     least = float(relaxation.objective(best[None])[0])
     first = relaxation.node(relaxation.feasible.lower, relaxation.feasible.upper, best)
     open_nodes = [(first.bound, 0, first)]
-    for number in range(1, 2 * NODES, 2):
+    for number in range(1, 2 * MAX_SPLITS, 2):
         bound, _, node = open_nodes[0]
-        if least - bound <= TIGHT or not np.isfinite(bound):
+        if least - bound <= GAP_TOLERANCE or not np.isfinite(bound):
             break
         heapq.heappop(open_nodes)
         b = int(node.gaps.argmax())
@@ -146,7 +147,7 @@ def _branch_and_bound(relaxation: _Relaxation, best: Array) -> float:
             ends = {"low": node.low.copy(), "high": node.high.copy()}
             ends[name][b] = value
             child = relaxation.node(ends["low"], ends["high"], best)
-            if child.bound < least - TIGHT:
+            if child.bound < least - GAP_TOLERANCE:
                 other = relaxation.node(ends["low"], ends["high"], at)
                 child = max(child, other, key=lambda node: node.bound)
             bound = max(node.bound, child.bound)  # a part is no lower than the whole

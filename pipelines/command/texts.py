@@ -38,8 +38,10 @@ def integer(name: str, text: str, least: int = 0) -> int:
         value = int(decimal)
         if value != decimal:
             raise InputError(f"{name}: {text!r} is not an integer") from None
-    if not least <= value <= keys.LARGEST:
-        raise InputError(f"{name}: {text!r} is not an integer from {least} to {keys.LARGEST:.2g}")
+    if not least <= value <= keys.MAX_INTEGER:
+        raise InputError(
+            f"{name}: {text!r} is not an integer from {least} to {keys.MAX_INTEGER:.2g}"
+        )
     return value
 
 

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 import mlflow
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from optimization.schedule import plots
 from optimization.schedule.plan import CONSTANT, JOINT, ScheduleAnswer
+from pipelines.proof import plots
 from pipelines.runs.phase_runs import PhaseProxies
 from pipelines.runs.proxy_runs import train_missing
 from training.engine.devices import Machines
 from training.record import keys
+from training.record.intervals import t_quantile
 from training.record.mixtures import checked_mixture
 from training.record.mlflow_runs import last_losses
-
-PROBABILITY = 0.9
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,16 @@ class ScheduleProof:
 
 
 def prove(
-    proxies: PhaseProxies, plan: ScheduleAnswer, machines: Machines, active: mlflow.ActiveRun
+    proxies: PhaseProxies, answer: ScheduleAnswer, machines: Machines, active: mlflow.ActiveRun
 ) -> ScheduleProof:
     """Train the schedule and the best constant mixture with every seed."""
-    domains, prepared = plan.predictor.domains, proxies.prepared
+    domains, prepared = answer.predictor.domains, proxies.prepared
     planned = {
         (name, seed): proxies.run(
             f"{name}-seed{seed}",
             [
                 checked_mixture(dict(zip(domains, map(float, mixture), strict=True)), domains)
-                for mixture in plan.strategies[name].schedule
+                for mixture in answer.strategies[name].schedule
             ],
             seed,
         )
@@ -79,11 +77,11 @@ def prove(
     by_way = {name: group["objective"].to_numpy() for name, group in table.groupby("way")}
     gains = by_way[CONSTANT] - by_way[JOINT]
     error = gains.std(ddof=1) / np.sqrt(len(gains))
-    width = student.ppf((1 + PROBABILITY) / 2, len(gains) - 1) * error
+    width = t_quantile(len(gains) - 1) * error
     return ScheduleProof(table, float(gains.mean()), float(width))
 
 
-def log(plan: ScheduleAnswer, proof: ScheduleProof) -> None:
+def log(answer: ScheduleAnswer, proof: ScheduleProof) -> None:
     """Log measured beside predicted to the active run."""
     mlflow.log_metrics(
         {
@@ -95,18 +93,18 @@ def log(plan: ScheduleAnswer, proof: ScheduleProof) -> None:
     mlflow.log_table(proof.table, "measured.json")
     predicted = {}
     for name in (CONSTANT, JOINT):
-        answer = plan.predictor.ask(plan.strategies[name].schedule)
-        ends = (answer["objective"], answer["objective_low"], answer["objective_high"])
+        prediction = answer.predictor.predict_one(answer.strategies[name].schedule)
+        ends = (prediction["objective"], prediction["objective_low"], prediction["objective_high"])
         predicted[name] = ends
-    figure = plots.proof(proof.measured(), predicted)
+    figure = plots.schedule_proof(proof.measured(), predicted)
     mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
 
 
-def report(plan: ScheduleAnswer, proof: ScheduleProof) -> list[str]:
+def report(answer: ScheduleAnswer, proof: ScheduleProof) -> list[str]:
     """Measured beside predicted, and the verdict."""
     lines = [f"{'trained on':<22}{'predicted':>10}{'measured':>10}   seeds"]
     for name, losses in proof.measured().items():
         seeds = ", ".join(f"{loss:.4f}" for loss in losses)
-        predicted = plan.strategies[name].objectives[-1]
+        predicted = answer.strategies[name].objectives[-1]
         lines.append(f"{name:<22}{predicted:>10.4f}{np.mean(losses):>10.4f}   {seeds}")
     return [*lines, proof.verdict]

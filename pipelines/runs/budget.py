@@ -111,8 +111,8 @@ def basis(study: Study) -> Basis:
 
 
 def _estimate(domain: Domain, vocab_size: int, held_out: float) -> TokenFiles:
-    """Token counts from `max_mb`; a trained BPE has about 2 bytes a token at 1,024 entries, 4 at
-    50,000."""
+    """Token counts from `max_mb`; a trained BPE has about 2 bytes per token at 1,024 entries, 4
+    at 50,000."""
     size = 2 + 0.36 * (math.log2(vocab_size) - 10) if vocab_size else BYTES_PER_TOKEN
     tokens = (domain.max_mb or 1.0) * 1e6 / size
     return TokenFiles(

@@ -13,7 +13,7 @@ from training.run import Run
 
 STAGE = "plan"
 WORKER = "a worker is one GPU (with ranks=N, N of them), or one core where there is none"
-PLANNED = "planned_only"  # tag of a run that trained nothing
+DRY_RUN_TAG = "planned_only"  # tag of a run that trained nothing
 
 
 def requested(plan: bool, throughput: float | None) -> bool:
@@ -27,7 +27,7 @@ def _report(basis: Basis, budget: Budget, loop: Sequence[str]) -> list[str]:
     """The dry run in words and a table; `loop` describes the stages of `main`, if it runs them."""
     lines = [
         f"plan of study {basis.prepared.study.name!r}; nothing is trained",
-        f"{'size':<9}{'parameters':>15}{'runs':>6}{'steps':>9}{'tokens a run':>14}{'tokens':>9}"
+        f"{'size':<9}{'parameters':>15}{'runs':>6}{'steps':>9}{'tokens/run':>14}{'tokens':>9}"
         f"{'FLOPs':>10}{'worker-hours':>14}",
         *(_line(row) for row in budget.rows),
         _total(budget.rows),
@@ -134,7 +134,7 @@ def _log(budget: Budget, lines: Sequence[str], active: mlflow.ActiveRun) -> None
         "checkpoint_bytes": budget.checkpoint_bytes,
         "model_bytes": budget.model_bytes,
     }
-    mlflow.set_tag(PLANNED, "true")
+    mlflow.set_tag(DRY_RUN_TAG, "true")
     mlflow.log_metrics({f"planned/{k}": float(v) for k, v in numbers.items() if v is not None})
     table = pd.DataFrame(
         {

@@ -1,9 +1,8 @@
 """The proxies of a schedule: in each phase every mixture, branched from common checkpoints.
 
-Phase 1 trains each mixture from the start. Some of these runs, the trunks, go on unchanged to the
-last phase. They are the parents of the later runs: at the end of each phase every mixture branches
-off each trunk's state. A branch is an ordinary run with a schedule whose first phases are already
-trained.
+Phase 1 trains each mixture from the start. Some of these runs go on unchanged to the last phase.
+They are the parent runs of the later ones: at the end of each phase every mixture branches off each
+parent's state. A branch is an ordinary run with a schedule whose first phases are already trained.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from training.record.mlflow_runs import last_losses
 from training.run import Phase, Run
 
 Mixture = dict[str, float]
-SCRATCH = "scratch"  # the trunk of phase 1
+SCRATCH = "scratch"  # no parent: trained from the start
 
 
 def refuse_listed(study: Study) -> None:
@@ -33,8 +32,8 @@ def refuse_listed(study: Study) -> None:
         raise InputError("sweep.mixtures: a schedule designs its own; give their number instead")
 
 
-def trunks(tried: dict[str, Mixture], count: int) -> list[str]:
-    """Labels of mixtures that lie far from each other, including the first one."""
+def parent_labels(tried: dict[str, Mixture], count: int) -> list[str]:
+    """Labels of the parent runs' mixtures: far from each other, including the first one."""
     points = np.array([[*mixture.values()] for mixture in tried.values()])
     chosen = [0]
     while len(chosen) < min(count, len(points)):
@@ -89,22 +88,23 @@ class PhaseProxies:
     def train(self, machines: Machines, active: mlflow.ActiveRun) -> pd.DataFrame:
         """Train the proxies of every phase below the active run.
 
-        The table has a row for each run: run, phase (from 1), trunk, label of its mixture,
-        mixture/<domain>…, and the validation losses at the start (before/<domain>…, missing in the
-        first phase) and the end (val_loss/<domain>…) of the phase.
+        The table has a row for each run: run, phase (from 1), trunk (the label of its parent run),
+        label of its mixture, mixture/<domain>…, and the validation losses at the start
+        (before/<domain>…, missing in the first phase) and the end (val_loss/<domain>…) of the
+        phase.
         """
         section, tried = self.section, self.mixtures()
-        trunk_labels = trunks(tried, section.trunks)
+        labels = parent_labels(tried, section.trunks)
         rows: list[dict[str, object]] = []
         no_losses = dict.fromkeys(self.prepared.study.evaluated, np.nan)
         states: dict[str, Mixture] = {SCRATCH: no_losses}
         for number in range(1, len(section.steps) + 1):
             planned = {
-                (trunk, label): self._branch(number, trunk, label, tried)
-                for trunk in states
+                (parent, label): self._branch(number, parent, label, tried)
+                for parent in states
                 for label in tried
             }
-            parents = [(SCRATCH if number == 1 else label, label) for label in trunk_labels]
+            parents = [(SCRATCH if number == 1 else label, label) for label in labels]
             if number < len(section.steps):
                 for key in parents:
                     planned[key] = planned[key].model_copy(update={"keep_state": True})
@@ -114,20 +114,20 @@ class PhaseProxies:
             losses = {key: last_losses(run_ids[planned[key].name]) for key in planned}
             rows += [
                 {
-                    "run": run_ids[planned[trunk, label].name],
+                    "run": run_ids[planned[parent, label].name],
                     "phase": number,
-                    "trunk": trunk,
+                    "trunk": parent,
                     "label": label,
                     **keys.with_prefix(keys.MIXTURE, tried[label]),
-                    **keys.with_prefix(keys.BEFORE, states[trunk]),
-                    **keys.with_prefix(keys.VAL_LOSS, losses[trunk, label]),
+                    **keys.with_prefix(keys.BEFORE, states[parent]),
+                    **keys.with_prefix(keys.VAL_LOSS, losses[parent, label]),
                 }
-                for trunk, label in planned
+                for parent, label in planned
             ]
-            states = {label: losses[key] for key, label in zip(parents, trunk_labels, strict=True)}
+            states = {label: losses[key] for key, label in zip(parents, labels, strict=True)}
         return pd.DataFrame(rows)
 
-    def _branch(self, number: int, trunk: str, label: str, tried: dict[str, Mixture]) -> Run:
-        before = [tried[trunk]] * (number - 1) if trunk != SCRATCH else []
-        name = f"phase{number}-{trunk}-{label}"
+    def _branch(self, number: int, parent: str, label: str, tried: dict[str, Mixture]) -> Run:
+        before = [tried[parent]] * (number - 1) if parent != SCRATCH else []
+        name = f"phase{number}-{parent}-{label}"
         return self.run(name, [*before, tried[label]], self.prepared.study.sweep.seed)

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.study.study import Study
 from training.engine.devices import Machines, check_compiler, visible_gpus
-from training.record import stores
+from training.record import sqlite_store, stores
 from training.record.errors import InputError, first_line
 from training.workers import launcher
 
@@ -91,7 +91,7 @@ def _store(uri: str, what: str, table: str) -> None:
     if scheme.partition("+")[0] in DATABASES:
         stores.refuse_unavailable(uri, what, table)
         if scheme == "sqlite":
-            stores.make_sqlite(uri)
+            sqlite_store.create(uri)
     elif scheme == "file" or (not scheme and uri != "databricks"):
         stores.refuse_unwritable(Path(unquote(urlsplit(uri).path)), what)
     elif scheme in ("http", "https"):

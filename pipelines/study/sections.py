@@ -47,7 +47,7 @@ class Sweep(Section):
         return self
 
 
-class Target(Section):
+class TargetSection(Section):
     """The large run that the predictor is fitted for and that `verify` trains."""
 
     size: Name

@@ -12,7 +12,7 @@ from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import DEVIATION, LOSS, WORST
 from pipelines.study import schedule_section
-from pipelines.study.sections import Critical, Phases, Search, Sweep, Target
+from pipelines.study.sections import Critical, Phases, Search, Sweep, TargetSection
 from training.config import (
     LADDER,
     Domain,
@@ -31,6 +31,7 @@ from training.record.errors import InputError
 from training.record.mixtures import (
     MIXTURE_TOLERANCE,
     checked_mixture,
+    checked_weights,
     mixture_key,
     refuse_unknown,
 )
@@ -68,7 +69,7 @@ class Study(Section):
     """How often a run may see the same text."""
     sweep: Sweep
     """The proxies."""
-    target: Target
+    target: TargetSection
     """The large run."""
     search: Search = Search()
     """The search over the mixture."""
@@ -92,38 +93,55 @@ class Study(Section):
         return ledger and secrets.masked(ledger)
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Self:
+    def _sections_agree(self) -> Self:
         secrets.remember(self.ledger)
-        known = list(self.domains)
+        self._check_names()
+        self._check_weights()
+        self._check_lengths()
+        self._check_sizes()
+        self._check_mixtures()
+        self._check_search()
+        schedule_section.checked(
+            self.schedule, list(self.domains), self.training.tokens_per_step, "schedule"
+        )
+        if self.phases is not None:
+            self.size(self.phases.size, "phases.size")
+        if self.critical is not None:
+            self._check_critical(self.critical)
+        return self
+
+    def _check_names(self) -> None:
+        """The names of models and sizes, and of the domains in a default mixture."""
         for name in (self.model, *self.derived_models()):
             registry.refuse_bad_name(name, "model")
-        if both := sorted({*known} & {*self.validation.sets}):
+        if both := sorted({*self.domains} & {*self.validation.sets}):
             raise ValueError(
                 f"validation.sets: {both[0]!r} is also a domain, whose held-out part is measured "
                 "in any case; give the set another name"
             )
-        refuse_unknown(self.validation.weights or {}, self.evaluated, "validation.weights")
-        if isinstance(self.default_mixture, dict):
-            checked_mixture(self.default_mixture, known, "default_mixture")
-        for place, name in (
-            *(("sweep.sizes", name) for name in self.sweep.sizes),
-            ("target.size", self.target.size),
-        ):
-            self.size(name, place)
+        self.explicit_default()
+        for name in self.sweep.sizes:
+            self.size(name, "sweep.sizes")
+        self.size(self.target.size, "target.size")
+
+    def _check_weights(self) -> None:
         if self.validation.weights is not None:
-            missing = [name for name in known if name not in self.validation.weights]
-            if missing and not self.validation.sets:
-                raise ValueError(
-                    f"validation.weights: no weight for {', '.join(missing)}; give 0 to ignore one"
-                )
-            if not sum(self.validation.weights.values()):
-                raise ValueError("validation.weights: at least one weight must be positive")
+            checked_weights(self._named_weights(), self.evaluated, "validation.weights")
+
+    def _check_lengths(self) -> None:
         if self.training.first_evaluation > self.target.steps:
             raise ValueError("target.steps: fewer than training.first_evaluation")
         self._check_decay(self.target.steps, "target.steps")
         for place, steps in (("training", self.training.steps), ("target", self.target.steps)):
-            if steps * self.training.tokens_per_step > keys.LARGEST:
-                raise ValueError(f"{place}.steps: more than {keys.LARGEST:.2g} tokens")
+            if steps * self.training.tokens_per_step > keys.MAX_INTEGER:
+                raise ValueError(f"{place}.steps: more than {keys.MAX_INTEGER:.2g} tokens")
+        if self.training.evaluations == 1 and self.target.steps != self.training.steps:
+            raise ValueError(
+                "training.evaluations: one evaluation per run shows no step law that reaches "
+                f"target.steps {self.target.steps}; evaluate three or more times"
+            )
+
+    def _check_sizes(self) -> None:
         if len(set(self.sweep.sizes)) < len(self.sweep.sizes):
             raise ValueError("sweep.sizes: a size is named twice")
         trained = {self.size(name) for name in self.sweep.sizes}
@@ -132,31 +150,33 @@ class Study(Section):
                 f"sweep.sizes: proxies of one size show no size law that reaches target.size "
                 f"{self.target.size}; add sizes (three or more), or make the target one of them"
             )
-        if self.training.evaluations == 1 and self.target.steps != self.training.steps:
-            raise ValueError(
-                "training.evaluations: one evaluation a run shows no step law that reaches "
-                f"target.steps {self.target.steps}; evaluate three or more times"
-            )
-        self._check_listed(self.feasible())
+
+    def _check_mixtures(self) -> None:
+        """The listed mixtures and the default one, by the bounds and bundles."""
+        allowed = self.feasible()
+        seen: dict[tuple[float, ...], str] = {}
+        for i, mixture in enumerate(self.listed_mixtures()):
+            place = f"sweep.mixtures[{i}]"
+            _refuse_broken(place, mixture, allowed)
+            key = mixture_key(mixture, list(self.domains))
+            if key in seen:
+                raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
+            seen[key] = place
         if default := self.explicit_default():
-            self.refuse_forbidden({"default_mixture": default})
-        self._check_search()
-        schedule_section.checked(self.schedule, known, self.training.tokens_per_step, "schedule")
-        if self.phases is not None:
-            self.size(self.phases.size, "phases.size")
-        if self.critical is not None:
-            section = self.critical
-            refuse_unknown(section.original, known, "critical.original")
-            refuse_unknown(section.new, known, "critical.new")
-            for domain in (*section.original, *section.new):
-                if self.bounds.get(domain, (0, 1))[1] == 0:
-                    raise ValueError(
-                        f"critical: it trains on {domain!r}, which bounds holds at 0; change one "
-                        "of them"
-                    )
-            if section.size is not None:
-                self.size(section.size, "critical.size")
-        return self
+            _refuse_broken("default_mixture", default, allowed)
+
+    def _check_critical(self, section: Critical) -> None:
+        known = list(self.domains)
+        refuse_unknown(section.original, known, "critical.original")
+        refuse_unknown(section.new, known, "critical.new")
+        for domain in (*section.original, *section.new):
+            if self.bounds.get(domain, (0, 1))[1] == 0:
+                raise ValueError(
+                    f"critical: it trains on {domain!r}, which bounds holds at 0; change one of "
+                    "them"
+                )
+        if section.size is not None:
+            self.size(section.size, "critical.size")
 
     def refuse_length(self, steps: int, later: Sequence[Phase] = ()) -> None:
         """Raise InputError for a run that is no longer than the learning-rate decay, or that ends
@@ -170,16 +190,6 @@ class Study(Section):
                 f"{place}: {steps:,} must be more than training.decay_steps "
                 f"({self.training.decay_steps:,})"
             )
-
-    def _check_listed(self, allowed: Feasible) -> None:
-        seen: dict[tuple[float, ...], str] = {}
-        for i, mixture in enumerate(self.listed_mixtures()):
-            place = f"sweep.mixtures[{i}]"
-            _refuse_broken(place, mixture, allowed)
-            key = mixture_key(mixture, list(self.domains))
-            if key in seen:
-                raise ValueError(f"{place}: the same mixture as {seen[key]}; remove one")
-            seen[key] = place
 
     def _check_search(self) -> None:
         known, search = list(self.domains), self.search
@@ -260,14 +270,20 @@ class Study(Section):
 
     def weights(self) -> dict[str, float]:
         """Weight of each validation loss in the objective; they sum to one."""
-        raw = self.validation.weights or dict.fromkeys(self.evaluated, 1.0)
-        total = sum(raw.values())
-        return {name: raw.get(name, 0.0) / total for name in self.evaluated}
+        raw = self._named_weights() or dict.fromkeys(self.evaluated, 1.0)
+        return dict(zip(self.evaluated, checked_weights(raw, self.evaluated), strict=True))
+
+    def _named_weights(self) -> dict[str, float]:
+        """The weights as given; where there are sets, 0 for what is not named."""
+        raw = self.validation.weights or {}
+        return (
+            {**dict.fromkeys(self.evaluated, 0.0), **raw} if raw and self.validation.sets else raw
+        )
 
     def explicit_default(self) -> dict[str, float] | None:
         """The default mixture that the study states; None when it follows from the text."""
         if isinstance(self.default_mixture, dict):
-            return checked_mixture(self.default_mixture, list(self.domains))
+            return checked_mixture(self.default_mixture, list(self.domains), "default_mixture")
         return None
 
     def target_tokens(self) -> int:

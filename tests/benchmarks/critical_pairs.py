@@ -17,11 +17,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from optimization.continual.solve import Forgetting
+from optimization.continual.solve import ForgettingCurve
 from pipelines import critical, entry
-from pipelines.critical import Question
 from pipelines.prepare import prepare
 from pipelines.runs import continual_runs
+from pipelines.runs.continual_law import Question
 from pipelines.runs.proxy_runs import train_missing
 from pipelines.study.study import Study
 from training.record import keys
@@ -104,7 +104,7 @@ def crossing(shares: np.ndarray, losses: np.ndarray, level: float) -> float:
     return float(np.interp(-level, -losses[ends], shares[ends]))
 
 
-def compared(found: Forgetting, measured: pd.DataFrame) -> dict[str, object]:
+def compared(found: ForgettingCurve, measured: pd.DataFrame) -> dict[str, object]:
     """Predicted beside measured of one pair."""
     before, answer = found.before[0], found.answers[0]
     by_seed = [

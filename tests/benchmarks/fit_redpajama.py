@@ -22,13 +22,11 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates, least_squares
 from fitting.importing import mixinglaws
-from fitting.importing.table_reader import RunTable
 from fitting.selection import choose
 from fitting.selection.forms import Options
-from tests.support.commands import ROOT
+from tests.support.tables import MIXINGLAWS, tidy
 from training.record import keys
 
-DATA = ROOT.parent / "shared" / "data" / "mixinglaws"
 DOMAINS = ("common_crawl", "c4", "github", "arxiv", "books", "stackexchange", "wikipedia")
 TARGET = Target(805_736_448, 100_000 * mixinglaws.TOKENS_PER_STEP)
 LAST_STEP = 30_000
@@ -36,29 +34,8 @@ CURVES, STARTS = 12, 20  # of the published way's sample
 PUBLISHED_STARTS = 2000  # "thousands" (arXiv 2403.16952, appendix)
 
 
-def tidy(found: RunTable) -> pd.DataFrame:
-    """The tidy table of runs, with what tells check runs."""
-    rows = []
-    for run in found.runs:
-        h = run.history
-        for step, tokens, losses in zip(h.steps, h.tokens, h.losses, strict=True):
-            named = dict(zip(h.domains, losses, strict=True))
-            rows.append(
-                {
-                    "run": run.name,
-                    "check": run.check,
-                    keys.N_PARAMS: float(run.n_params),
-                    keys.TOKENS: float(tokens),
-                    "step": step,
-                    **keys.with_prefix(keys.MIXTURE, run.mixture),
-                    **keys.with_prefix(keys.VAL_LOSS, named),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA / "RedPajama"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MIXINGLAWS / "RedPajama"
     seconds: dict[str, float] = {}
     began = time.process_time()
     table = tidy(mixinglaws.logs(str(folder), DOMAINS, {}))

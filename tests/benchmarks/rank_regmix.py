@@ -20,25 +20,19 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Candidate
-from fitting.importing import pair
 from fitting.selection import choose
 from fitting.selection.cross_validation import spearman
 from fitting.selection.forms import Options
-from tests.benchmarks.fit_redpajama import tidy
-from tests.support.commands import ROOT
+from tests.support.tables import swarm
 
 Array = np.ndarray
 Predict = Callable[[Array, Array], Array]  # rows to fit and rows to predict (bool) → (rows, V)
 
-DATA = ROOT.parent / "shared" / "data" / "regmix"
-STRIP = ("train_the_pile_", "metric/the_pile_", "_val_loss")
 FOLDS = 5
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
-    found = pair.pair(str(folder), None, None, STRIP)
-    o = Observations.from_tidy(tidy(found).drop(columns="check"))
+    o = swarm("regmix", Path(sys.argv[1]) if len(sys.argv) > 1 else None)
     x, y = o.proportions(), o.losses
     fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
     ways: dict[str, Predict] = {

@@ -25,12 +25,13 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Candidate
-from fitting.importing import mixinglaws, pair
+from fitting.importing import mixinglaws
 from fitting.selection.cross_validation import spearman
 from optimization.design import acquisition
 from optimization.domain import simplex
 from optimization.domain.predictor import Numeric
-from tests.benchmarks import fit_redpajama, rank_regmix
+from tests.benchmarks import fit_redpajama
+from tests.support.tables import MIXINGLAWS, swarm, tidy
 from training.record import keys
 
 Array = np.ndarray
@@ -70,8 +71,7 @@ def at(law: Law, target: Target) -> Numeric:
 @cache
 def regmix() -> History:
     """512 runs of one scale, 17 domains."""
-    table = fit_redpajama.tidy(pair.pair(str(rank_regmix.DATA), None, None, rank_regmix.STRIP))
-    o = Observations.from_tidy(table.drop(columns="check"))
+    o = swarm("regmix")
     target = Target(float(o.n_params[0]), float(o.tokens[0]))
     sizes = (24, 32, 40, 48, 64, 80, 96, 128, 160, 200, 256, 320)
     return History(o, at_target(o, target), Candidate("joint", 0.5, 1e-4), target, 112, sizes)
@@ -80,8 +80,8 @@ def regmix() -> History:
 @cache
 def redpajama() -> History:
     """20 mixtures of 7 domains at four sizes, each run's last evaluation up to step 30,000."""
-    folder = fit_redpajama.DATA / "RedPajama"
-    table = fit_redpajama.tidy(mixinglaws.logs(str(folder), fit_redpajama.DOMAINS, {}))
+    folder = MIXINGLAWS / "RedPajama"
+    table = tidy(mixinglaws.logs(str(folder), fit_redpajama.DOMAINS, {}))
     large = table[keys.N_PARAMS] == fit_redpajama.TARGET.n_params
     table = table[~table["check"] & ~large & (table["step"] == fit_redpajama.LAST_STEP)]
     o = Observations.from_tidy(table.drop(columns="check"))

@@ -32,9 +32,10 @@ from optimization.mixture.solve import Problem
 from optimization.search import search
 from pipelines import entry, fit, imports
 from pipelines.runs.fitted_runs import Checkpoints
-from tests.benchmarks.fit_redpajama import DATA, DOMAINS, LAST_STEP, TARGET
+from tests.benchmarks.fit_redpajama import DOMAINS, LAST_STEP, TARGET
 from tests.support.commands import call
 from tests.support.stores import empty_store
+from tests.support.tables import MIXINGLAWS
 from training.record import keys
 
 Array = np.ndarray
@@ -45,13 +46,13 @@ POWERS = ("", "1")  # of φ: chosen by cross-validation, and the paper's
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA / "RedPajama"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MIXINGLAWS / "RedPajama"
     bounds = {d: (0.0, h) for d, h in zip(DOMAINS, HIGHEST, strict=True)}
     with tempfile.TemporaryDirectory() as scratch, empty_store(Path(scratch)):
         default = _import(folder)
         for power in POWERS:
             predictor = predictors.load(_fit(power))
-            print(f"\nφ(r) = r^{predictor.python.law.power:g}")
+            print(f"\nφ(r) = r^{predictor.artifact_model.law.power:g}")
             with threadpool_limits(1):
                 _compare(predictor, bounds, default)
             began = time.perf_counter()
@@ -63,7 +64,7 @@ def _import(folder: Path) -> Array:
     """Import the runs; returns the default mixture, that of check run 999, (M,)."""
     found = mixinglaws.logs(str(folder), DOMAINS, {})
     given = {"source": str(folder), "format": "mixinglaws", "domains": ",".join(DOMAINS)}
-    given["weights"] = str(DATA / "valid_weight.json")
+    given["weights"] = str(MIXINGLAWS / "valid_weight.json")
     with entry.stage(keys.IMPORT):
         call(imports, **given)
     return np.array(next([*r.mixture.values()] for r in found.runs if r.name.endswith("999")))

@@ -29,7 +29,8 @@ from torch.nn.functional import cross_entropy
 from training.config import LADDER, Size, Training
 from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
-from training.engine import devices, loop, model
+from training.engine import devices, model
+from training.engine import trainer as trainers
 from training.record import keys
 from training.run import Run
 from training.workers import ledger, worker
@@ -95,7 +96,7 @@ def planned(text: Corpus, size: Size, shape: tuple[int, int], steps: int, seed: 
 
 
 def ours(run: Run, text: Corpus) -> Iterator[object]:
-    trainer = loop.Trainer(run, text)
+    trainer = trainers.Trainer(run, text)
     yield from trainer.reports()
     trainer.close()
 
@@ -122,7 +123,7 @@ def bare(run: Run, text: Corpus) -> Iterator[object]:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if (step + 1) % loop.REPORT_EVERY == 0:
+        if (step + 1) % trainers.REPORT_EVERY == 0:
             yield float(loss.detach())
 
 
@@ -137,7 +138,7 @@ class TurnTaking(transformers.TrainerCallback):  # type: ignore[misc]
         self._started = _clock()
 
     def on_step_end(self, _arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.global_step % loop.REPORT_EVERY:
+        if state.global_step % trainers.REPORT_EVERY:
             return
         self.seconds[TRAINER].append(_clock() - self._started)
         self.others()
@@ -166,7 +167,7 @@ def with_trainer(run: Run, text: Corpus, turns: TurnTaking) -> None:
             max_grad_norm=training.gradient_clipping,
             lr_scheduler_type="constant_with_warmup",
             bf16=training.precision == "bf16",
-            logging_steps=loop.REPORT_EVERY,
+            logging_steps=trainers.REPORT_EVERY,
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,
@@ -205,10 +206,10 @@ def compare(folder: Path, name: str) -> None:
         with_trainer(run, text, turns)
     else:
         print("transformers.Trainer is left out: pip install accelerate")
-        for _ in range(run.training.steps // loop.REPORT_EVERY):
+        for _ in range(run.training.steps // trainers.REPORT_EVERY):
             turns.others()
     times = {
-        way: statistics.median(seconds[WARM // loop.REPORT_EVERY :]) / loop.REPORT_EVERY
+        way: statistics.median(seconds[WARM // trainers.REPORT_EVERY :]) / trainers.REPORT_EVERY
         for way, seconds in turns.seconds.items()
         if seconds
     }
@@ -251,7 +252,7 @@ def start_up(folder: Path) -> None:
 
     job = Job(queue, mlflow.get_tracking_uri(), text.manifest, devices.Machines(devices.cores()))
     assert worker.main(job, 0, tell) == 0
-    *_, report = loop.Trainer(planned(text, size, shape, 100), text).reports()
+    *_, report = trainers.Trainer(planned(text, size, shape, 100), text).reports()
     steps = 20 * runs[0].training.tokens_per_step / report.tokens_per_second
     seconds = statistics.median(np.diff(ends)) - steps
     print(f"start-up and end of a proxy: {seconds:.2f} s, {seconds / 30:.1%} of a 30-second proxy")
@@ -278,7 +279,7 @@ def measured(part: Callable[..., None], *arguments: str) -> None:
 
 def _alone(part: Callable[..., None], arguments: tuple[str, ...]) -> None:
     devices.use_device(0, 1)  # as the workers of a sweep
-    loop.quiet()
+    trainers.silence_libraries()
     with tempfile.TemporaryDirectory() as folder:
         part(Path(folder), *arguments)
 

@@ -132,7 +132,7 @@ def loaded(found: fits.Fit, default: Array, folder: Path) -> Predictor:
         tokens=found.target.tokens,
         spec=python.spec,
         loaded=SimpleNamespace(predict=lambda rows, params: python.predict(None, rows, params)),
-        python=python,
+        artifact_model=python,
     )
 
 

@@ -20,16 +20,12 @@ from fitting import fit
 from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators.candidates import MEMBERS
-from fitting.importing import pair
 from fitting.selection.cross_validation import spearman
 from fitting.selection.forms import Options
-from tests.benchmarks.fit_redpajama import tidy
-from tests.support.commands import ROOT
+from tests.support.tables import swarm
 
 Array = np.ndarray
 
-DATA = ROOT.parent / "shared" / "data"
-STRIP = {"regmix": ("train_the_pile_", "metric/the_pile_", "_val_loss"), "olmix": ()}
 FOLDS = 5
 
 
@@ -66,8 +62,7 @@ def by_trees(train: Observations, rest: Observations) -> Predicted:
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "olmix"
-    runs = pair.pair(str(DATA / name), None, None, STRIP[name])
-    o = Observations.from_tidy(tidy(runs).drop(columns="check"))
+    o = swarm(name)
     fold = np.random.default_rng(0).permutation(len(o.losses)) % FOLDS
     alone = [m for m in MEMBERS if m != "shukor_joint"]  # of one scale: the additive form
     ways: dict[str, Way] = {"weighted sum": by_laws(*MEMBERS)}

@@ -15,7 +15,6 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators import candidates
 from fitting.estimators.candidates import Candidate
-from fitting.importing import pair
 from fitting.importing.table_reader import RunTable
 from fitting.selection import choose
 from fitting.selection.cross_validation import spearman
@@ -24,18 +23,15 @@ from pipelines import entry, imports
 from pipelines import fit as fit_pipeline
 from pipelines.command.table import read
 from pipelines.runs.fitted_runs import Checkpoints
-from tests.support.commands import ROOT, call
+from tests.support.commands import call
+from tests.support.tables import MIXINGLAWS, published, swarm
 from training.record import keys
 
-DATA = ROOT.parent / "shared" / "data"
-REDPAJAMA, REGMIX = DATA / "mixinglaws" / "RedPajama", DATA / "regmix"
 DOMAINS = "common_crawl,c4,github,arxiv,books,stackexchange,wikipedia"
-WEIGHTS = DATA / "mixinglaws" / "valid_weight.json"
+WEIGHTS = MIXINGLAWS / "valid_weight.json"
 LARGE = Target(805_736_448, 100_000 * 4096 * 256)
 
-pytestmark = pytest.mark.skipif(
-    not DATA.exists(), reason=f"the published run histories are not at {DATA}"
-)
+pytestmark = published
 
 
 @pytest.mark.slow
@@ -46,7 +42,7 @@ def test_the_1b_runs_are_predicted_from_small_ones() -> None:
     The paper's own predictions of these two runs miss by −0.110 and −0.063.
     """
     given = {
-        "source": str(REDPAJAMA),
+        "source": str(MIXINGLAWS / "RedPajama"),
         "format": "mixinglaws",
         "domains": DOMAINS,
         "weights": str(WEIGHTS),
@@ -107,28 +103,7 @@ def _large_runs(runs: RunTable) -> tuple[pd.Series, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def regmix() -> Observations:
-    source = f"{REGMIX}/train_mixture_1m.csv,{REGMIX}/train_pile_loss_1m.csv"
-    strip = ("train_the_pile_", "metric/the_pile_", "_val_loss")
-    return Observations.from_tidy(_tidy(pair.pair(source, None, None, strip)))
-
-
-def _tidy(runs: RunTable) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "run": run.name,
-                "n_params": float(run.n_params),
-                "tokens": float(run.history.tokens[0]),
-                "step": run.history.steps[0],
-                **keys.with_prefix(keys.MIXTURE, run.mixture),
-                **{
-                    keys.VAL_LOSS + d: x
-                    for d, x in zip(run.history.domains, run.history.losses[0], strict=True)
-                },
-            }
-            for run in runs.runs
-        ]
-    )
+    return swarm("regmix")
 
 
 @pytest.mark.slow

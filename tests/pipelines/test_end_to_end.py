@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ import transformers
 from mlflow.entities import Run
 
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
+from tests.support.studies import WriteStudy
 from training.record import keys
 from training.record.history import history_from_tags
 from training.record.version import TAG
 from training.record.version import version as project_version
 
-Write = Callable[[dict[str, Any]], str]
 DOMAINS = ("news", "code", "math")
 
 
@@ -47,7 +47,7 @@ def command(entry: str, **parameters: str) -> list[str]:
 def test_mlflow_run_leaves_a_verified_mixture(
     store: str,
     miniature: dict[str, Any],
-    write_study: Write,
+    write_study: WriteStudy,
     texts: dict[str, list[str]],
     tmp_path: Path,
 ) -> None:
@@ -147,7 +147,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
 
 @pytest.mark.slow
 def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     miniature |= {
@@ -215,7 +215,7 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     miniature["training"]["steps"] = 150
@@ -237,7 +237,7 @@ def test_ctrl_c_keeps_what_is_finished(
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "interrupted; start it again to go on where it was" in errors
+    assert "interrupted; run the command again to resume" in errors
     (sweep,) = runs_of("sweep")
     assert sweep.info.status in ("KILLED", "FAILED")  # ours, then that of `mlflow run`
     assert sweep.data.tags["error"] == "interrupted"
@@ -256,7 +256,7 @@ def test_ctrl_c_keeps_what_is_finished(
 
 @pytest.mark.slow
 def test_one_model_trains_alone_and_diverges_loudly(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     study = write_study(miniature)
@@ -296,7 +296,9 @@ def test_one_model_trains_alone_and_diverges_loudly(
 
 
 @pytest.mark.slow
-def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_study: Write) -> None:
+def test_kill_9_and_start_again(
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
+) -> None:
     assert store
     miniature["training"] |= {"steps": 400, "evaluations": 6}
     miniature["engine"] = {"checkpoint_minutes": 0}
@@ -320,7 +322,7 @@ def test_kill_9_and_start_again(store: str, miniature: dict[str, Any], write_stu
     resumed = runs_of("proxy", " and tags.complete = 'true'")[0]
     dead = mlflow.get_run(dead.info.run_id)
     assert dead.info.status == "KILLED"
-    assert f"run {resumed.info.run_id} goes on" in dead.data.tags["error"]
+    assert f"continued by run {resumed.info.run_id}" in dead.data.tags["error"]
     done = run_entry("train", "--study", study, "--size", "tiny")
     whole = runs_of("proxy", " and tags.complete = 'true'")[0]
     assert whole.info.run_id != resumed.info.run_id
@@ -366,7 +368,7 @@ def test_a_mistake_is_one_line_and_a_failed_run(
     message: str,
     store: str,
     miniature: dict[str, Any],
-    write_study: Write,
+    write_study: WriteStudy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store
@@ -386,7 +388,7 @@ def test_a_mistake_is_one_line_and_a_failed_run(
 
 @pytest.mark.slow
 def test_no_compiler_is_one_line(
-    store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path
+    store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
 ) -> None:
     assert store
     done = run_entry(
@@ -405,7 +407,7 @@ def test_no_compiler_is_one_line(
 
 @pytest.mark.slow
 def test_a_mistake_fails_the_mlflow_run_too(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     miniature["validation"]["tokens"] = 10_000_000

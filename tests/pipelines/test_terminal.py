@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipelines import entry
 from pipelines.command import titles
 from tests.support import synthetic
 from tests.support.commands import ROOT, run_entry
+from tests.support.studies import WriteStudy
 from training.record import keys
 
 OURS = re.compile(
@@ -49,7 +49,7 @@ def said(name: str, *parameters: str) -> list[str]:
 def test_only_our_lines_are_printed_and_runs_are_named(
     new_store: str,
     miniature: dict[str, Any],
-    write_study: Callable[[dict[str, Any]], str],
+    write_study: WriteStudy,
     tmp_path: Path,
 ) -> None:
     """On a store that does not exist yet, with a worker, a registered model and a search."""

@@ -31,7 +31,7 @@ def log_runs(table: pd.DataFrame, parent: dict[str, str] | None = None) -> str:
     return str(sweep.info.experiment_id)
 
 
-def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.Fitted:
+def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.RegisteredFit:
     experiment = experiment or log_runs(table)
     with mlflow.start_run(tags={keys.STAGE: keys.FIT}):
         return fit.fit(
@@ -39,6 +39,6 @@ def fit_table(table: pd.DataFrame, experiment: str = "", **options: Any) -> fit.
         )
 
 
-def fit_truth() -> fit.Fitted:
+def fit_truth() -> fit.RegisteredFit:
     table = synthetic.table(synthetic.joint_law(), noise=0.002)
     return fit_table(table, target=dict(synthetic.TARGET))

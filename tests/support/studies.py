@@ -1,10 +1,13 @@
 """A study of seconds."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+WriteStudy = Callable[[dict[str, Any]], str]  # writes a study file and returns its path
 
 
 def miniature_study(folder: Path, texts: dict[str, list[str]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ VAL_DOMAINS = ("news", "code", "papers", "books")
 SIZES = (1e6, 4e6, 16e6)
 TOKENS = (1e8, 2e8, 4e8, 8e8)
 TARGET = {"n_params": 64e6, "tokens": 3.2e9}
+MIXTURE = {"mixture/web": 0.5, "mixture/code": 0.3, "mixture/papers": 0.2}  # as columns
 
 
 def joint_law(*, power: float = 1.0, g: float = 0.0, terms: int = 1) -> JointLaw:

@@ -8,12 +8,20 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
+from fitting.data.observations import Observations
+from fitting.importing import pair
+from fitting.importing.table_reader import RunTable
 from pipelines import entry, imports
 from tests.support.commands import ROOT, call
 from training.record import keys
 from training.record.mlflow_runs import search
 
 DATA = ROOT.parent / "shared" / "data"
+MIXINGLAWS = DATA / "mixinglaws"
+STRIP = {  # texts at the ends of a swarm's columns
+    "regmix": ("train_the_pile_", "metric/the_pile_", "_val_loss"),
+    "olmix": (),
+}
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data in {DATA}")
 
 
@@ -47,6 +55,33 @@ def table(runs: int = 3, evaluations: int = 2) -> pd.DataFrame:
             **{f"val_loss/{d}": rng.uniform(1, 4, size) for d in ("web", "c.d")},
         }
     )
+
+
+def tidy(found: RunTable) -> pd.DataFrame:
+    """The tidy table of runs, with what tells check runs."""
+    rows = []
+    for run in found.runs:
+        h = run.history
+        for step, tokens, losses in zip(h.steps, h.tokens, h.losses, strict=True):
+            named = dict(zip(h.domains, losses, strict=True))
+            rows.append(
+                {
+                    "run": run.name,
+                    "check": run.check,
+                    keys.N_PARAMS: float(run.n_params),
+                    keys.TOKENS: float(tokens),
+                    "step": step,
+                    **keys.with_prefix(keys.MIXTURE, run.mixture),
+                    **keys.with_prefix(keys.VAL_LOSS, named),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def swarm(name: str, folder: Path | None = None) -> Observations:
+    """The published runs of RegMix or Olmix, all of one scale."""
+    runs = pair.pair(str(folder or DATA / name), None, None, STRIP[name])
+    return Observations.from_tidy(tidy(runs).drop(columns="check"))
 
 
 def write_csv(path: Path, rows: pd.DataFrame) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 
 from training.config import Size, Training
 from training.data.corpus import Corpus, TokenFiles
-from training.engine import loop
+from training.engine import trainer as trainers
 from training.record import keys
 from training.record.history import Evaluation
-from training.run import Run
+from training.run import Phase, Run
 
 DOMAINS = ("news", "code", "math")
 TRAINING = Training(
@@ -22,6 +22,13 @@ TRAINING = Training(
     warmup_steps=5,
     first_evaluation=5,
     evaluations=4,
+)
+PER_STEP = TRAINING.tokens_per_step
+CODE = {"news": 0.1, "code": 0.9, "math": 0.0}
+MATH = {"news": 0.0, "code": 0.25, "math": 0.75}
+PHASES = (  # after the first, of a schedule
+    Phase(from_tokens=12 * PER_STEP, mixture=CODE),
+    Phase(from_tokens=25 * PER_STEP, mixture=MATH),
 )
 
 
@@ -64,7 +71,7 @@ def planned(corpus: Corpus, **changes: Any) -> Run:
 
 
 def evaluations(run: Run, corpus: Corpus, **options: Any) -> list[tuple[int, Evaluation]]:
-    trainer = loop.Trainer(run, corpus, **options)
+    trainer = trainers.Trainer(run, corpus, **options)
     found = [(r.step, r.evaluation) for r in trainer.reports() if r.evaluation]
     trainer.close()
     return found

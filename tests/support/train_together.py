@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 from training.data import corpus as corpora
-from training.engine import devices, loop
+from training.engine import devices
+from training.engine import trainer as trainers
 from training.run import Run
 
 
 def main(plan: Path) -> None:
     devices.use_device(0, 1)
-    loop.quiet()
+    trainers.silence_libraries()
     runs = [Run.model_validate(run) for run in json.loads(plan.read_text())]
     found = []
     for run in runs:
-        trainer = loop.Trainer(run, corpora.load(run.corpus))
+        trainer = trainers.Trainer(run, corpora.load(run.corpus))
         found.append([(r.step, r.evaluation) for r in trainer.reports() if r.evaluation])
         trainer.close()
     if os.environ["RANK"] == "0":

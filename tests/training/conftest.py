@@ -4,15 +4,16 @@ import pytest
 
 from tests.support.tiny_runs import random_corpus
 from training.data.corpus import Corpus
-from training.engine import devices, loop
+from training.engine import devices
+from training.engine import trainer as trainers
 
 
 @pytest.fixture(scope="module")
 def cpu() -> None:
     """This process trains on one CPU thread, silently, as the only one of its group."""
     devices.use_device(0, 1)
-    loop.quiet()
-    loop.connect()
+    trainers.silence_libraries()
+    trainers.connect()
 
 
 @pytest.fixture(scope="module")

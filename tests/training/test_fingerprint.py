@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.strategies import mixtures
-from training.run import Run, fingerprint
+from tests.support.tiny_runs import PER_STEP, PHASES, planned
+from training.data.corpus import Corpus
+from training.record import keys
+from training.run import Base, Run, fingerprint
 
 PLAIN: dict[str, Any] = {
     "name": "mix03-tiny",
@@ -92,3 +95,21 @@ def test_a_fingerprint_tells_every_change_that_matters(key: str, data: st.DataOb
     plain = Run.model_validate(PLAIN)
     changed = Run.model_validate({**PLAIN, key: data.draw(CHANGES[key])})
     assert (fingerprint(changed) == fingerprint(plain)) == (changed == plain)
+
+
+def test_what_losses_depend_on_is_in_the_fingerprint(corpus: Corpus) -> None:
+    plain = planned(corpus)
+    base = Base(source="/somewhere", digest="abc")
+    runs = [
+        plain,
+        planned(corpus, later=PHASES),
+        planned(corpus, later=PHASES[:1]),
+        planned(corpus, base=base),
+        planned(corpus, base=base.model_copy(update={"digest": "other"})),
+    ]
+    assert len({fingerprint(run) for run in runs}) == len(runs)
+    moved = planned(corpus, base=base.model_copy(update={"source": "/elsewhere"}), keep_state=True)
+    assert fingerprint(moved) == fingerprint(runs[3])
+    params = keys.phases(runs[1].phases, PER_STEP)
+    assert params["phase/2/from_tokens"] == 12 * PER_STEP
+    assert params["phase/3/mixture/math"] == 0.75

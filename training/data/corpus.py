@@ -30,6 +30,7 @@ from training.config import Domain, Tokenizer, Validation
 from training.data import leaks, sources, tokenise
 from training.data.sources import DOMAIN, SET
 from training.record.errors import InputError
+from training.record.files import write_json
 
 logger = logging.getLogger("training")
 
@@ -64,10 +65,6 @@ class TokenFiles:
     def validation(self) -> np.ndarray:
         """Token ids, (validation_tokens,), memory-mapped."""
         return np.memmap(Path(self.folder, "validation.bin"), dtype=self.dtype, mode="r")
-
-    def train_documents(self) -> np.ndarray:
-        """End of each training document, including its end-of-text token, (documents,)."""
-        return np.memmap(Path(self.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")
 
     def validation_documents(self) -> np.ndarray:
         """End of each held-out document, including its end-of-text token, (documents,)."""
@@ -160,7 +157,7 @@ def prepare(
             if not sets:
                 del summaries["sets"]
             summary = {"tokenizer": str(folder), "vocab_size": len(loaded), **summaries}
-            tokenise.write_json(manifest, summary)
+            write_json(manifest, summary, indent=1)
     corpus = load(manifest)
     _report_leaks(corpus, validation)
     for name, files in corpus.domains.items():
@@ -360,7 +357,7 @@ def _tokenise(
         )
         for name, key in parts.items():
             summary = {"folder": str(folder / key), **summaries[name]}
-            tokenise.write_json(folders[name] / "domain.json", summary)
+            write_json(folders[name] / "domain.json", summary, indent=1)
         _move_finished(scratch)
 
 
@@ -368,7 +365,7 @@ def _set_texts(sets: Mapping[str, Domain]) -> dict[str, Iterator[list[str]]]:
     """The documents of each set, in batches."""
 
     def batches(name: str) -> Iterator[list[str]]:
-        documents = sources.documents(name, sets[name], SET)
+        documents = (text for _, text in sources.Reading({name: sets[name]}, kind=SET))
         with tqdm(documents, desc=f"reading set {name}", unit=" documents") as bar:
             yield from iter(lambda: list(islice(bar, DOCUMENTS)), [])
 

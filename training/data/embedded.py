@@ -6,7 +6,6 @@ is in both.
 """
 
 import ast
-import gc
 import hashlib
 import os
 import sysconfig
@@ -14,6 +13,8 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+
+from training.record.garbage import collection_paused
 
 FILE_CAP = 30_000  # characters per document
 DOCSTRING_MIN = 300  # characters; shorter docstrings are signatures rather than prose
@@ -98,14 +99,8 @@ def _docstrings(source: str) -> Iterator[ast.Constant]:
 
 def _parsed(source: str) -> ast.Module:
     """The syntax tree, parsed without garbage collection, which would walk it repeatedly."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
-            return ast.parse(source)
-    finally:
-        if collecting:
-            gc.enable()
+    with collection_paused(), warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+        return ast.parse(source)
 
 
 def _digest(text: str) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from training.config import Domain
 from training.data import embedded, formats, row_reader
 from training.data.formats import Row
 from training.record.errors import InputError
+from training.record.files import write_json
 
 DOMAIN, SET = "domain", "set"  # what a text is read for
 PROBLEMS = 3  # skipped rows that the warning names
@@ -216,11 +216,6 @@ def check(domains: Mapping[str, Domain], kind: str = DOMAIN) -> list[str]:
     return notes
 
 
-def documents(name: str, domain: Domain, kind: str = DOMAIN) -> Iterator[str]:
-    """The texts of one domain, in a fixed order, up to `max_mb`."""
-    return (text for _, text in Reading({name: domain}, kind=kind))
-
-
 def fingerprint(name: str, domain: Domain, digests: Path, kind: str = DOMAIN) -> str:
     """A hash that changes when the domain's documents may have changed.
 
@@ -265,8 +260,5 @@ def _file_digests(paths: list[Path], digests: Path) -> list[str]:
             known[str(path)] = entry
         result.append(entry[2])
     if known != before:
-        digests.parent.mkdir(parents=True, exist_ok=True)
-        scratch = digests.with_name(f"{digests.name}.{os.getpid()}.partial")
-        scratch.write_text(json.dumps(known))
-        os.replace(scratch, digests)
+        write_json(digests, known)
     return result

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from training.config import Domain
 from training.data import leaks, sources
 from training.record.errors import InputError, first_line
+from training.record.files import write_json
 
 logger = logging.getLogger("training")
 
@@ -41,7 +42,7 @@ Encode = Callable[[list[str]], Iterable[list[int]]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Documents with the names of their domains, and the reading's cursor after them."""
 
     documents: list[tuple[list[str], str]]
@@ -137,28 +138,20 @@ def write(
     return {name: {**w.summary(), "skipped": skipped[name]} for name, w in writers.items()}
 
 
-def write_json(path: Path, value: object) -> None:
-    """Replace a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    scratch.write_text(json.dumps(value, indent=1))
-    os.replace(scratch, path)
-
-
-def _batches(reading: sources.Reading) -> Iterator[Batch]:
+def _batches(reading: sources.Reading) -> Iterator[TextBatch]:
     documents, size = list[tuple[list[str], str]](), 0
     for names, text in reading:
         documents.append((names, text))
         size += len(text)
         if size >= BATCH:
-            yield Batch(documents, reading.cursor(), reading.fraction)
+            yield TextBatch(documents, reading.cursor(), reading.fraction)
             documents, size = [], 0
-    yield Batch(documents, reading.cursor(), reading.fraction)
+    yield TextBatch(documents, reading.cursor(), reading.fraction)
 
 
 def _encoded(
-    batches: Iterable[Batch], encode: Encode, sets: leaks.Index | None
-) -> Iterator[tuple[Batch, Iterable[list[int]], list[dict[str, str]]]]:
+    batches: Iterable[TextBatch], encode: Encode, sets: leaks.Index | None
+) -> Iterator[tuple[TextBatch, Iterable[list[int]], list[dict[str, str]]]]:
     """Each batch with its documents' token ids and the sets that they leak into."""
     for batch in batches:
         texts = [text for _, text in batch.documents]
@@ -281,7 +274,8 @@ class _Record:
     def save(self) -> None:
         for writer in self._writers.values():
             writer.flush()
-        write_json(self._path, {"cursor": asdict(self.cursor), "domains": self._counts})
+        progress = {"cursor": asdict(self.cursor), "domains": self._counts}
+        write_json(self._path, progress, indent=1)
         self._mark()
 
     def _mark(self) -> None:
@@ -300,7 +294,7 @@ def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
     )
 
 
-def show_progress(bar: "tqdm[Any]", batch: Batch, group: Mapping[str, Domain]) -> None:
+def show_progress(bar: "tqdm[Any]", batch: TextBatch, group: Mapping[str, Domain]) -> None:
     """Advance the bar; its total is the sum of the limits, or extrapolated where that is less."""
     done = sum(batch.cursor.bytes.values())
     limit = sum((domain.max_mb or math.inf) * 1e6 for domain in group.values())

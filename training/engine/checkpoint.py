@@ -10,20 +10,21 @@ the step.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from training.record.errors import InputError, first_line
+from training.record.files import write_json
 from training.run import Run, fingerprint
 
 STATE = "state.json"
+LOG_STATE = "kept"  # its key for the state of the run's log
 CHECKPOINTS, STATES = "checkpoints", "states"
 
 
@@ -35,7 +36,7 @@ class Checkpoint:
     step: int  # optimizer steps done
     ranks: int
     zero_stage: int
-    kept: dict[str, Any]
+    log_state: dict[str, Any]
     """The state of the run's log: its MLflow run and the points logged so far. Empty at a branch
     point."""
 
@@ -65,10 +66,12 @@ def find(run: Run, ranks: int) -> Checkpoint | None:
 def _read(folder: Path, ranks: int, zero_stage: int) -> Checkpoint | None:
     try:
         state = json.loads((folder / STATE).read_text())
-        checkpoint = Checkpoint(folder=folder, **state)
+        checkpoint = Checkpoint(
+            folder, state["step"], state["ranks"], state["zero_stage"], state[LOG_STATE]
+        )
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise _damaged(folder, error) from error
     if (checkpoint.ranks, checkpoint.zero_stage) != (ranks, zero_stage):
         return None
@@ -114,11 +117,13 @@ def save(
     if ranks > 1:
         distributed.barrier()  # until all have written
     if distributed.get_rank() == 0:
-        saved = Checkpoint(folder, step, ranks, run.engine.zero_stage, log_state())
-        state = {key: value for key, value in asdict(saved).items() if key != "folder"}
-        scratch = folder / f"{STATE}.partial"
-        scratch.write_text(json.dumps(state))
-        os.replace(scratch, folder / STATE)
+        state = {
+            "step": step,
+            "ranks": ranks,
+            "zero_stage": run.engine.zero_stage,
+            LOG_STATE: log_state(),
+        }
+        write_json(folder / STATE, state)
         for entry in folder.iterdir():
             if entry.is_dir() and entry.name != str(step):
                 shutil.rmtree(entry)

@@ -24,10 +24,11 @@ STYLES = {
     "uniform": ("C3", "^"),
     "best observed": ("C4", "P"),
 }
-OTHERS = (("C5", "v"), ("C6", "X"), ("C8", "o"), ("C9", "h"))
-LARGER = {"*": 2.6, "P": 1.2, "X": 1.2}  # scale of markers that cover little area
+OTHER_STYLES = (("C5", "v"), ("C6", "X"), ("C8", "o"), ("C9", "h"))
+MARKER_SCALE = {"*": 2.6, "P": 1.2, "X": 1.2}  # scale of markers that cover little area
 LEGEND_COLUMNS = 5
-MOST = 26  # inches
+ROOT_TICKS = (0.0, 0.01, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+MAX_HEIGHT = 26  # inches
 
 
 def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any) -> Any:
@@ -41,7 +42,7 @@ def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **options
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each mixture; names in `STYLES` look the same in every figure."""
-    others = cycle(OTHERS)
+    others = cycle(OTHER_STYLES)
     return {name: STYLES.get(name) or next(others) for name in names}
 
 
@@ -50,9 +51,9 @@ def largest_first(mixture: Values) -> list[str]:
     return sorted(mixture, key=lambda domain: -mixture[domain])
 
 
-def height(rows: int, each: float) -> float:
+def height(rows: int, per_row: float) -> float:
     """Height in inches of a figure with rows of domains, including title, axis and legend."""
-    return min(max(2.0, rows * each) + 1.5, MOST)
+    return min(max(2.0, rows * per_row) + 1.5, MAX_HEIGHT)
 
 
 def domain_rows(axis: Axes, domains: Sequence[str]) -> None:
@@ -108,11 +109,27 @@ def marks(
         handles.insert(
             0,
             axis.scatter(
-                *places[name], s=45 * LARGER.get(marker, 1.0) ** 1.5, color=colour, marker=marker,
-                edgecolor="white", linewidth=0.8, zorder=5, label=label.format(name),
+                *places[name], s=45 * MARKER_SCALE.get(marker, 1.0) ** 1.5, color=colour,
+                marker=marker, edgecolor="white", linewidth=0.8, zorder=5, label=label.format(name),
             ),
         )  # fmt: skip
     return handles
+
+
+def root_scale(axis: Axes, highest: float, which: str = "x") -> None:
+    """A square-root scale of proportions, from 0 to slightly above the highest one; `which` is x or
+    y."""
+    ticks = [tick for tick in ROOT_TICKS if tick <= highest]
+    limits = (0, 1.03 * highest)
+    functions = (lambda x: np.sqrt(np.maximum(x, 0)), np.square)
+    if which == "x":
+        axis.set_xscale("function", functions=functions)
+        axis.set_xticks(ticks)
+        axis.set_xlim(limits)
+    else:
+        axis.set_yscale("function", functions=functions)
+        axis.set_yticks(ticks)
+        axis.set_ylim(limits)
 
 
 def legend(
@@ -123,12 +140,12 @@ def legend(
 
 
 def grid(
-    count: int, columns: int, each: tuple[float, float], *, sharey: bool = False
+    count: int, columns: int, panel_size: tuple[float, float], *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, each of this size in inches, and the axes that are used."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    size = (each[0] * columns, each[1] * rows)
+    size = (panel_size[0] * columns, panel_size[1] * rows)
     figure, axes = panels(size, rows, columns, squeeze=False, sharey=sharey)
     flat = list(axes.flat)
     for axis in flat[count:]:

@@ -17,7 +17,7 @@ FINGERPRINT = (
 CHECK = "check"  # "true": the run checks predictions; fits never read it
 IMPORTED_FROM = "imported_from"  # source file of an imported run
 STUDY = "study"
-PLANNED = "planned_by"  # id of a later sweep that reuses this run
+PLANNED_BY = "planned_by"  # id of a later sweep that reuses this run
 PROCESS = "process"  # the process that writes this run: machine, process id, start time
 PARENT = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"
@@ -38,7 +38,6 @@ SCHEDULED = "scheduled"  # a model whose mixture changes during training; fits n
 
 # params
 MIXTURE = "mixture/"  # proportions over all tokens of a run
-PROPOSAL = "next-"  # prefix of the names of runs that `design` proposed
 PHASE = "phase/"  # <number from 1>/from_tokens and <number>/mixture/<domain> of a schedule
 BASE, BASE_DIGEST = "base", "base_digest"  # the model that a run starts from
 N_PARAMS = "n_params"  # non-embedding parameters
@@ -53,6 +52,9 @@ WEIGHT = "weight/"
 DEFAULT_MIXTURE = "default_mixture/"
 LOWEST = "lowest/"  # bounds of each domain's proportion
 HIGHEST = "highest/"
+
+# names of runs
+PROPOSAL = "next-"  # prefix, of runs that `design` proposed
 
 # metrics
 VAL_LOSS = "val_loss/"  # nats per token
@@ -70,7 +72,7 @@ EPOCHS = "epochs/"  # passes over the text that the run may see
 
 NATS = "nats_per_token"  # the unit of the losses that training writes
 
-LARGEST = 2**63 - 1  # largest integer that MLflow's stores hold
+MAX_INTEGER = 2**63 - 1  # largest integer that MLflow's stores hold
 NAME_LIMIT = 200  # characters of a domain's name; MLflow allows 250 with the longest prefix
 TAG_LIMIT = 5000  # characters per tag; MLflow allows 8,000, some stores fewer
 

@@ -39,19 +39,21 @@ def mixture_key(mixture: Mapping[str, float], domains: Sequence[str]) -> tuple[f
     return tuple(round(float(mixture.get(name, 0.0)), SAME_DECIMALS) for name in domains)
 
 
-def checked_weights(weights: Mapping[str, float], domains: Sequence[str]) -> list[float]:
+def checked_weights(
+    weights: Mapping[str, float], domains: Sequence[str], where: str = "weights"
+) -> list[float]:
     """Weights of every validation domain in `domains` order, divided by their sum.
 
     Raises InputError for an unknown domain, a domain without a weight, a negative or non-finite
     weight, and weights that are all 0.
     """
-    refuse_unknown(weights, domains, "weights")
+    refuse_unknown(weights, domains, where)
     missing = [name for name in domains if name not in weights]
     if missing:
-        raise InputError(f"weights: no weight for {', '.join(missing)}; give 0 to ignore a domain")
+        raise InputError(f"{where}: no weight for {', '.join(missing)}; give 0 to ignore a domain")
     raw = [weights[name] for name in domains]
     if not all(math.isfinite(w) and w >= 0 for w in raw) or not sum(raw):
-        raise InputError("weights: they must be >= 0 and not all 0")
+        raise InputError(f"{where}: they must be >= 0 and not all 0")
     return [w / math.fsum(raw) for w in raw]
 
 

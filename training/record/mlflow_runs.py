@@ -1,6 +1,5 @@
 """Starting, ending, finding and reading MLflow runs."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +10,13 @@ from mlflow.exceptions import MlflowException
 
 from training.record import keys, stores
 from training.record.errors import InputError
+from training.record.garbage import collection_paused
 from training.record.history import history_from_tags
 from training.record.secrets import masked
 from training.record.version import TAG, version
 
 PARAM_BATCH, METRIC_BATCH = 100, 1000  # per request, MLflow's limits
+PAGE_SIZE = 1000  # runs per search request
 
 
 @contextmanager
@@ -61,9 +62,6 @@ def log_params(run_id: str, params: Mapping[str, object]) -> None:
         mlflow.MlflowClient().log_batch(run_id, params=batch)
 
 
-PAGE = 1000
-
-
 def threads(most: int) -> int:
     """Useful number of threads: `most` to hide a server's latency, 1 on SQLite, which locks."""
     return 1 if mlflow.get_tracking_uri().startswith("sqlite") else most
@@ -75,26 +73,14 @@ def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
     runs: list[Run] = []
     token = None
     while True:
-        with _uncollected():
+        with collection_paused():  # which takes two thirds of the time to read large pages
             page = client.search_runs(
-                list(experiment_ids), query, max_results=PAGE, page_token=token
+                list(experiment_ids), query, max_results=PAGE_SIZE, page_token=token
             )
         runs.extend(page)
         token = page.token
         if not token:
             return runs
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause garbage collection, which takes two thirds of the time to read large pages."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def last_losses(run_id: str) -> dict[str, float]:

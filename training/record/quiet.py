@@ -47,13 +47,14 @@ def quiet() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
     for name, start in WARNINGS.items():
         logger = logging.getLogger(name)
-        if not any(isinstance(known, _Unless) for known in logger.filters):
-            logger.addFilter(_Unless((start,)))
-    for name, (function, starts) in PRINTED.items():
+        if not any(isinstance(known, _PrefixFilter) for known in logger.filters):
+            logger.addFilter(_PrefixFilter((start,)))
+    for name, (function_name, starts) in PRINTED.items():
         if module := sys.modules.get(name):
-            say = getattr(module, function, print)
-            if not isinstance(say, _Say):
-                setattr(module, function, _Say(say, _Unless(starts)))
+            function = getattr(module, function_name, print)
+            if not isinstance(function, _FilteredPrint):
+                filtered = _FilteredPrint(function, _PrefixFilter(starts))
+                setattr(module, function_name, filtered)
 
 
 def log_to_terminal() -> None:
@@ -71,7 +72,7 @@ class _Terminal(logging.Handler):
         print(record.getMessage(), file=stream, flush=True)
 
 
-class _Unless(logging.Filter):
+class _PrefixFilter(logging.Filter):
     """Drops lines that start with one of these texts."""
 
     def __init__(self, starts: tuple[str, ...]) -> None:
@@ -85,12 +86,12 @@ class _Unless(logging.Filter):
         return self.shows(record.getMessage())
 
 
-class _Say:
+class _FilteredPrint:
     """A library's `print`, limited to what a filter passes."""
 
-    def __init__(self, say: Callable[..., None], filter: _Unless) -> None:
-        self.say, self.filter = say, filter
+    def __init__(self, function: Callable[..., None], filter: _PrefixFilter) -> None:
+        self.function, self.filter = function, filter
 
     def __call__(self, *texts: Any, **options: Any) -> None:
         if self.filter.shows(" ".join(map(str, texts))):
-            self.say(*texts, **options)
+            self.function(*texts, **options)

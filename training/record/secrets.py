@@ -65,6 +65,11 @@ def remember(url: str | None) -> None:
     _remembered.update(_passwords(url or ""))
 
 
+def forget() -> None:
+    """Mask no longer what `remember` was given."""
+    _remembered.clear()
+
+
 def guard() -> None:
     """Mask everything that this process prints from now on, and escape unencodable characters."""
     for stream in (sys.stdout, sys.stderr):

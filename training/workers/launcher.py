@@ -30,7 +30,7 @@ class Mailbox(BaseManager):
     socket."""
 
 
-class Launched:
+class LaunchedWorker:
     """A worker of several processes, on this machine or those of the job's hostfile.
 
     It has the methods of `multiprocessing.Process` that `training.workers.pool` uses.
@@ -60,7 +60,11 @@ class Launched:
         self._job_file.write_bytes(pickle.dumps((*place, (host, port), key)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
-            + ["--master_port", str(free_port()), *_places(self._job.machines, self._index)]
+            + [
+                "--master_port",
+                str(free_port()),
+                *_placement_arguments(self._job.machines, self._index),
+            ]
             + ["--module", "training.workers.rank_main", str(self._job_file)],
             cwd=ROOT,
             env=environment(public=not local),
@@ -136,7 +140,7 @@ def _hosts(hostfile: Path) -> dict[str, int]:
     return hosts
 
 
-def _places(machines: Machines, index: int) -> list[str]:
+def _placement_arguments(machines: Machines, index: int) -> list[str]:
     """The launcher's arguments for where to start the processes of worker `index`."""
     if machines.hostfile is not None:
         return ["--hostfile", str(machines.hostfile)]

@@ -15,13 +15,13 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from training.record import secrets, stores
+from training.record import secrets, sqlite_store, stores
 from training.run import Run, fingerprint
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat before a worker counts as dead
 POLL_SECONDS = 1.0
-SQLITE = {"connect_args": {"timeout": stores.LOCK_SECONDS}}
+SQLITE = {"connect_args": {"timeout": sqlite_store.LOCK_SECONDS}}
 RUN = "run"
 FINGERPRINT = "fingerprint"
 WITHDRAWN = "withdrawn"  # attribute of the queue: fingerprints of runs that must not be trained

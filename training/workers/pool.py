@@ -18,7 +18,7 @@ from training.record import secrets
 from training.record.errors import InputError
 from training.run import Run
 from training.workers import worker
-from training.workers.launcher import Launched
+from training.workers.launcher import LaunchedWorker
 from training.workers.ledger import Ledger
 from training.workers.messages import (
     Alive,
@@ -64,7 +64,7 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | SingleRun, machines
         ]
     else:
         events = queue.Queue()
-        workers = [Launched(job, i, events) for i in indices]
+        workers = [LaunchedWorker(job, i, events) for i in indices]
     engine = work.engine if isinstance(work, Queue) else work.run.engine
     flops = sum(run.flops(corpus.vocab_size) for run in runs)
     try:

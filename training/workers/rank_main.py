@@ -80,15 +80,15 @@ def _watch(put: Callable[[Event], None]) -> None:
 
 def _follow(manifest: Path) -> None:
     """Train the runs that the first process sends until it sends None."""
-    from training.data import corpus
-    from training.engine import loop
+    from training.data import corpus as corpora
+    from training.engine import trainer as trainers
 
-    loop.quiet()
-    loop.connect()
-    corpora = corpus.load(manifest)
+    trainers.silence_libraries()
+    trainers.connect()
+    corpus = corpora.load(manifest)
     while task := receive():
         run, saved = task
-        trainer = loop.Trainer(run, corpora, saved)
+        trainer = trainers.Trainer(run, corpus, saved)
         try:
             for _ in trainer.reports():
                 pass

@@ -12,7 +12,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINAL = (signal.SIGINT, signal.SIGHUP)  # what a terminal sends to a command and its children
-INTERRUPTED = "interrupted; start it again to go on where it was"
+INTERRUPTED = "interrupted; run the command again to resume"
 END_SECONDS = 30  # time for a worker to close its MLflow run
 REPEAT_SECONDS = 0.1
 

@@ -45,7 +45,7 @@ from training.workers.messages import (
 from training.workers.signals import ignore_signals, interrupt_on_signals
 
 if TYPE_CHECKING:
-    from training.engine import loop  # slow to import: torch
+    from training.engine import trainer as trainers  # slow to import: torch
 
 TRAIN_POINTS = 500  # logged training losses per run, about
 REPORT_SECONDS = 0.5
@@ -74,7 +74,9 @@ def main(job: Job, index: int, emit: Emit) -> int:
     except MlflowException as error:
         emit(
             Failed(
-                InputError(f"MLflow: {first_line(error)}; when it answers, start again to go on")
+                InputError(
+                    f"MLflow: {first_line(error)}; run the command again to resume once it answers"
+                )
             )
         )
         return 1
@@ -87,19 +89,19 @@ def main(job: Job, index: int, emit: Emit) -> int:
 
 
 def _work(job: Job, index: int, emit: Emit) -> None:
-    from training.engine import loop
+    from training.engine import trainer as trainers
 
-    loop.quiet()
+    trainers.silence_libraries()
     emit(Starting(index, "waiting for its processes to join"))
-    loop.connect()
+    trainers.connect()
     corpus = corpora.load(job.corpus)
     emit(Starting(index))
     match job.work:
         case SingleRun(run, run_id):
             with checkpoint.exclusive(run):
                 saved = checkpoint.find(run, job.machines.ranks)
-                if saved is not None and saved.kept:
-                    run_log.hand_over(saved.kept["run_id"], run_id)
+                if saved is not None and saved.log_state:
+                    run_log.hand_over(saved.log_state["run_id"], run_id)
                 train_and_log(run, corpus, run_id, saved, emit)
         case Queue() as queue:
             _work_through(queue, job.machines.ranks, corpus, emit)
@@ -132,8 +134,8 @@ def _open(
 ) -> AbstractContextManager[mlflow.ActiveRun]:
     """The MLflow run of the checkpoint if it can be resumed, else a new one."""
     started = None
-    if saved is not None and saved.kept:
-        started = run_log.unfinished(saved.kept["run_id"], queue.experiment_id)
+    if saved is not None and saved.log_state:
+        started = run_log.unfinished(saved.log_state["run_id"], queue.experiment_id)
     run_log.close_abandoned(queue.experiment_id, run, except_id=started)
     if started is not None:
         return open_run(run_id=started)
@@ -149,16 +151,16 @@ def train_and_log(
 
     Raises DivergedError if a loss is not finite, and logs that too.
     """
-    from training.engine import loop
+    from training.engine import trainer as trainers
 
     broadcast.send((run, saved))
-    trainer = loop.Trainer(run, corpus, saved)
-    log = run_log.RunLog(run_id, run, corpus, saved.kept or None if saved else None)
+    trainer = trainers.Trainer(run, corpus, saved)
+    log = run_log.RunLog(run_id, run, corpus, saved.log_state or None if saved else None)
     if not log.resumed:
         log_params(run_id, _params(run, corpus, trainer))
     steps = run.training.steps
     flops_per_step = run.flops(corpus.vocab_size) // steps
-    every = loop.REPORT_EVERY * -(-steps // (loop.REPORT_EVERY * TRAIN_POINTS))
+    every = trainers.REPORT_EVERY * -(-steps // (trainers.REPORT_EVERY * TRAIN_POINTS))
     losses: list[float] = []
     speeds: list[float] = []
     reported_step, reported_at = saved.step if saved else 0, time.monotonic()
@@ -195,7 +197,7 @@ def train_and_log(
     return loss
 
 
-def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, object]:
+def _params(run: Run, corpus: Corpus, trainer: "trainers.Trainer") -> dict[str, object]:
     """The params of the MLflow run."""
     return {
         **keys.with_prefix(keys.MIXTURE, run.mean_mixture()),
@@ -220,7 +222,7 @@ def _params(run: Run, corpus: Corpus, trainer: "loop.Trainer") -> dict[str, obje
     }
 
 
-def _log_model(trainer: "loop.Trainer", corpus: Corpus, run_id: str) -> None:
+def _log_model(trainer: "trainers.Trainer", corpus: Corpus, run_id: str) -> None:
     """Log the trained model and its tokenizer as the artifact `model`, for `from_pretrained`."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")

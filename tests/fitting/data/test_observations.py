@@ -1,4 +1,4 @@
-"""The noise between runs that differ by their seed alone."""
+"""Tables of runs as a fit takes them, and the noise between runs that differ by their seed."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from fitting.estimators import joint
 from fitting.fit import fit
 from fitting.selection.forms import Options
 from tests.support import synthetic
+from training.record.errors import InputError
 
 NOISE, AGAIN = 0.01, 8
 WEIGHTS = np.full(4, 0.25)
@@ -70,3 +71,18 @@ def test_a_fit_says_whether_its_errors_are_the_noise() -> None:
     assert "seeds can" not in diagnostics.noise_floor(least, scores, WEIGHTS).line
     most = Noise(noise.covariance * 1e4, noise.freedom)
     assert "no more than that" in diagnostics.noise_floor(most, scores, WEIGHTS).line
+
+
+def test_a_bad_table_names_the_run_and_the_column() -> None:
+    table = synthetic.table(synthetic.joint_law())
+    missing = table.copy()
+    for bad in (np.nan, np.inf):
+        missing.loc[7, "val_loss/code"] = bad
+        with pytest.raises(InputError, match="'mix00-4000000' has no finite value of 'val_loss/co"):
+            Observations.from_tidy(missing)
+    off = table.copy()
+    off.loc[30, "mixture/web"] += 0.1
+    with pytest.raises(InputError, match=r"run 'mix02-4000000': proportions .* sum to 1"):
+        Observations.from_tidy(off)
+    with pytest.raises(InputError, match="no column 'tokens'"):
+        Observations.from_tidy(table.drop(columns="tokens"))

@@ -16,6 +16,7 @@ from fitting.artifact.spec import Target
 from fitting.data import histories, reuse
 from fitting.data.observations import Observations
 from fitting.data.reuse import Reuse
+from fitting.diagnostics.optimum import apart
 from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
@@ -81,11 +82,6 @@ def best(law: Law, among: Feasible) -> np.ndarray:
     points = np.random.default_rng(0).random((20_000, among.free))
     mixtures = among.from_cube(points)
     return np.asarray(mixtures[np.argmin(predict(law, mixtures).mean(axis=1))])
-
-
-def apart(first: np.ndarray, second: np.ndarray) -> float:
-    """The share of tokens that separates two mixtures."""
-    return float(np.abs(first - second).sum() / 2)
 
 
 def missed(law: Law, true: Law) -> float:

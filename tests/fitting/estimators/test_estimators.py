@@ -11,15 +11,12 @@ from scipy.optimize import check_grad
 from fitting.artifact import laws
 from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
-from fitting.diagnostics import optimum
-from fitting.diagnostics.optimum import Space
 from fitting.estimators import candidates, joint, least_squares, nested, published
 from fitting.estimators.candidates import Candidate
 from tests.support import synthetic
+from tests.support.fits import TARGET
 from training.record.errors import InputError
 
-TARGET = Target(**synthetic.TARGET)
-WEIGHTS = np.full(4, 0.25)
 UNSEEN = synthetic.mixtures(40, seed=9)
 
 
@@ -251,49 +248,6 @@ def test_the_bootstrap_in_one_batch_is_each_draws_own_fit() -> None:
         for one, other in zip(drawn, alone, strict=True):
             assert at(one) == pytest.approx(at(other), abs=1e-3)
         assert np.ptp([at(law) for law in drawn], axis=0).max() > 0.005
-
-
-def test_the_best_mixture_is_found_within_its_bounds() -> None:
-    law = synthetic.joint_law()
-    low, high = np.array([0.1, 0.0, 0.05]), np.array([0.9, 0.4, 0.5])
-    space = Space(low, high, np.eye(3))
-    best = optimum.minimise(law, WEIGHTS, TARGET, synthetic.mixtures(5), space)
-    grid = np.array(
-        [[i, j, 1000 - i - j] for i in range(0, 1001, 5) for j in range(0, 1001 - i, 5)]
-    )
-    grid = grid / 1000
-    grid = grid[((grid >= low) & (grid <= high)).all(axis=1)]
-    ones = np.ones(len(grid))
-    least = (law.predict(grid, TARGET.n_params * ones, TARGET.tokens * ones) @ WEIGHTS).min()
-    assert best.objective <= least + 1e-9
-    assert best.mixture.sum() == pytest.approx(1)
-    # of domains that keep their proportions: the best point of a line
-    spread = np.array([[0.75, 0], [0.25, 0], [0, 1.0]])
-    bundled = optimum.minimise(
-        law, WEIGHTS, TARGET, synthetic.mixtures(5), Space(np.zeros(2), np.ones(2), spread)
-    )
-    shares = np.linspace(0, 1, 2001)
-    line = np.column_stack([shares, 1 - shares]) @ spread.T
-    ones = np.ones(len(line))
-    least = (law.predict(line, TARGET.n_params * ones, TARGET.tokens * ones) @ WEIGHTS).min()
-    assert bundled.mixture[0] == pytest.approx(3 * bundled.mixture[1])
-    assert bundled.objective <= least + 1e-7
-    assert ((best.mixture >= low - 1e-12) & (best.mixture <= high + 1e-12)).all()
-
-
-def test_a_bad_table_names_the_run_and_the_column() -> None:
-    table = synthetic.table(synthetic.joint_law())
-    missing = table.copy()
-    for bad in (np.nan, np.inf):
-        missing.loc[7, "val_loss/code"] = bad
-        with pytest.raises(InputError, match="'mix00-4000000' has no finite value of 'val_loss/co"):
-            Observations.from_tidy(missing)
-    off = table.copy()
-    off.loc[30, "mixture/web"] += 0.1
-    with pytest.raises(InputError, match=r"run 'mix02-4000000': proportions .* sum to 1"):
-        Observations.from_tidy(off)
-    with pytest.raises(InputError, match="no column 'tokens'"):
-        Observations.from_tidy(table.drop(columns="tokens"))
 
 
 @pytest.mark.parametrize("method", ["shukor_additive", "shukor_joint", "power_sum"])

@@ -171,7 +171,7 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
     states = statuses()
     assert 3 <= states["FINISHED"] < 200
     if number == signal.SIGINT:
-        assert "import: interrupted; start it again to go on where it was" in told
+        assert "import: interrupted; run the command again to resume" in told
         assert states.keys() <= {"FINISHED", "KILLED"}
         (left,) = search(["0"], "tags.stage = 'import'")
         assert (begun.returncode, left.info.status) == (1, "KILLED")

@@ -177,7 +177,7 @@ def test_an_ensemble_and_its_noise_are_those_of_the_replicates() -> None:
     assert acquisition.ensemble(law, astray, x, NOISE, WEIGHTS).deviation.max() < 0.1
     residual = np.diag([0.01, -0.001, 0.0])
     predictor = SimpleNamespace(
-        python=SimpleNamespace(
+        artifact_model=SimpleNamespace(
             interval=SimpleNamespace(residual=residual), spec=SimpleNamespace(noise=())
         ),
         fitted=x,
@@ -186,7 +186,7 @@ def test_an_ensemble_and_its_noise_are_those_of_the_replicates() -> None:
     noise, shown = acquisition.noise(cast(Any, predictor)), drawn.var(axis=0).mean(axis=0)
     assert noise[0] == 0.01
     np.testing.assert_allclose(noise[1:], acquisition.LEAST_NOISE * shown[1:], rtol=1e-6)
-    predictor.python.spec.noise = (0.1, 0.2, 0.3)  # measured by seeds
+    predictor.artifact_model.spec.noise = (0.1, 0.2, 0.3)  # measured by seeds
     np.testing.assert_allclose(acquisition.noise(cast(Any, predictor)), [0.1, 0.2, 0.3])
 
 

@@ -1,27 +1,12 @@
-"""Designs: they fill the allowed set, and what is proposed waits in the sweep's ledger."""
+"""Designs: they fill the allowed set, and satisfy its constraints."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import mlflow
 import numpy as np
 import pytest
 
 from optimization.design import space_filling
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import DECIMALS, feasible
-from pipelines import design as designs
-from pipelines import entry
-from pipelines.prepare import prepare
-from pipelines.runs.proxy_runs import ledger, planned_runs, proxy_runs
-from pipelines.study import load as studies
-from tests.support.commands import call
-from tests.support.tiny_runs import RUNS
-from training.record import keys
 from training.record.errors import InputError
-from training.run import Run
-from training.workers.ledger import Ledger
 
 Array = np.ndarray
 DOMAINS = ("a", "b", "c", "d")
@@ -99,91 +84,9 @@ def test_a_design_that_cannot_be_is_refused() -> None:
         space_filling.designed("halved", 20, GIVEN[:0], few, 0)
 
 
-@pytest.mark.slow
-def test_proposals_wait_in_the_ledger_for_the_next_sweep(
-    store: str, miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
-) -> None:
-    """Without a predictor: what is proposed fills what is planned, under the study's bundle."""
-    assert store
-    miniature["bundles"] = {"text": {"news": 0.75, "math": 0.25}}
-    miniature["default_mixture"] = {"news": 0.6, "code": 0.2, "math": 0.2}
-    path = write_study(miniature)
-    plan = studies.load(path)
-    for _ in range(2):
-        with entry.stage(keys.DESIGN):
-            call(designs, study=path, count="2", enqueue="true")
-    with entry.stage(keys.SWEEP) as active:
-        prepared = prepare(plan)
-        planned, waiting = proxy_runs(prepared), planned_runs(prepared, active)
-        ledger(prepared, active).enqueue(waiting)  # those that wait are there once
-        assert planned_runs(prepared, active) == waiting
-    assert waiting[: len(planned)] == planned
-    new = waiting[len(planned) :]
-    assert len(new) == 2 * 2 * 2  # two designs of two mixtures at two sizes
-    assert len({run.name for run in waiting}) == len(waiting)
-    mixtures = np.unique([[*run.mixture.values()] for run in waiting], axis=0)
-    assert len(mixtures) == 4 + 4
-    assert mixtures[:, 0] == pytest.approx(3 * mixtures[:, 2], abs=1e-9)  # the bundle's
-    last = mlflow.search_runs(filter_string="tags.stage = 'design'").iloc[0]
-    assert last["metrics.flops"] == pytest.approx(last["metrics.sweep_flops"] / 2)
-
-
-def test_a_study_tells_a_bundle_that_is_broken(
-    miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
-) -> None:
-    miniature["bundles"] = {"text": {"news": 0.75, "math": 0.25}}
-    miniature["sweep"]["mixtures"] = [
-        {"news": 0.75, "math": 0.25},
-        {"news": 0.3, "math": 0.1, "code": 0.6},
-        {"news": 0.3, "math": 0.3, "code": 0.4},
-    ]
-    with pytest.raises(
-        InputError, match=r"sweep.mixtures\[2\] breaks the rule 'bundles: 0.75 news"
-    ):
-        studies.load(write_study(miniature))
-
-
 def test_a_design_has_no_rounding_errors_of_its_constraints() -> None:
     """A run is known by its mixture: machines that share a sweep design it to the last bit."""
     allowed = feasible(Constraints(dict.fromkeys(DOMAINS, (0.03, 0.7))), DOMAINS, 1)
     for way in ("spread", "sobol", "dirichlet"):
         mixtures = space_filling.designed(way, 12, GIVEN, allowed, 0, GIVEN[0])
         assert np.array_equal(mixtures, mixtures.round(DECIMALS))
-
-
-def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:
-    book = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep")
-    book.enqueue(RUNS[:3])
-
-    def train(claimed: Run) -> float:
-        if claimed == RUNS[1]:
-            raise KeyboardInterrupt
-        return 1.0
-
-    with pytest.raises(KeyboardInterrupt):
-        book.work(train, lambda _: None)
-    assert book.open_runs() == RUNS[1:3]
-    book.enqueue(book.open_runs())
-    book.work(lambda _: 1.0, lambda _: None)
-    assert book.open_runs() == []
-
-
-def test_a_withdrawn_run_is_trained_by_nobody_until_it_is_planned_again(tmp_path: Path) -> None:
-    book, trained = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep"), []
-
-    def train(claimed: Run) -> float:
-        trained.append(claimed)
-        if len(trained) == 1:
-            raise KeyboardInterrupt
-        return 1.0
-
-    book.enqueue(RUNS[:3])
-    with pytest.raises(KeyboardInterrupt):
-        book.work(train, lambda _: None)
-    book.withdraw(RUNS[:2])  # one that was begun and one that waits
-    book.work(train, lambda _: None)
-    assert trained == [RUNS[0], RUNS[2]]
-    book.enqueue(RUNS[:2])
-    assert book.open_runs() == RUNS[:2]
-    book.work(train, lambda _: None)
-    assert trained[2:] == RUNS[:2]

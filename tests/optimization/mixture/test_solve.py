@@ -1,6 +1,6 @@
 """The answer to a problem: a registered predictor searched, explained, logged, and its mistakes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from pipelines.study.search_problem import Overrides
 from tests.support import synthetic
 from tests.support.logged_runs import fit_table, log_runs
 from tests.support.stores import empty_store
+from tests.support.studies import WriteStudy
 from training.record import keys
 from training.record.errors import InputError
 
@@ -127,7 +128,7 @@ def test_pessimism_and_the_worst_domain(predictor: Predictor, solved: Answer) ->
     high += predictor.half_width(predictor.weights, everywhere)
     assert high.min() - 1e-3 < careful.search.value <= high.min()
     assert careful.search.bound is None
-    assert any("nothing proves" in line for line in report(careful))
+    assert any("not certified" in line for line in report(careful))
     fair = solve.solve(predictor, Problem(objectives=("worst",), trials=TRIALS))
     excess = {
         name: max(p.losses[d] - fair.predictions["default"].losses[d] for d in p.losses)
@@ -210,7 +211,7 @@ def test_several_objectives_and_children_on_request(predictor: Predictor) -> Non
         overrides(trials="30", objective="code,deviation"),
     )
     with entry.stage(keys.OPTIMIZE) as run:
-        found = optimize.optimize(predictor, wanted, children=True)
+        found = optimize.optimize(predictor, wanted, trials_below=run)
     assert isinstance(found.search, Front)
     front = found.search.trials[found.search.trials["on_front"]]
     ordered = front.sort_values("val_loss/code")
@@ -265,7 +266,7 @@ def test_a_trust_region_of_nothing_leaves_the_fitted_mixtures(predictor: Predict
 
 
 def test_a_study_asks_for_the_search(
-    predictor: Predictor, miniature: dict[str, Any], write_study: Callable[[dict[str, Any]], str]
+    predictor: Predictor, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     miniature["bounds"] = {"news": [0.1, 0.9], "math": [0.0, 0.5]}
     miniature["search"] = {

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from fitting.artifact import laws
 from fitting.artifact.laws import ScheduleLaw
-from fitting.data.phase_observations import LABEL, PHASE, TRUNK, PhaseRuns
+from fitting.data.phase_observations import PhaseRuns
 from fitting.registry import Registered
 from fitting.selection import schedule
 from fitting.selection.schedule import ScheduleFit
@@ -21,42 +21,16 @@ from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.schedule import plan as search
 from optimization.schedule import plots
-from optimization.schedule.plan import (
-    CONSTANT,
-    GREEDY,
-    TRAJECTORIES,
-    ScheduleAnswer,
-    SchedulePredictor,
-)
+from optimization.schedule import predictor as predictors
+from optimization.schedule.plan import CONSTANT, GREEDY, TRAJECTORIES, ScheduleAnswer
+from optimization.schedule.predictor import SchedulePredictor
 from optimization.schedule.report import report
 from pipelines import schedule as pipeline
+from tests.support.schedules import DOMAINS, NOISE, table, truth
 from tests.support.stores import empty_store
-from training.record import keys
 from training.record.errors import InputError
 
 Array = np.ndarray
-DOMAINS = ("web", "code", "papers", "books")
-SCRATCH = "scratch"
-MIXTURES = 12
-NOISE = 0.003  # nats per token
-
-
-def truth(domains: int = 4, seed: int = 0) -> ScheduleLaw:
-    """Three phases in each of which a domain helps itself most, and others a little."""
-    rng = np.random.default_rng(seed)
-    shape = (3, domains)
-    slope = rng.normal(0, 0.2, (*shape, 1, domains))
-    slope[:, range(domains), 0, range(domains)] -= 1.8
-    kept = rng.uniform(0.2, 0.7, shape)
-    kept[0] = 0
-    return ScheduleLaw(
-        power=0.5,
-        tokens=np.array([1e8, 2e8, 3e8]),
-        kept=kept,
-        floor=rng.uniform(0.8, 1.6, shape),
-        log_scale=np.log(rng.uniform(0.6, 1.2, (*shape, 1))),
-        slope=slope,
-    )
 
 
 def unchanging(law: ScheduleLaw) -> ScheduleLaw:
@@ -66,39 +40,6 @@ def unchanging(law: ScheduleLaw) -> ScheduleLaw:
         name: np.stack([getattr(law, name)[0]] * 3) for name in ("floor", "log_scale", "slope")
     }
     return replace(law, kept=kept, **first)
-
-
-def table(law: ScheduleLaw, noise: float = NOISE, trunks: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Each mixture from each trunk in every phase; a trunk goes on unchanged."""
-    rng = np.random.default_rng(seed)
-    count = law.slope.shape[-1]
-    mixtures = np.vstack([np.eye(count)[:trunks] * 0.6 + 0.4 / count, _drawn(rng, count, trunks)])
-    names = [f"m{i:02d}" for i in range(MIXTURES)]
-    rows = []
-    states = {SCRATCH: np.full(count, np.nan)}
-    for k in range(len(law.tokens)):
-        ends = {}
-        for trunk, before in states.items():
-            adds = law.phase(k).predict(mixtures) + noise * rng.standard_normal((MIXTURES, count))
-            after = law.kept[k] * np.nan_to_num(before) + adds
-            for name, mixture, losses in zip(names, mixtures, after, strict=True):
-                ends[trunk, name] = losses
-                rows.append(
-                    {PHASE: k + 1, TRUNK: trunk, LABEL: name}
-                    | _named(keys.MIXTURE, mixture)
-                    | _named(keys.BEFORE, before)
-                    | _named(keys.VAL_LOSS, losses)
-                )
-        states = {t: ends[t if k else SCRATCH, t] for t in names[:trunks]}
-    return pd.DataFrame(rows)
-
-
-def _drawn(rng: np.random.Generator, count: int, trunks: int) -> Array:
-    return rng.dirichlet(np.ones(count), MIXTURES - trunks)
-
-
-def _named(prefix: str, values: Array) -> dict[str, float]:
-    return {prefix + d: x for d, x in zip(DOMAINS[: len(values)], values.tolist(), strict=True)}
 
 
 def fit(law: ScheduleLaw, noise: float = NOISE) -> ScheduleFit:
@@ -164,28 +105,6 @@ def test_a_known_law_is_found_again_and_its_schedule_gains_what_is_predicted(
     assert answer.gain() == pytest.approx(gained, rel=0.3)
     assert answer.range()[0] > 0
     assert answer.distinguishable
-
-
-def test_what_is_kept_is_drawn_to_its_mean_where_the_states_hardly_differ() -> None:
-    law = truth()
-    law = replace(law, kept=np.where(law.kept > 0, 0.5, 0.0))
-    seen = table(law)
-    before, after = keys.BEFORE + "web", keys.VAL_LOSS + "web"
-    alike = 2 + 1e-4 * seen[TRUNK].str[1:].where(seen[PHASE] == 3, np.nan).astype(float)
-    seen[after] += (0.5 * (alike - seen[before])).fillna(0.0)
-    seen[before] = alike.fillna(seen[before])
-    kept = schedule.fit(PhaseRuns.from_table(seen, law.tokens), np.full(4, 0.25)).law.kept
-    assert kept[1:] == pytest.approx(0.5, abs=0.1)
-
-
-def test_one_state_or_three_mixtures_are_refused() -> None:
-    law, one = truth(), table(truth())
-    alone = one[(one[PHASE] == 1) | (one[TRUNK] == "m00")]
-    with pytest.raises(InputError, match="phase 2 does not continue two different states"):
-        PhaseRuns.from_table(alone, law.tokens)
-    few = one[one[LABEL].isin(["m00", "m01", "m02"])]
-    with pytest.raises(InputError, match="3 mixtures were tried in each phase"):
-        PhaseRuns.from_table(few, law.tokens)
 
 
 # the search --------------------------------------------------------------------------------------
@@ -275,7 +194,7 @@ def test_the_predictor_is_the_law_and_holds_the_truth(
 ) -> None:
     found, version = registered
     assert version.alias == "champion"
-    asked = search.load(version.uri)
+    asked = predictors.load(version.uri)
     again = laws.from_json(laws.to_json(found.law))
     schedules = np.random.default_rng(4).dirichlet(np.ones(4), (50, 3))
     losses = found.law.predict(schedules)
@@ -292,13 +211,15 @@ def test_the_predictor_is_the_law_and_holds_the_truth(
     assert inside.mean() >= 0.9
     width = answer["objective_high"] - answer["objective_low"]
     assert width.mean() < 2 * seen.std()
-    assert asked.ask(schedules[0])["objective"] == pytest.approx(answer["objective"].iloc[0])
+    assert asked.predict_one(schedules[0])["objective"] == pytest.approx(
+        answer["objective"].iloc[0]
+    )
 
 
 def test_the_plan_of_a_loaded_predictor_is_drawn(
     registered: tuple[ScheduleFit, Registered],
 ) -> None:
-    found = plan(search.load(registered[1].uri))
+    found = plan(predictors.load(registered[1].uri))
     text = "\n".join(report(found))
     assert "certified phase by phase" in text
     assert f"{found.best.schedule[0, 0]:.3f}" in text
@@ -328,7 +249,7 @@ def test_bad_rows_are_named(
 ) -> None:
     row = rows(np.full((1, 3, 4), 0.25)).assign(**change).set_axis([7])
     with pytest.raises(MlflowException) as refused:
-        search.load(registered[1].uri).loaded.predict(row)
+        predictors.load(registered[1].uri).loaded.predict(row)
     assert named in refused.value.message
     assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
 
@@ -337,4 +258,4 @@ def test_a_model_that_does_not_exist_is_refused(
     registered: tuple[ScheduleFit, Registered],
 ) -> None:
     with pytest.raises(InputError, match="model 'models:/none/1' cannot be loaded"):
-        search.load(registered[1].uri.replace("schedule-predictor", "none"))
+        predictors.load(registered[1].uri.replace("schedule-predictor", "none"))

@@ -1,103 +1,28 @@
-"""The allowed mixtures and the search: known optima, certified bounds, constraints that hold."""
+"""The search: known optima, certified bounds, constraints that hold."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from fitting.artifact.laws import MixingLaw
-from optimization.domain import simplex
 from optimization.domain.constraints import Constraints
-from optimization.domain.differences import Differences
 from optimization.domain.feasible import feasible
 from optimization.domain.objective import Objective, divergence
 from optimization.mixture import sensitivity
-from optimization.search import projection, search
+from optimization.search import search
 from optimization.search.certificate import prove
 from optimization.search.descent import descend
 from tests.benchmarks import verdicts
-from tests.support.strategies import mixtures
+from tests.support.objectives import DECAY, DOMAINS, WEIGHTS, differences_of, own
 from training.record.errors import InputError
 
 Array = np.ndarray
-BOUNDS = [
-    ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
-    ([0.1, 0.2, 0.0, 0.05], [0.5, 0.9, 0.3, 1.0]),
-    ([0.2, 0.3, 0.5], [0.2, 0.3, 0.5]),
-    ([0.0] * 12, [0.1] * 10 + [1.0] * 2),
-]
-DOMAINS = ("a", "b", "c", "d")
-WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
-DECAY = 3.0  # of each domain's loss in its own proportion
-
-
-@pytest.mark.parametrize(("lower", "upper"), BOUNDS)
-def test_the_cube_maps_into_the_bounds_and_back(lower: list[float], upper: list[float]) -> None:
-    points = np.random.default_rng(0).random((500, len(lower) - 1))
-    points[0], points[1] = 0.0, 1.0
-    low, high = np.array(lower), np.array(upper)
-    mixtures = simplex.from_cube(points, low, high)
-    assert mixtures.sum(axis=1) == pytest.approx(1, abs=1e-12)
-    assert (mixtures >= low - 1e-12).all()
-    assert (mixtures <= high + 1e-12).all()
-    again = simplex.from_cube(simplex.to_cube(mixtures, low, high), low, high)
-    assert np.abs(again - mixtures).max() < 1e-9
-
-
-@st.composite
-def bounds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest proportions that leave a mixture between them, each (M,)."""
-    inner = np.array(draw(st.integers(2, 8).flatmap(lambda domains: mixtures(domains))))
-    part = st.lists(st.floats(0, 1), min_size=len(inner), max_size=len(inner))
-    lower = inner * np.array(draw(part))
-    return lower, inner + (1 - inner) * np.array(draw(part))
-
-
-@given(bounds(), st.data())
-def test_every_point_of_the_cube_is_a_mixture_within_the_bounds(
-    limits: tuple[np.ndarray, np.ndarray], data: st.DataObject
-) -> None:
-    lower, upper = limits
-    size = len(lower) - 1
-    point = np.array(data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size)))
-    mixture = simplex.from_cube(point[None], lower, upper)
-    assert mixture.sum() == pytest.approx(1, abs=1e-12)
-    assert (mixture >= lower - 1e-12).all()
-    assert (mixture <= upper + 1e-12).all()
-    again = simplex.from_cube(simplex.to_cube(mixture, lower, upper), lower, upper)
-    assert again == pytest.approx(mixture, abs=1e-9)
-
-
-@given(st.integers(2, 12).flatmap(lambda domains: mixtures(domains)), st.integers(2, 8))
-def test_a_rounded_mixture_sums_to_one(shares: list[float], decimals: int) -> None:
-    mixture = np.array(shares)
-    rounded = simplex.rounded(mixture, decimals)
-    assert rounded.sum() == pytest.approx(1, abs=1e-12)
-    assert np.abs(rounded - mixture).max() <= len(mixture) * 10.0**-decimals
-    assert np.array_equal(rounded, rounded.round(decimals))
-
-
-def test_a_uniform_cube_gives_a_uniform_simplex() -> None:
-    points = np.random.default_rng(0).random((40_000, 4))
-    mixtures = simplex.from_cube(points, np.zeros(5), np.ones(5))
-    assert mixtures.mean(axis=0) == pytest.approx(0.2, abs=0.005)
-    assert mixtures.var(axis=0) == pytest.approx(0.2 * 0.8 / 6, rel=0.03)  # Dirichlet(1, …, 1)
 
 
 # known optima ------------------------------------------------------------------------------------
-
-
-def own(power: float = 1.0) -> MixingLaw:
-    """Each domain helps itself alone: L_i = exp(−DECAY φ(r_i))."""
-    count = len(DOMAINS)
-    return MixingLaw(
-        power, np.zeros(count), np.zeros((count, 1)), -DECAY * np.eye(count)[:, None, :]
-    )
 
 
 def loss(law: MixingLaw | None = None, weights: Array = WEIGHTS) -> Objective:
@@ -301,42 +226,6 @@ def test_the_answer_satisfies_whatever_is_asked_or_the_rules_are_named(seed: int
     assert (ranges["highest"] >= best - 1e-9).all()
 
 
-def differences_of(objective: Objective, base: Array) -> Differences:
-    """From a base mixture, by laws whose slopes are a tenth steeper and flatter."""
-    law = objective.surface
-    assert isinstance(law, MixingLaw)
-    others = [replace(law, slope=factor * law.slope) for factor in (0.9, 1.1)]
-    return Differences(objective, base, others, residual=1e-4, reach=0.3, quantile=1.7)
-
-
-@pytest.mark.parametrize("power", [0.5, 1.0])
-def test_differences_have_their_slope_and_vanish_at_their_base(power: float) -> None:
-    law = own(power)
-    worst = Objective(law, np.eye(4), np.array([0.1, 0.2, 0.3, 0.4]))
-    base = np.array([0.4, 0.3, 0.2, 0.1])
-    for objective in (Objective(law, WEIGHTS[:, None], np.zeros(1)), worst):
-        found = differences_of(objective, base)
-        assert found.half_width(base[None])[0] == 0
-        for mixture in np.random.default_rng(0).dirichlet(np.ones(4), 5):
-            value, slope = found.smooth(mixture, 1e-6)
-            moved = mixture + 1e-6 * np.vstack([np.eye(4), -np.eye(4)])
-            ends = found(moved)
-            assert value == pytest.approx(found(mixture[None])[0], abs=1e-5)
-            assert slope == pytest.approx((ends[:4] - ends[4:]) / 2e-6, rel=1e-3, abs=1e-3)
-
-
-def test_what_is_near_optimal_is_what_cannot_be_told_from_the_best() -> None:
-    objective = Objective(own(), WEIGHTS[:, None], np.zeros(1))
-    allowed = feasible(Constraints(bounds={"a": (0.0, 0.5)}), DOMAINS, 1e9)
-    best = descend(objective, allowed, np.array([0.25, 0.25, 0.25, 0.25]))
-    found = differences_of(objective, best)
-    points = np.random.default_rng(0).dirichlet(np.ones(4), 200_000)
-    near = points[(found(points) <= 0) & allowed.inside(points)]
-    ranges = sensitivity.near_optimal(found, allowed)
-    assert ranges["lowest"].to_numpy() == pytest.approx(near.min(axis=0), abs=0.02)
-    assert ranges["highest"].to_numpy() == pytest.approx(near.max(axis=0), abs=0.02)
-
-
 @pytest.mark.slow
 def test_the_set_the_gain_and_the_verdict_hold_on_made_up_studies() -> None:
     """Fitted and searched as `fit` and `optimize` do, against the truth that made them."""
@@ -346,22 +235,6 @@ def test_the_set_the_gain_and_the_verdict_hold_on_made_up_studies() -> None:
     assert found["sure"].sum() >= 4
     assert found.loc[found["sure"], "sure_and_true"].all()
     assert found["free"].mean() < 0.6  # not held by telling nothing
-
-
-def test_what_is_forbidden_moves_to_the_nearest_that_is_allowed() -> None:
-    allowed = feasible(Constraints(bounds={"a": (0.0, 0.0)}), DOMAINS, 1e9)
-    assert projection.nearest(np.array([0.4, 0.3, 0.2, 0.1]), allowed) == pytest.approx(
-        [0, 1 / 2, 1 / 3, 1 / 6], abs=1e-4
-    )
-    name, even = projection.uniform(allowed)
-    assert name == "nearest to uniform"
-    assert even == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=1e-4)
-    assert allowed.inside(even[None])[0]
-    name, even = projection.uniform(feasible(Constraints(), DOMAINS, 1e9))
-    assert (name, even.tolist()) == ("uniform", [0.25] * 4)
-    bundled = Constraints(bundles={"ab": {"a": 0.5, "b": 0.5}}, bounds={"c": (0.4, 0.5)})
-    _, even = projection.uniform(feasible(bundled, DOMAINS, 1e9))
-    assert even == pytest.approx([0.2, 0.2, 0.4, 0.2], abs=1e-4)
 
 
 def _satisfies(
@@ -378,46 +251,3 @@ def _satisfies(
         own = mixtures[:, [domains.index(d) for d in shares]]
         ok &= np.abs(own - own.sum(axis=1, keepdims=True) * [*shares.values()]).max(axis=1) < 1e-9
     return ok
-
-
-@pytest.mark.parametrize(
-    ("constraints", "named"),
-    [
-        (
-            Constraints({"a": (0.5, 1), "b": (0, 0.1), "a+c": (0, 0.4)}),
-            "no mixture satisfies all of: bounds: a at least 0.5; bounds: a+c at most 0.4; change",
-        ),
-        (
-            Constraints({"a+b+c": (0, 0.3), "d": (0, 0.5)}),
-            "no mixture satisfies all of: bounds: a+b+c at most 0.3; bounds: d at most 0.5; change",
-        ),
-        (
-            Constraints({"a": (0.3, 1)}, {"a": 0.1e9}, 2),
-            "bounds: a at least 0.3; available: 'a' has 1e+08 tokens, 2 epochs of which are at "
-            "most 0.2 of 1e+09",
-        ),
-        (Constraints({"a": (0.2, 0.3)}, bundles={"x": {"a": 0.1, "b": 0.9}}), "bounds: a at least"),
-        (
-            Constraints({"a": (0.5, 1), "b": (0.50000005, 1)}),
-            "no mixture satisfies all of: bounds: a at least 0.5; bounds: b at least 0.50000005;",
-        ),
-        (Constraints({"e": (0, 1)}), "bounds: e: unknown domain 'e'; known: a, b, c, d"),
-        (Constraints({"a": (0.6, 0.2)}), "bounds: a: [0.6, 0.2] is not 0 <= lowest <= highest"),
-        (Constraints(bundles={"x": {"a": 1, "b": 1}}), "bundle 'x': the proportions sum to 2"),
-        (
-            Constraints(bundles={"x": {"a": 0.5, "b": 0.5}, "y": {"b": 0.5, "c": 0.5}}),
-            "bundle 'y': 'b' is in another bundle already",
-        ),
-        (
-            Constraints({"a": (0.9, 1)}, trust=0.1),
-            "no mixture within 0.1 of a fitted one satisfies the other constraints; the nearest "
-            "that does is 0.65 away",
-        ),
-        (Constraints(trust=1.5), "trust_region: 1.5; it is a share of tokens"),
-        (Constraints(available={"a": -1.0}), "available: 'a' has -1 tokens"),
-        (Constraints(epochs=0), "epochs: 0; it must be more than 0"),
-    ],
-)
-def test_rules_that_cannot_hold_are_named(constraints: Constraints, named: str) -> None:
-    with pytest.raises(InputError, match=re.escape(named)):
-        feasible(constraints, DOMAINS, 1e9, np.full((1, 4), 0.25))

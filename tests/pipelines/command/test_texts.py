@@ -11,11 +11,11 @@ import pytest
 from pipelines.command import texts
 from pipelines.study import load, yaml_file
 from tests.support.commands import run_entry
+from tests.support.studies import WriteStudy
 from training.record.errors import InputError
 from training.record.keys import name_fault
 
 DOMAINS = ["wiki:en", "wiki:de", "web/news", "common crawl"]
-Write = Callable[[dict[str, Any]], str]
 
 
 def test_names_of_domains_may_hold_colons_slashes_and_spaces_in_every_parameter() -> None:
@@ -145,7 +145,7 @@ def edited(path: str, old: str, new: str) -> str:
     ],
 )
 def test_yaml_is_read_as_it_is_written_or_refused(
-    miniature: dict[str, Any], write_study: Write, old: str, new: str, message: str
+    miniature: dict[str, Any], write_study: WriteStudy, old: str, new: str, message: str
 ) -> None:
     path = edited(write_study(miniature), old, new)
     with pytest.raises(InputError, match=re.escape(message)) as raised:
@@ -179,7 +179,7 @@ def test_an_unknown_command_is_one_line(command: list[str]) -> None:
 
 
 def test_a_study_takes_every_name_that_import_takes(
-    miniature: dict[str, Any], write_study: Write
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     names = dict(zip(miniature["domains"], ["no", "wiki:de/ö", "common crawl"], strict=True))
     miniature["domains"] = {names[d]: source for d, source in miniature["domains"].items()}
@@ -189,7 +189,7 @@ def test_a_study_takes_every_name_that_import_takes(
 
 @pytest.mark.slow
 def test_values_that_begin_with_a_dash_and_a_terminal_without_unicode(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     miniature["domains"] = {f"-ö{d}": source for d, source in miniature["domains"].items()}

@@ -14,10 +14,10 @@ from fitting.selection.forms import Options
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import BEST, Answer
-from pipelines import entry, fit, optimize, verify
+from pipelines import entry, fit, optimize
 from pipelines.command.table import read
 from pipelines.prepare import prepare
-from pipelines.proof import verdict
+from pipelines.proof import targets, verdict
 from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
@@ -27,7 +27,7 @@ from pipelines.study.search_problem import Overrides
 from pipelines.sweep import sweep
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
-from training.engine import loop
+from training.engine import trainer as trainers
 from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
@@ -60,7 +60,7 @@ def always(values: np.ndarray) -> Callable[[int], np.ndarray]:
 
 def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
     """What a worker leaves of a run, with these losses at a number of tokens."""
-    steps = loop.evaluation_steps(run.training)
+    steps = trainers.evaluation_steps(run.training)
     tokens = tuple(step * run.training.tokens_per_step for step in steps)
     series = tuple(tuple(values(t).tolist()) for t in tokens)
     tags = {
@@ -138,14 +138,14 @@ def experiment(request: pytest.FixtureRequest) -> Iterator[None]:
 def proven(study: Recorded, above: Losses) -> list[str]:
     """What is said of targets whose losses lie so far above the predicted ones."""
     answer = study.answer
-    mixtures = verify.to_train(answer)
+    mixtures = targets.to_train(answer)
     with entry.stage(keys.VERIFY) as active:
-        for key, run in verify.target_runs(study.prepared, mixtures).items():
+        for key, run in targets.target_runs(study.prepared, mixtures).items():
             name = key.rsplit("-", 1)[0]
             off = above.get(name, (0.001, -0.001))[run.seed]
             at_end = np.array([*answer.predictions[name].losses.values()]) + off
             log_complete(run, always(at_end))
-        proof = verify.verify(study.prepared, study.predictor, mixtures, ALONE, active)
+        proof = targets.prove(study.prepared, study.predictor, mixtures, ALONE, active)
     return verdict.report(proof, registry.standing(study.predictor.uri))
 
 

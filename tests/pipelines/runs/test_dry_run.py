@@ -1,7 +1,7 @@
 """`plan=true`: its numbers against ones worked out by hand, and that it trains nothing."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from tests.support.commands import call
 from tests.support.stores import empty_store
+from tests.support.studies import WriteStudy
 from training.record import keys
 from training.record.errors import InputError
 from training.run import fingerprint
 
-Write = Callable[[dict[str, Any]], str]
 TOKENS = 12 * 8 * 32  # of one proxy: steps × sequences × length
 TINY = 1 * (12 * 16**2 + 13 * 16) + 2 * 16  # non-embedding parameters
 SMALL = 1 * (12 * 32**2 + 13 * 32) + 2 * 32
@@ -61,7 +61,7 @@ def finished_proxy(n_params: int, tokens_per_second: float) -> None:
 @pytest.mark.usefixtures("store")
 def test_totals_are_those_worked_out_by_hand(
     miniature: dict[str, Any],
-    write_study: Write,
+    write_study: WriteStudy,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for domain in miniature["domains"].values():
@@ -89,10 +89,10 @@ def test_totals_are_those_worked_out_by_hand(
 
 @pytest.mark.usefixtures("store")
 def test_a_plan_trains_and_prepares_nothing(
-    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+    miniature: dict[str, Any], write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = plan_sweep(write_study(miniature))
-    assert run.data.tags[dry_run.PLANNED] == "true"
+    assert run.data.tags[dry_run.DRY_RUN_TAG] == "true"
     assert not Path(miniature["workspace"]).exists()
     assert len(mlflow.search_runs(output_format="list")) == 1
     told = capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_a_plan_trains_and_prepares_nothing(
 
 @pytest.mark.usefixtures("store")
 def test_main_plans_the_whole_loop(
-    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+    miniature: dict[str, Any], write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with mlflow.start_run() as active:
         call(main, study=write_study(miniature), workers="2", plan="true", throughput="1e6")
@@ -131,7 +131,7 @@ def test_main_plans_the_whole_loop(
     ],
 )
 def test_a_plan_looks_at_columns_before_anything_is_prepared(
-    change: dict[str, str], message: str, miniature: dict[str, Any], write_study: Write
+    change: dict[str, str], message: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     miniature["domains"]["code"] |= change
     path = write_study(miniature)
@@ -142,7 +142,7 @@ def test_a_plan_looks_at_columns_before_anything_is_prepared(
 
 @pytest.mark.usefixtures("store")
 def test_hours_follow_from_the_throughput_of_finished_runs(
-    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+    miniature: dict[str, Any], write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for speed in (100.0, 200.0, 900.0):
         finished_proxy(TINY, speed)
@@ -155,7 +155,7 @@ def test_hours_follow_from_the_throughput_of_finished_runs(
 
 
 @pytest.mark.usefixtures("store")
-def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: Write) -> None:
+def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: WriteStudy) -> None:
     with mlflow.start_run() as active:
         call(
             train,
@@ -172,7 +172,7 @@ def test_train_plans_its_one_run(miniature: dict[str, Any], write_study: Write) 
 
 @pytest.mark.usefixtures("store")
 def test_a_prepared_study_is_planned_from_its_tokens_and_trained_runs(
-    miniature: dict[str, Any], write_study: Write, capsys: pytest.CaptureFixture[str]
+    miniature: dict[str, Any], write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_study(miniature)
     study = studies.load(path)
@@ -231,7 +231,7 @@ def test_a_bad_parameter_is_one_clear_error(
     plan: str,
     message: str,
     miniature: dict[str, Any],
-    write_study: Write,
+    write_study: WriteStudy,
 ) -> None:
     study = write_study(miniature)
     with pytest.raises(InputError, match=message), mlflow.start_run():

@@ -13,9 +13,9 @@ import pytest
 
 from pipelines import critical, design, entry, main, prepare, schedule, sweep, train, verify
 from tests.support.commands import call
+from tests.support.studies import WriteStudy
 from training.record.errors import InputError
 
-Write = Callable[[dict[str, Any]], str]
 Change = dict[str, Any]
 
 ONE = {"workers": "1", "ranks": "1"}
@@ -101,7 +101,7 @@ def test_a_refused_command_leaves_nothing_but_its_failed_run(
     message: str,
     store: str,
     miniature: Change,
-    write_study: Write,
+    write_study: WriteStudy,
 ) -> None:
     assert store
     study = write_study({**miniature, **change})
@@ -132,7 +132,7 @@ def test_what_trains_asks_for_a_compiler_first(
     parameters: dict[str, str],
     store: str,
     miniature: Change,
-    write_study: Write,
+    write_study: WriteStudy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store

@@ -1,7 +1,6 @@
 """The study file: what it fixes, and one clear error for each mistake in it."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ from pipelines.study import load as study
 from pipelines.study import repetition
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
+from tests.support.studies import WriteStudy
 from training.data.corpus import Corpus, TokenFiles
 from training.record.errors import InputError
 from training.run import Run, fingerprint
-
-Write = Callable[[dict[str, Any]], str]
-
 
 CRITICAL: dict[str, Any] = {
     "size": "tiny",
@@ -42,7 +39,7 @@ def test_every_ready_made_study_loads(name: str) -> None:
 
 
 def test_files_are_relative_to_the_study_file(
-    miniature: dict[str, Any], write_study: Write
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     plan = study.load(write_study(miniature))
     files = plan.domains["news"].files
@@ -51,7 +48,7 @@ def test_files_are_relative_to_the_study_file(
 
 
 def test_a_config_is_a_path_beside_the_study_file_or_a_hub_id(
-    miniature: dict[str, Any], write_study: Write, tmp_path: Path
+    miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
 ) -> None:
     (tmp_path / "llama.json").write_text("{}")
     miniature["sizes"] |= {"mine": {"config": "llama.json"}, "hub": {"config": "org/llama"}}
@@ -61,7 +58,7 @@ def test_a_config_is_a_path_beside_the_study_file_or_a_hub_id(
 
 
 def test_listed_mixtures_are_trained_as_they_stand(
-    miniature: dict[str, Any], write_study: Write
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     miniature["sweep"]["mixtures"] = [
         {"math": 0.5, "news": 0.5},
@@ -81,7 +78,7 @@ def test_listed_mixtures_are_trained_as_they_stand(
 
 
 def test_further_seeds_repeat_the_first_mixture_at_every_size(
-    miniature: dict[str, Any], write_study: Write
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     usual = [fingerprint(run) for run in proxy_runs(of(study.load(write_study(miniature)), 10**5))]
     miniature["sweep"]["seeds"] = [1, 7]
@@ -104,7 +101,7 @@ def of(plan: Study, train_tokens: int) -> Prepared:
 
 
 def test_runs_that_repeat_their_text_are_told_or_refused(
-    miniature: dict[str, Any], write_study: Write, caplog: pytest.LogCaptureFixture
+    miniature: dict[str, Any], write_study: WriteStudy, caplog: pytest.LogCaptureFixture
 ) -> None:
     def planned(**rule: Any) -> Prepared:
         return of(study.load(write_study({**miniature, "repetition": rule})), 1000)
@@ -128,7 +125,7 @@ def test_runs_that_repeat_their_text_are_told_or_refused(
 
 
 def test_a_share_of_the_text_matches_the_repetition_of_the_target(
-    miniature: dict[str, Any], write_study: Write
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     everything = study.load(write_study(miniature))
     miniature["repetition"] = {"match_target": True}
@@ -200,7 +197,7 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ({"sizes": {"tiny": {"heads": 3}}}, "heads (3) must divide hidden_size (16)"),
         ({"tokenizer": {"name": "gpt2"}}, "tokenizer: give exactly one of vocab_size and name"),
         ({"sweep": {"sizes": ["tiny"]}}, "sweep.sizes: proxies of one size show no size law"),
-        ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation a run shows no"),
+        ({"training": {"evaluations": 1}}, "training.evaluations: one evaluation per run shows no"),
         ({"target": {"size": "tiny", "steps": 12, "seeds": [3, 3]}}, "a seed is given twice"),
         (
             {"bounds": {"news": (0.6, 0.8)}, "search": {"bounds": {"news": (0.0, 0.5)}}},
@@ -224,7 +221,7 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_bad_study_names_the_file_the_key_and_the_rule(
-    change: dict[str, Any], message: str, miniature: dict[str, Any], write_study: Write
+    change: dict[str, Any], message: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     def merge(old: Any, new: Any) -> Any:
         if not isinstance(old, dict) or not isinstance(new, dict):
@@ -240,7 +237,9 @@ def test_a_bad_study_names_the_file_the_key_and_the_rule(
     assert str(caught.value).startswith(path)
 
 
-def test_a_short_run_is_evaluated_at_its_end(miniature: dict[str, Any], write_study: Write) -> None:
+def test_a_short_run_is_evaluated_at_its_end(
+    miniature: dict[str, Any], write_study: WriteStudy
+) -> None:
     miniature["training"]["decay_steps"] = 2
     prepared = of(study.load(write_study(miniature)), 1000)
     run = prepared.run("short", prepared.default, size="tiny", seed=0, steps=3)
@@ -262,3 +261,18 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
     path.write_text("a: [unclosed")
     with pytest.raises(InputError, match="not YAML"):
         study.load(str(path))
+
+
+def test_a_study_tells_a_bundle_that_is_broken(
+    miniature: dict[str, Any], write_study: WriteStudy
+) -> None:
+    miniature["bundles"] = {"text": {"news": 0.75, "math": 0.25}}
+    miniature["sweep"]["mixtures"] = [
+        {"news": 0.75, "math": 0.25},
+        {"news": 0.3, "math": 0.1, "code": 0.6},
+        {"news": 0.3, "math": 0.3, "code": 0.4},
+    ]
+    with pytest.raises(
+        InputError, match=r"sweep.mixtures\[2\] breaks the rule 'bundles: 0.75 news"
+    ):
+        study.load(write_study(miniature))

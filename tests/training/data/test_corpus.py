@@ -44,11 +44,16 @@ def all_tokens(files: corpus.TokenFiles) -> int:
     return files.train_tokens + files.validation_tokens
 
 
+def documents(name: str, domain: Domain) -> list[str]:
+    """The texts of one domain, up to `max_mb`."""
+    return [text for _, text in sources.Reading({name: domain})]
+
+
 def documents_of(files: corpus.TokenFiles, tokenizer: Any) -> list[str]:
     """Every document of both parts, cut where the boundaries say."""
     found = []
     for ids, ends in (
-        (files.train(), files.train_documents()),
+        (files.train(), np.memmap(Path(files.folder, "train.idx"), dtype=tokenise.ENDS, mode="r")),
         (files.validation(), files.validation_documents()),
     ):
         assert ends.dtype == np.uint64
@@ -104,7 +109,7 @@ def test_every_form_gives_the_same_documents(
     forms: dict[str, Domain], texts: dict[str, list[str]]
 ) -> None:
     for name, domain in forms.items():
-        found = list(sources.documents(name, domain))
+        found = documents(name, domain)
         if name == "paragraphs":  # of several lines each
             found = [document.replace("\n", " the ") for document in found]
         assert found == texts["news"], name
@@ -112,7 +117,7 @@ def test_every_form_gives_the_same_documents(
 
 def test_a_reading_goes_on_from_any_document_of_every_form(forms: dict[str, Domain]) -> None:
     for name, domain in forms.items():
-        whole = list(sources.documents(name, domain))
+        whole = documents(name, domain)
         first = sources.Reading({name: domain})
         read = [text for _, (_, text) in zip(range(137), first, strict=False)]
         cursor = json.loads(json.dumps(dataclasses.asdict(first.cursor())))
@@ -229,7 +234,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(
     show = tokenise.show_progress
     shown: list[int] = []
 
-    def interrupted(bar: Any, batch: tokenise.Batch, group: Any) -> None:
+    def interrupted(bar: Any, batch: tokenise.TextBatch, group: Any) -> None:
         show(bar, batch, group)
         shown.append(len(batch.documents))
         if len(shown) % 4 == 0:
@@ -476,7 +481,7 @@ def test_a_bad_line_is_named_or_counted(tmp_path: Path, caplog: pytest.LogCaptur
     assert alone.domains["b"].skipped == 4
     (tmp_path / "x.txt").write_bytes(b"good\nbad \xe9\n")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}/x.txt:2: not UTF-8: byte 0xe9")):
-        list(sources.documents("x", Domain(files=str(tmp_path / "x.txt"), sample_by="line")))
+        documents("x", Domain(files=str(tmp_path / "x.txt"), sample_by="line"))
 
 
 @pytest.mark.parametrize(
@@ -492,7 +497,7 @@ def test_a_damaged_file_is_one_clear_error(
     (domain,) = [d for d in forms.values() if d.files == str(file)][:1] or [forms["parquet"]]
     skipping = domain.model_copy(update={"on_error": "skip"})
     with pytest.raises(InputError, match=f"domain 'x': {file}: cannot be read beyond"):
-        list(sources.documents("x", skipping))
+        documents("x", skipping)
 
 
 def test_a_domain_too_small_for_its_validation_part_says_what_to_do(

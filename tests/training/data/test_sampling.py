@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.strategies import mixtures
-from training.data.corpus import TokenFiles
+from tests.support.tiny_runs import CODE, DOMAINS, MATH, PER_STEP, TRAINING, planned
+from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler, shuffled, validation_windows
+from training.run import Phase, Run
 
 LENGTH = 8
 
@@ -144,3 +146,35 @@ def test_validation_windows_are_fixed_and_inside(domains: dict[str, TokenFiles])
     assert windows.min() >= 1000
     assert windows.max() < 1100
     assert np.array_equal(windows, validation_windows(domains["d1"], 50, LENGTH))
+
+
+def of_run(corpus: Corpus, run: Run) -> MixtureSampler:
+    training = run.training
+    length, steps = training.sequence_length, training.steps
+    return MixtureSampler(
+        corpus.domains, run.mixture, training.batch_size, length, steps, run.seed, 1.0,
+        run.phases[1:],
+    )  # fmt: skip
+
+
+def test_a_schedule_deals_each_phase_its_mixture(corpus: Corpus) -> None:
+    training = TRAINING.model_copy(update={"steps": 900})
+    later = [
+        Phase(from_tokens=300 * PER_STEP, mixture=CODE),
+        Phase(from_tokens=500 * PER_STEP, mixture=MATH),
+    ]
+    run = planned(corpus, training=training, later=later)
+    drawn = of_run(corpus, run)
+    for (start, mixture), end in zip(run.phases, (300, 500, 900), strict=True):
+        shares = np.array([mixture[name] for name in DOMAINS])
+        counts = drawn.counts[start:end]
+        assert (np.abs(counts - training.batch_size * shares) < 1 + 1e-9).all()
+        assert counts.mean(axis=0) == pytest.approx(training.batch_size * shares, abs=0.1)
+    whole = training.batch_size * training.steps
+    mean = [run.mean_mixture()[name] for name in DOMAINS]
+    assert drawn.planned(900) == pytest.approx(whole * np.array(mean))
+    assert np.abs(drawn.drawn(900) - drawn.planned(900)).max() < 40
+    constant = planned(corpus, training=training)
+    for step in (0, 299):
+        assert (drawn.batch(step) == of_run(corpus, constant).batch(step)).all()
+    assert (drawn.batch(300) != of_run(corpus, constant).batch(300)).any()

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,12 +19,12 @@ import sqlalchemy
 from pipelines.study import load
 from tests.support.commands import ROOT, run_entry
 from tests.support.postgres import PASSWORD, Server
+from tests.support.studies import WriteStudy
 from training.record import stores as stores_of_training
 from training.record.errors import InputError
 from training.record.mlflow_runs import log_params
 from training.record.secrets import masked, remember
 
-Write = Callable[[dict[str, Any]], str]
 BOTH: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 STORES = {"MLFLOW_TRACKING_URI": "tracking store", "MLFLOW_REGISTRY_URI": "model registry"}
 WAYS = (PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), json.dumps(PASSWORD)[1:-1])
@@ -72,7 +72,7 @@ def assert_nothing_shows(folder: Path, urls: list[str], *printed: str) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_and_a_fit_on_postgresql_show_no_password(
-    stores: list[str], miniature: dict[str, Any], write_study: Write, tmp_path: Path
+    stores: list[str], miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
 ) -> None:
     study = write_study({**miniature, "ledger": stores[0]})
     command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
@@ -95,7 +95,7 @@ def test_a_sweep_and_a_fit_on_postgresql_show_no_password(
 
 @pytest.mark.slow
 def test_commands_that_fail_are_one_line_without_the_password(
-    server: Server, store: str, miniature: dict[str, Any], write_study: Write
+    server: Server, store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     with socket.socket() as silent:  # it takes connections and never answers
         silent.bind(("127.0.0.1", 0))
@@ -133,7 +133,7 @@ def test_commands_that_fail_are_one_line_without_the_password(
 
 @pytest.mark.slow
 def test_a_launched_worker_reads_no_url_from_a_file(
-    stores: list[str], miniature: dict[str, Any], write_study: Write
+    stores: list[str], miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     study = write_study({**miniature, "ledger": stores[0], "workspace": miniature["workspace"]})
     command = [sys.executable, "-m", "pipelines.train", "--study", study, "--size", "tiny"]
@@ -199,7 +199,7 @@ def test_a_password_of_digits_changes_no_number(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_study_is_written_without_its_ledgers_password(
-    miniature: dict[str, Any], write_study: Write
+    miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     url = f"postgresql://sweeper:{quote(PASSWORD, safe='')}@h/db"
     plan = load.load(write_study({**miniature, "ledger": url}))

@@ -19,13 +19,13 @@ import pytest
 
 from pipelines.command import processes
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
-from training.record import keys, stores
+from tests.support.studies import WriteStudy
+from training.record import keys, sqlite_store
 from training.workers.signals import INTERRUPTED
 
-Write = Callable[[dict[str, Any]], str]
 MAKE = (
-    "import sys; from training.record import stores; stores.LOCK_SECONDS = 0.2; "
-    "stores.make_sqlite(sys.argv[1])"
+    "import sys; from training.record import sqlite_store; sqlite_store.LOCK_SECONDS = 0.2; "
+    "sqlite_store.create(sys.argv[1])"
 )
 PATIENCE = 300  # seconds, for a busy machine
 PROGRESS = re.compile(
@@ -99,7 +99,7 @@ def interrupted(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_and_kill_while_the_kernel_compiles(
-    store: str, miniature: dict[str, Any], write_study: Write, no_kernel: Path
+    store: str, miniature: dict[str, Any], write_study: WriteStudy, no_kernel: Path
 ) -> None:
     assert store
     command = ["train", "--study", write_study(miniature), "--size", "tiny"]
@@ -133,7 +133,7 @@ def test_ctrl_c_and_kill_while_the_kernel_compiles(
 def test_a_kernel_that_does_not_compile_is_one_line(
     store: str,
     miniature: dict[str, Any],
-    write_study: Write,
+    write_study: WriteStudy,
     no_kernel: Path,
     tmp_path: Path,
 ) -> None:
@@ -162,7 +162,7 @@ def ranks(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.slow
 def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
-    store: str, miniature: dict[str, Any], write_study: Write, ranks: str
+    store: str, miniature: dict[str, Any], write_study: WriteStudy, ranks: str
 ) -> None:
     assert store
     command = ["sweep", "--study", write_study(miniature), "--workers", "1", "--ranks", ranks]
@@ -198,7 +198,7 @@ def test_workers_end_with_their_parent_and_a_plain_start_goes_on(
 
 @pytest.mark.slow
 def test_a_worker_that_is_not_up_in_time_ends_the_sweep(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     miniature["engine"] = {"start_minutes": 0.001}
@@ -222,7 +222,7 @@ def tables(file: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", ["ours", "mlflow's"])
 def test_a_kill_while_the_store_is_made_spoils_no_later_start(
-    new_store: str, miniature: dict[str, Any], write_study: Write, tmp_path: Path, whose: str
+    new_store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path, whose: str
 ) -> None:
     assert new_store
     prepare = ["prepare", "--study", write_study(miniature)]
@@ -269,14 +269,14 @@ def test_a_file_that_is_no_half_made_store_is_never_set_aside(tmp_path: Path, wh
         assert "InputError: MLflow's store 'sqlite:" in done.stderr
         assert "database is locked" in done.stderr
     else:
-        stores.make_sqlite(uri)
+        sqlite_store.create(uri)
     assert tables(file) == before
     assert [p.name for p in tmp_path.glob("some.db*")] == ["some.db"]
 
 
 @pytest.mark.slow
 def test_runs_of_killed_processes_are_closed_and_of_others_are_not(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     study = write_study(miniature)
@@ -295,7 +295,7 @@ def test_runs_of_killed_processes_are_closed_and_of_others_are_not(
 
 
 def test_ctrl_c_while_libraries_load(
-    store: str, miniature: dict[str, Any], write_study: Write
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     process = started("prepare", "--study", write_study(miniature))

@@ -149,3 +149,41 @@ def test_the_url_of_another_driver_goes_on_working(server: Server) -> None:
     book = Ledger(url, "sweep")
     book.enqueue(RUNS[:1])
     assert trained_by(book) == ["run0"]
+
+
+def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:
+    book = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep")
+    book.enqueue(RUNS[:3])
+
+    def train(claimed: Run) -> float:
+        if claimed == RUNS[1]:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        book.work(train, lambda _: None)
+    assert book.open_runs() == RUNS[1:3]
+    book.enqueue(book.open_runs())
+    book.work(lambda _: 1.0, lambda _: None)
+    assert book.open_runs() == []
+
+
+def test_a_withdrawn_run_is_trained_by_nobody_until_it_is_planned_again(tmp_path: Path) -> None:
+    book, trained = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep"), []
+
+    def train(claimed: Run) -> float:
+        trained.append(claimed)
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    book.enqueue(RUNS[:3])
+    with pytest.raises(KeyboardInterrupt):
+        book.work(train, lambda _: None)
+    book.withdraw(RUNS[:2])  # one that was begun and one that waits
+    book.work(train, lambda _: None)
+    assert trained == [RUNS[0], RUNS[2]]
+    book.enqueue(RUNS[:2])
+    assert book.open_runs() == RUNS[:2]
+    book.work(train, lambda _: None)
+    assert trained[2:] == RUNS[:2]

@@ -19,7 +19,8 @@ from tests.benchmarks import stores
 from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
 from training.config import Engine, Size
 from training.data.corpus import Corpus
-from training.engine import checkpoint, devices, loop
+from training.engine import checkpoint, devices
+from training.engine.evaluation import Evaluator
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import Evaluation, history_from_tags
@@ -129,7 +130,7 @@ def test_a_run_goes_on_when_the_server_is_back(
     while not isinstance(event := events.get(timeout=120), Failed):
         told.append(event)
     assert isinstance(event.error, InputError)
-    assert "when it answers, start again to go on" in str(event.error)
+    assert "run the command again to resume once it answers" in str(event.error)
     worker_of.join(60)
     assert worker_of.exitcode == 1
 
@@ -154,14 +155,15 @@ def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, s
     checkpoint.remove(run)
     first, second = (client.create_run("0").info.run_id for _ in range(2))
 
-    class Impatient(loop.Trainer):
-        def _evaluate(self, step: int) -> Evaluation:
-            if step == 37:
-                raise KeyboardInterrupt
-            return super()._evaluate(step)
+    evaluate, steps = Evaluator.evaluate, iter((5, 10, 19, 37))
+
+    def impatient(self: Evaluator, engine: Any, rank: int, ranks: int) -> Evaluation:
+        if next(steps) == 37:
+            raise KeyboardInterrupt
+        return evaluate(self, engine, rank, ranks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Trainer", Impatient)
+        patch.setattr(Evaluator, "evaluate", impatient)
         with pytest.raises(KeyboardInterrupt):
             worker.train_and_log(run, corpus, first, None, lambda _: None)
     saved = checkpoint.find(run, 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.verify import steps_to
+from pipelines.proof.targets import steps_to
 
 
 @pytest.mark.parametrize(

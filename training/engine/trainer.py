@@ -29,9 +29,9 @@ from training.engine import model as models
 from training.engine.checkpoint import Checkpoint
 from training.engine.devices import free_port
 from training.engine.evaluation import Evaluator, window_losses
-from training.record import quiet as quieting
 from training.record.errors import DivergedError
 from training.record.history import Evaluation
+from training.record.quiet import quiet
 from training.run import Run
 
 REPORT_EVERY = 10  # steps between reports, at which processes synchronise and losses are checked
@@ -59,9 +59,9 @@ def evaluation_steps(training: Training) -> list[int]:
     return sorted({*np.rint(steps).astype(int).tolist(), training.steps})
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Limit training libraries to errors, so that the terminal shows the progress."""
-    quieting.quiet()
+    quiet()
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()

@@ -17,7 +17,8 @@ from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
 from training.config import Engine, Size, Training
 from training.data.corpus import Corpus
 from training.data.sampling import validation_windows
-from training.engine import checkpoint, devices, loop, model
+from training.engine import checkpoint, devices, model
+from training.engine import trainer as trainers
 from training.engine.evaluation import standard_error
 from training.record.errors import InputError
 from training.record.history import Evaluation
@@ -89,14 +90,14 @@ def test_a_checkpoint_goes_on_to_the_same_losses(
     run = planned(corpus, engine=Engine(zero_stage=stage, checkpoint_minutes=0), seed=stage)
     checkpoint.remove(run)
     whole = evaluations(run, corpus)
-    trainer = loop.Trainer(run, corpus)
+    trainer = trainers.Trainer(run, corpus)
     for report in trainer.reports(lambda: {"note": "kept"}):
         if report.step == 30:
             break
     saved = checkpoint.find(run, 1)
     assert saved is not None
     assert 5 <= saved.step < 30
-    assert saved.kept == {"note": "kept"}
+    assert saved.log_state == {"note": "kept"}
     rest = evaluations(run, corpus, saved=saved)
     assert rest == [(step, found) for step, found in whole if step > saved.step]
     assert checkpoint.find(run, 2) is None  # of another number of processes
@@ -108,7 +109,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
 ) -> None:
     run = planned(corpus, seed=9)
     checkpoint.remove(run)
-    trainer = loop.Trainer(run, corpus)
+    trainer = trainers.Trainer(run, corpus)
     checkpoint.save(run, trainer.engine, 10, 1, dict)
 
     def killed(*_: object, **__: object) -> None:
@@ -140,13 +141,13 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(
 def test_a_batch_that_cannot_be_shared_is_one_clear_error(corpus: Corpus) -> None:
     run = planned(corpus, engine=Engine(micro_batch_size=3))
     with pytest.raises(InputError, match=r"engine.micro_batch_size: 3 does not divide the 8 seq"):
-        loop.Trainer(run, corpus)
+        trainers.Trainer(run, corpus)
 
 
 def test_a_trained_model_loads_with_from_pretrained(corpus: Corpus, tmp_path: Path) -> None:
     for stage in (0, 3):
         run = planned(corpus, engine=Engine(zero_stage=stage))
-        trainer = loop.Trainer(run, corpus)
+        trainer = trainers.Trainer(run, corpus)
         *_, last = trainer.reports()
         trainer.save_model(tmp_path / str(stage))
         trainer.close()
@@ -175,7 +176,7 @@ def test_any_transformers_config_trains(corpus: Corpus, tmp_path: Path) -> None:
     size = model.resolve(Size(config=str(tmp_path)))
     attention, mlp, norms = 4 * 32 * 32, 3 * 32 * 48, 2 * 32
     assert size.n_params == 2 * (attention + mlp + norms) + 32
-    trainer = loop.Trainer(planned(corpus, size=size), corpus)
+    trainer = trainers.Trainer(planned(corpus, size=size), corpus)
     assert (trainer.n_params, trainer.n_embedding) == (size.n_params, 320 * 32)
     losses = [report.train_loss for report in trainer.reports()]
     assert losses[-1] < losses[0]
@@ -203,7 +204,7 @@ def test_dropout_goes_on_as_it_would_have(corpus: Corpus, tmp_path: Path) -> Non
     )
     checkpoint.remove(run)
     whole = evaluations(run, corpus)
-    for report in loop.Trainer(run, corpus).reports():
+    for report in trainers.Trainer(run, corpus).reports():
         if report.step == 20:
             break
     rest = evaluations(run, corpus, saved=checkpoint.find(run, 1))
