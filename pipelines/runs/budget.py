@@ -81,6 +81,7 @@ class Budget:
     checkpoint_bytes: int
     model_bytes: int
     workers: int
+    evaluation: float  # share of the computation that evaluations take
 
     def every_row(self) -> list[PlannedRuns]:
         """The rows, and that of the targets."""
@@ -183,7 +184,24 @@ def make(
         checkpoint_bytes=CHECKPOINT_BYTES * largest * min(workers, len(runs)),
         model_bytes=MODEL_BYTES[study.training.precision] * saved,
         workers=workers,
+        evaluation=_evaluation(all_runs, len(study.evaluated), vocab_size),
     )
+
+
+def _evaluation(runs: Sequence[Run], texts: int, vocab_size: int) -> float:
+    """Share of the FLOPs that evaluations of so many texts take: a third of a training token's each
+    token."""
+    trained = sum(run.flops(vocab_size) for run in runs)
+    evaluated = sum(
+        run.flops(vocab_size)
+        / 3
+        * run.training.evaluations
+        * texts
+        * run.validation_tokens
+        / (run.training.steps * run.training.tokens_per_step)
+        for run in runs
+    )
+    return evaluated / (trained + evaluated)
 
 
 def _targets(prepared: Prepared) -> list[Run]:

@@ -13,6 +13,7 @@ from training.run import Run
 
 STAGE = "plan"
 WORKER = "a worker is one GPU (with ranks=N, N of them), or one core where there is none"
+MUCH_EVALUATION = 0.2  # share of the computation
 DRY_RUN_TAG = "planned_only"  # tag of a run that trained nothing
 
 
@@ -82,6 +83,14 @@ def _notes(basis: Basis, budget: Budget, whole: bool) -> list[str]:
             f"repetition.limit is {study.repetition.limit:g}"
         )
         tokens = _bytes(budget.token_bytes) + how
+    read = layout.short_count(len(study.evaluated) * study.validation.tokens)
+    share = (
+        f"evaluations: {budget.evaluation:.0%} of the computation, "
+        f"{study.training.evaluations} per run of {read} tokens each"
+    )
+    if budget.evaluation > MUCH_EVALUATION:
+        share += "; lower validation.tokens or training.evaluations to train more in the time"
+    lines.append(share)
     models = f"; models {_bytes(budget.model_bytes)}" if budget.model_bytes else ""
     lines.append(
         f"disk: token files {tokens}; checkpoints {_bytes(budget.checkpoint_bytes)}, of "
@@ -133,6 +142,7 @@ def _log(budget: Budget, lines: Sequence[str], active: mlflow.ActiveRun) -> None
         "token_bytes": budget.token_bytes,
         "checkpoint_bytes": budget.checkpoint_bytes,
         "model_bytes": budget.model_bytes,
+        "evaluation_share": budget.evaluation,
     }
     mlflow.set_tag(DRY_RUN_TAG, "true")
     mlflow.log_metrics({f"planned/{k}": float(v) for k, v in numbers.items() if v is not None})

@@ -76,6 +76,10 @@ def test_totals_are_those_worked_out_by_hand(
     assert found["flops"] == PROXIES
     assert found["target_flops"] == 6 * FLOPS["small"] * 18 * 8 * 32
     assert found["worker_hours"] == pytest.approx(PROXIES / 1e6 / 3600)
+    read = miniature["training"]["evaluations"] * 3 * 1024  # tokens of a run's evaluations
+    evaluated = (4 * FLOPS["tiny"] + (4 + 6) * FLOPS["small"]) / 3 * read
+    trained = found["flops"] + found["target_flops"]
+    assert found["evaluation_share"] == pytest.approx(evaluated / (trained + evaluated))
     assert found["model_bytes"] == 4 * 4 * sum(tokens.values())
     assert found["checkpoint_bytes"] == 16 * tokens["small"] * 2
     per_domain = found["token_bytes"] / 2 / 3
@@ -84,6 +88,8 @@ def test_totals_are_those_worked_out_by_hand(
     told = capsys.readouterr().out
     assert "nothing is trained" in told
     assert "1.00e+06 given (small, tiny)" in told
+    assert f"evaluations: {found['evaluation_share']:.0%} of the computation, " in told
+    assert "lower validation.tokens or training.evaluations" in told
     assert "of news in target-default (estimated from max_mb)" in told
 
 
