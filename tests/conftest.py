@@ -11,11 +11,16 @@ from typing import Any
 
 import mlflow
 import pytest
+from hypothesis import settings
 
 from tests.support import postgres
 from tests.support.stores import empty_store
 from tests.support.studies import WriteStudy, miniature_study, written
 from training.record import secrets
+
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
