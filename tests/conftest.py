@@ -18,7 +18,6 @@ from tests.support.stores import empty_store
 from tests.support.studies import WriteStudy, miniature_study, written
 from training.record import secrets
 
-
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
