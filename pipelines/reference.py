@@ -38,9 +38,14 @@ def page() -> str:
     for command in COMMANDS:
         lines += _command(command)
     lines += ["## The study file", "", *_keys(Study)]
+    described: dict[type[Section], str] = {}
     for name, section in sections(Study, ""):
-        lines += [f"### `{name}`", "", inspect.cleandoc(section.__doc__ or ""), ""]
-        lines += _keys(section)
+        lines += [f"### `{name}`", ""]
+        if section in described:
+            lines += [f"The keys of `{described[section]}`.", ""]
+            continue
+        described[section] = name
+        lines += [inspect.cleandoc(section.__doc__ or ""), "", *_keys(section)]
     return "\n".join(lines)
 
 
