@@ -31,7 +31,7 @@ def test_what_the_data_cannot_tell_is_said() -> None:
         in identifiability.unidentified(constant, TARGET)[0]
     )
     few = Observations.from_tidy(synthetic.table(truth, 3))
-    assert "3 mixtures for the 4 parameters" in identifiability.unidentified(few, TARGET)[0]
+    assert "3 mixtures for the 5 parameters" in identifiability.unidentified(few, TARGET)[0]
 
 
 def test_a_target_that_no_law_reaches_is_refused() -> None:
