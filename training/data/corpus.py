@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -361,15 +360,19 @@ def _tokenise(
         _move_finished(scratch)
 
 
-def _set_texts(sets: Mapping[str, Domain]) -> dict[str, Iterator[list[str]]]:
-    """The documents of each set, in batches."""
-
-    def batches(name: str) -> Iterator[list[str]]:
-        documents = (text for _, text in sources.Reading({name: sets[name]}, kind=SET))
-        with tqdm(documents, desc=f"reading set {name}", unit=" documents") as bar:
-            yield from iter(lambda: list(islice(bar, DOCUMENTS)), [])
-
-    return {name: batches(name) for name in sets}
+def _set_texts(sets: Mapping[str, Domain]) -> Iterator[tuple[str, list[str]]]:
+    """The documents of the sets, in batches of one set each."""
+    batches: dict[str, list[str]] = {name: [] for name in sets}
+    with tqdm(desc="reading validation sets", unit=" documents", unit_scale=True) as bar:
+        for group in sources.groups(sets):
+            for names, text in sources.Reading(group, kind=SET):
+                bar.update()
+                for name in names:
+                    batches[name].append(text)
+                    if len(batches[name]) == DOCUMENTS:
+                        yield name, batches[name]
+                        batches[name] = []
+    yield from ((name, texts) for name, texts in batches.items() if texts)
 
 
 def _done(folder: Path) -> bool:

@@ -6,7 +6,7 @@ set. Case, punctuation and spaces do not count. What stands in more than ten doc
 common text, a licence say, and does not count either.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,28 +93,28 @@ def _letters(text: Array) -> Array:
 class Index:
     """The passages of all sets."""
 
-    def __init__(self, sets: Mapping[str, Iterable[Sequence[str]]]) -> None:
-        """From the batches of documents of each set; raises InputError for too much text."""
-        self.sets = list(sets)
-        hashes, owners, total = [], [], 0
-        for number, batches in enumerate(sets.values()):
-            found = []
-            for texts in batches:
-                batch = passages(texts)
-                pairs = np.stack([batch.documents.astype(np.uint64), batch.hashes], axis=1)
-                found.append(np.unique(pairs, axis=0)[:, 1])  # once a document
-                total += len(batch.hashes)
-                if total > MOST:
-                    raise InputError(
-                        f"validation.sets: more than {MOST:,} words, too many to look for in the "
-                        "training text; limit the largest with max_mb"
-                    )
-            every = np.concatenate(found or [np.empty(0, np.uint64)])
-            own, documents = np.unique(every, return_counts=True)
-            own = own[documents <= COMMON]
-            hashes.append(own)
-            owners.append(np.full(len(own), number, np.int16))
-        every, owner = np.concatenate(hashes), np.concatenate(owners)
+    def __init__(self, batches: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """From batches of documents, each of one set; raises InputError for too much text."""
+        hashes: dict[str, list[Array]] = {}
+        total = 0
+        for name, texts in batches:
+            batch = passages(texts)
+            pairs = np.stack([batch.documents.astype(np.uint64), batch.hashes], axis=1)
+            once = np.unique(pairs, axis=0)[:, 1]  # in a document
+            hashes.setdefault(name, []).append(once)
+            total += len(batch.hashes)
+            if total > MOST:
+                raise InputError(
+                    f"validation.sets: more than {MOST:,} words, too many to look for in the "
+                    "training text; limit the largest with max_mb"
+                )
+        self.sets = list(hashes)
+        owned = []
+        for parts in hashes.values():
+            own, documents = np.unique(np.concatenate(parts), return_counts=True)
+            owned.append(own[documents <= COMMON])
+        every = np.concatenate([*owned, np.empty(0, np.uint64)])
+        owner = np.repeat(np.arange(len(owned)), [len(own) for own in owned])
         order = np.argsort(every, kind="stable")
         self._hashes, self._owners = every[order], owner[order]
         self._filter = np.zeros(2**FILTER_BITS // 8, np.uint8)

@@ -27,7 +27,7 @@ def test_cross_validation_beats_the_mean_and_finds_the_feature() -> None:
     assert result.candidates["chosen"].sum() == len(result.stack.members)
     compared = result.laws.set_index("law")
     assert compared.loc["stack", "chosen"]
-    assert compared.loc["stack", "held_out_rmse"] < 1.1 * compared["held_out_rmse"].min()
+    assert compared.loc["stack", "held_out_rmse"] < 1.2 * compared["held_out_rmse"].min()
     assert set(compared.index) == {
         *(
             "stack",

@@ -27,7 +27,7 @@ def sets() -> dict[str, list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def index(sets: dict[str, list[list[str]]]) -> leaks.Index:
-    return leaks.Index(sets)
+    return leaks.Index((name, texts) for name, batches in sets.items() for texts in batches)
 
 
 def test_shared_passages_are_found_whatever_their_case_and_punctuation(
@@ -76,9 +76,9 @@ def test_text_that_many_documents_of_a_set_share_is_common() -> None:
     licence = document(rng, 30)
     few = [f"{licence} {document(rng, 50)}" for _ in range(10)]
     more = [f"{licence} {document(rng, 50)}" for _ in range(11)]
-    assert leaks.Index({"code": [few]}).find([licence])[0]
-    assert not leaks.Index({"code": [more[:5], more[5:]]}).find([licence])[0]
-    repeated = leaks.Index({"code": [[" ".join([licence] * 20)]]})  # in one document
+    assert leaks.Index([("code", few)]).find([licence])[0]
+    assert not leaks.Index([("code", more[:5]), ("code", more[5:])]).find([licence])[0]
+    repeated = leaks.Index([("code", [" ".join([licence] * 20)])])  # in one document
     assert repeated.find([licence])[0]
 
 
@@ -86,18 +86,18 @@ def test_documents_in_other_scripts_are_compared_too() -> None:
     greek = (
         "μήνιν ἄειδε θεὰ Πηληϊάδεω Ἀχιλῆος οὐλομένην ἣ μυρί Ἀχαιοῖς ἄλγε ἔθηκε πολλὰς δ ἰφθίμους"
     )
-    index = leaks.Index({"homer": [[greek]]})
+    index = leaks.Index([("homer", [greek])])
     quoted = "“" + greek.replace(" ", " — ") + "”…"
     assert list(index.find([quoted])[0]) == ["homer"]
     assert not any(index.find([greek[::-1], greek[10:-10]]))
 
 
 def test_too_much_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def batches() -> Iterator[list[str]]:
+    def batches() -> Iterator[tuple[str, list[str]]]:
         rng = random.Random(4)
         while True:  # is not read to its end
-            yield [document(rng, 100)]
+            yield "web", [document(rng, 100)]
 
     monkeypatch.setattr(leaks, "MOST", 1000)
     with pytest.raises(InputError, match=r"validation\.sets: more than 1,000 words"):
-        leaks.Index({"web": batches()})
+        leaks.Index(batches())
