@@ -130,32 +130,15 @@ def prepare(
             sources.check(sets, SET)
             folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
             loaded = tokenise.load_tokenizer(folder)
-            searched = [[validation.decontaminate, *set_texts.values()]] if sets else []
-            parts = {
-                "domains": (domains, texts, validation.fraction, searched),
-                "sets": (sets, set_texts, 1.0, []),
+            texts_of = _Texts(workspace / "tokens", folder.name, loaded)
+            searched = (validation, set_texts) if sets else None
+            summary = {
+                "tokenizer": str(folder),
+                "vocab_size": len(loaded),
+                "domains": texts_of.tokenised(domains, texts, validation.fraction, searched),
             }
-            tokens, summaries = workspace / "tokens", dict[str, Any]()
-            for part, (described, own_texts, fraction, more) in parts.items():
-                keys = {
-                    name: _key([FORMAT, text, folder.name, fraction, *more])
-                    for name, text in own_texts.items()
-                }
-                _tokenise(
-                    described,
-                    keys,
-                    loaded,
-                    fraction,
-                    tokens,
-                    validation if more else None,
-                    SET if part == "sets" else DOMAIN,
-                )
-                summaries[part] = {
-                    n: json.loads((tokens / k / "domain.json").read_text()) for n, k in keys.items()
-                }
-            if not sets:
-                del summaries["sets"]
-            summary = {"tokenizer": str(folder), "vocab_size": len(loaded), **summaries}
+            if sets:
+                summary["sets"] = texts_of.tokenised(sets, set_texts, 1.0, kind=SET)
             write_json(manifest, summary, indent=1)
     corpus = load(manifest)
     _report_leaks(corpus, validation)
@@ -329,35 +312,62 @@ def _bpe_sample(domains: Mapping[str, Domain], fraction: float) -> Iterator[str]
                     break
 
 
-def _tokenise(
-    domains: Mapping[str, Domain],
-    keys: Mapping[str, str],
-    tokenizer: Any,
-    fraction: float,
-    folder: Path,
-    searched: Validation | None = None,
-    kind: str = DOMAIN,
-) -> None:
-    """Write the token files of every key that `folder` does not have yet; its training text is
-    `searched` for that of validation sets."""
-    for scratch in folder.glob("*.partial"):
-        _move_finished(scratch)
-    names = {key: name for name, key in keys.items() if not _done(folder / key)}
-    index = leaks.Index(_set_texts(searched.sets)) if searched and names else None
-    drop = searched is not None and searched.decontaminate == "drop"
-    for group in sources.groups({name: domains[name] for name in names.values()}):
-        parts = {name: keys[name] for name in group}
-        scratch = folder / f"{_key(parts)}.partial"
-        _drop_superseded(scratch, parts.values())
-        folders = {name: scratch / key for name, key in parts.items()}
-        progress = scratch / "progress.json"
-        summaries = tokenise.write(
-            group, folders, tokenizer, fraction, progress, index, drop=drop, kind=kind
-        )
-        for name, key in parts.items():
-            summary = {"folder": str(folder / key), **summaries[name]}
-            write_json(folders[name] / "domain.json", summary, indent=1)
-        _move_finished(scratch)
+@dataclass(frozen=True)
+class _Texts:
+    """Token files of domains and sets, made with one tokenizer."""
+
+    folder: Path
+    tokenizer_key: str
+    tokenizer: Any
+
+    def tokenised(
+        self,
+        domains: Mapping[str, Domain],
+        texts: Mapping[str, str],
+        fraction: float,
+        searched: tuple[Validation, Mapping[str, str]] | None = None,
+        kind: str = DOMAIN,
+    ) -> dict[str, Any]:
+        """What `domain.json` says of each domain, whose token files are written if missing.
+
+        The training text is searched for that of the validation's sets, which have these
+        fingerprints.
+        """
+        rule = [] if searched is None else [[searched[0].decontaminate, list(searched[1].items())]]
+        keys = {
+            name: _key([FORMAT, text, self.tokenizer_key, fraction, *rule])
+            for name, text in texts.items()
+        }
+        for scratch in self.folder.glob("*.partial"):
+            _move_finished(scratch)
+        names = {key: name for name, key in keys.items() if not _done(self.folder / key)}
+        missing = {name: domains[name] for name in names.values()}
+        validation = searched[0] if searched else None
+        index = leaks.Index(_set_texts(validation.sets)) if validation and missing else None
+        drop = validation is not None and validation.decontaminate == "drop"
+        for group in sources.groups(missing):
+            parts = {name: keys[name] for name in group}
+            scratch = self.folder / f"{_key(parts)}.partial"
+            _drop_superseded(scratch, parts.values())
+            folders = {name: scratch / key for name, key in parts.items()}
+            summaries = tokenise.write(
+                group,
+                folders,
+                self.tokenizer,
+                fraction,
+                scratch / "progress.json",
+                index,
+                drop=drop,
+                kind=kind,
+            )
+            for name, key in parts.items():
+                summary = {"folder": str(self.folder / key), **summaries[name]}
+                write_json(folders[name] / "domain.json", summary, indent=1)
+            _move_finished(scratch)
+        return {
+            name: json.loads((self.folder / key / "domain.json").read_text())
+            for name, key in keys.items()
+        }
 
 
 def _set_texts(sets: Mapping[str, Domain]) -> Iterator[tuple[str, list[str]]]:
