@@ -68,7 +68,7 @@ class Parts:
         taken = part.taken.astype(float)
         misses = [self.search.backtests(held.candidate) for held in part.members]
         stacked = backtest.stacked(misses, taken)
-        scores = self.cv.score(self._picked(part.tried, slice(None)))
+        scores = self.cv.score(self._crossed(lambda rows: self._picked(part.tried, rows)))
         return scores, backtest.extrapolation(stacked, self.weights)
 
     def form(self, method: str) -> str:
