@@ -35,13 +35,13 @@ def report(
 
 def _other_laws(found: Fit) -> list[str]:
     """How the other laws did, where they were tried."""
-    table = found.choice.laws.dropna(subset="held_out_mae").sort_values("held_out_mae")
+    table = found.choice.laws.dropna(subset="held_out_rmse").sort_values("held_out_rmse")
     if len(table) == 1:
         return []
     errors = ", ".join(
         f"{law} {held_out:.4f}" + ("" if np.isnan(beyond) else f" / {beyond:.4f}")
         for law, held_out, beyond in zip(
-            table["law"], table["held_out_mae"], table["extrapolation_rmse"], strict=True
+            table["law"], table["held_out_rmse"], table["extrapolation_rmse"], strict=True
         )
     )
     expected = ", ".join(
@@ -52,6 +52,6 @@ def _other_laws(found: Fit) -> list[str]:
         .itertuples(index=False)
     )
     return [
-        f"  laws, error on held-out mixtures / of extrapolation: {errors}",
+        f"  laws, rms error on held-out mixtures / of extrapolation: {errors}",
         f"  expected error at the target: {expected}",
     ]

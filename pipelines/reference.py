@@ -23,7 +23,8 @@ HEAD = """# Reference
 Every parameter of every command, and every key of a study file. This page is generated from the
 code (`python -m pipelines.reference`); a test compares the two.
 
-A parameter is given as `-P name=value`. Numbers by name may come from a JSON file.
+A parameter is given as `-P name=value`. Numbers by name may come from a JSON file. Relative
+paths start at the project's folder.
 """
 
 

@@ -146,7 +146,8 @@ class RunLog:
         for name in self._evaluated:
             loss = evaluation.losses[name]
             values[keys.VAL_LOSS + name] = loss
-            values[keys.VAL_LOSS_SE + name] = evaluation.standard_errors[name]
+            if math.isfinite(error := evaluation.standard_errors[name]):
+                values[keys.VAL_LOSS_SE + name] = error
             values[keys.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
         for i, name in enumerate(self._domains):
             values[keys.TRAINED_TOKENS + name] = int(drawn[i]) * self._length

@@ -15,6 +15,7 @@ from training.record.mixtures import MIXTURE_TOLERANCE, SAME_DECIMALS
 
 Array = np.ndarray
 
+LARGEST = 1e100  # whose square can be computed
 EVIDENCE = 10.0  # degrees of freedom for the same noise in all losses
 WRITTEN = 6e-5  # by which a proportion may differ where a mixture is written with four decimals
 
@@ -47,11 +48,11 @@ class Observations:
         domains = domain_names(table, keys.MIXTURE)
         val_domains = domain_names(table, keys.VAL_LOSS)
         values = table[[c for c in table if c != "run"]]
-        if (bad := ~np.isfinite(values.to_numpy(float))).any():
+        if (bad := ~(np.abs(values.to_numpy(float)) < LARGEST)).any():
             row, column = np.argwhere(bad)[0]
             raise InputError(
                 f"run table: run {table['run'].iloc[row]!r} has no finite value of "
-                f"{values.columns[column]!r} at row {row}; every run needs all of them"
+                f"{values.columns[column]!r} at row {row}; each needs a number below {LARGEST:g}"
             )
         if (again := table.duplicated(["run", keys.TOKENS])).any():
             row = int(np.argmax(again))

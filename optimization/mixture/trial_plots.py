@@ -68,9 +68,11 @@ def mixtures(
 def trials(table: pd.DataFrame, unit: str = keys.NATS) -> Figure:
     """The objective of every trial by its kind, and the best so far.
 
-    The scale is the square root of the distance from the best, so that late improvements show.
+    The scale is the square root of the distance from the best, so that late improvements show. A
+    trial whose objective is infinite, by a pull away from a domain that it has, is not shown.
     """
     figure, axis = figures.panels((8, 5))
+    table = table[~np.isinf(table["objective"])]
     lowest, highest = table["objective"].min(), table["objective"].max()
     for kind, rows in table.groupby("kind", sort=False):
         colour, marker, size = KINDS.get(str(kind), OTHER_KIND)
@@ -119,7 +121,10 @@ def parallel_coordinates(
     the scale is a square root, because most proportions are small.
     """
     ordered = figures.largest_first({d: best[d] for d in domains})
-    ranked = table.sort_values("objective", ascending=False, na_position="first")
+    objective = table["objective"].replace(np.inf, np.nan)
+    ranked = table.assign(objective=objective).sort_values(
+        "objective", ascending=False, na_position="first"
+    )
     colours, scale, limit = _by_objective(ranked["objective"].to_numpy(float))
     proportions = ranked[ordered].to_numpy(float)  # (trials, M), the best trial last
     x, many = np.arange(len(ordered)), len(ordered) > FEW

@@ -114,6 +114,11 @@ class Study(Section):
         """The names of models and sizes, and of the domains in a default mixture."""
         for name in (self.model, *self.derived_models()):
             registry.refuse_bad_name(name, "model")
+        if words := sorted({LOSS, WORST, DEVIATION} & {*self.validation.sets}):
+            raise ValueError(
+                f"validation.sets: {words[0]!r} is a word of search.objective; give the set "
+                "another name"
+            )
         if both := sorted({*self.domains} & {*self.validation.sets}):
             raise ValueError(
                 f"validation.sets: {both[0]!r} is also a domain, whose held-out part is measured "
@@ -197,11 +202,13 @@ class Study(Section):
         if search.reference is not None:
             reference = checked_mixture(search.reference, known, "search.reference")
             self.refuse_forbidden({"search.reference": reference})
-        for name in search.objective.split(","):
-            if name.strip() not in (LOSS, WORST, DEVIATION, *self.evaluated):
+        names = [name.strip() for name in search.objective.split(",")]
+        known = [LOSS, DEVIATION, *self.evaluated] if len(names) > 1 else [LOSS, WORST]
+        for name in names:
+            if name not in known:
                 raise ValueError(
-                    f"search.objective: {name.strip()!r}; it is loss, worst, or several of loss, "
-                    f"deviation, {', '.join(self.evaluated)}"
+                    f"search.objective: {name!r}; it is loss (as validation.weights say), worst, "
+                    f"or several of loss, deviation, {', '.join(self.evaluated)}"
                 )
 
     def derived_models(self) -> list[str]:

@@ -35,6 +35,7 @@ logger = logging.getLogger("training")
 
 FORMAT = 2  # increase when the files' layout or the held-out rule changes
 END_OF_TEXT = "<|endoftext|>"
+MUCH_COMMON = 0.05  # share of a set's passages
 DOCUMENTS = 256  # of a set, read at once
 BPE_SAMPLE = 1_000_000  # characters per domain that a tokenizer is trained on
 
@@ -230,6 +231,12 @@ def _check_held_out(
 def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_length: int) -> None:
     _check_held_out(f"domain {name!r}", files, validation, sequence_length)
     if files.train_tokens <= sequence_length:
+        if files.leaks and validation.decontaminate == "drop":
+            raise InputError(
+                f"domain {name!r}: its training part has {files.train_tokens:,} tokens, since all "
+                f"else holds text of the sets {', '.join(map(repr, files.leaks))}; give the domain "
+                "other text, or set validation.decontaminate to warn"
+            )
         raise InputError(
             f"domain {name!r}: its training part has {files.train_tokens:,} tokens, less than "
             f"one sequence ({sequence_length}); add text or lower validation.fraction"
@@ -344,6 +351,12 @@ class _Texts:
         missing = {name: domains[name] for name in names.values()}
         validation = searched[0] if searched else None
         index = leaks.Index(_set_texts(validation.sets)) if validation and missing else None
+        for name, share in index.common.items() if index else ():
+            if share > MUCH_COMMON:
+                logger.warning(
+                    f"set {name!r}: {share:.0%} of its passages stand in more than {leaks.COMMON} "
+                    "of its documents; training text that holds those is not taken for a leak"
+                )
         drop = validation is not None and validation.decontaminate == "drop"
         for group in sources.groups(missing):
             parts = {name: keys[name] for name in group}

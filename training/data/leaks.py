@@ -2,10 +2,12 @@
 
 A document leaks into a set if both hold the same 13 consecutive words, as in the filter of GPT-3
 (Brown et al., arXiv 2005.14165, appendix C), or if it is shorter and equal to a document of the
-set. Case, punctuation and spaces do not count. What stands in more than ten documents of a set is
-common text, a licence say, and does not count either.
+set. Case, punctuation and spaces do not count; of scripts without spaces each letter is a word.
+What stands in more than ten documents of a set is common text, a licence say, and does not count.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +21,10 @@ WORDS = 13
 COMMON = 10  # documents of a set
 MOST = 50_000_000  # words of all sets: bounds the memory to about 2 GB while they are read
 LONGEST = 64  # bytes of a word that tell it from others
-PUNCTUATION = ((0xC2, None), (0xE2, 0x80), (0xE2, 0x81), (0xE3, 0x80))  # blocks of UTF-8, by bytes
 FILTER_BITS = 28  # of a hash, for a first look that rules out nearly all
 
+_NO_WORD = re.compile(r"[^\w\u0300-\u036f]+")
+_UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _RNG = np.random.default_rng(13)
 _LETTERS = _RNG.integers(1, 2**64, 256, dtype=np.uint64) | np.uint64(1)
 _LETTERS[[b for b in range(128) if not chr(b).isalnum()]] = 0
@@ -35,14 +38,14 @@ class Passages:
 
     hashes: Array  # uint64, (n,)
     documents: Array  # the document of each, (n,)
-    starts: Array  # its first word's place in the document, in bytes of lower-case UTF-8, (n,)
+    starts: Array  # its first word's place in the plain document, in bytes of UTF-8, (n,)
 
 
 def passages(texts: Sequence[str]) -> Passages:
     """Every passage of some documents."""
-    parts = [text.lower().encode() + b"\n" for text in texts]
+    parts = [_plain(text).encode() + b"\n" for text in texts]
     ends = np.cumsum([len(part) for part in parts])
-    letters = _letters(np.frombuffer(b"".join(parts), np.uint8))
+    letters = _LETTERS[np.frombuffer(b"".join(parts), np.uint8)]
     inside = letters != 0
     begin = inside & ~np.concatenate([[False], inside[:-1]])
     begins = np.flatnonzero(begin)
@@ -75,19 +78,11 @@ def passages(texts: Sequence[str]) -> Passages:
     return Passages(hashes, document[taken], offset[taken])
 
 
-def _letters(text: Array) -> Array:
-    """A number for each byte of lower-case UTF-8, 0 for what is no part of a word."""
-    letters = _LETTERS[text]
-    if (text > 0x7F).any():
-        following = np.append(text[1:], np.uint8(0))
-        for lead, second in PUNCTUATION:
-            at = text == lead
-            if second is not None:
-                at &= following == second
-            where = np.flatnonzero(at)
-            for k in range(2 if second is None else 3):
-                letters[np.minimum(where + k, len(letters) - 1)] = 0
-    return letters
+def _plain(text: str) -> str:
+    """Text in lower case; beyond ASCII, with nothing but words between spaces."""
+    if text.isascii():
+        return text.lower()
+    return _UNSPACED.sub(r" \g<0> ", _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).lower()))
 
 
 class Index:
@@ -109,10 +104,12 @@ class Index:
                     "training text; limit the largest with max_mb"
                 )
         self.sets = list(hashes)
+        self.common: dict[str, float] = {}  # share of a set's passages that do not count
         owned = []
-        for parts in hashes.values():
+        for name, parts in hashes.items():
             own, documents = np.unique(np.concatenate(parts), return_counts=True)
             owned.append(own[documents <= COMMON])
+            self.common[name] = 1 - len(owned[-1]) / max(len(own), 1)
         every = np.concatenate([*owned, np.empty(0, np.uint64)])
         owner = np.repeat(np.arange(len(owned)), [len(own) for own in owned])
         order = np.argsort(every, kind="stable")
@@ -135,7 +132,7 @@ class Index:
             for owner in self._owners[low:high]:
                 name = self.sets[owner]
                 if name not in found[document]:
-                    shown = texts[document].lower().encode()[batch.starts[i] :]
+                    shown = _plain(texts[document]).encode()[batch.starts[i] :]
                     words = shown.decode(errors="ignore").split()[:WORDS]
                     found[document][name] = " ".join(words)
         return found

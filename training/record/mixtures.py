@@ -52,8 +52,8 @@ def checked_weights(
     if missing:
         raise InputError(f"{where}: no weight for {', '.join(missing)}; give 0 to ignore a domain")
     raw = [weights[name] for name in domains]
-    if not all(math.isfinite(w) and w >= 0 for w in raw) or not sum(raw):
-        raise InputError(f"{where}: they must be >= 0 and not all 0")
+    if not all(w >= 0 for w in raw) or not 0 < sum(raw) < math.inf:
+        raise InputError(f"{where}: they must be >= 0 and not all 0, and their sum finite")
     return [w / math.fsum(raw) for w in raw]
 
 
