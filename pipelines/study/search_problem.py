@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import Problem
 from pipelines.command import table, texts
@@ -10,6 +12,7 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.record.errors import InputError
 
+SAME_WEIGHT = 1e-6  # difference of weights that are the same
 EPOCHS = 4.0  # over the tokens of `available`, when `epochs` is not given
 AUTO = "auto"
 
@@ -90,6 +93,7 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
         constraints = replace(constraints, available=_available(study), epochs=search.epochs)
     return Problem(
         objectives=tuple(texts.names("objective", search.objective)),
+        weights=_weights(study, predictor),
         constraints=constraints,
         reference=search.reference,
         pull=search.pull if isinstance(search.pull, float) else None,
@@ -97,6 +101,27 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
         trials=search.trials,
         seed=search.seed,
     )
+
+
+def _weights(study: Study, predictor: Predictor) -> dict[str, float] | None:
+    """The weights that the study states; None where they are the predictor's, or where it has its
+    own kind: of a single overall loss, or of the two sides of continued training.
+
+    Raises InputError for a weight on what the predictor does not predict.
+    """
+    weights, predicted = study.weights(), predictor.val_domains
+    if study.validation.weights is None or not set(weights) & set(predicted):
+        return None
+    if predictor.spec.continual is not None:
+        return None
+    if unknown := [name for name, w in weights.items() if w and name not in predicted]:
+        raise InputError(
+            f"study {study.name!r} weighs {unknown[0]!r}, which the predictor {predictor.uri} does "
+            "not predict; fit again, with runs that measure it"
+        )
+    own = {name: weights.get(name, 0.0) for name in predicted}
+    same = np.allclose([*own.values()], predictor.weights, rtol=0, atol=SAME_WEIGHT)
+    return None if same else own
 
 
 def changed(

@@ -35,6 +35,7 @@ logger = logging.getLogger("training")
 
 FORMAT = 2  # increase when the files' layout or the held-out rule changes
 END_OF_TEXT = "<|endoftext|>"
+DONE = {"drop": "left out of the training text", "warn": "kept in the training text"}  # of leaks
 MUCH_COMMON = 0.05  # share of a set's passages
 DOCUMENTS = 256  # of a set, read at once
 BPE_SAMPLE = 1_000_000  # characters per domain that a tokenizer is trained on
@@ -101,7 +102,10 @@ class Corpus:
 
 def load(manifest: Path) -> Corpus:
     """A prepared corpus from its manifest."""
-    raw = json.loads(manifest.read_text())
+    return _corpus(manifest, json.loads(manifest.read_text()))
+
+
+def _corpus(manifest: Path, raw: Mapping[str, Any]) -> Corpus:
     domains, sets = (
         {name: TokenFiles(**files) for name, files in raw.get(part, {}).items()}
         for part in ("domains", "sets")
@@ -140,13 +144,12 @@ def prepare(
             }
             if sets:
                 summary["sets"] = texts_of.tokenised(sets, set_texts, 1.0, kind=SET)
+            _check(_corpus(manifest, summary), validation, sequence_length)
             write_json(manifest, summary, indent=1)
     corpus = load(manifest)
-    _report_leaks(corpus, validation)
-    for name, files in corpus.domains.items():
-        _check_size(name, files, validation, sequence_length)
-    for name, files in corpus.sets.items():
-        _check_held_out(f"set {name!r}", files, validation, sequence_length)
+    _check(corpus, validation, sequence_length)
+    for line in _leaks(corpus):
+        logger.warning(f"{DONE[validation.decontaminate]}: {line}")
     return corpus
 
 
@@ -193,22 +196,27 @@ def _whole(manifest: Path) -> bool:
     return all(Path(folder, "domain.json").exists() for folder in folders)
 
 
-def _report_leaks(corpus: Corpus, validation: Validation) -> None:
-    """Say which training text holds text of a set; raises InputError if that is to be refused."""
-    lines = [
+def _check(corpus: Corpus, validation: Validation, sequence_length: int) -> None:
+    """Raise InputError for leaks that are to be refused, and for too little text."""
+    if validation.decontaminate == "refuse" and (lines := _leaks(corpus)):
+        raise InputError(
+            f"validation.sets: {'; '.join(lines)}; remove them, or set validation.decontaminate to "
+            "drop"
+        )
+    for name, files in corpus.domains.items():
+        _check_size(name, files, validation, sequence_length)
+    for name, files in corpus.sets.items():
+        _check_held_out(f"set {name!r}", files, validation, sequence_length)
+
+
+def _leaks(corpus: Corpus) -> list[str]:
+    """Which training text holds text of a set, one line for each domain and set."""
+    return [
         f"{leak['documents']:,} documents ({leak['tokens']:,} tokens) of {domain!r} hold text of "
         f"the set {name!r}, for one: {leak['example']!r}"
         for domain, files in corpus.domains.items()
         for name, leak in files.leaks.items()
     ]
-    if lines and validation.decontaminate == "refuse":
-        raise InputError(
-            f"validation.sets: {'; '.join(lines)}; remove them, or set validation.decontaminate to "
-            "drop"
-        )
-    done = {"drop": "left out of the training text", "warn": "kept in the training text"}
-    for line in lines:
-        logger.warning(f"{done[validation.decontaminate]}: {line}")
 
 
 def _check_held_out(

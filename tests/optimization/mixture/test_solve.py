@@ -280,7 +280,7 @@ def test_a_study_asks_for_the_search(
         highest={"news": 1.0, "code": 1.0, "math": 0.2},
         bundles={},
     )
-    spec: Any = SimpleNamespace(explored=explored)
+    spec: Any = SimpleNamespace(explored=explored, continual=None)
     asked = replace(predictor, domains=("math", "news", "code"), spec=spec)
     with pytest.raises(InputError, match="'miniature' is not prepared, so the number of its"):
         search_problem.of_study(plan, asked)
@@ -297,6 +297,13 @@ def test_a_study_asks_for_the_search(
     assert (rules.epochs, rules.trust) == (2, 0.3)
     assert (found.objectives, found.pull, found.pessimistic) == (("worst",), None, True)
     assert (found.trials, found.seed, found.reference) == (20, 3, {"news": 0.5, "code": 0.5})
+    assert found.weights is None  # the study states none
+    miniature["validation"] |= {"weights": {"news": 3, "code": 1, "math": 0}}
+    stated = search_problem.of_study(studies.load(write_study(miniature)), asked).weights
+    assert stated == {"news": 0.75, "code": 0.25, "papers": 0, "books": 0}
+    miniature["validation"] |= {"weights": {"news": 3, "code": 1, "math": 1}}
+    with pytest.raises(InputError, match="study 'miniature' weighs 'math', which the predictor"):
+        search_problem.of_study(studies.load(write_study(miniature)), asked)
     given = search_problem.changed(
         found,
         asked,
