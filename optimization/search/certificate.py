@@ -11,6 +11,7 @@ import heapq
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tqdm import tqdm
 
 from optimization.domain.feasible import Ball, Feasible
 from optimization.domain.objective import Objective
@@ -38,20 +39,27 @@ def prove(objective: Objective, feasible: Feasible, best: Array) -> tuple[Array,
         return best, _bound(objective, feasible, best, None)
     least = float(objective(best[None])[0])
     bounds: list[float | None] = []
-    for ball in feasible.balls:
-        bound = _bound(objective, feasible, best, ball)
+    balls = tqdm(feasible.balls, "bounding trust regions", leave=False, disable=None, delay=2)
+    for ball in balls:
+        bound = _bound(objective, feasible, best, ball, splits=0)
         if bound is None or bound < least - MIN_IMPROVEMENT:
             candidate = descend(objective, feasible, ball.centre)
-            bound = _bound(objective, feasible, candidate, ball)
             value = float(objective(candidate[None])[0])
             if value < least:
                 best, least = candidate, value
+            bound = _bound(objective, feasible, candidate, ball)
         bounds.append(bound)
     known = [bound for bound in bounds if bound is not None]
     return best, min(known) if len(known) == len(bounds) else None
 
 
-def _bound(objective: Objective, feasible: Feasible, at: Array, ball: Ball | None) -> float | None:
+def _bound(
+    objective: Objective,
+    feasible: Feasible,
+    at: Array,
+    ball: Ball | None,
+    splits: int = MAX_SPLITS,
+) -> float | None:
     surface, several = bounded(objective.surface), len(objective.offsets) > 1
     if objective.risk is not None or surface is None:
         return None
@@ -60,7 +68,7 @@ def _bound(objective: Objective, feasible: Feasible, at: Array, ball: Ball | Non
         whole = [relaxation.node(feasible.lower, feasible.upper, at, t) for t in TEMPERATURES]
         bound = max(node.bound for node in whole)
     else:
-        bound = _branch_and_bound(relaxation, at)
+        bound = _branch_and_bound(relaxation, at, splits)
     return bound if np.isfinite(bound) else None
 
 
@@ -125,7 +133,7 @@ class _Relaxation:
         return functions, constant
 
 
-def _branch_and_bound(relaxation: _Relaxation, best: Array) -> float:
+def _branch_and_bound(relaxation: _Relaxation, best: Array, splits: int) -> float:
     """The bound of one sum of the losses, at most its value at `best`.
 
     Branch and bound: the box with the least bound is split where a function lies furthest above its
@@ -134,7 +142,7 @@ def _branch_and_bound(relaxation: _Relaxation, best: Array) -> float:
     least = float(relaxation.objective(best[None])[0])
     first = relaxation.node(relaxation.feasible.lower, relaxation.feasible.upper, best)
     open_nodes = [(first.bound, 0, first)]
-    for number in range(1, 2 * MAX_SPLITS, 2):
+    for number in range(1, 2 * splits, 2):
         bound, _, node = open_nodes[0]
         if least - bound <= GAP_TOLERANCE or not np.isfinite(bound):
             break

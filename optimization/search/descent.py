@@ -18,6 +18,8 @@ TOLERANCE = 1e-13
 ITERATIONS = 300
 STEPS_BACK = 201
 LEVEL_TOLERANCE = 1e-9
+ROUNDS, ENOUGH = 4, 1e-7  # of SLSQP, which may stop early; nats per token that call for another
+OFF_FACES = 1e-3  # share of the way to an inner point: on a face SLSQP may stay, in s or in r
 NUDGE = 1e-3  # share of the way to the furthest corner at which a search starts
 Limit = Objective | Differences
 
@@ -31,10 +33,15 @@ def descend(objective: Objective, feasible: Feasible, start: Array) -> Array:
         return start
     best, least = start, float(objective(start[None])[0])
     for temperature in TEMPERATURES if len(objective.offsets) > 1 else (1.0,):
-        end = _Problem(objective, feasible, _ball(feasible, start), temperature).solve(best)
-        value = float(objective(end[None])[0])
-        if value < least:
-            best, least = end, value
+        problem = _Problem(objective, feasible, _ball(feasible, start), temperature)
+        for _ in range(ROUNDS):
+            end = problem.solve(best)
+            value = float(objective(end[None])[0])
+            gained = least - value
+            if gained > 0:
+                best, least = end, value
+            if gained < ENOUGH:
+                break
     return best
 
 
@@ -115,13 +122,15 @@ class _Problem:
 
     def solve(self, start: Array) -> Array:
         f = self.feasible
-        x = f.variables(start[None])[0] ** self.power
+        v = f.variables(start[None])[0]
+        v += OFF_FACES * (f.inner - v)
+        x = v**self.power
         box = list(zip(f.lower**self.power, f.upper**self.power, strict=True))
         total = np.ones((1, len(x)))
         matrix, limits = f.shared_rows()
         if self.ball is not None:
             domains = len(start)
-            x = np.concatenate([x, np.maximum(0.0, start - self.ball.around)])
+            x = np.concatenate([x, np.maximum(0.0, f.spread @ v - self.ball.around)])
             box += [(0.0, 1.0)] * domains
             total = np.pad(total, ((0, 0), (0, domains)))
             matrix, limits = f.within_ball(self.ball)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq
 
-from fitting.artifact.laws import MixingLaw
+from fitting.artifact.laws import MixingLaw, StackedMixing
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from optimization.domain.objective import Objective, divergence
@@ -100,6 +100,35 @@ def test_the_optimum_of_a_bundle_keeps_its_inner_proportions(power: float) -> No
     mixtures = np.stack([0.25 * line, 0.75 * line, 1 - line, 0 * line], axis=1)
     least = mixtures[loss(own(power))(mixtures).argmin()]
     assert best == pytest.approx(least, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_descent_leaves_the_faces_on_which_a_trust_region_is_centred() -> None:
+    """A sum of laws is searched in √r; for a law of φ = r no loss has a slope there at r = 0."""
+    rng = np.random.default_rng(0)
+    domains, losses = [f"d{i}" for i in range(16)], 8
+    for _ in range(12):
+        law = MixingLaw(
+            1.0,
+            rng.normal(2, 0.1, losses),
+            rng.normal(-1, 0.3, (losses, 1)),
+            rng.normal(-0.3, 0.7, (losses, 1, 16)),
+        )
+        fitted = rng.dirichlet(np.full(16, 0.15), 30)
+        fitted[fitted < 0.02] = 0
+        fitted /= fitted.sum(axis=1, keepdims=True)
+        allowed = feasible(Constraints(trust=0.3), domains, 1e9, fitted)
+        summed = Objective(
+            StackedMixing((law, law), np.full(2, 0.5)),
+            np.full((losses, 1), 1 / losses),
+            np.zeros(1),
+        )
+        centre = allowed.balls[0].centre
+        end = descend(summed, allowed, centre)
+        assert allowed.inside(end[None])[0]
+        others = 0.98 * centre + 0.02 * rng.dirichlet(np.ones(16), 4)
+        inner = [descend(summed, allowed, start) for start in others]
+        assert float(summed(end[None])[0]) <= summed(np.array(inner)).min() + 1e-6
 
 
 def test_a_pull_moves_the_optimum_by_its_strength() -> None:
