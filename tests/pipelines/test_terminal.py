@@ -31,7 +31,7 @@ OURS = re.compile(
     | (mixture|best|uniform|best\ observed)\s.*\d.*
     | mixture\s.*predicted\ loss(\s+above\ the\ best)?
     | predicted\ gain\ .* | by\ the\ law\ .* | distance\ of\ .*
-    | no\ allowed\ mixture\ .* | near-optimal\ set.* | by\ another\ draw\ .*
+    | no\ allowed\ mixture\ .* | near-optimal\ set.* | with\ another\ sample\ .*
     | \ \ \w+\ [01]\.\d{3}–.*
     """,
     re.X,
