@@ -193,7 +193,7 @@ def interactions(law: Law, observations: Observations, constant: Sequence[str]) 
 
 
 def cross_validation(choice: ChosenLaw) -> Figure:
-    """Error on left-out mixtures over the ridge, one line per φ, one panel per form."""
+    """Error on held-out mixtures over the ridge, one line per φ, one panel per form."""
     table = choice.candidates[choice.candidates["method"].isin(("joint", "nested"))]
     forms = list(table.groupby(["method", "terms", "shrinking", "tie"], sort=False))
     figure, axes = figures.grid(max(1, len(forms)), COLUMNS, PANEL, sharey=True)
@@ -217,12 +217,12 @@ def cross_validation(choice: ChosenLaw) -> Figure:
 
 
 def laws_compared(choice: ChosenLaw, unit: str = keys.NATS) -> Figure:
-    """Error of each law on left-out mixtures and of extrapolation."""
+    """Error of each law on held-out mixtures and of extrapolation."""
     table = choice.laws.dropna(subset="held_out_rmse").iloc[::-1]
     figure, axis = figures.panels((8, 1.5 + 0.6 * len(table)))
     y = np.arange(len(table))
     kinds = {
-        "held_out_rmse": "left-out mixtures",
+        "held_out_rmse": "held-out mixtures",
         "extrapolation_rmse": "largest runs, from smaller and shorter ones",
     }
     for i, (key, label) in enumerate(kinds.items()):

@@ -21,7 +21,7 @@ from pipelines import entry
 from pipelines.command import advice, table
 from pipelines.fit import RegisteredFit, fit
 from pipelines.optimize import optimize
-from pipelines.prepare import prepare
+from pipelines.prepare import log, prepare
 from pipelines.proof import targets, verdict
 from pipelines.proof.verdict import Proof
 from pipelines.runs import budget, dry_run, preflight
@@ -70,6 +70,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     kernels.build_for(machines)
     with entry.stage(keys.PREPARE):
         prepared = prepare(study)
+        log(prepared.corpus)
     with entry.stage(keys.SWEEP) as sweeping:
         sweep(prepared, machines, sweeping)
     with entry.stage(keys.FIT) as fitting:

@@ -11,6 +11,7 @@ from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.data import corpus as corpora
+from training.data.corpus import Corpus
 from training.record import keys, layout
 
 NAME = 24  # width of a domain's name, in terminal cells
@@ -37,26 +38,20 @@ def prepare(study: Study) -> Prepared:
     print(
         f"{'domain':<{width}}{'train tokens':>14}{'held out':>12}{'bytes/token':>13}{'default':>9}"
     )
-    for name, files in corpus.domains.items():
+    for name, files in corpus.evaluated.items():
+        train, share = "–", "–"  # nothing trains on a set
+        if name in corpus.domains:
+            train, share = f"{files.train_tokens:,}", f"{default[name]:.3f}"
         print(
             layout.padded(names[name], width)
-            + f"{files.train_tokens:>14,}{files.validation_tokens:>12,}"
-            f"{files.bytes_per_token:>13.2f}{default[name]:>9.3f}"
-            + (f"   {files.skipped:,} rows left out" if files.skipped else "")
-        )
-    for name, files in corpus.sets.items():
-        print(
-            layout.padded(names[name], width)
-            + f"{'–':>14}{files.validation_tokens:>12,}{files.bytes_per_token:>13.2f}{'–':>9}"
+            + f"{train:>14}{files.validation_tokens:>12,}{files.bytes_per_token:>13.2f}{share:>9}"
             + (f"   {files.skipped:,} rows left out" if files.skipped else "")
         )
     return prepared
 
 
-def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
-    study = studies.load(parameters.study)
-    preflight.preparing(study)
-    corpus = prepare(study).corpus
+def log(corpus: Corpus) -> None:
+    """Write what the text holds to the active run."""
     mlflow.log_params(
         {
             "vocab_size": corpus.vocab_size,
@@ -68,6 +63,12 @@ def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
     )
     if leaks := {name: files.leaks for name, files in corpus.domains.items() if files.leaks}:
         mlflow.log_dict(leaks, "leaks.json")
+
+
+def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
+    study = studies.load(parameters.study)
+    preflight.preparing(study)
+    log(prepare(study).corpus)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from fitting.selection.cross_validation import Scores
 Array = np.ndarray
 
 MISFIT = "mixing_error_against_mean"  # that the law does not describe the runs
-POOR_FIT = 0.5  # error between left-out mixtures over that of predicting the mean
+POOR_FIT = 0.5  # error between held-out mixtures over that of predicting the mean
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Diagnostic:
 
 
 def law_fits(scores: Scores) -> Diagnostic:
-    """Whether differences between left-out mixtures are predicted better than by their mean.
+    """Whether differences between held-out mixtures are predicted better than by their mean.
 
     An error that all mixtures of a scale share does not count: it is the backtests' matter.
     """
@@ -49,7 +49,7 @@ def law_fits(scores: Scores) -> Diagnostic:
 
 
 def noise_floor(noise: Noise, scores: Scores, weights: Array) -> Diagnostic:
-    """The noise between seeds, and whether the errors on left-out mixtures are larger.
+    """The noise between seeds, and whether the errors on held-out mixtures are larger.
 
     A mean square of n independent errors has the relative standard error √(2/n).
     """

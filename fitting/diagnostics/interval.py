@@ -22,7 +22,7 @@ def interval(
 ) -> Interval:
     """The interval of the weighted sum of laws.
 
-    Inside the data its mean square is that of the error on left-out mixtures; the bootstrap says
+    Inside the data its mean square is that of the error on held-out mixtures; the bootstrap says
     where it is wider and where narrower. Beyond the data it grows, with the distance on a log
     scale, to what the backtests' moves of the prediction say (`Extrapolation.moments`).
     """

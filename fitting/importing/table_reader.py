@@ -187,7 +187,9 @@ def normalised(
 def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
     """The runs of a checked tidy table; raises InputError if its rows contradict each other."""
     shares, losses = prefixed_columns(table, keys.MIXTURE), prefixed_columns(table, keys.VAL_LOSS)
-    _refuse(table, table.duplicated([RUN, STEP]).to_frame(STEP), "appears twice for its run")
+    for column in (STEP, keys.TOKENS):
+        again = table.duplicated([RUN, column]).to_frame(column)
+        _refuse(table, again, "appears twice for its run")
     constant = table[[keys.N_PARAMS, *shares]]
     first = constant.groupby(table[RUN]).transform("first")
     rule = "is not what the first row of its run has; a run has one size and one mixture"

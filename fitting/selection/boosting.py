@@ -36,7 +36,7 @@ class Boosted:
 
 
 def assess(cv: CrossValidation) -> tuple[Scores, Extrapolation]:
-    """Errors on left-out mixtures and of extrapolation; those of single domains mean nothing."""
+    """Errors on held-out mixtures and of extrapolation; those of single domains mean nothing."""
     h = cv.held_out
     predictions = np.empty(h.losses.shape)
     for fold in range(cv.folds):

@@ -48,7 +48,7 @@ def choose(
     """Take the best form of each law and weigh them; tell their errors.
 
     Of each law φ and ridge are the usual ones (√r, 1e-3), or the nearest to them whose error
-    between left-out mixtures (of each domain, relative to its spread) is about the least: of few
+    between held-out mixtures (of each domain, relative to its spread) is about the least: of few
     mixtures the best is often the best by chance. The number of exponentials is the smallest whose
     expected error is within one standard error of the least (Breiman et al., 1984). The laws are
     weighed by stacking. weights (V,) sum to one. Raises InputError with fewer than three mixtures.

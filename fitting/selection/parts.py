@@ -59,7 +59,7 @@ class Parts:
         )
 
     def errors(self, method: str) -> tuple[Scores, Extrapolation]:
-        """Those of a method on left-out mixtures and of extrapolation; of a method without a part,
+        """Those of a method on held-out mixtures and of extrapolation; of a method without a part,
         those of its best form."""
         if method not in self.of:
             best = self.search.chosen((method,))

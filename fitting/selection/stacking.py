@@ -20,7 +20,7 @@ SMALLEST = 1e-18  # of the largest squared error, that another counts as at leas
 
 
 def weights(errors: Array, mixture_of: Array) -> Array:
-    """Weights, (K, V), of laws with these errors on left-out mixtures.
+    """Weights, (K, V), of laws with these errors on held-out mixtures.
 
     errors (K, rows, V): predicted − observed, each column in its own unit and weight; mixture_of
     (rows,). First weights that all columns share, drawn to equal ones; then those of each column by

@@ -21,7 +21,7 @@ def laws(
     tested: Extrapolation,
     boosted: tuple[Scores, Extrapolation, float] | None,
 ) -> pd.DataFrame:
-    """Law, its weight in the prediction, expected error at the target, errors on left-out mixtures
+    """Law, its weight in the prediction, expected error at the target, errors on held-out mixtures
     and of extrapolation (fitted without the largest size and the last checkpoints, as far as there
     are others; the objective's unless named otherwise), seconds, note.
 

@@ -28,7 +28,7 @@ Array = np.ndarray
 DRAWS = 1024
 MARGIN = 0.3  # of near-optimality, in standard deviations of the predicted objective
 OUTLYING = 3.0  # robust standard deviations
-LEAST_NOISE = 0.05  # share of the mean square error on left-out mixtures
+LEAST_NOISE = 0.05  # share of the mean square error on held-out mixtures
 FLOOR = 1e-12  # (nats/token)², of variances in denominators
 
 
@@ -69,7 +69,7 @@ class ExpectedImprovement:
 
 def noise(predictor: Predictor) -> Array:
     """Variance of a run's loss around the law, (V,): between seeds, where that was measured, or
-    else from the errors on left-out mixtures.
+    else from the errors on held-out mixtures.
 
     Those have the interval's residual: their mean square minus the bootstrap's variance. Either
     may be tiny, the difference negative, so at least the share `LEAST_NOISE` of the mean square

@@ -169,7 +169,7 @@ def report(table: pd.DataFrame) -> None:
     of_pairs = errors[(errors["split"] == "left out") & (errors["validated on"] == "the pair")]
     by_pair = rms(of_pairs, ["pair"])
     floor = noise(table.drop(columns="seed"))
-    print("\nrms error on each left-out mixture, both domains of the pair, nats per token")
+    print("\nrms error on each held-out mixture, both domains of the pair, nats per token")
     print(by_pair.round(4).to_string())
     print("\nthe same over all pairs; inner: 0.3 to 0.7 left out, ends: 0.1 and 0.9 left out at")
     print("once, alone: each domain alone, predicted from its mixtures")

@@ -220,15 +220,10 @@ def _leaks(corpus: Corpus) -> list[str]:
 
 
 def _check_held_out(
-    what: str, files: TokenFiles, validation: Validation, sequence_length: int
+    what: str, files: TokenFiles, validation: Validation, sequence_length: int, more: str = ""
 ) -> None:
     needed = max(validation.tokens, sequence_length) + 1
     if files.validation_tokens < needed:
-        more = (
-            ""
-            if what.startswith("set")
-            else (f", raise validation.fraction ({validation.fraction:g})")
-        )
         raise InputError(
             f"{what}: its held-out part has {files.validation_tokens:,} tokens, an evaluation "
             f"reads {needed:,}; add text{more} or lower validation.tokens "
@@ -237,7 +232,8 @@ def _check_held_out(
 
 
 def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_length: int) -> None:
-    _check_held_out(f"domain {name!r}", files, validation, sequence_length)
+    more = f", raise validation.fraction ({validation.fraction:g})"
+    _check_held_out(f"domain {name!r}", files, validation, sequence_length, more)
     if files.train_tokens <= sequence_length:
         if files.leaks and validation.decontaminate == "drop":
             raise InputError(
