@@ -83,6 +83,10 @@ def test_a_mixture_is_found_for_text_that_nothing_trains_on(
         assert {name for name in names if f"{prefix}{name}" in proxy.data.metrics} == set(names)
     inputs = {one.dataset.name for one in proxy.inputs.dataset_inputs}
     assert {"news", "news/validation", "wiki", "exam"} <= inputs
+    (prepared,) = [run for run in runs if run.data.tags.get(keys.STAGE) == keys.PREPARE]
+    found = mlflow.artifacts.load_dict(f"runs:/{prepared.info.run_id}/leaks.json")
+    counted = {d: {s: leak["documents"] for s, leak in sets.items()} for d, sets in found.items()}
+    assert counted == {"news": {"wiki": 1}, "code": {"exam": 1}}
     model = mlflow.pyfunc.load_model("models:/mixture-predictor/1")
     answer = model.predict(
         pd.DataFrame([{"mixture/news": 0.5, "mixture/code": 0.3, "mixture/math": 0.2}])
@@ -95,8 +99,8 @@ def test_a_mixture_is_found_for_text_that_nothing_trains_on(
     assert {f"measured/{name}" for name in names} <= set(table["columns"])
     assert {f"predicted/{name}" for name in names} <= set(table["columns"])
 
-    found = run_entry("optimize", "--study", write_study(study), "--objective", "wiki,exam")
-    assert found.returncode == 0, found.stderr[-3000:]
+    searched = run_entry("optimize", "--study", write_study(study), "--objective", "wiki,exam")
+    assert searched.returncode == 0, searched.stderr[-3000:]
 
 
 @pytest.mark.slow

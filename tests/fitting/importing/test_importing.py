@@ -282,6 +282,7 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
         (spoil("n_params", 0, 0.5), "line 2, column 'n_params': 0.5 must be a whole number"),
         (spoil("step", 5, -1), "line 7, column 'step': -1 must be a whole number of at least 0"),
         (spoil("step", 1, 100), "line 3, column 'step': 100.0 appears twice for its run"),
+        (spoil("tokens", 1, 102400), "line 3, column 'tokens': 102400.0 appears twice for its run"),
         (spoil("run", 2, None), "line 4, column 'run': an empty cell must name the run"),
         (spoil("mixture/web", 2, None), "line 4, column 'mixture/web': an empty cell must be a"),
         (spoil("mixture/web", 2, 0.1), "line 4: the proportions of run '01' sum to 1.0"),
