@@ -70,7 +70,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     kernels.build_for(machines)
     with entry.stage(keys.PREPARE):
         prepared = prepare(study)
-        log(prepared.corpus)
+        log(prepared)
     with entry.stage(keys.SWEEP) as sweeping:
         sweep(prepared, machines, sweeping)
     with entry.stage(keys.FIT) as fitting:

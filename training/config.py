@@ -44,10 +44,11 @@ Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
 DomainName = Annotated[str, AfterValidator(_checked_name)]
 
 
-class Domain(Section):
-    """The source of a domain's documents: exactly one of `embedded`, `files` and `dataset`."""
+class Source(Section):
+    """Where the rows of a domain, a validation set or a task come from: exactly one of `embedded`,
+    `files` and `dataset`."""
 
-    embedded: Literal["python", "cpp", "docs", "web", "tables"] | None = None
+    embedded: Literal["python", "cpp", "docs", "web", "tables", "cython"] | None = None
     """Text in the project's installed dependencies; needs no download."""
     files: str | list[str] | None = None
     """Globs of JSONL, Parquet or text files (also .gz, .zst), relative to the study file."""
@@ -59,8 +60,6 @@ class Domain(Section):
     """The dataset's split."""
     revision: str | None = None
     """A commit, tag or branch of the dataset."""
-    text_column: str = "text"
-    """The column that holds a document's text."""
     domain_column: str | None = None
     """With `domain_value`: use only rows with this value in the column; `meta.set` is a nested
     key."""
@@ -69,8 +68,6 @@ class Domain(Section):
     on_error: Literal["refuse", "skip"] = "refuse"
     """For a line that is not JSON or a row without text: end the preparation, or count and skip
     the row."""
-    sample_by: Literal["document", "paragraph", "line"] = "document"
-    """The unit of a text file that forms one document."""
     max_mb: float | None = Field(default=None, gt=0)
     """Stop after this much text, in 10^6 bytes."""
 
@@ -85,6 +82,59 @@ class Domain(Section):
         if self.embedded and self.max_mb is None:
             raise ValueError("an embedded source needs max_mb")
         return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read besides `domain_column`."""
+        raise NotImplementedError
+
+
+class Domain(Source):
+    """The documents of a domain or a validation set."""
+
+    text_column: str = "text"
+    """The column that holds a document's text."""
+    sample_by: Literal["document", "paragraph", "line"] = "document"
+    """The unit of a text file that forms one document."""
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.text_column]
+
+
+class Task(Source):
+    """Questions, each with its answer or with choices. Only the answer's tokens count.
+
+    `embedded` makes questions of four choices from a kind of text: which words go on.
+    """
+
+    prompt_column: str = "prompt"
+    """The column that holds what stands before the answer."""
+    answer_column: str | None = None
+    """The column that holds the answer."""
+    choices_column: str | None = None
+    """Instead of `answer_column`: the column that holds a list of possible answers."""
+    label_column: str | None = None
+    """With `choices_column`: the column that holds the right one's number from 0, its letter from
+    A, or its text."""
+    delimiter: str = " "
+    """What stands between prompt and answer where neither has white space there; it belongs to the
+    answer."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        columns = (self.answer_column, self.choices_column, self.label_column)
+        given = [column is not None for column in columns]
+        if self.embedded and any(given):
+            raise ValueError("an embedded task has its own columns; leave out the others")
+        if not self.embedded and given not in ([True, False, False], [False, True, True]):
+            raise ValueError("give either answer_column, or choices_column and label_column")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        names = (self.prompt_column, self.answer_column, self.choices_column, self.label_column)
+        return [name for name in names if name is not None]
 
 
 class Tokenizer(Section):
@@ -108,15 +158,25 @@ class Validation(Section):
     fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of documents held out, chosen by a hash of their text."""
     tokens: int = Field(default=20_480, gt=0)
-    """Tokens per domain or set and evaluation, spread evenly over the held-out text."""
+    """Tokens per domain, set or task and evaluation, spread evenly over the held-out text or the
+    questions; a task may have fewer."""
     sets: dict[DomainName, Domain] = Field(default={})
     """Name → text that nothing trains on, with the keys of a domain; all of it is held out."""
+    tasks: dict[DomainName, Task] = Field(default={})
+    """Name → questions and answers; the loss of a task is that of its answers."""
     decontaminate: Literal["drop", "warn", "refuse"] = "drop"
-    """For training documents that hold text of a set (13 consecutive words): leave them out, keep
-    them, or end the preparation. They are counted and named in any case."""
+    """For training documents that hold text of a set or task (13 consecutive words): leave them
+    out, keep them, or end the preparation. They are counted and named in any case."""
     weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
-    """Domain or set → weight, divided by their sum; equal when absent. With `sets`, what is not
-    named weighs 0; without, every domain needs a weight."""
+    """Domain, set or task → weight, divided by their sum; equal when absent. With `sets` or
+    `tasks`, what is not named weighs 0; without, every domain needs a weight."""
+    unit: Literal["nats_per_token", "bits_per_byte"] = "nats_per_token"
+    """The unit of the losses that are weighted, fitted and predicted."""
+
+    @property
+    def beside(self) -> dict[str, Source]:
+        """What is measured besides the domains: the sets, then the tasks."""
+        return {**self.sets, **self.tasks}
 
 
 class Size(Section):

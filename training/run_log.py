@@ -14,8 +14,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
+from training.data import tasks
 from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
+from training.data.tasks import TaskFiles
 from training.record import figures, keys
 from training.record.history import Evaluation, History, history_tags
 from training.record.mlflow_runs import METRIC_BATCH, close, search
@@ -101,14 +103,19 @@ class RunLog:
     ) -> None:
         self._client = mlflow.MlflowClient()
         self._run_id = run_id
-        self._bytes_per_token = {n: f.bytes_per_token for n, f in corpus.evaluated.items()}
+        self._bytes_per_token = {n: f.bytes_per_token for n, f in corpus.texts.items()}
+        for name, files in corpus.tasks.items():
+            answers = tasks.evaluated(files, run.validation_tokens, run.training.sequence_length)
+            self._bytes_per_token[name] = answers.bytes_per_token
         self._tokens_per_step = run.training.tokens_per_step
         self._length = run.training.sequence_length
         self._points: list[Metric] = []
         self._sent = 0  # number of points logged
         self._sent_at = time.monotonic()
-        self._evaluations: list[tuple[int, tuple[float, ...]]] = []
+        # step, losses of the evaluated, accuracies of tasks with choices
+        self._evaluations: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = []
         self._domains, self._evaluated = tuple(corpus.domains), tuple(corpus.evaluated)
+        self._with_choices = tuple(n for n, task in corpus.tasks.items() if task.chance is not None)
         self._logged = {keys.TRAIN_LOSS: -1, keys.TOKENS: -1}  # last logged steps
         self.resumed = saved is not None and saved["run_id"] == run_id
         if saved is not None:
@@ -149,12 +156,15 @@ class RunLog:
             if math.isfinite(error := evaluation.standard_errors[name]):
                 values[keys.VAL_LOSS_SE + name] = error
             values[keys.VAL_BPB + name] = loss / math.log(2) / self._bytes_per_token[name]
+        values |= keys.with_prefix(keys.ACCURACY, evaluation.accuracies)
         for i, name in enumerate(self._domains):
             values[keys.TRAINED_TOKENS + name] = int(drawn[i]) * self._length
             values[keys.PLANNED_TOKENS + name] = float(planned[i]) * self._length
             values[keys.EPOCHS + name] = float(epochs[i])
         self._add(keys.TOKENS, step, values)
-        self._evaluations.append((step, tuple(evaluation.losses[name] for name in self._evaluated)))
+        losses = tuple(evaluation.losses[name] for name in self._evaluated)
+        accuracies = tuple(evaluation.accuracies[name] for name in self._with_choices)
+        self._evaluations.append((step, losses, accuracies))
         self._flush()
 
     def schedule(self, sampler: MixtureSampler) -> None:
@@ -174,9 +184,10 @@ class RunLog:
     def complete(self) -> float:
         """Log the compact history and mark the run complete; returns the final mean loss."""
         self._flush()
-        steps, losses = zip(*self._evaluations, strict=True)
+        steps, losses, accuracies = zip(*self._evaluations, strict=True)
         tokens = tuple(step * self._tokens_per_step for step in steps)
-        history = History(self._evaluated, steps, tokens, losses)
+        of_tasks = dict(zip(self._with_choices, zip(*accuracies, strict=True), strict=True))
+        history = History(self._evaluated, steps, tokens, losses, of_tasks)
         self._tag({**history_tags(history), keys.COMPLETE: "true"})
         return statistics.fmean(losses[-1])
 
@@ -187,7 +198,10 @@ class RunLog:
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self._points = [Metric(*point) for point in saved["points"]]
-        self._evaluations = [(step, tuple(losses)) for step, losses in saved["evaluations"]]
+        self._evaluations = [
+            (step, tuple(losses), tuple(*accuracies))  # none in checkpoints before version 0.3
+            for step, losses, *accuracies in saved["evaluations"]
+        ]
         if self.resumed:
             self._sent = len(self._points)  # they were logged before they were saved
             for key in self._logged:
@@ -239,18 +253,30 @@ def log_datasets(run_id: str, corpus: Corpus) -> None:
         )
         for name, files in corpus.sets.items()
     ]
+    inputs += [
+        DatasetInput(_task(name, task), [InputTag("mlflow.data.context", "validation")])
+        for name, task in corpus.tasks.items()
+    ]
     mlflow.MlflowClient().log_inputs(run_id, inputs)
 
 
 def _dataset(name: str, files: TokenFiles, tokens: int) -> Dataset:
+    profile = {"num_tokens": tokens, "documents": files.documents, "skipped": files.skipped}
+    return _input(name, files, profile)
+
+
+def _task(name: str, task: TaskFiles) -> Dataset:
+    profile = {"num_tokens": task.tokens, "questions": task.questions, "skipped": task.skipped}
+    return _input(name, task, profile)
+
+
+def _input(name: str, files: TokenFiles | TaskFiles, profile: Mapping[str, int]) -> Dataset:
     return Dataset(
         name=name,
         digest=files.digest,
         source_type="local",
         source=json.dumps({"uri": files.folder}),
-        profile=json.dumps(
-            {"num_tokens": tokens, "documents": files.documents, "skipped": files.skipped}
-        ),
+        profile=json.dumps(profile),
     )
 
 

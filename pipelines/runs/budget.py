@@ -96,16 +96,19 @@ def basis(study: Study) -> Basis:
     prepared = Prepared.find(study)
     if prepared:
         return Basis(prepared, exact=True)
-    notes = (*sources.check(study.domains), *sources.check(study.validation.sets, sources.SET))
+    validation = study.validation
+    notes = (
+        *sources.check(study.domains),
+        *sources.check(validation.sets, sources.SET),
+        *sources.check(validation.tasks, sources.TASK),
+    )
     vocab_size = _vocabulary(study.tokenizer) or 0
     domains = {
-        name: _estimate(domain, vocab_size, study.validation.fraction)
+        name: _estimate(domain, vocab_size, validation.fraction)
         for name, domain in study.domains.items()
     }
-    sets = {
-        name: _estimate(domain, vocab_size, 1.0) for name, domain in study.validation.sets.items()
-    }
-    described = {**study.domains, **study.validation.sets}
+    sets = {name: _estimate(domain, vocab_size, 1.0) for name, domain in validation.sets.items()}
+    described = {**study.domains, **validation.sets}
     unknown = tuple(name for name, domain in described.items() if not domain.max_mb)
     estimate = Corpus(Path(), "", vocab_size, domains, sets)
     return Basis(Prepared(study, estimate), exact=False, unknown=unknown, notes=notes)
@@ -221,7 +224,7 @@ def _token_bytes(corpus: Corpus) -> int:
     width = {"uint16": 2, "uint32": 4}
     return sum(
         width[files.dtype] * (files.train_tokens + files.validation_tokens)
-        for files in corpus.evaluated.values()
+        for files in corpus.texts.values()
     )
 
 

@@ -166,8 +166,14 @@ def loop(basis: Basis, runs: Sequence[Run]) -> list[str]:
     """What each stage of `main` would do."""
     study, text = basis.prepared.study, "the text is tokenised already"
     if not basis.exact:
-        sets = f" and {len(study.validation.sets)} sets" if study.validation.sets else ""
-        text = f"tokenises {len(study.domains)} domains{sets} (their first rows were checked)"
+        validation = study.validation
+        counts = {
+            "domain": len(study.domains),
+            "set": len(validation.sets),
+            "task": len(validation.tasks),
+        }
+        texts = [layout.count(count, name) for name, count in counts.items() if count]
+        text = f"tokenises {' and '.join(texts)} (their first rows were checked)"
     return [
         f"prepare   {text}",
         f"sweep     trains {len(runs)} proxies, as above",

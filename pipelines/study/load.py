@@ -12,7 +12,7 @@ import pydantic
 from pipelines.study import yaml_file
 from pipelines.study.sections import COUNT, LISTED
 from pipelines.study.study import Study
-from training.config import Domain, Section
+from training.config import Section, Source
 from training.record.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +69,8 @@ def _find(name: str) -> Path:
 
 
 def _resolve(study: Study, folder: Path) -> Study:
-    """The study with absolute paths: files of domains and sets, a model's config and a base start
-    at the study's folder, the workspace at ROOT.
+    """The study with absolute paths: the files of sources, a model's config and a base start at
+    the study's folder, the workspace at ROOT.
 
     A config or base that does not exist there is kept: it is a hub id or, for a base, a URI.
     """
@@ -83,16 +83,18 @@ def _resolve(study: Study, folder: Path) -> Study:
         if size.config and Path(absolute(size.config)).exists():
             sizes[name] = size.model_copy(update={"config": absolute(size.config)})
 
-    def located(described: Mapping[str, Domain]) -> dict[str, Domain]:
-        domains = {}
-        for name, domain in described.items():
-            if domain.files:
-                patterns = [domain.files] if isinstance(domain.files, str) else domain.files
-                domain = domain.model_copy(update={"files": [absolute(p) for p in patterns]})
-            domains[name] = domain
-        return domains
+    def located(described: Mapping[str, Source]) -> dict[str, Source]:
+        sources = {}
+        for name, source in described.items():
+            if source.files:
+                patterns = [source.files] if isinstance(source.files, str) else source.files
+                source = source.model_copy(update={"files": [absolute(p) for p in patterns]})
+            sources[name] = source
+        return sources
 
-    validation = study.validation.model_copy(update={"sets": located(study.validation.sets)})
+    validation = study.validation
+    beside = {"sets": located(validation.sets), "tasks": located(validation.tasks)}
+    validation = validation.model_copy(update=beside)
     critical = study.critical
     if critical and critical.base and Path(absolute(critical.base)).exists():
         critical = critical.model_copy(update={"base": absolute(critical.base)})

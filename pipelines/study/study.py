@@ -114,15 +114,22 @@ class Study(Section):
         """The names of models and sizes, and of the domains in a default mixture."""
         for name in (self.model, *self.derived_models()):
             registry.refuse_bad_name(name, "model")
-        if words := sorted({LOSS, WORST, DEVIATION} & {*self.validation.sets}):
+        validation = self.validation
+        for key, named in (("sets", validation.sets), ("tasks", validation.tasks)):
+            place, kind = f"validation.{key}", key[:-1]
+            if words := sorted({LOSS, WORST, DEVIATION} & {*named}):
+                raise ValueError(
+                    f"{place}: {words[0]!r} is a word of search.objective; give the {kind} another "
+                    "name"
+                )
+            if both := sorted({*self.domains} & {*named}):
+                raise ValueError(
+                    f"{place}: {both[0]!r} is also a domain, whose held-out part is measured in "
+                    f"any case; give the {kind} another name"
+                )
+        if both := sorted({*validation.sets} & {*validation.tasks}):
             raise ValueError(
-                f"validation.sets: {words[0]!r} is a word of search.objective; give the set "
-                "another name"
-            )
-        if both := sorted({*self.domains} & {*self.validation.sets}):
-            raise ValueError(
-                f"validation.sets: {both[0]!r} is also a domain, whose held-out part is measured "
-                "in any case; give the set another name"
+                f"validation.tasks: {both[0]!r} is also a set; give one of them another name"
             )
         self.explicit_default()
         for name in self.sweep.sizes:
@@ -272,8 +279,8 @@ class Study(Section):
 
     @property
     def evaluated(self) -> list[str]:
-        """What losses are measured on: the domains, then the validation sets."""
-        return [*self.domains, *self.validation.sets]
+        """What losses are measured on: the domains, the validation sets, then the tasks."""
+        return [*self.domains, *self.validation.beside]
 
     def weights(self) -> dict[str, float]:
         """Weight of each validation loss in the objective; they sum to one."""
@@ -281,11 +288,10 @@ class Study(Section):
         return dict(zip(self.evaluated, checked_weights(raw, self.evaluated), strict=True))
 
     def _named_weights(self) -> dict[str, float]:
-        """The weights as given; where there are sets, 0 for what is not named."""
+        """The weights as given; where there are sets or tasks, 0 for what is not named."""
         raw = self.validation.weights or {}
-        return (
-            {**dict.fromkeys(self.evaluated, 0.0), **raw} if raw and self.validation.sets else raw
-        )
+        rest = dict.fromkeys(self.evaluated, 0.0) if raw and self.validation.beside else {}
+        return {**rest, **raw}
 
     def explicit_default(self) -> dict[str, float] | None:
         """The default mixture that the study states; None when it follows from the text."""

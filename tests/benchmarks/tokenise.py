@@ -16,6 +16,7 @@ import transformers
 
 from training.config import Domain, Tokenizer, Validation
 from training.data import corpus, embedded
+from training.data import tokenizer as tokenizers
 
 
 def texts(megabytes: float) -> Iterator[str]:
@@ -32,7 +33,7 @@ def texts(megabytes: float) -> Iterator[str]:
 
 def trained_tokenizer(source: Path, vocab_size: int, workspace: Path) -> str:
     """The folder of a BPE trained as a study's is, on more text."""
-    corpus.BPE_SAMPLE = 10_000_000
+    tokenizers.BPE_SAMPLE = 10_000_000
     made = corpus.prepare(
         {"sample": Domain(files=str(source), max_mb=12)},
         Tokenizer(vocab_size=vocab_size),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.support.commands import run_entry
-from training.data import tokenise
+from training.data import hashing
 from training.record import keys
 from training.record.history import history_from_tags
 
@@ -40,7 +40,7 @@ def with_sets(
     pd.concat([table, other]).to_parquet(folder / "mixed.parquet")
     whole = sets["wiki"][7]
     paragraph = " ".join(sets["exam"][9].split()[40:70])
-    train = [t for t in texts["code"] if not tokenise.held_out(f"{t} {paragraph}", FRACTION)]
+    train = [t for t in texts["code"] if not hashing.held_out(f"{t} {paragraph}", FRACTION)]
     for name, planted in {"news": whole, "code": f"{train[0]} {paragraph}"}.items():
         with (folder / f"{name}.jsonl").open("a") as file:
             file.write("\n" + json.dumps({"text": planted}))
@@ -66,7 +66,7 @@ def test_a_mixture_is_found_for_text_that_nothing_trains_on(
 ) -> None:
     assert store
     study, whole = with_sets(miniature, tmp_path, texts)
-    assert not tokenise.held_out(whole, FRACTION)  # so it would be trained on
+    assert not hashing.held_out(whole, FRACTION)  # so it would be trained on
     done = run_entry("main", "--study", write_study(study))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "left out of the training text: 1 documents" in done.stderr

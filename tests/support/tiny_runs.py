@@ -9,6 +9,7 @@ import numpy as np
 
 from training.config import Size, Training
 from training.data.corpus import Corpus, TokenFiles
+from training.data.tasks import ROW, TaskFiles
 from training.engine import trainer as trainers
 from training.record import keys
 from training.record.history import Evaluation
@@ -33,7 +34,7 @@ PHASES = (  # after the first, of a schedule
 
 
 def random_corpus(folder: Path) -> Corpus:
-    """Three domains of random tokens from vocabularies of different sizes."""
+    """Three domains and a task of random tokens from vocabularies of different sizes."""
     rng = np.random.default_rng(0)
     domains = {}
     for i, name in enumerate(DOMAINS):
@@ -44,11 +45,31 @@ def random_corpus(folder: Path) -> Corpus:
             ends = np.arange(100, count + 1, 100, dtype="uint64")
             ends.tofile(folder / name / f"{part}.idx")
         domains[name] = TokenFiles(str(folder / name), "uint16", 50_000, 5_000, 2.0, 550, name, 3)
+    tasks = {"quiz": _random_task(folder / "quiz", rng)}
     manifest = folder / "corpora" / "manifest.json"
     files = {name: dataclasses.asdict(domain) for name, domain in domains.items()}
+    of_tasks = {name: dataclasses.asdict(task) for name, task in tasks.items()}
     manifest.parent.mkdir()
-    manifest.write_text(json.dumps({"tokenizer": "none", "vocab_size": 320, "domains": files}))
-    return Corpus(manifest, "none", 320, domains)
+    manifest.write_text(
+        json.dumps({"tokenizer": "none", "vocab_size": 320, "domains": files, "tasks": of_tasks})
+    )
+    return Corpus(manifest, "none", 320, domains, tasks=tasks)
+
+
+def _random_task(folder: Path, rng: np.random.Generator) -> TaskFiles:
+    """Forty questions of three choices, some longer than the context."""
+    folder.mkdir()
+    lengths = rng.integers(2, 12, 120)
+    prompts = np.repeat(rng.integers(1, 40, 40), 3)
+    ends = np.cumsum(prompts + lengths)
+    right = np.zeros((40, 3), bool)
+    right[np.arange(40), rng.integers(0, 3, 40)] = True
+    rng.integers(0, 150, ends[-1]).astype("uint16").tofile(folder / "answers.bin")
+    sizes, questions = 2 * lengths + 1, np.repeat(np.arange(40), 3)
+    rows = zip(ends, prompts, lengths, sizes, questions, right.ravel(), strict=True)
+    np.save(folder / "rows.npy", np.array(list(rows), ROW))
+    longest = int(lengths.max())
+    return TaskFiles(str(folder), "uint16", 40, int(ends[-1]), longest, 1 / 3, "quiz", 3)
 
 
 def planned(corpus: Corpus, **changes: Any) -> Run:

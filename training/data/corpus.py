@@ -2,6 +2,7 @@
 
     <workspace>/tokenizers/<key>/              a saved tokenizer
     <workspace>/tokens/<key>/{train,validation}.{bin,idx}, domain.json    of a domain or set
+    <workspace>/tokens/<key>/{answers.bin,rows.npy}, domain.json          of a task
     <workspace>/corpora/<key>.json             the manifest: what a study uses of these
 
 A `.bin` file is a flat array of token ids, with an end-of-text token after each document. An
@@ -13,9 +14,7 @@ domain's files are in `tokens/<key>.partial/`, from which an interrupted prepara
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,22 +22,20 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from training.config import Domain, Tokenizer, Validation
-from training.data import leaks, sources, tokenise
-from training.data.sources import DOMAIN, SET
+from training.data import sources, tokenise
+from training.data import tokenizer as tokenizers
+from training.data.folders import Fingerprints, Folders
+from training.data.hashing import FORMAT, key_of
+from training.data.sources import SET, TASK
+from training.data.tasks import TaskFiles
 from training.record.errors import InputError
 from training.record.files import write_json
 
 logger = logging.getLogger("training")
 
-FORMAT = 2  # increase when the files' layout or the held-out rule changes
-END_OF_TEXT = "<|endoftext|>"
 DONE = {"drop": "left out of the training text", "warn": "kept in the training text"}  # of leaks
-MUCH_COMMON = 0.05  # share of a set's passages
-DOCUMENTS = 256  # of a set, read at once
-BPE_SAMPLE = 1_000_000  # characters per domain that a tokenizer is trained on
 
 
 @dataclass(frozen=True)
@@ -74,24 +71,31 @@ class TokenFiles:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The token files of a study's domains and validation sets, in the study's order."""
+    """The token files of a study's domains, validation sets and tasks, in the study's order."""
 
     manifest: Path
     tokenizer: str
     vocab_size: int
     domains: dict[str, TokenFiles]
     sets: dict[str, TokenFiles] = field(default_factory=dict)
+    tasks: dict[str, TaskFiles] = field(default_factory=dict)
 
     @property
-    def evaluated(self) -> dict[str, TokenFiles]:
-        """What losses are measured on."""
+    def texts(self) -> dict[str, TokenFiles]:
+        """The domains and sets, on whose held-out text losses are measured."""
         return {**self.domains, **self.sets}
+
+    @property
+    def evaluated(self) -> list[str]:
+        """What losses are measured on: the domains, the sets, then the tasks."""
+        return [*self.domains, *self.sets, *self.tasks]
 
     @property
     def digest(self) -> str:
         """Hash of all tokens."""
         parts = [f"{name}:{files.digest}" for name, files in self.domains.items()]
         parts += [f"set {name}:{files.digest}" for name, files in self.sets.items()]
+        parts += [f"task {name}:{task.digest}" for name, task in self.tasks.items()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def proportional_mixture(self) -> dict[str, float]:
@@ -110,7 +114,8 @@ def _corpus(manifest: Path, raw: Mapping[str, Any]) -> Corpus:
         {name: TokenFiles(**files) for name, files in raw.get(part, {}).items()}
         for part in ("domains", "sets")
     )
-    return Corpus(manifest, raw["tokenizer"], raw["vocab_size"], domains, sets)
+    of_tasks = {name: TaskFiles(**files) for name, files in raw.get("tasks", {}).items()}
+    return Corpus(manifest, raw["tokenizer"], raw["vocab_size"], domains, sets, of_tasks)
 
 
 def prepare(
@@ -126,24 +131,25 @@ def prepare(
     be read, an empty domain, and a domain whose held-out or training part is smaller than what the
     study reads from it.
     """
-    sets = validation.sets
-    texts, set_texts = _fingerprints(domains, workspace), _fingerprints(sets, workspace, SET)
-    manifest = _manifest(texts, set_texts, tokenizer, validation, workspace)
+    texts = Fingerprints.of(domains, validation, workspace)
+    manifest = _manifest(texts, tokenizer, validation, workspace)
     if not _whole(manifest):
         with _locked(workspace):
             sources.check(domains)  # before tokenising the first
-            sources.check(sets, SET)
-            folder = _tokenizer_folder(domains, texts, tokenizer, validation, workspace)
-            loaded = tokenise.load_tokenizer(folder)
-            texts_of = _Texts(workspace / "tokens", folder.name, loaded)
-            searched = (validation, set_texts) if sets else None
+            sources.check(validation.sets, SET)
+            sources.check(validation.tasks, TASK)
+            folder = tokenizers.prepared(
+                domains, texts.domains, tokenizer, validation.fraction, workspace
+            )
+            tokenised = Folders(workspace / "tokens", folder.name, tokenizers.load(folder))
             summary = {
                 "tokenizer": str(folder),
-                "vocab_size": len(loaded),
-                "domains": texts_of.tokenised(domains, texts, validation.fraction, searched),
+                "vocab_size": len(tokenised.tokenizer),
+                "tasks": tokenised.tasks(validation.tasks, texts.tasks),
+                "domains": tokenised.domains(domains, texts, validation),
+                "sets": tokenised.texts(validation.sets, texts.sets, 1.0, kind=SET),
             }
-            if sets:
-                summary["sets"] = texts_of.tokenised(sets, set_texts, 1.0, kind=SET)
+            summary = {key: value for key, value in summary.items() if value}
             _check(_corpus(manifest, summary), validation, sequence_length)
             write_json(manifest, summary, indent=1)
     corpus = load(manifest)
@@ -162,37 +168,29 @@ def find(
     """
     if not (workspace / "corpora").exists():
         return None  # avoids hashing the source files
-    texts = _fingerprints(domains, workspace)
-    sets = _fingerprints(validation.sets, workspace, SET)
-    manifest = _manifest(texts, sets, tokenizer, validation, workspace)
+    texts = Fingerprints.of(domains, validation, workspace)
+    manifest = _manifest(texts, tokenizer, validation, workspace)
     return load(manifest) if _whole(manifest) else None
 
 
-def _fingerprints(
-    domains: Mapping[str, Domain], workspace: Path, kind: str = DOMAIN
-) -> dict[str, str]:
-    digests = workspace / "digests.json"
-    return {name: sources.fingerprint(name, d, digests, kind) for name, d in domains.items()}
-
-
 def _manifest(
-    texts: Mapping[str, str],
-    set_texts: Mapping[str, str],
-    tokenizer: Tokenizer,
-    validation: Validation,
-    workspace: Path,
+    texts: Fingerprints, tokenizer: Tokenizer, validation: Validation, workspace: Path
 ) -> Path:
-    parts = [FORMAT, list(texts.items()), tokenizer.model_dump(), validation.fraction]
-    if set_texts:
-        parts += [list(set_texts.items()), validation.decontaminate]
-    return workspace / "corpora" / f"{_key(parts)}.json"
+    parts = [FORMAT, list(texts.domains.items()), tokenizer.model_dump(), validation.fraction]
+    if texts.held_out:
+        parts += [list(texts.sets.items()), validation.decontaminate]
+    if texts.tasks:
+        parts.append(list(texts.tasks.items()))
+    return workspace / "corpora" / f"{key_of(parts)}.json"
 
 
 def _whole(manifest: Path) -> bool:
     """Whether a manifest and every file it names exist."""
     if not manifest.exists():
         return False
-    folders = [files.folder for files in load(manifest).evaluated.values()]
+    corpus = load(manifest)
+    folders = [files.folder for files in corpus.texts.values()]
+    folders += [task.folder for task in corpus.tasks.values()]
     return all(Path(folder, "domain.json").exists() for folder in folders)
 
 
@@ -200,20 +198,26 @@ def _check(corpus: Corpus, validation: Validation, sequence_length: int) -> None
     """Raise InputError for leaks that are to be refused, and for too little text."""
     if validation.decontaminate == "refuse" and (lines := _leaks(corpus)):
         raise InputError(
-            f"validation.sets: {'; '.join(lines)}; remove them, or set validation.decontaminate to "
-            "drop"
+            f"validation: {'; '.join(lines)}; remove them, or set validation.decontaminate to drop"
         )
     for name, files in corpus.domains.items():
         _check_size(name, files, validation, sequence_length)
     for name, files in corpus.sets.items():
         _check_held_out(f"set {name!r}", files, validation, sequence_length)
+    for name, task in corpus.tasks.items():
+        if task.longest_answer > sequence_length:
+            raise InputError(
+                f"task {name!r}: its longest answer has {task.longest_answer:,} tokens, more than "
+                f"training.sequence_length ({sequence_length}); raise that, or leave out questions "
+                "with such answers"
+            )
 
 
 def _leaks(corpus: Corpus) -> list[str]:
-    """Which training text holds text of a set, one line for each domain and set."""
+    """Which training text holds text of a set or task, a line for each domain and each of them."""
     return [
         f"{leak['documents']:,} documents ({leak['tokens']:,} tokens) of {domain!r} hold text of "
-        f"the set {name!r}, for one: {leak['example']!r}"
+        f"the {TASK if name in corpus.tasks else SET} {name!r}, for one: {leak['example']!r}"
         for domain, files in corpus.domains.items()
         for name, leak in files.leaks.items()
     ]
@@ -238,7 +242,7 @@ def _check_size(name: str, files: TokenFiles, validation: Validation, sequence_l
         if files.leaks and validation.decontaminate == "drop":
             raise InputError(
                 f"domain {name!r}: its training part has {files.train_tokens:,} tokens, since all "
-                f"else holds text of the sets {', '.join(map(repr, files.leaks))}; give the domain "
+                f"else holds text of {', '.join(map(repr, files.leaks))}; give the domain "
                 "other text, or set validation.decontaminate to warn"
             )
         raise InputError(
@@ -261,169 +265,3 @@ def _locked(workspace: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _tokenizer_folder(
-    domains: Mapping[str, Domain],
-    texts: Mapping[str, str],
-    tokenizer: Tokenizer,
-    validation: Validation,
-    workspace: Path,
-) -> Path:
-    """The folder of the study's tokenizer, which is trained or fetched if missing."""
-    trained_on = [texts, validation.fraction] if tokenizer.vocab_size else None
-    folder = workspace / "tokenizers" / _key([FORMAT, tokenizer.model_dump(), trained_on])
-    if not folder.exists():
-        scratch = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        if tokenizer.vocab_size:
-            _train_bpe(domains, tokenizer.vocab_size, validation.fraction, scratch)
-        else:
-            tokenise.load_tokenizer(tokenizer.name).save_pretrained(scratch)
-        os.replace(scratch, folder)
-    return folder
-
-
-def _train_bpe(
-    domains: Mapping[str, Domain], vocab_size: int, fraction: float, folder: Path
-) -> None:
-    """Train a byte-level BPE on an equal amount of training text from each domain."""
-    import tokenizers
-    import transformers
-
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_bpe_sample(domains, fraction), trainer)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END_OF_TEXT
-    ).save_pretrained(folder)
-
-
-def _bpe_sample(domains: Mapping[str, Domain], fraction: float) -> Iterator[str]:
-    """The first `BPE_SAMPLE` characters of each domain's training text."""
-    left = dict.fromkeys(domains, BPE_SAMPLE)
-    total = BPE_SAMPLE * len(domains)
-    with tqdm(desc="reading for a tokenizer", total=total, unit="B", unit_scale=True) as bar:
-        for group in sources.groups(domains):
-            for names, text in sources.Reading(group):
-                for name in names if not tokenise.held_out(text, fraction) else ():
-                    part = text[: left[name]]
-                    left[name] -= len(part)
-                    bar.update(len(part))
-                    yield part
-                if not any(left[name] for name in group):
-                    break
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Token files of domains and sets, made with one tokenizer."""
-
-    folder: Path
-    tokenizer_key: str
-    tokenizer: Any
-
-    def tokenised(
-        self,
-        domains: Mapping[str, Domain],
-        texts: Mapping[str, str],
-        fraction: float,
-        searched: tuple[Validation, Mapping[str, str]] | None = None,
-        kind: str = DOMAIN,
-    ) -> dict[str, Any]:
-        """What `domain.json` says of each domain, whose token files are written if missing.
-
-        The training text is searched for that of the validation's sets, which have these
-        fingerprints.
-        """
-        rule = [] if searched is None else [[searched[0].decontaminate, list(searched[1].items())]]
-        keys = {
-            name: _key([FORMAT, text, self.tokenizer_key, fraction, *rule])
-            for name, text in texts.items()
-        }
-        for scratch in self.folder.glob("*.partial"):
-            _move_finished(scratch)
-        names = {key: name for name, key in keys.items() if not _done(self.folder / key)}
-        missing = {name: domains[name] for name in names.values()}
-        validation = searched[0] if searched else None
-        index = leaks.Index(_set_texts(validation.sets)) if validation and missing else None
-        for name, share in index.common.items() if index else ():
-            if share > MUCH_COMMON:
-                logger.warning(
-                    f"set {name!r}: {share:.0%} of its passages stand in more than {leaks.COMMON} "
-                    "of its documents; training text that holds those is not taken for a leak"
-                )
-        drop = validation is not None and validation.decontaminate == "drop"
-        for group in sources.groups(missing):
-            parts = {name: keys[name] for name in group}
-            scratch = self.folder / f"{_key(parts)}.partial"
-            _drop_superseded(scratch, parts.values())
-            folders = {name: scratch / key for name, key in parts.items()}
-            summaries = tokenise.write(
-                group,
-                folders,
-                self.tokenizer,
-                fraction,
-                scratch / "progress.json",
-                index,
-                drop=drop,
-                kind=kind,
-            )
-            for name, key in parts.items():
-                summary = {"folder": str(self.folder / key), **summaries[name]}
-                write_json(folders[name] / "domain.json", summary, indent=1)
-            _move_finished(scratch)
-        return {
-            name: json.loads((self.folder / key / "domain.json").read_text())
-            for name, key in keys.items()
-        }
-
-
-def _set_texts(sets: Mapping[str, Domain]) -> Iterator[tuple[str, list[str]]]:
-    """The documents of the sets, in batches of one set each."""
-    batches: dict[str, list[str]] = {name: [] for name in sets}
-    with tqdm(desc="reading validation sets", unit=" documents", unit_scale=True) as bar:
-        for group in sources.groups(sets):
-            for names, text in sources.Reading(group, kind=SET):
-                bar.update()
-                for name in names:
-                    batches[name].append(text)
-                    if len(batches[name]) == DOCUMENTS:
-                        yield name, batches[name]
-                        batches[name] = []
-    yield from ((name, texts) for name, texts in batches.items() if texts)
-
-
-def _done(folder: Path) -> bool:
-    return (folder / "domain.json").exists()
-
-
-def _move_finished(scratch: Path) -> None:
-    """Move the complete domains of a group to their final folders."""
-    finished = [path.parent for path in scratch.glob("*/domain.json")]
-    for path in finished:
-        place = scratch.parent / path.name
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(path, place)
-    if finished:
-        shutil.rmtree(scratch)
-
-
-def _drop_superseded(scratch: Path, keys: Iterable[str]) -> None:
-    """Remove leftovers of earlier preparations of these domains, except `scratch`."""
-    for key in keys:
-        for leftover in scratch.parent.glob(f"*.partial/{key}"):
-            if leftover.parent != scratch:
-                shutil.rmtree(leftover.parent)
-
-
-def _key(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

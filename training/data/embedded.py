@@ -3,22 +3,31 @@
 A document is the text of one file, at most `FILE_CAP` characters of it; duplicates are dropped.
 Python sources have their docstrings removed: these belong to the documentation domain, so no text
 is in both.
+
+A question asks how a document goes on after a prompt from its middle. Four documents make four
+questions, whose choices are the words that follow in each of them. Questions are made from the last
+document on, which a domain with a limit reads last.
 """
 
 import ast
 import hashlib
+import itertools
 import os
+import re
 import sysconfig
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from training.record.garbage import collection_paused
 
 FILE_CAP = 30_000  # characters per document
 DOCSTRING_MIN = 300  # characters; shorter docstrings are signatures rather than prose
 DOCUMENT_MIN = 200  # characters
+PROMPT, ANSWER = 160, 48  # characters of a question, cut to whole words
+CHOICES = 4
 
 SUFFIXES = {
     "python": (".py",),
@@ -26,6 +35,7 @@ SUFFIXES = {
     "docs": (".py", ".md", ".rst", "METADATA"),
     "web": (".js", ".css", ".html"),
     "tables": (".csv", ".dat", ".afm", ".decTest"),
+    "cython": (".pyx", ".pxd", ".pxi"),
 }
 
 
@@ -43,10 +53,11 @@ def files(kind: str) -> list[Path]:
     return [paths[key] for key in sorted(paths, key=_digest)]
 
 
-def documents(kind: str) -> Iterator[str]:
+def documents(kind: str, *, last_first: bool = False) -> Iterator[str]:
     """The distinct documents of a kind; files that are not UTF-8 text are skipped."""
     seen = set()
-    for path in files(kind):
+    paths = files(kind)
+    for path in reversed(paths) if last_first else paths:
         try:
             text = path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
@@ -58,6 +69,29 @@ def documents(kind: str) -> Iterator[str]:
         if len(text) >= DOCUMENT_MIN and digest not in seen:
             seen.add(digest)
             yield text
+
+
+def questions(kind: str) -> Iterator[dict[str, Any]]:
+    """Rows with prompt, choices and label, made from the documents of a kind."""
+    texts = documents(kind, last_first=True)
+    pieces = (piece for text in texts if (piece := _continuation(text)))
+    while len(group := list(itertools.islice(pieces, CHOICES))) == CHOICES:
+        choices = tuple(answer for _, answer in group)
+        if len(set(choices)) == CHOICES:
+            for label, (prompt, _) in enumerate(group):
+                yield {"prompt": prompt, "choices": choices, "label": label}
+
+
+def _continuation(text: str) -> tuple[str, str] | None:
+    """A piece of a document from its middle and the words after it, with the space before them."""
+    middle = len(text) // 2
+    words = list(re.finditer(r"\s*\S+", text[middle : middle + PROMPT + ANSWER + 40]))[1:-1]
+    first = words[0].start() if words else 0
+    prompt = [w[0] for w in words if w.end() - first <= PROMPT]
+    answer = [w[0] for w in words[len(prompt) :] if w.end() - first <= PROMPT + ANSWER]
+    if not prompt or sum(map(len, answer)) < ANSWER // 2:
+        return None
+    return "".join(prompt).lstrip(), "".join(answer)
 
 
 def code(source: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from training.config import Domain
+from training.config import Domain, Source
 from training.record.errors import InputError, first_line
 
 KINDS = {
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     """Bytes of the file read so far."""
 
 
-def matching(domain: Domain) -> list[Path]:
+def matching(domain: Source) -> list[Path]:
     """The files that a domain's globs match, sorted."""
     patterns = [domain.files] if isinstance(domain.files, str) else domain.files or []
     paths: set[Path] = set()
@@ -54,7 +54,7 @@ def matching(domain: Domain) -> list[Path]:
     return sorted(paths)
 
 
-def read(path: Path, domain: Domain, after: int) -> Iterator[Row]:
+def read(path: Path, domain: Source, after: int) -> Iterator[Row]:
     """The rows of a file in order, after number `after`.
 
     Raises InputError, without the domain's name, for a file that cannot be read.
@@ -75,7 +75,7 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _json(path: Path, _: Domain, after: int) -> Iterator[Row]:
+def _json(path: Path, _: Source, after: int) -> Iterator[Row]:
     """One JSON object per line; a file with the suffix .json may be an array of objects instead."""
     if ".json" in path.suffixes:
         first = next((line for _, line, _ in numbered_lines(path, 0) if line.strip()), b"")
@@ -119,11 +119,11 @@ def _decoded(data: bytes, number: int) -> str:
     return data.decode("utf-8-sig" if number == 1 else "utf-8")
 
 
-def _parquet(path: Path, domain: Domain, after: int) -> Iterator[Row]:
+def _parquet(path: Path, domain: Source, after: int) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [c for c in (domain.text_column, domain.domain_column) if c is not None]
+    names = [*domain.columns, *([domain.domain_column] if domain.domain_column else [])]
     number = after
     try:
         with pq.ParquetFile(path) as file:
@@ -154,8 +154,10 @@ def _parquet_rows(file: Any, names: list[str], after: int) -> Iterator[tuple[int
                 yield number, columns
 
 
-def _text(path: Path, domain: Domain, after: int) -> Iterator[Row]:
+def _text(path: Path, domain: Source, after: int) -> Iterator[Row]:
     """Documents, paragraphs (separated by blank lines) or lines."""
+    if not isinstance(domain, Domain):
+        raise InputError(f"{path}: a task is made of columns; give JSONL or Parquet files")
     pieces = {"document": _documents, "paragraph": _paragraphs, "line": _text_lines}
     for number, place, data, position in pieces[domain.sample_by](path):
         if number > after:
@@ -235,7 +237,7 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 def no_column(name: str, columns: Iterable[str]) -> str:
     known = ", ".join(map(repr, columns)) or "none"
-    return f"no column {name!r}; there are {known} (set text_column or domain_column)"
+    return f"no column {name!r}; there are {known} (the study's keys that end in _column name them)"
 
 
 def type_name(value: object) -> str:
@@ -249,7 +251,7 @@ _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".xz": lzma.open,
     ".zst": _zstd,
 }
-_READERS: dict[str, Callable[[Path, Domain, int], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, Source, int], Iterator[Row]]] = {
     "json": _json,
     "parquet": _parquet,
     "text": _text,

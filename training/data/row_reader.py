@@ -1,16 +1,18 @@
 """The rows of any source, and access to their columns."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.config import Domain
+from training.config import Domain, Source, Task
 from training.data import embedded, formats
 from training.data.formats import Row
+from training.data.question import Question
 from training.record.errors import InputError, first_line
 
 
-def read(source: Path | None, domain: Domain, after: int) -> Iterator[Row]:
+def read(source: Path | None, domain: Source, after: int) -> Iterator[Row]:
     """The rows of one file, or of a domain without files, in order, after number `after`.
 
     Raises InputError, without the domain's name, for a source that cannot be read.
@@ -40,27 +42,86 @@ def lookup(columns: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def text(columns: Mapping[str, Any], name: str) -> tuple[str, int]:
-    """The text in a column and its size in UTF-8 bytes; LookupError says why there is none."""
-    value = lookup(columns, name)
+def content(columns: Mapping[str, Any], source: Source) -> tuple[str | Question, int]:
+    """A row's document or question and its size in UTF-8 bytes; LookupError says why there is
+    none."""
+    if isinstance(source, Domain):
+        text = _text(lookup(columns, source.text_column), source.text_column)
+        return text, len(text.encode())
+    assert isinstance(source, Task)
+    question = _question(columns, source)
+    return question, sum(len(text.encode()) for text in (question.prompt, *question.answers))
+
+
+def _question(columns: Mapping[str, Any], task: Task) -> Question:
+    if task.embedded:
+        return Question(columns["prompt"], columns["choices"], columns["label"])
+    prompt = _text(lookup(columns, task.prompt_column), task.prompt_column)
+    if task.answer_column is not None:
+        choices, label = [lookup(columns, task.answer_column)], 0
+        place = task.answer_column
+    else:
+        assert task.choices_column is not None
+        assert task.label_column is not None
+        place = task.choices_column
+        choices = lookup(columns, place)
+        if not isinstance(choices, list) or len(choices) < 2:
+            held = f"{choices!r}" if isinstance(choices, list) else formats.type_name(choices)
+            raise LookupError(
+                f"column {place!r} holds {held}; it must hold a list of two or more choices"
+            )
+        label = _label(lookup(columns, task.label_column), choices, task.label_column)
+    answers = tuple(_text(choice, place) for choice in choices)
+    for answer in answers:
+        if not answer.strip():
+            raise LookupError(f"column {place!r} holds an empty answer")
+    return Question(prompt, tuple(_delimited(prompt, a, task.delimiter) for a in answers), label)
+
+
+def _label(value: Any, choices: list[Any], name: str) -> int:
+    """The number of the right choice: as given, or of the choice with this text or letter."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
+        return value
+    if isinstance(value, str):
+        if choices.count(value) == 1:
+            return choices.index(value)
+        if re.fullmatch("[A-Z]", value) and ord(value) - ord("A") < len(choices):
+            return ord(value) - ord("A")
+    raise LookupError(
+        f"column {name!r} holds {value!r}, which is none of the {len(choices)} choices (a number "
+        "from 0, a letter from A, or a choice's text)"
+    )
+
+
+def _delimited(prompt: str, answer: str, delimiter: str) -> str:
+    apart = not prompt or prompt[-1].isspace() or answer[0].isspace()
+    return answer if apart else delimiter + answer
+
+
+def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise LookupError(f"column {name!r} holds {formats.type_name(value)}, not text")
     try:
-        return value, len(value.encode())
+        value.encode()
     except UnicodeEncodeError as error:
         half = value[error.start].encode("ascii", "backslashreplace").decode()
         raise LookupError(f"column {name!r} holds {half}, half of a surrogate pair") from error
+    return value
 
 
-def _embedded(domain: Domain, after: int) -> Iterator[Row]:
+def _embedded(domain: Source, after: int) -> Iterator[Row]:
     assert domain.embedded is not None
-    for number, document in enumerate(embedded.documents(domain.embedded), 1):
+    rows: Iterator[Mapping[str, Any]]
+    if isinstance(domain, Domain):
+        rows = ({domain.text_column: text} for text in embedded.documents(domain.embedded))
+    else:
+        rows = embedded.questions(domain.embedded)
+    for number, columns in enumerate(rows, 1):
         if number > after:
-            place = f"embedded {domain.embedded}, document {number}"
-            yield Row(number, place, {domain.text_column: document})
+            yield Row(number, f"embedded {domain.embedded}, row {number}", columns)
 
 
-def _hub(domain: Domain, after: int) -> Iterator[Row]:
+def _hub(domain: Source, after: int) -> Iterator[Row]:
     import datasets  # slow to import, and not needed for files
 
     datasets.disable_progress_bars()

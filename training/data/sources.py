@@ -13,19 +13,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from training.config import Domain
+from training.config import Source
 from training.data import embedded, formats, row_reader
 from training.data.formats import Row
 from training.record.errors import InputError
 from training.record.files import write_json
 
-DOMAIN, SET = "domain", "set"  # what a text is read for
+DOMAIN, SET, TASK = "domain", "set", "task"  # what a source is read for
 PROBLEMS = 3  # skipped rows that the warning names
 ONE_DOCUMENT = 1e-6  # MB; a limit that the first document reaches
 CHECK_SECONDS = 10  # time limit for checking one source
 VALUES = 20  # values of the domain column that an error lists
+AnySource = TypeVar("AnySource", bound=Source)
+
+STORED_ORDER = (  # of a domain's keys in the fingerprints of text that is prepared already
+    *("embedded", "dataset", "config", "split", "revision", "text_column"),
+    *("domain_column", "domain_value", "on_error", "sample_by", "max_mb"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,9 @@ class Cursor:
     """The first values of the domain column."""
 
 
-def groups(domains: Mapping[str, Domain]) -> list[dict[str, Domain]]:
+def groups(domains: Mapping[str, AnySource]) -> list[dict[str, AnySource]]:
     """The domains grouped by source, in their order."""
-    by_source: dict[str, dict[str, Domain]] = {}
+    by_source: dict[str, dict[str, AnySource]] = {}
     for name, domain in domains.items():
         source = domain.model_dump_json(exclude={"domain_value", "max_mb"})
         own = "" if domain.domain_column else name
@@ -56,22 +62,22 @@ def groups(domains: Mapping[str, Domain]) -> list[dict[str, Domain]]:
 
 
 def label(names: Iterable[str], kind: str = DOMAIN) -> str:
-    """Domains, or validation sets, as errors name them."""
+    """Domains, validation sets or tasks as errors name them."""
     quoted = [repr(name) for name in names]
     return f"{kind}{'s' if len(quoted) > 1 else ''} {', '.join(quoted)}"
 
 
 class Reading:
-    """One pass over the source that a group of domains shares, starting at a cursor.
+    """One pass over the source that a group of domains or tasks shares, starting at a cursor.
 
-    Iteration yields (domain names, document) in a fixed order and ends when every domain has its
+    Iteration yields (their names, document or question) in a fixed order and ends when each has its
     `max_mb`. Raises InputError for a source that cannot be read, for a bad row unless `on_error`
     is skip, and at the end for a domain without text.
     """
 
     def __init__(
         self,
-        group: Mapping[str, Domain],
+        group: Mapping[str, Source],
         start: Cursor | None = None,
         seconds: float = math.inf,
         kind: str = DOMAIN,
@@ -104,7 +110,7 @@ class Reading:
             tuple(self._seen_values),
         )
 
-    def __iter__(self) -> Iterator[tuple[list[str], str]]:
+    def __iter__(self) -> Iterator[tuple[list[str], Any]]:
         unfilled = self._unfilled(self._group)
         if not unfilled:
             return
@@ -118,14 +124,14 @@ class Reading:
                 names = self._named(row, unfilled)
                 if not names:
                     continue
-                text, size = row_reader.text(row.columns, self._source.text_column)
+                content, size = row_reader.content(row.columns, self._source)
             except LookupError as error:
                 self._skip(names, f"{row.place}: {error.args[0]}")
                 continue
-            if text:
+            if size:
                 for name in names:
                     self._bytes[name] += size
-                yield names, text
+                yield names, content
                 unfilled = self._unfilled(unfilled)
                 if not unfilled:
                     return
@@ -194,7 +200,7 @@ class Reading:
             raise InputError(f"{label([name], self._kind)}: its source holds no text")
 
 
-def check(domains: Mapping[str, Domain], kind: str = DOMAIN) -> list[str]:
+def check(domains: Mapping[str, Source], kind: str = DOMAIN) -> list[str]:
     """Read every local source until each of its domains has one document.
 
     Raises InputError as `Reading` does: for a missing file or column, a value that is not text, or
@@ -216,7 +222,7 @@ def check(domains: Mapping[str, Domain], kind: str = DOMAIN) -> list[str]:
     return notes
 
 
-def fingerprint(name: str, domain: Domain, digests: Path, kind: str = DOMAIN) -> str:
+def fingerprint(name: str, domain: Source, digests: Path, kind: str = DOMAIN) -> str:
     """A hash that changes when the domain's documents may have changed.
 
     Local files are hashed by content; the file `digests` caches each hash with the file's size and
@@ -237,10 +243,11 @@ def fingerprint(name: str, domain: Domain, digests: Path, kind: str = DOMAIN) ->
     except (InputError, OSError) as error:
         raise InputError(f"{label([name], kind)}: {error}") from error
     spec = domain.model_dump(exclude={"files"})
+    spec = {key: spec.pop(key) for key in STORED_ORDER if key in spec} | spec
     return hashlib.sha256(json.dumps([spec, content]).encode()).hexdigest()
 
 
-def domain_values(domain: Domain) -> list[str]:
+def domain_values(domain: Source) -> list[str]:
     values = domain.domain_value or []
     return [values] if isinstance(values, str) else list(dict.fromkeys(values))
 

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -23,9 +23,11 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from training.config import Domain
+from training.config import Source
 from training.data import leaks, sources
-from training.record.errors import InputError, first_line
+from training.data import tokenizer as tokenizers
+from training.data.hashing import held_out
+from training.record.errors import InputError
 from training.record.files import write_json
 
 logger = logging.getLogger("training")
@@ -38,7 +40,6 @@ PARTS = ("train", "validation")
 ENDS = np.dtype("uint64")  # where each document ends, in tokens
 
 T = TypeVar("T")
-Encode = Callable[[list[str]], Iterable[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -50,47 +51,8 @@ class TextBatch:
     fraction: float
 
 
-def load_tokenizer(name: str | Path | None) -> Any:
-    """A Transformers tokenizer with an end-of-text token."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    try:
-        loaded = transformers.AutoTokenizer.from_pretrained(str(name))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"tokenizer.name {str(name)!r} cannot be loaded: {first_line(error)}"
-        ) from error
-    if loaded.eos_token_id is None:
-        raise InputError(f"tokenizer.name {str(name)!r} has no end-of-text token to end documents")
-    return loaded
-
-
-def encoder(tokenizer: Any) -> Encode:
-    """A function from texts to token ids without special tokens; a fast one uses all cores."""
-    if not tokenizer.is_fast:
-        return lambda texts: tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # often turned off to silence a warning
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
-
-    def encode(texts: list[str]) -> Iterable[list[int]]:
-        encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return (encoding.ids for encoding in encoded)
-
-    return encode
-
-
-def held_out(text: str, fraction: float) -> bool:
-    """Whether a document is held out; decided by its hash, so copies fall into the same part."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest) < fraction * 2**64
-
-
 def write(
-    group: Mapping[str, Domain],
+    group: Mapping[str, Source],
     folders: Mapping[str, Path],
     tokenizer: Any,
     fraction: float,
@@ -108,7 +70,7 @@ def write(
     """
     saved = json.loads(progress.read_text()) if progress.exists() else {"cursor": {}, "domains": {}}
     reading = sources.Reading(group, sources.Cursor(**saved["cursor"]), kind=kind)
-    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    dtype = tokenizers.dtype_of(tokenizer)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(closing(_Writer(folder, dtype, saved["domains"].get(name))))
@@ -118,7 +80,7 @@ def write(
         stack.callback(record.save)
         bar = stack.enter_context(_bar(group, record.cursor))
         batches = _prefetched(_batches(reading))
-        encoded = _prefetched(_encoded(batches, encoder(tokenizer), sets))
+        encoded = _prefetched(_encoded(batches, tokenizers.encoder(tokenizer), sets))
         for batch, all_ids, leaked in stack.enter_context(closing(encoded)):
             for (names, text), ids, leaks_into in zip(
                 batch.documents, all_ids, leaked, strict=True
@@ -150,7 +112,7 @@ def _batches(reading: sources.Reading) -> Iterator[TextBatch]:
 
 
 def _encoded(
-    batches: Iterable[TextBatch], encode: Encode, sets: leaks.Index | None
+    batches: Iterable[TextBatch], encode: tokenizers.Encode, sets: leaks.Index | None
 ) -> Iterator[tuple[TextBatch, Iterable[list[int]], list[dict[str, str]]]]:
     """Each batch with its documents' token ids and the sets that they leak into."""
     for batch in batches:
@@ -283,7 +245,7 @@ class _Record:
         self._saved_at = time.monotonic()
 
 
-def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
+def _bar(group: Mapping[str, Source], cursor: sources.Cursor) -> "tqdm[Any]":
     names = ", ".join(group) if len(group) <= 3 else f"{len(group)} domains"
     return tqdm(
         desc=f"tokenising {names}",
@@ -294,7 +256,7 @@ def _bar(group: Mapping[str, Domain], cursor: sources.Cursor) -> "tqdm[Any]":
     )
 
 
-def show_progress(bar: "tqdm[Any]", batch: TextBatch, group: Mapping[str, Domain]) -> None:
+def show_progress(bar: "tqdm[Any]", batch: TextBatch, group: Mapping[str, Source]) -> None:
     """Advance the bar; its total is the sum of the limits, or extrapolated where that is less."""
     done = sum(batch.cursor.bytes.values())
     limit = sum((domain.max_mb or math.inf) * 1e6 for domain in group.values())

@@ -3,17 +3,20 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from training.record import keys
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Validation losses of every domain at one step, nats per token, and their standard errors."""
+    """Validation losses of every domain, set and task at one step, nats per token, and their
+    standard errors."""
 
     losses: dict[str, float]
     standard_errors: dict[str, float]
+    accuracies: dict[str, float] = field(default_factory=dict)
+    """Of the tasks with choices."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class History:
     steps: tuple[int, ...]
     tokens: tuple[int, ...]
     losses: tuple[tuple[float, ...], ...]
+    accuracies: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Task with choices → its accuracy at each evaluation."""
 
 
 def history_tags(history: History) -> dict[str, str]:
@@ -41,6 +46,7 @@ def history_tags(history: History) -> dict[str, str]:
                 [None if math.isnan(x) else float(f"{x:.9g}") for x in row]
                 for row in history.losses
             ],
+            **({"accuracies": history.accuracies} if history.accuracies else {}),
         },
         separators=(",", ":"),
     )
@@ -62,6 +68,7 @@ def history_from_tags(tags: Mapping[str, str]) -> History | None:
         steps=tuple(raw["steps"]),
         tokens=tuple(raw["tokens"]),
         losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
+        accuracies={task: tuple(values) for task, values in raw.get("accuracies", {}).items()},
     )
     lengths = {len(history.steps), len(history.tokens), len(history.losses)}
     complete = len(lengths) == 1 and {len(row) for row in history.losses} <= {len(history.domains)}

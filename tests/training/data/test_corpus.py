@@ -23,6 +23,7 @@ import zstandard
 from tests.support.commands import ROOT
 from training.config import Domain, Tokenizer, Validation
 from training.data import corpus, embedded, formats, sources, tokenise
+from training.data import tokenizer as tokenizers
 from training.data.corpus import Corpus
 from training.record.errors import InputError
 
@@ -283,6 +284,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from training.data import corpus, tokenise
+from training.data import tokenizer as tokenizers
 from training.config import Domain, Tokenizer, Validation
 
 tokenise.BATCH, tokenise.SAVE_BYTES = 20_000, 50_000
@@ -329,7 +331,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     (ends,) = progress.parent.glob("*/train.idx")
     assert 0 < recorded["domains"]["jsonl"]["documents"][0] < ends.stat().st_size / 8
     taken: list[str] = []
-    encoder = tokenise.encoder
+    encoder = tokenizers.encoder
 
     def noted(tokenizer: Any) -> Any:
         def encode(texts: list[str]) -> Any:
@@ -380,8 +382,8 @@ def test_a_slow_tokenizer_gives_the_same_as_a_fast_one(
 
     documents = odd + [text for domain in texts.values() for text in domain]
     before = fast(documents, add_special_tokens=False, verbose=False)["input_ids"]
-    assert list(tokenise.encoder(fast)(documents)) == before
-    assert list(tokenise.encoder(Slow())(documents)) == before
+    assert list(tokenizers.encoder(fast)(documents)) == before
+    assert list(tokenizers.encoder(Slow())(documents)) == before
 
 
 def test_a_tokenizer_by_name_is_used(tmp_path: Path, forms: dict[str, Domain]) -> None:
@@ -396,7 +398,7 @@ def test_a_tokenizer_by_name_is_used(tmp_path: Path, forms: dict[str, Domain]) -
     ("domain", "message"),
     [
         (Domain(files="/no/such/*.jsonl"), "domain 'bad': no file matches /no/such/*.jsonl"),
-        (Domain(files="{tmp}/a.jsonl"), "a.jsonl:1: no column 'text'; there are 'body' (set text_"),
+        (Domain(files="{tmp}/a.jsonl"), "a.jsonl:1: no column 'text'; there are 'body' (the study"),
         (
             Domain(files="{tmp}/a.jsonl", on_error="skip"),
             "no row could be used, 400 were left out; the first: {tmp}/a.jsonl:1: no column 'text'",
