@@ -1,5 +1,7 @@
 """What a fit leaves in its MLflow run: params, metrics, tags, tables and figures."""
 
+from collections.abc import Sequence
+
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,12 +10,18 @@ from fitting import plots, registry
 from fitting.data.histories import Histories
 from fitting.diagnostics import identifiability
 from fitting.diagnostics.optimum import Optimum
+from fitting.estimators.accuracy import TaskAccuracy
 from fitting.fit import Fit
 from fitting.selection.choose import ChosenLaw
 from training.record import keys
 
 
-def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
+def log(
+    fit: Fit,
+    pulled: Histories,
+    weights: dict[str, float],
+    accuracies: Sequence[TaskAccuracy] = (),
+) -> None:
     """Log a fit to the active run; weights are those of the validation domains."""
     choice, tests = fit.choice, fit.choice.extrapolation.backtests
     mlflow.log_params(
@@ -55,6 +63,10 @@ def log(fit: Fit, pulled: Histories, weights: dict[str, float]) -> None:
     mlflow.log_table(_held_out(choice, pulled.names), "held_out_predictions.json")
     optima = [*fit.by_size, fit.best]
     mlflow.log_table(_optima(fit.observations.domains, optima), "optimum_by_size.json")
+    if accuracies:
+        mlflow.log_table(_accuracies(accuracies), "accuracies.json")
+        curves = plots.accuracies(accuracies, pulled.unit)
+        mlflow.log_figure(curves, "figures/accuracy.png")
     for name, figure in _figures(fit, optima, pulled.unit).items():
         if figure is not None:
             mlflow.log_figure(figure, f"figures/{name}.png")
@@ -75,6 +87,20 @@ def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | N
         "laws": plots.laws_compared(fit.choice, unit),
         "optimum_by_size": plots.optima(o.domains, optima),
     }
+
+
+def _accuracies(found: Sequence[TaskAccuracy]) -> pd.DataFrame:
+    """A row for each task with choices: its curve, or why there is none."""
+    return pd.DataFrame(
+        {
+            "task": one.task,
+            "chance": one.guess.chance,
+            "questions": one.guess.questions,
+            **(one.curve.named() if one.curve else {}),
+            "reason": one.reason,
+        }
+        for one in found
+    )
 
 
 def _taken(fit: Fit, pulled: Histories) -> pd.DataFrame:

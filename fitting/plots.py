@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from fitting.artifact.laws import JointLaw, Law, NestedLaw, StackedLaw
 from fitting.data.observations import Observations
 from fitting.diagnostics.optimum import Optimum
+from fitting.estimators.accuracy import TaskAccuracy
 from fitting.selection.choose import ChosenLaw
 from training.record import figures, keys, layout
 
@@ -269,3 +270,23 @@ def _labels(names: Sequence[str]) -> list[str]:
     """Names at an axis, of which long ones would leave the figure no room."""
     cut = layout.short(names)
     return [cut[name] for name in names]
+
+
+def accuracies(found: Sequence[TaskAccuracy], unit: str = keys.NATS) -> Figure:
+    """Accuracy over loss of each task with choices: the evaluations and the curve."""
+    figure, axes = figures.grid(len(found), COLUMNS, PANEL)
+    for axis, one in zip(axes, found, strict=True):
+        axis.scatter(one.losses, one.accuracies, s=10, alpha=0.6, label="evaluations")
+        axis.axhline(one.guess.chance, color="grey", linestyle="--", linewidth=0.8, label="chance")
+        if one.curve is not None:
+            beyond = np.ptp(one.losses) / 3
+            losses = np.linspace(one.losses.min() - beyond, one.losses.max(), 200)
+            low, high = one.curve.ends(losses, np.zeros(len(losses)))
+            axis.plot(losses, one.curve.predict(losses), color="C1", label="fitted")
+            axis.fill_between(losses, low, high, color="C1", alpha=0.2, linewidth=0)
+        axis.set_title(one.task if one.curve is not None else f"{one.task}: not predicted")
+        axis.set_xlabel(f"loss of the answers ({keys.unit_text(unit)})")
+        axis.set_ylabel("accuracy")
+    axes[0].legend(fontsize="small")
+    figure.suptitle("Accuracy of the tasks over the loss of their answers")
+    return figure

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from mlflow.types.schema import Object, Property
 
 from fitting.artifact import input_checks, laws, predictor, schedule_predictor
 from fitting.artifact import spec as specs
+from fitting.artifact.laws import AccuracyCurve
 from fitting.artifact.spec import Continual, Explored, ScheduleSpec, SizeLaw, Spec
 from fitting.diagnostics import identifiability
 from fitting.diagnostics.diagnostics import MISFIT
@@ -123,6 +124,7 @@ def spec_of(
     val_weights: dict[str, float],
     default_mixture: dict[str, float],
     continual: Continual | None = None,
+    curves: Mapping[str, AccuracyCurve] | None = None,
 ) -> Spec:
     """The spec that the artifact of a fit's predictor holds."""
     o = fit.observations
@@ -143,6 +145,7 @@ def spec_of(
         best_observed=fit.best_observed(),
         continual=continual,
         noise=() if fit.noise is None else tuple(np.diag(fit.noise.covariance).tolist()),
+        accuracies={task: laws.to_json(curve) for task, curve in (curves or {}).items()},
     )
 
 
@@ -156,6 +159,11 @@ def register(name: str, spec: Spec, cv_error: float) -> Registered:
     outputs = [
         *(keys.VAL_LOSS + domain for domain in spec.val_domains),
         *("objective", "objective_low", "objective_high", "distance"),
+        *(
+            prefix + task
+            for task in spec.accuracies
+            for prefix in (keys.ACCURACY, keys.ACCURACY_LOW, keys.ACCURACY_HIGH)
+        ),
     ]
     signature = ModelSignature(
         outputs=Schema([ColSpec("double", column) for column in outputs]),

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from fitting.data.histories import Histories
+from fitting.estimators.accuracy import TaskAccuracy
 from fitting.fit import Fit
 from fitting.registry import Registered
 from training.record import keys, layout
 
 
 def report(
-    found: Fit, registered: Registered, pulled: Histories, notes: Sequence[str]
+    found: Fit,
+    registered: Registered,
+    pulled: Histories,
+    notes: Sequence[str],
+    accuracies: Sequence[TaskAccuracy] = (),
 ) -> list[str]:
     """What a fit found, what makes it doubtful first; notes tell what was left out."""
     unit, runs = pulled.unit, found.observations.runs
@@ -28,9 +33,26 @@ def report(
         f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
         *(f"  {one.line}" for one in found.diagnostics),
         *_other_laws(found),
+        *(f"  {_accuracy(found, one)}" for one in accuracies),
         f"  registered {registered.uri} as {registered.alias}"
         + (f": {registered.reason}" if registered.reason else ""),
     ]
+
+
+def _accuracy(found: Fit, one: TaskAccuracy) -> str:
+    """What is known of a task's accuracy at the target, on the best mixture by the law."""
+    if one.curve is None:
+        return f"accuracy of {one.task}: not predicted: {one.reason}"
+    place = found.best.mixture[None], *np.array([[found.target.n_params], [found.target.tokens]])
+    i = found.observations.val_domains.index(one.task)
+    loss = found.law.predict(*place)[:, i]
+    width = found.interval.half_width(np.eye(len(found.weights))[i], *place)
+    low, high = one.curve.ends(loss, width / found.interval.quantile)
+    return (
+        f"accuracy of {one.task}: {one.accuracies.min():.3f} to {one.accuracies.max():.3f} in the "
+        f"runs (chance {one.guess.chance:.3f}); at the target, on the best mixture, "
+        f"{one.curve.predict(loss)[0]:.3f} (90 %: {low[0]:.3f} to {high[0]:.3f})"
+    )
 
 
 def _other_laws(found: Fit) -> list[str]:

@@ -106,7 +106,10 @@ def of_study(
     seed = study.sweep.seed
     tried = [continuation.run(name, mixture, seed) for name, mixture in mixtures.items()]
     train_missing(prepared, tried, machines, keys.CRITICAL, active)
-    pulled = histories.pull([active.info.experiment_id], f"tags.{keys.STUDY} = '{tried[0].study}'")
+    unit = study.validation.unit
+    pulled = histories.pull(
+        [active.info.experiment_id], f"tags.{keys.STUDY} = '{tried[0].study}'", unit=unit
+    )
     solved = fit_and_solve(pulled, question)
     print("\n".join(report(answered(solved, pd.DataFrame()))), flush=True)
 
@@ -126,7 +129,7 @@ def of_study(
         {
             "run": run.name,
             **keys.with_prefix(keys.MIXTURE, run.mixture),
-            **keys.with_prefix(keys.VAL_LOSS, last_losses(run_ids[run.name])),
+            **keys.with_prefix(keys.VAL_LOSS, last_losses(run_ids[run.name], unit)),
         }
         for run in proofs
     ]

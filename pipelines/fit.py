@@ -14,6 +14,7 @@ from fitting.data.histories import Purpose
 from fitting.data.observations import Observations
 from fitting.data.reuse import Reuse
 from fitting.diagnostics.optimum import Space
+from fitting.estimators import accuracy
 from fitting.estimators.candidates import ALL_METHODS, CHOICES, MEMBERS, TIES
 from fitting.fit import Fit
 from fitting.registry import Registered
@@ -68,6 +69,10 @@ class Parameters:
     )
     weights: dict[str, float] | None = table.parameter(
         "Weights of the validation domains: `web=2,code=1`, a JSON object or file.", texts.numbers
+    )
+    unit: str = table.parameter(
+        f"The unit of the fitted losses, {keys.NATS} or {keys.BITS}; by default the study's, or "
+        "the runs' own."
     )
     model: str = table.parameter(
         f"The name to register under; by default the study's, or {registry.DEFAULT_NAME}."
@@ -141,19 +146,22 @@ def fit(
     old: Reuse | None = None,
     unplanned: bool = False,
     purpose: Purpose | None = None,
+    unit: str = "",
 ) -> RegisteredFit:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
     Runs of a study that no sweep planned are left out unless `unplanned` is set. Runs whose
     mixtures break a rule of the purpose are always left out. Old runs (`old`) are fitted too.
 
-    Target and weights are the arguments, or else those of the purpose, which by default is that of
-    the sweeps above the runs, or else the largest size and length in the data and equal weights.
+    Target, weights and unit are the arguments, or else those of the purpose, which by default is
+    that of the sweeps above the runs, or else the largest size and length in the data, equal
+    weights, and the runs' own unit.
     An implicit fit predicts only the weighted loss, as a sum of exponentials that stand for latent
     domains.
     """
     old = old or Reuse()
-    pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned)
+    unit = unit or (purpose.unit if purpose else "")
+    pulled = reuse.pull(experiment_ids, runs, old, unplanned=unplanned, unit=unit)
     swept = histories.purpose(pulled.parents)
     purpose = purpose or swept
     default_mixture = purpose.default_mixture or swept.default_mixture
@@ -185,7 +193,8 @@ def fit(
         )
     except InputError as error:
         raise InputError("; ".join([str(error), *left_out(pulled)])) from error
-    artifacts.log(fitted, pulled, val_weights)
+    accuracies = [] if implicit else accuracy.of_tasks(pulled.table, pulled.guesses)
+    artifacts.log(fitted, pulled, val_weights, accuracies)
     spec = registry.spec_of(
         fitted,
         pulled.unit,
@@ -196,6 +205,7 @@ def fit(
         ),
         val_weights=val_weights,
         default_mixture=dict(default_mixture),
+        curves={one.task: one.curve for one in accuracies if one.curve is not None},
     )
     earlier = registry.newest(model, registry.purpose_of(spec))
     previous = changes.read_version(earlier.version, earlier.run_id) if earlier else None
@@ -203,7 +213,7 @@ def fit(
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag(registry.WHY_NOT_CHAMPION, registered.reason)
-    lines = report(fitted, registered, pulled, notes)
+    lines = report(fitted, registered, pulled, notes, accuracies)
     if previous:
         law = {f"law/{key}": value for key, value in fitted.choice.stack.params().items()}
         lines.append(f"  {changes.summary(previous, fitted, pulled, law)}")
@@ -244,6 +254,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         old=Reuse(p.reuse, p.split or {}),
         unplanned=p.unplanned,
         purpose=purpose_of(study, prepared) if study else None,
+        unit=p.unit,
     )
 
 

@@ -98,7 +98,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
 
 def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
     """The results: the verdict first, then the mixtures, the proof, the cross-validated error."""
-    scores = fitted.fit.choice.scores
+    scores, unit = fitted.fit.choice.scores, keys.unit_text(proof.unit)
     return [
         *verdict.verdict(proof, standing),
         "",
@@ -106,7 +106,7 @@ def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Stand
         "",
         *verdict.table(proof),
         "",
-        f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} nats/token "
+        f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} {unit} "
         f"(predicting the mean: {scores.mean_prediction_mae:.4f})",
     ]
 

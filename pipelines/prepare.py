@@ -62,7 +62,7 @@ def _print_tasks(prepared: Prepared, names: dict[str, str], width: int) -> None:
         chance = "–" if task.chance is None else f"{task.chance:.3f}"
         print(
             layout.padded(names[name], width)
-            + f"{task.questions:>14,}{len(set(answers.question)):>12,}"
+            + f"{task.questions:>14,}{answers.questions:>12,}"
             + f"{answers.bytes_per_token:>13.2f}{chance:>9}"
             + (f"   {task.skipped:,} rows left out" if task.skipped else "")
         )
@@ -85,7 +85,7 @@ def log(prepared: Prepared) -> None:
             "corpus_digest": corpus.digest,
             **{f"train_tokens/{n}": f.train_tokens for n, f in corpus.domains.items()},
             **{f"validation_tokens/{n}": f.validation_tokens for n, f in corpus.texts.items()},
-            **{f"questions/{n}": task.questions for n, task in corpus.tasks.items()},
+            **{keys.QUESTIONS + n: task.questions for n, task in corpus.tasks.items()},
             **{f"cut_prompts/{n}": count for n, count in cut.items() if count},
             **{f"skipped/{n}": count for n, count in skipped.items() if count},
         }

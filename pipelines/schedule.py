@@ -56,7 +56,7 @@ def fit(proxies: PhaseProxies, machines: Machines, active: mlflow.ActiveRun) -> 
     return schedule.fit(phase_runs, np.array([weights[d] for d in phase_runs.val_domains]))
 
 
-def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Registered:
+def register(fitted: ScheduleFit, name: str, n_params: int, unit: str) -> registry.Registered:
     """Register the predictor; its error is that of whole schedules with held-out mixtures."""
     runs = fitted.runs
     spec = ScheduleSpec(
@@ -69,6 +69,7 @@ def register(fitted: ScheduleFit, name: str, n_params: int) -> registry.Register
         residual=fitted.residual,
         quantile=t_quantile(len(runs.mixtures) - 1),
         mixtures=tuple(map(tuple, runs.mixtures.tolist())),
+        unit=unit,
     )
     return registry.register_schedule(name, spec, fitted.residual)
 
@@ -152,13 +153,13 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     prepared = prepare(study)
     proxies = PhaseProxies(prepared, section)
     fitted = fit(proxies, machines, active)
-    registered = register(fitted, name, study.size(section.size).n_params)
+    registered = register(fitted, name, study.size(section.size).n_params, study.validation.unit)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     predictor = load(registered.uri)
     known = {"default": np.array([*prepared.default.values()])}
     answer = solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
     log_schedule(study, fitted, answer, active)
-    lines = [_scores(fitted), "", *report(answer)]
+    lines = [_scores(fitted, study.validation.unit), "", *report(answer)]
     print("\n".join(lines), flush=True)
     proof = schedule_proof.prove(proxies, answer, machines, active)
     schedule_proof.log(answer, proof)
@@ -179,13 +180,14 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     )
 
 
-def _scores(fitted: ScheduleFit) -> str:
+def _scores(fitted: ScheduleFit, unit: str) -> str:
     chain = fitted.scores.iloc[-1]
     each = ", ".join(
         f"phase {row.phase} {row.rmse:.4f} (predicting the mean: {row.mean_rmse:.4f})"
         for row in fitted.scores.iloc[:-1].itertuples()
     )
-    return f"error on held-out mixtures, nats/token: {each}; of whole schedules {chain.rmse:.4f}"
+    error = f"error on held-out mixtures, {keys.unit_text(unit)}"
+    return f"{error}: {each}; of whole schedules {chain.rmse:.4f}"
 
 
 if __name__ == "__main__":

@@ -556,6 +556,49 @@ class ScheduleLaw:
 
 
 @dataclass(frozen=True)
+class AccuracyCurve:
+    """The accuracy of a task as its loss L falls, from a guess to a ceiling:
+
+        accuracy = chance + (ceiling − chance) / (1 + exp((L − middle) / width))
+
+    Sources: Gadre et al., arXiv 2403.08540; Magnusson et al., "DataDecide", arXiv 2504.11393.
+    """
+
+    chance: float
+    curve: Array  # ceiling, middle, log of the width, (3,)
+    bootstrap: Array  # the same, fitted to draws of runs, (B, 3)
+    residual: float  # variance of one evaluation around the curve
+    quantile: float  # half width of a 90 % interval, in standard deviations
+
+    def named(self) -> dict[str, float]:
+        """The parameters of the curve, and the standard deviation around it."""
+        ceiling, middle, log_width = self.curve.tolist()
+        width, deviation = float(np.exp(log_width)), float(np.sqrt(self.residual))
+        return {"ceiling": ceiling, "middle": middle, "width": width, "deviation": deviation}
+
+    def predict(self, losses: Array) -> Array:
+        """Accuracies, (n,), at losses (n,)."""
+        return np.asarray(accuracies(self.curve, self.chance, losses))
+
+    def ends(self, losses: Array, deviations: Array) -> tuple[Array, Array]:
+        """The ends of the 90 % interval, (n,) each, given the losses' standard deviations, (n,):
+        variance = slope² · deviation² + variance over the bootstrap + residual."""
+        middle = self.predict(losses)
+        moved = self.predict(losses - deviations) - self.predict(losses + deviations)
+        drawn = np.array([accuracies(curve, self.chance, losses) for curve in self.bootstrap])
+        variance = (moved / 2) ** 2 + drawn.var(axis=0) + self.residual
+        half = self.quantile * np.sqrt(variance)
+        return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+
+
+def accuracies(curve: Array, chance: float, losses: Array) -> Array:
+    """The formula of `AccuracyCurve`, for one curve (3,) and losses (n,)."""
+    ceiling, middle, log_width = curve
+    exponent = np.clip((losses - middle) * np.exp(-log_width), -500, 500)
+    return np.asarray(chance + (ceiling - chance) / (1 + np.exp(exponent)))
+
+
+@dataclass(frozen=True)
 class Interval:
     """How far a weighted sum of the losses Σ w_i L_i may be off, at 90 %.
 
@@ -675,11 +718,12 @@ LAWS = {
     "bimix": BiMixLaw,
     "stack": StackedLaw,
     "schedule": ScheduleLaw,
+    "accuracy": AccuracyCurve,
 }
 Law = JointLaw | NestedLaw | AdditiveLaw | PowerSumLaw | BiMixLaw | StackedLaw
 
 
-def to_json(law: Law | ScheduleLaw | Interval) -> dict[str, Any]:
+def to_json(law: Law | ScheduleLaw | AccuracyCurve | Interval) -> dict[str, Any]:
     """A law, or an interval with its laws, as JSON values, its kind under `law`."""
     names = {cls: name for name, cls in LAWS.items()}
     values = {field.name: _plain(getattr(law, field.name)) for field in dataclasses.fields(law)}

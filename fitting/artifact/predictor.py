@@ -20,6 +20,7 @@ import pandas as pd
 MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
 N_PARAMS, TOKENS = "n_params", "tokens"
 VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
+ACCURACY, ACCURACY_LOW, ACCURACY_HIGH = "accuracy/", "accuracy_low/", "accuracy_high/"
 SCALE_TOLERANCE = 1e-3  # relative, around a scale that all runs share
 
 
@@ -42,6 +43,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self._reach = code["laws"].reach(np.array(self.spec.mixtures))
         from_json = code["laws"].from_json
         self.law, self.interval = from_json(self.spec.law), from_json(self.spec.interval)
+        self.accuracies = {t: from_json(curve) for t, curve in self.spec.accuracies.items()}
         self.scales = [(at.n_params, at.tokens, from_json(at.law)) for at in self.spec.scales]
 
     def predict(
@@ -51,8 +53,10 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Per row: val_loss/<domain>… in the unit of the fitted losses; objective (Σ w_i L_i) with
-        its 90 % interval objective_low, objective_high; and distance, the share of tokens by which
-        the mixture differs from the nearest fitted one (0: it was trained). With the parameter
+        its 90 % interval objective_low, objective_high; distance, the share of tokens by which the
+        mixture differs from the nearest fitted one (0: it was trained); and accuracy/<task>,
+        accuracy_low/<task>, accuracy_high/<task> of tasks whose accuracy follows their loss. With
+        the parameter
         `domain_intervals` also val_loss_low/<domain>… and val_loss_high/<domain>…. With the
         parameter `reference`, domain → proportion, also difference, the objective less that of the
         reference mixture at the same scale, with its interval difference_low, difference_high: it
@@ -72,9 +76,19 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         val_domains = self.spec.val_domains
         columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
         asked, more = params or {}, dict[str, np.ndarray]()
-        if asked.get("domain_intervals"):
+        by_domain = asked.get("domain_intervals")
+        if by_domain or self.accuracies:
             each = np.eye(len(val_domains))
             widths = self.interval.half_width(each, mixtures, n_params, tokens)  # (n, V)
+        for task, curve in self.accuracies.items():
+            i = list(val_domains).index(task)
+            low, high = curve.ends(losses[:, i], widths[:, i] / self.interval.quantile)
+            more |= {
+                ACCURACY + task: curve.predict(losses[:, i]),
+                ACCURACY_LOW + task: low,
+                ACCURACY_HIGH + task: high,
+            }
+        if by_domain:
             for name, ends in ((VAL_LOSS_LOW, losses - widths), (VAL_LOSS_HIGH, losses + widths)):
                 more |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
         if asked.get("reference"):

@@ -42,8 +42,8 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model_input: pd.DataFrame,  # or records or columns, which MLflow's routes parse from JSON
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
-        """Per row, a schedule: val_loss/<domain>… at its end in nats per token; objective
-        (Σ w_i L_i) with its 90 % interval objective_low, objective_high; and
+        """Per row, a schedule: val_loss/<domain>… at its end in the unit of the fitted losses;
+        objective (Σ w_i L_i) with its 90 % interval objective_low, objective_high; and
         phase/<number>/objective at the end of each phase.
 
         Raises MlflowException for invalid input, with its row, column, value and rule.

@@ -5,7 +5,7 @@ registered predictor carries a copy of this file, so it imports nothing from the
 JSON values, as `laws.to_json` makes them.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 Json = dict[str, Any]
@@ -75,6 +75,7 @@ class Spec:
     best_observed: dict[str, float]
     continual: Continual | None = None
     noise: tuple[float, ...] = ()  # variance between seeds of each loss, (V,); empty if unknown
+    accuracies: dict[str, Json] = field(default_factory=dict)  # task → its curve of accuracy
 
     def to_json(self) -> Json:
         """The spec as JSON values."""
@@ -106,9 +107,10 @@ class ScheduleSpec:
     n_params: int  # of the fitted runs
     law: Json
     replicates: tuple[Json, ...]  # laws of the bootstrap over mixtures
-    residual: float  # rms error on held-out mixtures, nats per token
+    residual: float  # rms error on held-out mixtures
     quantile: float  # half width of a 90 % interval, in standard deviations
     mixtures: tuple[tuple[float, ...], ...]  # tried in every phase, (m, M)
+    unit: str = "nats_per_token"  # of the losses
 
     def to_json(self) -> Json:
         """The spec as JSON values."""

@@ -18,7 +18,7 @@ from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.record.mixtures import checked_mixture
-from training.record.mlflow_runs import search, threads
+from training.record.mlflow_runs import in_unit, search, threads
 
 RunHistory = tuple[Run, History]
 
@@ -30,7 +30,8 @@ THREADS = 16
 class Histories:
     """The histories of the selected runs, and which runs were left out and why."""
 
-    table: pd.DataFrame  # tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
+    table: pd.DataFrame
+    """Tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, accuracy/<task>…"""
     left_out: dict[str, str]  # run name → reason
     parents: tuple[str, ...]
     """Ids of the runs that hold the target and the weights: the study's newest sweep, or else all
@@ -40,15 +41,35 @@ class Histories:
     domains: tuple[str, ...]  # training domains of the runs that are not reused
     unit: str  # of the losses
     origins: dict[str, str]  # run id → origin (`fitting.data.origin`)
+    guesses: dict[str, "Guess"]  # by task with choices
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a guess at a task with choices is right at."""
+
+    chance: float  # its expected accuracy
+    questions: int  # how many an evaluation reads
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of its accuracy."""
+        return math.sqrt(self.chance * (1 - self.chance) / self.questions)
 
 
 def pull(
-    experiment_ids: Sequence[str], runs: str = "", reuse: str = "", *, unplanned: bool = True
+    experiment_ids: Sequence[str],
+    runs: str = "",
+    reuse: str = "",
+    *,
+    unplanned: bool = True,
+    unit: str = "",
 ) -> Histories:
     """The histories of the complete proxy runs that the MLflow filter string `runs` selects, and
     of those, from any study, that the filter string `reuse` selects.
 
-    With `unplanned` false, runs that `train` added to a study are left out. Reads the compact copy
+    With `unplanned` false, runs that `train` added to a study are left out. The losses are in this
+    unit, or in that of the sweep above the runs, or else in the runs' own. Reads the compact copy
     in a run's tags, or else its metric histories. A domain that a run does not have has proportion
     0 and loss NaN in its rows. Raises InputError if a filter selects no usable run, and for runs
     whose losses are not comparable.
@@ -70,18 +91,31 @@ def pull(
     if reuse:
         _refuse_empty(old, experiment_ids, reuse, left_out)
     comparable.refuse_several_studies(new, experiment_ids)
-    unit = comparable.one_unit([*new, *old])
+    own = comparable.one_unit([*new, *old])
     comparable.refuse_different_training(new, old)
+    parents = _parents(new, experiment_ids)
+    unit = unit or purpose(parents).unit or own
     return Histories(
-        table=_table(usable),
+        table=_table([(run, in_unit(run, history, unit)) for run, history in usable]),
         left_out=left_out,
-        parents=_parents(new, experiment_ids),
+        parents=parents,
         names=names,
         reused=reused,
         domains=tuple(_union(_mixture(run) for run in new)),
         unit=unit,
         origins=origins,
+        guesses=_guesses([*new, *old]),
     )
+
+
+def _guesses(runs: Sequence[Run]) -> dict[str, Guess]:
+    params = {key: value for run in runs for key, value in run.data.params.items()}
+    questions = keys.without_prefix(keys.QUESTIONS, params)
+    return {
+        task: Guess(chance, int(questions[task]))
+        for task, chance in keys.without_prefix(keys.CHANCE, params).items()
+        if task in questions
+    }
 
 
 def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, ...]:
@@ -100,18 +134,19 @@ def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, .
 
 def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = keys.NATS) -> pd.DataFrame:
     """The tidy table of the complete check runs, which no fit reads, with their names as `run`;
-    empty if no check run has losses of this unit."""
+    empty if no check run has losses that can be read in this unit."""
     check_runs = search(experiment_ids, f"{_proxies(runs)} and tags.{keys.CHECK} = 'true'")
     complete = [
         run
         for run in check_runs
         if run.info.status == "FINISHED"
         and run.data.tags.get(keys.COMPLETE) == "true"
-        and run.data.params.get(keys.UNIT, keys.NATS) == unit
+        and {run.data.params.get(keys.UNIT, keys.NATS), unit} in ({unit}, {keys.NATS, keys.BITS})
     ]
     if not complete:
         return pd.DataFrame()
-    table = _table(list(zip(complete, _histories(complete), strict=True)))
+    pairs = zip(complete, _histories(complete), strict=True)
+    table = _table([(run, in_unit(run, history, unit)) for run, history in pairs])
     return table.assign(run=table["run"].map(_names(complete)))
 
 
@@ -171,12 +206,14 @@ class Purpose:
     lowest: dict[str, float]
     highest: dict[str, float]
     bundles: dict[str, dict[str, float]]
+    unit: str = ""  # of the losses
 
     def params(self) -> dict[str, Any]:
         """What a sweep logs of it, beside the tag of its bundles; `purpose` reads it."""
         return {
             keys.TARGET_N_PARAMS: self.n_params,
             keys.TARGET_TOKENS: self.tokens,
+            keys.UNIT: self.unit,
             **keys.with_prefix(keys.WEIGHT, self.weights),
             **keys.with_prefix(keys.DEFAULT_MIXTURE, self.default_mixture),
             **keys.with_prefix(keys.LOWEST, self.lowest),
@@ -203,6 +240,7 @@ def purpose(parents: Sequence[str]) -> Purpose:
         lowest=keys.without_prefix(keys.LOWEST, agreed),
         highest=keys.without_prefix(keys.HIGHEST, agreed),
         bundles=json.loads(bundles.pop()) if len(bundles) == 1 else {},
+        unit=agreed.get(keys.UNIT, ""),
     )
 
 
@@ -309,8 +347,20 @@ def _table(runs: Sequence[RunHistory]) -> pd.DataFrame:
             np.repeat(shares, lengths, axis=0), columns=[keys.MIXTURE + d for d in domains]
         ),
         pd.DataFrame(losses, columns=[keys.VAL_LOSS + d for d in val_domains]),
+        _accuracies([history for _, history in runs]),
     )
     return pd.concat(blocks, axis=1)
+
+
+def _accuracies(read: Sequence[History]) -> pd.DataFrame:
+    """accuracy/<task>…, a row for each evaluation; NaN where a run has none."""
+    tasks = _union(history.accuracies for history in read)
+    rows = [
+        [history.accuracies.get(task, (math.nan,) * len(history.steps))[i] for task in tasks]
+        for history in read
+        for i in range(len(history.steps))
+    ]
+    return pd.DataFrame(rows, columns=[keys.ACCURACY + task for task in tasks])
 
 
 def _union(groups: Iterable[Iterable[str]]) -> list[str]:

@@ -37,7 +37,7 @@ class Observations:
 
     @classmethod
     def from_tidy(cls, table: pd.DataFrame) -> Self:
-        """From the tidy table: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…
+        """From the columns run, n_params, tokens, mixture/<domain>…, val_loss/<domain>… of a table.
 
         Raises InputError for missing columns, a value that is missing or infinite, two rows
         of a run at the same tokens, and a mixture that does not sum to one.
@@ -47,7 +47,8 @@ class Observations:
                 raise InputError(f"run table: no column {column!r}")
         domains = domain_names(table, keys.MIXTURE)
         val_domains = domain_names(table, keys.VAL_LOSS)
-        values = table[[c for c in table if c != "run"]]
+        columns = [keys.MIXTURE + d for d in domains] + [keys.VAL_LOSS + d for d in val_domains]
+        values = table[[keys.N_PARAMS, keys.TOKENS, *columns]]
         if (bad := ~(np.abs(values.to_numpy(float)) < LARGEST)).any():
             row, column = np.argwhere(bad)[0]
             raise InputError(

@@ -28,15 +28,20 @@ class Reuse:
 
 
 def pull(
-    experiment_ids: Sequence[str], runs: str, old: Reuse, *, unplanned: bool = True
+    experiment_ids: Sequence[str],
+    runs: str,
+    old: Reuse,
+    *,
+    unplanned: bool = True,
+    unit: str = "",
 ) -> Histories:
     """The histories of the new runs that a filter string selects and of the old runs, on the
-    domains of the new runs.
+    domains of the new runs; in a unit, as `histories.pull` reads them.
 
     Raises InputError as `histories.pull` and `split` do, and for an old domain that the new runs
     do not have.
     """
-    pulled = histories.pull(experiment_ids, runs, old.runs, unplanned=unplanned)
+    pulled = histories.pull(experiment_ids, runs, old.runs, unplanned=unplanned, unit=unit)
     table = split(pulled.table, old.splits, pulled.names)
     _refuse_unknown_domains(table, pulled)
     return replace(pulled, table=table)

@@ -131,6 +131,9 @@ class Prediction:
     low: float
     high: float
     distance: float
+    accuracies: dict[str, float]  # of tasks whose accuracy follows their loss
+    accuracies_low: dict[str, float]
+    accuracies_high: dict[str, float]
 
 
 class Scale(Protocol):
@@ -218,6 +221,9 @@ class Predictor:
             low=float(row["objective_low"]),
             high=float(row["objective_high"]),
             distance=float(row["distance"]),
+            accuracies=keys.without_prefix(keys.ACCURACY, row),
+            accuracies_low=keys.without_prefix(keys.ACCURACY_LOW, row),
+            accuracies_high=keys.without_prefix(keys.ACCURACY_HIGH, row),
         )
 
     def explored(self) -> Constraints:
@@ -293,8 +299,8 @@ def load(
     )
     if unit not in (None, predictor.unit):
         raise InputError(
-            f"model {uri!r} predicts {keys.unit_text(predictor.unit)}, but training measures "
-            f"{keys.unit_text(unit)}; use a model fitted to losses in {keys.unit_text(unit)}"
+            f"model {uri!r} predicts {keys.unit_text(predictor.unit)}, but the study says "
+            f"validation.unit {unit}; fit again with the study, or change it"
         )
     try:
         predictor.table(predictor.fitted[:1])

@@ -53,6 +53,7 @@ def _metrics(answer: Answer) -> dict[str, float]:
         metrics[f"objective/{key}"] = p.objective
         metrics[f"distance/{key}"] = p.distance
         metrics |= {f"predicted/{key}/{d}": loss for d, loss in p.losses.items()}
+        metrics |= {f"predicted_accuracy/{key}/{t}": x for t, x in p.accuracies.items()}
     steps, result, sensitivity = answer.steps, answer.search, answer.sensitivity
     if steps is not None:
         shares = {"steps_fewer": steps.fewer, "steps_more": steps.more}
@@ -106,6 +107,9 @@ def _compared(answer: Answer) -> pd.DataFrame:
                 **keys.with_prefix(keys.VAL_LOSS, p.losses),
                 **keys.with_prefix(keys.VAL_LOSS_LOW, p.losses_low),
                 **keys.with_prefix(keys.VAL_LOSS_HIGH, p.losses_high),
+                **keys.with_prefix(keys.ACCURACY, p.accuracies),
+                **keys.with_prefix(keys.ACCURACY_LOW, p.accuracies_low),
+                **keys.with_prefix(keys.ACCURACY_HIGH, p.accuracies_high),
             }
         )
     return pd.DataFrame(rows)

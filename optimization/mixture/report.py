@@ -14,7 +14,7 @@ from training.record import keys, layout
 def report(answer: Answer) -> list[str]:
     """The compared mixtures as a table, and what is known about the best one."""
     unit = keys.unit_text(answer.predictor.unit)
-    lines = [*_table(answer), "", *_gain(answer, unit)]
+    lines = [*_table(answer), "", *_gain(answer, unit), *_accuracies(answer)]
     result = answer.search
     lines += _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
     if answer.pull:
@@ -56,6 +56,18 @@ def _gain(answer: Answer, unit: str) -> Iterator[str]:
         yield from _steps(answer.steps, answer.compared)
     distance = answer.predictions[BEST].distance
     yield f"distance of the best mixture from the nearest that was trained: {distance:.3f}"
+
+
+def _accuracies(answer: Answer) -> Iterator[str]:
+    """The predicted accuracy of each task, best and compared mixture side by side."""
+    best = answer.predictions[BEST]
+    for task, accuracy in best.accuracies.items():
+        low, high = best.accuracies_low[task], best.accuracies_high[task]
+        other = answer.predictions[answer.compared].accuracies[task]
+        yield (
+            f"predicted accuracy of {task}: {accuracy:.3f} [{low:.3f}, {high:.3f}]; of the "
+            f"{answer.compared} mixture {other:.3f}"
+        )
 
 
 def _steps(steps: Steps, compared: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from optimization.schedule.plan import CONSTANT, ENDS, ScheduleAnswer
-from training.record import figures, layout
+from training.record import figures, keys, layout
 
 Array = np.ndarray
 
@@ -52,7 +52,7 @@ def gains(answer: ScheduleAnswer) -> Figure:
     axis.axhline(0, color="0.4", linewidth=1)
     axis.set_xticks(phases)
     axis.set_xlabel("after phase")
-    axis.set_ylabel("predicted gain (nats/token)")
+    axis.set_ylabel(f"predicted gain ({keys.unit_text(answer.predictor.unit)})")
     axis.set_title("Gain over the best constant mixture, 90 % of the bootstrap's laws")
     axis.legend(frameon=False)
     return figure

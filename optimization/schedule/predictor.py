@@ -28,6 +28,7 @@ class SchedulePredictor:
     law: Any
     replicates: list[Any]  # the laws of the bootstrap
     loaded: Any  # mlflow.pyfunc.PyFuncModel
+    unit: str = keys.NATS  # of the losses
 
     def objectives(self, law: Any, schedules: Array) -> Array:
         """Weighted losses at the end of each phase, (n, K), of schedules (n, K, M)."""
@@ -75,4 +76,5 @@ def load(uri: str) -> SchedulePredictor:
         law=artifact_model.law,
         replicates=artifact_model.replicates,
         loaded=loaded,
+        unit=getattr(spec, keys.UNIT, keys.NATS),
     )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from optimization.schedule.plan import CONSTANT, ENDS, ScheduleAnswer
-from training.record import layout
+from training.record import keys, layout
 
 
 def report(answer: ScheduleAnswer) -> list[str]:
@@ -36,7 +36,8 @@ def report(answer: ScheduleAnswer) -> list[str]:
     if best.bound is not None:
         gap = max(0.0, best.objectives[-1] - best.bound)
         lines.append(
-            f"no allowed schedule of these phases is better by more than {gap:.1e} nats/token, "
+            f"no allowed schedule of these phases is better by more than {gap:.1e} "
+            f"{keys.unit_text(answer.predictor.unit)}, "
             "certified phase by phase"
         )
     return lines

@@ -6,13 +6,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.record import keys
 from training.record.figures import panels
 
 Ends = tuple[float, float, float]  # a prediction, and the lower and upper end of its interval
 OFFSET = 0.12  # of the marks from the middle of a mixture's place
 
 
-def proof(measured: Mapping[str, Sequence[float]], predicted: Mapping[str, Ends]) -> Figure:
+def proof(
+    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, Ends], unit: str = keys.NATS
+) -> Figure:
     """Measured objective of each mixture (one dot per seed) beside its prediction and interval."""
     figure, axis = panels((7, 4.5))
     _predictions(axis, predicted)
@@ -22,14 +25,14 @@ def proof(measured: Mapping[str, Sequence[float]], predicted: Mapping[str, Ends]
             label="measured, one dot per seed" if i == 0 else None,
         )  # fmt: skip
     axis.set_xticks(range(len(predicted)), list(predicted))
-    axis.set_ylabel("objective at the target (nats/token)")
+    axis.set_ylabel(f"objective at the target ({keys.unit_text(unit)})")
     axis.set_title("Trained target models beside the prediction")
     axis.legend()
     return figure
 
 
 def schedule_proof(
-    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, Ends]
+    measured: Mapping[str, Sequence[float]], predicted: Mapping[str, Ends], unit: str = keys.NATS
 ) -> Figure:
     """Measured objective of the constant mixture and the schedule, in the order of `predicted`, one
     line per seed, beside the prediction."""
@@ -42,7 +45,7 @@ def schedule_proof(
         )  # fmt: skip
     axis.set_xticks(range(len(predicted)), ["best constant mixture", "schedule"])
     axis.set_xlim(-0.5, len(predicted) - 0.5)
-    axis.set_ylabel("objective at the end (nats/token)")
+    axis.set_ylabel(f"objective at the end ({keys.unit_text(unit)})")
     axis.set_title("Models trained on both, beside the prediction")
     axis.legend(frameon=False)
     return figure
@@ -57,14 +60,16 @@ def _predictions(axis: Axes, predicted: Mapping[str, Ends]) -> None:
         )  # fmt: skip
 
 
-def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+def loss_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str = keys.NATS
+) -> Figure:
     """Objective over tokens of trained target models; `curves` is name → (tokens, objective)."""
     figure, axis = panels((7, 4.5))
     for name, (tokens, objective) in curves.items():
         axis.plot(tokens, objective, marker="o", markersize=3, label=name)
     axis.set_xlabel("tokens")
     axis.set_xscale("log")
-    axis.set_ylabel("measured objective (nats/token)")
+    axis.set_ylabel(f"measured objective ({keys.unit_text(unit)})")
     axis.set_title("Target models while training")
     axis.legend(fontsize="small")
     return figure

@@ -22,8 +22,9 @@ class ScheduleProof:
     """The schedule and the best constant mixture, trained with the same seeds."""
 
     table: pd.DataFrame  # way, seed, run_id, objective, val_loss/<domain>…; in the seeds' order
-    gain: float  # of the schedule, mean over the seeds, nats per token
+    gain: float  # of the schedule, mean over the seeds
     half_width: float  # of its 90 % interval, from the seeds' differences
+    unit: str
 
     def measured(self) -> dict[str, list[float]]:
         """Objectives of each way, in the seeds' order."""
@@ -33,7 +34,8 @@ class ScheduleProof:
     def verdict(self) -> str:
         """Whether the schedule beat the constant mixture."""
         gain = (
-            f"{self.gain:+.4f} ± {self.half_width:.4f} nats/token over {len(self.table) // 2} seeds"
+            f"{self.gain:+.4f} ± {self.half_width:.4f} {keys.unit_text(self.unit)} over "
+            f"{len(self.table) // 2} seeds"
         )
         if self.gain - self.half_width > 0:
             return f"trained, the schedule is better than the best constant mixture: {gain}"
@@ -60,9 +62,10 @@ def prove(
         for name in (JOINT, CONSTANT)
     }
     run_ids = train_missing(prepared, list(planned.values()), machines, keys.SCHEDULE, active)
+    unit = prepared.study.validation.unit
     rows = []
     for (name, seed), run in planned.items():
-        losses = last_losses(run_ids[run.name])
+        losses = last_losses(run_ids[run.name], unit)
         objective = sum(w * losses[d] for d, w in prepared.study.weights().items())
         rows.append(
             {
@@ -78,7 +81,7 @@ def prove(
     gains = by_way[CONSTANT] - by_way[JOINT]
     error = gains.std(ddof=1) / np.sqrt(len(gains))
     width = t_quantile(len(gains) - 1) * error
-    return ScheduleProof(table, float(gains.mean()), float(width))
+    return ScheduleProof(table, float(gains.mean()), float(width), unit)
 
 
 def log(answer: ScheduleAnswer, proof: ScheduleProof) -> None:
@@ -96,7 +99,7 @@ def log(answer: ScheduleAnswer, proof: ScheduleProof) -> None:
         prediction = answer.predictor.predict_one(answer.strategies[name].schedule)
         ends = (prediction["objective"], prediction["objective_low"], prediction["objective_high"])
         predicted[name] = ends
-    figure = plots.schedule_proof(proof.measured(), predicted)
+    figure = plots.schedule_proof(proof.measured(), predicted, proof.unit)
     mlflow.log_figure(figure, "figures/measured_beside_predicted.png")
 
 

@@ -19,11 +19,10 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.engine.devices import Machines
 from training.record import keys
-from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.record.intervals import t_quantile
 from training.record.mixtures import checked_mixture, mixture_key
-from training.record.mlflow_runs import search
+from training.record.mlflow_runs import in_unit, read_history, search
 from training.run import Run
 
 Array = np.ndarray
@@ -55,9 +54,10 @@ def prove(
     study = prepared.study
     planned = target_runs(prepared, mixtures)
     run_ids = train_missing(prepared, list(planned.values()), machines, keys.VERIFY, active)
-    histories = {key: _history(run_ids[run.name]) for key, run in planned.items()}
+    unit = predictor.unit
+    histories = {key: read_history(run_ids[run.name], unit) for key, run in planned.items()}
     weights = np.array([predictor.spec.val_weights[d] for d in study.evaluated])
-    earlier = _earlier(prepared, weights, mixtures, active)
+    earlier = _earlier(prepared, weights, mixtures, active, unit)
     rows = []
     for key, run in planned.items():
         name = _name(key)
@@ -73,6 +73,11 @@ def prove(
                 "high": prediction.high,
                 **{f"measured/{d}": losses[d] for d in study.evaluated},
                 **{f"predicted/{d}": x for d, x in prediction.losses.items() if d in losses},
+                **{
+                    f"measured_accuracy/{task}": values[-1]
+                    for task, values in histories[key].accuracies.items()
+                },
+                **{f"predicted_accuracy/{t}": x for t, x in prediction.accuracies.items()},
                 "run_id": run_ids[run.name],
             }
         )
@@ -83,7 +88,7 @@ def prove(
     predicted = Gain(float(differences.mean(default)[0]), float(differences.half_width(default)[0]))
     noise = differences.quantile * math.sqrt(2 * differences.residual)
     measured = _measured_gain(targets, noise)
-    proof = _proof(study, targets, histories, weights, (measured, predicted), earlier)
+    proof = _proof(study, targets, histories, weights, (measured, predicted), earlier, unit)
     _log(proof, histories, weights)
     return proof
 
@@ -105,6 +110,7 @@ def _proof(
     weights: Array,
     gains: tuple[Gain, Gain],
     earlier: Sequence[Earlier],
+    unit: str,
 ) -> Proof:
     means = table.groupby("mixture")["measured"].mean()
     predicted = table.groupby("mixture")["predicted"].first()
@@ -122,6 +128,7 @@ def _proof(
         steps_to_default=steps_to(steps, best, default[-1]) if gains[0].value > 0 else None,
         searched_for=study.search.objective,
         error=float((np.abs(predicted - means) / means).max()),
+        unit=unit,
     )
 
 
@@ -146,6 +153,7 @@ def _earlier(
     weights: Array,
     mixtures: Mapping[str, Mixture],
     active: mlflow.ActiveRun,
+    unit: str,
 ) -> list[Earlier]:
     """Targets of the study in the experiment, as large and as long as its target, on mixtures other
     than these; one entry per mixture, its objective the mean over seeds."""
@@ -167,7 +175,8 @@ def _earlier(
         if key in current or study.broken_rule(mixture):
             continue
         order = [history.domains.index(d) for d in study.evaluated]
-        loss = float(np.array(history.losses[-1])[order] @ weights)
+        losses = in_unit(run, history, unit).losses[-1]
+        loss = float(np.array(losses)[order] @ weights)
         target = Earlier(str(run.info.run_name), run.info.run_id, loss)
         by_mixture.setdefault(key, []).append(target)
     return [
@@ -204,16 +213,6 @@ def _objective(history: History, weights: Array) -> Array:
     return np.array(history.losses) @ weights
 
 
-def _history(run_id: str) -> History:
-    run = mlflow.get_run(run_id)
-    history = history_from_tags(run.data.tags)
-    if history is None:
-        raise InputError(
-            f"target run {run.info.run_name} has no history: {run.data.tags.get(keys.ERROR)}"
-        )
-    return history
-
-
 def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
     table = proof.table
     metrics = {
@@ -243,7 +242,7 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
         for key, history in histories.items()
     }
     for name, figure in (
-        ("measured_beside_predicted", plots.proof(measured, predicted)),
-        ("loss_curves", plots.loss_curves(curves)),
+        ("measured_beside_predicted", plots.proof(measured, predicted, proof.unit)),
+        ("loss_curves", plots.loss_curves(curves, proof.unit)),
     ):
         mlflow.log_figure(figure, f"figures/{name}.png")

@@ -11,7 +11,7 @@ import pandas as pd
 from fitting.registry import Standing
 from optimization.domain.objective import LOSS
 from optimization.mixture.solve import BEST, DEFAULT
-from training.record import layout
+from training.record import keys, layout
 
 Lines = list[str]
 BETTER, WORSE, UNCLEAR = "BETTER", "WORSE", "NO CLEAR DIFFERENCE"
@@ -21,7 +21,7 @@ CLEAR = "No warnings: the law fits, the backtests hold, and no other mixture mea
 
 @dataclass(frozen=True)
 class Gain:
-    """A difference of objectives, nats per token, with its 90 % interval."""
+    """A difference of objectives in the unit of the losses, with its 90 % interval."""
 
     value: float
     half_width: float
@@ -53,6 +53,7 @@ class Proof:
     steps_to_default: float | None  # of best, until it stays below the default's final loss
     searched_for: str  # objective of the study's search
     error: float  # largest |predicted − measured| / measured over the mixtures
+    unit: str = keys.NATS  # of the losses
 
     @property
     def repeated(self) -> bool:
@@ -87,7 +88,7 @@ def verdict(proof: Proof, standing: Standing) -> Lines:
 
 
 def metrics(proof: Proof) -> dict[str, float]:
-    """The measured and the predicted gain with their 90 % intervals, nats per token."""
+    """The measured and the predicted gain with their 90 % intervals, in the unit of the losses."""
     values = {}
     for name, gain in (("gain", proof.gain), ("predicted_gain", proof.predicted)):
         values[name] = gain.value
@@ -115,8 +116,8 @@ def _measured(proof: Proof) -> str:
         UNCLEAR: "the measurements cannot separate the best mixture from the default mixture",
     }[_outcome(proof.gain)]
     return (
-        f"{how}. Measured gain: {proof.gain} nats/token (90 % interval), with {seeds} "
-        f"seed{'s' * (seeds > 1)} each; predicted: {proof.predicted}."
+        f"{how}. Measured gain: {proof.gain} {keys.unit_text(proof.unit)} (90 % interval), with "
+        f"{seeds} seed{'s' * (seeds > 1)} each; predicted: {proof.predicted}."
     )
 
 
@@ -187,6 +188,22 @@ def _filled(text: str, bullet: str = "") -> Lines:
     )
 
 
+def _accuracies(proof: Proof) -> Lines:
+    """The measured accuracy of each task with choices, mean over seeds, beside the predicted."""
+    means = proof.table.drop(columns="run_id").groupby("mixture", sort=False).mean()
+    lines = []
+    for column in (c for c in means if c.startswith("measured_accuracy/")):
+        task = column.partition("/")[2]
+        predicted = means.get(f"predicted_accuracy/{task}")
+        each = ", ".join(
+            f"{name} {value:.3f}"
+            + ("" if predicted is None else f" (predicted {predicted[name]:.3f})")
+            for name, value in means[column].items()
+        )
+        lines.append(f"accuracy of {task}: {each}")
+    return lines
+
+
 def table(proof: Proof) -> Lines:
     """Measured beside predicted, and what it means in steps."""
     width = max(14, *(layout.cells(name) + 1 for name in proof.table["mixture"]))
@@ -203,9 +220,10 @@ def table(proof: Proof) -> Lines:
         )
     spread = f" (two seeds differ by up to {proof.seed_spread:.4f})" if proof.repeated else ""
     lines.append(
-        f"measured gain over the default: {proof.gain} nats/token{spread}; predictions within "
-        f"{100 * proof.error:.1f} % of measured"
+        f"measured gain over the default: {proof.gain} {keys.unit_text(proof.unit)}{spread}; "
+        f"predictions within {100 * proof.error:.1f} % of measured"
     )
+    lines += _accuracies(proof)
     if proof.steps_to_default is None:
         if proof.gain.value > 0:
             lines.append("the best mixture did not reach the default's final loss to stay")

@@ -94,6 +94,7 @@ class PhaseProxies:
         phase.
         """
         section, tried = self.section, self.mixtures()
+        unit = self.prepared.study.validation.unit
         labels = parent_labels(tried, section.trunks)
         rows: list[dict[str, object]] = []
         no_losses = dict.fromkeys(self.prepared.study.evaluated, np.nan)
@@ -111,7 +112,7 @@ class PhaseProxies:
             ordered = [*parents, *(key for key in planned if key not in parents)]
             runs = [planned[key] for key in ordered]
             run_ids = train_missing(self.prepared, runs, machines, keys.SCHEDULE, active)
-            losses = {key: last_losses(run_ids[planned[key].name]) for key in planned}
+            losses = {key: last_losses(run_ids[planned[key].name], unit) for key in planned}
             rows += [
                 {
                     "run": run_ids[planned[parent, label].name],

@@ -10,6 +10,7 @@ from optimization.mixture.solve import Problem
 from pipelines.command import table, texts
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
+from training.record import keys
 from training.record.errors import InputError
 
 SAME_WEIGHT = 1e-6  # difference of weights that are the same
@@ -85,6 +86,11 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
     a predictor with other domains, and for a limit on the epochs of text that is not prepared.
     """
     refuse_other_domains(study, predictor)
+    if study.validation.unit == keys.BITS != predictor.unit:
+        raise InputError(
+            f"model {predictor.uri} predicts {keys.unit_text(predictor.unit)}, but the study says "
+            f"validation.unit {keys.BITS}; fit again with the study, or change it"
+        )
     search, swept = study.search, predictor.explored().bounds
     own = {d: limits for d, limits in study.bounds.items() if swept[d][0] < swept[d][1]}
     rules = study.constraints().within({**swept, **own}).within(search.bounds)

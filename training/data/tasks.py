@@ -83,6 +83,10 @@ class Answers:
     right: Array  # (rows,), bool
 
     @property
+    def questions(self) -> int:
+        return len(np.unique(self.question))
+
+    @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes per token of the right answers."""
         return float(self.bytes[self.right].sum() / self.lengths[self.right].sum())
@@ -116,7 +120,7 @@ def write(group: Mapping[str, Task], folders: Mapping[str, Path], tokenizer: Any
     """Write the token files of tasks that share a source; returns the fields of `TaskFiles` without
     the folder of each. Raises InputError as `sources.Reading` does."""
     dtype = np.dtype(tokenizers.dtype_of(tokenizer))
-    writers = {name: _Writer(folder, dtype) for name, folder in folders.items()}
+    writers = {name: _AnswerWriter(folder, dtype) for name, folder in folders.items()}
     reading = sources.Reading(group, kind=sources.TASK)
     encode = tokenizers.encoder(tokenizer)
     waiting: list[tuple[list[str], Question]] = []
@@ -159,7 +163,7 @@ def split(
         yield answers
 
 
-class _Writer:
+class _AnswerWriter:
     """Writes one task's token files."""
 
     def __init__(self, folder: Path, dtype: np.dtype[Any]) -> None:

@@ -44,7 +44,9 @@ N_PARAMS = "n_params"  # non-embedding parameters
 TOKENS_PER_STEP = "tokens_per_step"
 SEED = "seed"
 SIZE = "size"
-UNIT = "unit"  # of the losses of an imported run, a fit or a predictor; default NATS
+CHANCE = "chance/"  # accuracy of a guess at a task
+QUESTIONS = "questions/"  # of a task: how many an evaluation reads
+UNIT = "unit"  # of the losses of an imported run, a sweep's fit or a predictor; default NATS
 MIXTURE_ID = "mixture_id"  # name of an imported run's mixture in its source
 TARGET_N_PARAMS = "target/n_params"
 TARGET_TOKENS = "target/tokens"
@@ -62,6 +64,8 @@ BEFORE = "before/"  # a domain's loss at the start of a phase, nats per token
 VAL_LOSS_SE = "val_loss_se/"  # standard error of val_loss/, nats per token
 VAL_LOSS_LOW = "val_loss_low/"  # 90 % interval of a predicted loss
 VAL_LOSS_HIGH = "val_loss_high/"
+ACCURACY_LOW = "accuracy_low/"  # 90 % interval of a predicted accuracy
+ACCURACY_HIGH = "accuracy_high/"
 VAL_BPB = "val_bpb/"  # val_loss/ in bits per byte of the text or answers
 ACCURACY = "accuracy/"  # of a task: share of questions whose right choice is the likeliest per byte
 TOKENS = "tokens"
@@ -72,6 +76,7 @@ PLANNED_TOKENS = "planned_tokens/"  # tokens of each domain by the mixture or sc
 EPOCHS = "epochs/"  # passes over the text that the run may see
 
 NATS = "nats_per_token"  # the unit of the losses that training writes
+BITS = "bits_per_byte"  # that of val_bpb/
 
 MAX_INTEGER = 2**63 - 1  # largest integer that MLflow's stores hold
 NAME_LIMIT = 200  # characters of a domain's name; MLflow allows 250 with the longest prefix

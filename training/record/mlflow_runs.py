@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import mlflow
@@ -11,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from training.record import keys, stores
 from training.record.errors import InputError
 from training.record.garbage import collection_paused
-from training.record.history import history_from_tags
+from training.record.history import History, history_from_tags
 from training.record.secrets import masked
 from training.record.version import TAG, version
 
@@ -83,9 +84,42 @@ def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
             return runs
 
 
-def last_losses(run_id: str) -> dict[str, float]:
-    """Final validation losses of a run, nats per token."""
-    history = history_from_tags(mlflow.get_run(run_id).data.tags)
-    if history is None:
-        raise InputError(f"run {run_id} has no history; delete it and start again to train it")
+def in_unit(run: Run, history: History, unit: str) -> History:
+    """A run's history with its losses in this unit.
+
+    Raises InputError for a run whose losses cannot be converted: only nats per token can, into bits
+    per byte, where the run has the metrics val_bpb/<domain>.
+    """
+    own = run.data.params.get(keys.UNIT, keys.NATS)
+    if unit == own:
+        return history
+    name, metrics = run.info.run_name, run.data.metrics
+    if (own, unit) != (keys.NATS, keys.BITS):
+        raise InputError(f"run {name!r} has losses in {own}, which cannot be read as {unit}")
+    factors = []
+    for domain in history.domains:
+        bits, nats = metrics.get(keys.VAL_BPB + domain), metrics.get(keys.VAL_LOSS + domain)
+        if bits is None or not nats:
+            raise InputError(
+                f"run {name!r} has no metric {keys.VAL_BPB}{domain}, so its losses cannot be read "
+                f"as {unit}; fit it in {own}"
+            )
+        factors.append(bits / nats)  # the same at every step
+    losses = (tuple(x * f for x, f in zip(row, factors, strict=True)) for row in history.losses)
+    return replace(history, losses=tuple(losses))
+
+
+def last_losses(run_id: str, unit: str = keys.NATS) -> dict[str, float]:
+    """Final validation losses of a run in this unit."""
+    history = read_history(run_id, unit)
     return dict(zip(history.domains, history.losses[-1], strict=True))
+
+
+def read_history(run_id: str, unit: str = keys.NATS) -> History:
+    """The history of a run that training completed, in this unit; InputError if it has none."""
+    run = mlflow.get_run(run_id)
+    history = history_from_tags(run.data.tags)
+    if history is None:
+        why = run.data.tags.get(keys.ERROR, "delete it and start again to train it")
+        raise InputError(f"run {run.info.run_name!r} ({run_id}) has no history: {why}")
+    return in_unit(run, history, unit)

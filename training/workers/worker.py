@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from training import run_log
 from training.data import corpus as corpora
+from training.data import tasks
 from training.data.corpus import Corpus
 from training.engine import checkpoint
 from training.engine.checkpoint import Checkpoint
@@ -219,6 +220,20 @@ def _params(run: Run, corpus: Corpus, trainer: "trainers.Trainer") -> dict[str, 
         "vocab_size": corpus.vocab_size,
         "validation_tokens": run.validation_tokens,
         "corpus_digest": run.corpus_digest,
+        **_params_of_tasks(run, corpus),
+    }
+
+
+def _params_of_tasks(run: Run, corpus: Corpus) -> dict[str, object]:
+    """What a fit needs to know of the tasks with choices."""
+    tokens, length = run.validation_tokens, run.training.sequence_length
+    guessed = {name: task for name, task in corpus.tasks.items() if task.chance is not None}
+    return {
+        **{keys.CHANCE + name: task.chance for name, task in guessed.items()},
+        **{
+            keys.QUESTIONS + name: tasks.evaluated(task, tokens, length).questions
+            for name, task in guessed.items()
+        },
     }
 
 

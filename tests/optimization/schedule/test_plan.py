@@ -28,6 +28,7 @@ from optimization.schedule.report import report
 from pipelines import schedule as pipeline
 from tests.support.schedules import DOMAINS, NOISE, table, truth
 from tests.support.stores import empty_store
+from training.record import keys
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -179,7 +180,7 @@ def registered(
     """The fit in a registry of its own, which no test changes."""
     with empty_store(tmp_path_factory.mktemp("schedule")):
         with mlflow.start_run():
-            version = pipeline.register(found, "schedule-predictor", 57_000)
+            version = pipeline.register(found, "schedule-predictor", 57_000, keys.NATS)
         yield found, version
 
 

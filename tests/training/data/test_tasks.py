@@ -185,7 +185,7 @@ def test_embedded_questions_have_four_choices_and_are_not_trained_on() -> None:
     ],
 )
 def test_a_bad_question_is_one_clear_error(
-    columns: dict[str, str], row: dict[str, Any], message: str, tmp_path: Path
+    columns: dict[str, Any], row: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(row))

@@ -1,0 +1,128 @@
+"""Fit the accuracy of tasks with choices to their loss, over all sizes and checkpoints.
+
+The curve is learned where the runs have left chance: docs/math.md, "From losses to accuracies".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+from scipy.stats import f as fisher
+from scipy.stats import t as student
+
+from fitting.artifact.laws import AccuracyCurve, accuracies
+from fitting.data.histories import Guess
+from training.record import keys
+
+Array = np.ndarray
+
+DRAWS = 50  # of runs
+PROBABILITY = 0.9
+LOWEST_LOSSES = 0.25  # share of the evaluations that say whether the runs have left chance
+DEVIATIONS = 3.0  # of a guess, above which an accuracy has left chance
+SIGNIFICANCE = 0.01  # of the F test of a curve against a constant
+LEAST = 12  # evaluations
+PRIOR = 0.05  # a missing ceiling counts as a residual of this for each unit below 1
+MARGIN = 1e-3  # of the ceiling above chance
+WIDTHS = (-6.0, 4.0)  # bounds of the log of the width, relative to the spread of the losses
+
+
+@dataclass(frozen=True)
+class TaskAccuracy:
+    """The accuracy of one task in the runs, and its curve or why there is none."""
+
+    task: str
+    losses: Array  # (n,)
+    accuracies: Array  # (n,)
+    guess: Guess
+    curve: AccuracyCurve | None
+    reason: str  # why there is no curve; empty if there is one
+
+
+def of_tasks(table: pd.DataFrame, guesses: Mapping[str, Guess]) -> list[TaskAccuracy]:
+    """The accuracies of the tasks of a tidy table, each fitted to the task's loss."""
+    found = []
+    for task, guess in guesses.items():
+        columns = [keys.VAL_LOSS + task, keys.ACCURACY + task]
+        if set(columns) <= set(table):
+            rows = table[["run", *columns]].dropna()
+            _, run_of = np.unique(rows["run"].to_numpy(str), return_inverse=True)
+            losses, measured = (rows[column].to_numpy(float) for column in columns)
+            curve, reason = fit(losses, measured, run_of, guess)
+            found.append(TaskAccuracy(task, losses, measured, guess, curve, reason))
+    return found
+
+
+def fit(
+    losses: Array, measured: Array, run_of: Array, guess: Guess
+) -> tuple[AccuracyCurve | None, str]:
+    """The curve of accuracies (n,) over losses (n,) of runs, by their index (n,); or why none.
+
+    There is none where the evaluations with the lowest losses are no better than a guess, and where
+    an F test prefers a constant.
+    """
+    if len(losses) < LEAST:
+        return None, f"{len(losses)} evaluations are too few"
+    low = measured[losses <= np.quantile(losses, LOWEST_LOSSES)].mean()
+    if low < guess.chance + DEVIATIONS * guess.deviation:
+        return None, (
+            f"the runs have not left chance: accuracy {low:.3f} at the lowest losses, by chance "
+            f"{guess.chance:.3f} ± {guess.deviation:.3f} over {guess.questions:,} questions"
+        )
+    curve = _best(losses, measured, guess.chance)
+    residuals = measured - accuracies(curve, guess.chance, losses)
+    freedom = len(losses) - len(curve)
+    constant = float(((measured - measured.mean()) ** 2).sum())
+    squares = float((residuals**2).sum())
+    ratio = (constant - squares) / 2 / max(squares / freedom, 1e-300)
+    if ratio < fisher.ppf(1 - SIGNIFICANCE, 2, freedom):
+        return None, "its accuracy does not follow its loss in these runs"
+    return (
+        AccuracyCurve(
+            chance=guess.chance,
+            curve=curve,
+            bootstrap=_bootstrap(losses, measured, run_of, guess.chance, curve),
+            residual=squares / freedom,
+            quantile=float(student.ppf((1 + PROBABILITY) / 2, max(run_of.max(), 1))),
+        ),
+        "",
+    )
+
+
+def _bootstrap(losses: Array, measured: Array, run_of: Array, chance: float, start: Array) -> Array:
+    """The curve of draws of runs with replacement, (B, 3)."""
+    rng, runs = np.random.default_rng(0), run_of.max() + 1
+    curves = []
+    for _ in range(DRAWS):
+        weights = np.bincount(rng.integers(0, runs, runs), minlength=runs)[run_of]
+        curves.append(_fit(losses, measured, weights, chance, start))
+    return np.array(curves)
+
+
+def _best(losses: Array, measured: Array, chance: float) -> Array:
+    """The curve with the least squares, from several starts."""
+    ones = np.ones(len(losses))
+    lowest, spread = losses.min(), max(np.ptp(losses), 1e-9)
+    fits = [
+        _fit(losses, measured, ones, chance, np.array([0.9, lowest + at * spread, log]))
+        for at in (-0.5, 0.0, 0.5)
+        for log in np.log(spread) + np.log([0.1, 0.5])
+    ]
+    errors = [((measured - accuracies(curve, chance, losses)) ** 2).sum() for curve in fits]
+    return fits[int(np.argmin(errors))]
+
+
+def _fit(losses: Array, measured: Array, weights: Array, chance: float, start: Array) -> Array:
+    roots, unit = np.sqrt(weights), np.log(max(np.ptp(losses), 1e-9))
+
+    def residuals(curve: Array) -> Array:
+        away = roots * (measured - accuracies(curve, chance, losses))
+        return np.append(away, PRIOR * (1 - curve[0]))
+
+    bounds = (
+        [chance + MARGIN, -np.inf, unit + WIDTHS[0]],
+        [1.0 + MARGIN, np.inf, unit + WIDTHS[1]],
+    )
+    return np.asarray(least_squares(residuals, np.clip(start, *bounds), bounds=bounds).x)
