@@ -167,18 +167,14 @@ def test_bad_sets_and_tasks_are_refused_in_one_line(
     study, _ = judged_elsewhere(miniature, tmp_path, texts)
     validation = study["validation"]
     (tmp_path / "empty.jsonl").write_text("")
-    wiki, quiz = validation["sets"]["wiki"], validation["tasks"]["quiz"]
-    bare = {"files": "quiz.jsonl", "prompt_column": "question"}
+    quiz = validation["tasks"]["quiz"]
     (tmp_path / "labels.jsonl").write_text('{"question": "q", "choices": ["a", "b"], "label": 3}')
     (tmp_path / "lines.txt").write_text("no columns")
     for change, told in (
         ({"decontaminate": "refuse"}, "hold text of the set 'wiki'"),
-        ({"weights": {"wikis": 1}}, "validation.weights: unknown domain 'wikis'"),
-        ({"sets": {"news": wiki}, "weights": None}, "validation.sets: 'news' is also a domain"),
-        ({"sets": {"wiki": {**wiki, "text_column": "text"}}, "weights": None}, "set 'wiki': "),
         ({"sets": {"wiki": {"files": "empty.jsonl"}}, "weights": None}, "set 'wiki': "),
-        ({"sets": {"wiki": {"files": "gone.jsonl"}}, "weights": None}, "set 'wiki': "),
-        ({"tokens": 40_000}, "domain 'news': its held-out part has"),
+        ({"tasks": {"quiz": quiz | {"files": "labels.jsonl"}}, "weights": None}, "holds 3, which"),
+        ({"tasks": {"quiz": quiz | {"files": "lines.txt"}}, "weights": None}, "made of columns"),
     ):
         done = run_entry(
             "prepare", "--study", write_study({**study, "validation": validation | change})

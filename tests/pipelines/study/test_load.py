@@ -25,6 +25,9 @@ CRITICAL: dict[str, Any] = {
 }
 READY_MADE = sorted(path.stem for path in study.STUDIES.glob("*.yaml"))
 
+WIKI: dict[str, Any] = {"files": "wiki.jsonl"}
+QUIZ = WIKI | {"answer_column": "answer"}
+
 
 @pytest.mark.parametrize("name", READY_MADE)
 def test_every_ready_made_study_loads(name: str) -> None:
@@ -175,6 +178,26 @@ def listed(third: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"default_mixture": {"news": 0.5}}, "default_mixture: the proportions sum"),
         ({"validation": {"weights": {"news": 1}}}, "no weight for code, math; give 0 to ignore"),
+        ({"validation": {"unit": "bits"}}, "validation.unit: "),
+        ({"validation": {"sets": {"news": WIKI}}}, "validation.sets: 'news' is also a domain"),
+        ({"validation": {"sets": {"worst": WIKI}}}, "'worst' is a word of search.objective"),
+        ({"validation": {"tasks": {"news": QUIZ}}}, "validation.tasks: 'news' is also a domain"),
+        (
+            {"validation": {"sets": {"wiki": WIKI}, "tasks": {"wiki": QUIZ}}},
+            "validation.tasks: 'wiki' is also a set",
+        ),
+        (
+            {"validation": {"tasks": {"quiz": QUIZ}, "weights": {"quizz": 1}}},
+            "validation.weights: unknown domain 'quizz'",
+        ),
+        (
+            {"validation": {"tasks": {"quiz": WIKI}}},
+            "validation.tasks.quiz: give either answer_column, or choices_column and label_column",
+        ),
+        (
+            {"validation": {"tasks": {"quiz": QUIZ | {"text_column": "t"}}}},
+            "unknown key 'validation.tasks.quiz.text_column'; the nearest known key is",
+        ),
         (
             {"sweep": {"sizes": ["huge"]}},
             "sweep.sizes: no size 'huge'; there are tiny, small, 0.1M",
