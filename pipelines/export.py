@@ -31,6 +31,8 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
     pulled = histories.pull(experiment_ids, runs)
     table = pulled.table.assign(run=pulled.table["run"].map(pulled.names))
     table[keys.N_PARAMS] = table[keys.N_PARAMS].astype(int)
+    for task, guess in pulled.guesses.items():
+        table[keys.CHANCE + task], table[keys.QUESTIONS + task] = guess.chance, guess.questions
     if pulled.unit != keys.NATS:
         table.insert(1, keys.UNIT, pulled.unit)
     write = table.to_csv if path.suffix == ".csv" else table.to_parquet

@@ -48,7 +48,7 @@ class Source(Section):
     """Where the rows of a domain, a validation set or a task come from: exactly one of `embedded`,
     `files` and `dataset`."""
 
-    embedded: Literal["python", "cpp", "docs", "web", "tables", "cython"] | None = None
+    embedded: Literal["python", "cpp", "docs", "web", "tables", "stubs"] | None = None
     """Text in the project's installed dependencies; needs no download."""
     files: str | list[str] | None = None
     """Globs of JSONL, Parquet or text files (also .gz, .zst), relative to the study file."""

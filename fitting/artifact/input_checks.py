@@ -21,7 +21,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 TOLERANCE = 1e-3  # of the sum of the proportions
 PROPORTION = "a proportion is a number from 0 to 1"
 # columns of an exported table
-RUN, STEP, TOKENS, UNIT, VAL_LOSS = "run", "step", "tokens", "unit", "val_loss/"
+RUN, STEP, TOKENS, UNIT = "run", "step", "tokens", "unit"
+MEASURED = ("val_loss/", "accuracy/", "chance/", "questions/")
 SAVED_INDEX = "Unnamed: 0"  # pandas' name for the unnamed index that `to_csv` wrote
 SHOWN = 60  # characters of a value in an error
 LISTED = 12  # columns in an error
@@ -31,8 +32,8 @@ MIN_SIMILARITY = 0.85  # of a name that is suggested
 def table(model_input: Any, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """The rows to predict, with every required column and no unknown column.
 
-    Columns of an exported table that are not inputs may stay: run, unit, val_loss/…, and step
-    beside tokens.
+    Columns of an exported table that are not inputs may stay: run, unit, what was measured, and
+    step beside tokens.
     """
     inputs = f"the input columns are {_listed(required)}"
     if optional:
@@ -41,7 +42,7 @@ def table(model_input: Any, required: Sequence[str], optional: Sequence[str] = (
     known = {*required, *optional, RUN, UNIT} | ({STEP} if TOKENS in rows else set())
     for j, column in enumerate(rows.columns):
         saved_index = j == 0 and column == SAVED_INDEX
-        if column not in known and not saved_index and not str(column).startswith(VAL_LOSS):
+        if column not in known and not saved_index and not str(column).startswith(MEASURED):
             filled = np.flatnonzero(rows.iloc[:, j].notna())  # only some records may have it
             similar = get_close_matches(str(column), known, 1, MIN_SIMILARITY)
             hint = f" (did you mean {similar[0]!r}?)" if similar else ""

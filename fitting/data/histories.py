@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from fitting.data import comparable, origin
 from training.record import keys
@@ -222,8 +224,12 @@ class Purpose:
 
 
 def purpose(parents: Sequence[str]) -> Purpose:
-    """Target, weights, default mixture and bounds from the params of the sweep runs."""
-    sweeps = [mlflow.get_run(run_id).data for run_id in parents]
+    """Target, weights, default mixture, bounds and unit from the params of the sweep runs; nothing
+    from those that were permanently deleted."""
+    sweeps = []
+    for run_id in parents:
+        with suppress(MlflowException):
+            sweeps.append(mlflow.get_run(run_id).data)
     params = [data.params for data in sweeps]
     bundles = {data.tags.get(keys.BUNDLES, "{}") for data in sweeps}
     agreed = {
@@ -307,9 +313,10 @@ def _from_metrics(run: Run) -> History:
     """A history from the metrics themselves, with one request for each domain."""
     client = mlflow.MlflowClient()
     names = sorted(key for key in run.data.metrics if key.startswith(keys.VAL_LOSS))
+    of_tasks = sorted(key for key in run.data.metrics if key.startswith(keys.ACCURACY))
     series = {
         key: {m.step: m.value for m in client.get_metric_history(run.info.run_id, key)}
-        for key in [*names, keys.TOKENS]
+        for key in [*names, *of_tasks, keys.TOKENS]
     }
     tokens = series.pop(keys.TOKENS)
     steps = sorted(set().union(*series.values()) & set(tokens))
@@ -318,6 +325,12 @@ def _from_metrics(run: Run) -> History:
         tuple(steps),
         tuple(int(tokens[step]) for step in steps),
         tuple(tuple(series[key].get(step, math.nan) for key in names) for step in steps),
+        {
+            key.removeprefix(keys.ACCURACY): tuple(
+                series[key].get(step, math.nan) for step in steps
+            )
+            for key in of_tasks
+        },
     )
 
 

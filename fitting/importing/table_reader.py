@@ -21,6 +21,7 @@ RUN_NAME_LIMIT = 250  # characters, of MLflow's database
 SHOWN = 60  # characters of a name in an error
 MAX_DECIMALS = 6
 MAX_ROUNDING = 0.05  # by which a sum of rounded proportions may miss 1
+OF_TASKS = (keys.ACCURACY, keys.CHANCE, keys.QUESTIONS)  # prefixes of columns of tasks
 EXACT = 1e-12  # a sum this near 1 stays as it is, so that a table survives export and import
 
 
@@ -54,13 +55,16 @@ def tidy(path: str) -> RunTable:
     """The runs of a CSV or Parquet file in the form that `export` writes.
 
     Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit if the
-    losses are not in nats per token; an empty loss is missing. Raises InputError.
+    losses are not in nats per token; an empty loss is missing. For a task with choices also
+    accuracy/<task>, with chance/<task>, the accuracy of a guess, and questions/<task>, how many
+    questions the accuracy is of. Raises InputError.
     """
     file = table_file.read(path, IDS)
     table, unit = _without_unit(file.cells)
     shares, losses = prefixed_columns(table, keys.MIXTURE), prefixed_columns(table, keys.VAL_LOSS)
     form = f"run, n_params, tokens, step, {keys.MIXTURE}<domain>…, {keys.VAL_LOSS}<domain>…"
-    if unknown := [c for c in table if c not in (RUN, *SCALE, *shares, *losses)]:
+    of_tasks = [c for prefix in OF_TASKS for c in prefixed_columns(table, prefix)]
+    if unknown := [c for c in table if c not in (RUN, *SCALE, *shares, *losses, *of_tasks)]:
         raise InputError(f"{path}: unknown column {unknown[0]!r}; a tidy table has {form}")
     missing = [c for c in (RUN, *SCALE) if c not in table]
     missing += [
@@ -68,6 +72,12 @@ def tidy(path: str) -> RunTable:
     ]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; a tidy table has {form}")
+    for column in of_tasks:
+        task = column.partition("/")[2]
+        if lacks := [p + task for p in (keys.VAL_LOSS, *OF_TASKS) if p + task not in table]:
+            raise InputError(
+                f"{path}: column {shown(column)} needs a column {shown(lacks[0])} beside it"
+            )
     table, notes = normalised(checked(table))
     left_out = [f"left out of {path}: {what}" for what in file.left_out]
     return RunTable(runs(table), (*left_out, *notes), unit)
@@ -104,13 +114,29 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
     losses = values[prefixed_columns(values, keys.VAL_LOSS)]
     rule = "must be a loss >= 0 and finite; leave it empty where there is none"
     _refuse(table, (losses < 0) | np.isinf(losses), rule)
+    _refuse_accuracies(table, values)
     return pd.concat([table[[RUN]].astype(str), values], axis=1)
+
+
+def _refuse_accuracies(table: pd.DataFrame, values: pd.DataFrame) -> None:
+    """Raise InputError for a bad accuracy, chance or number of questions of a task."""
+    accuracies = values[prefixed_columns(values, keys.ACCURACY)]
+    rule = "must be a number from 0 to 1; leave it empty where there is none"
+    _refuse(table, (accuracies < 0) | (accuracies > 1), rule)
+    chances = values[prefixed_columns(values, keys.CHANCE)]
+    _refuse(table, ~((chances > 0) & (chances < 1)), "must be a number between 0 and 1")
+    questions = values[prefixed_columns(values, keys.QUESTIONS)]
+    _refuse(table, ~((questions >= 1) & (questions % 1 == 0)), "must be a whole number above 0")
+    constant = pd.concat([chances, questions], axis=1)
+    _refuse(table, constant != constant.iloc[0], "is not what the first row has")
 
 
 def _refuse_names(table: pd.DataFrame) -> None:
     """Raise InputError for names of domains and runs that MLflow cannot store."""
     for column in table:
-        domain = column.removeprefix(keys.MIXTURE).removeprefix(keys.VAL_LOSS)
+        prefixes = (keys.MIXTURE, keys.VAL_LOSS, *OF_TASKS)
+        prefix = next((p for p in prefixes if column.startswith(p)), "")
+        domain = column.removeprefix(prefix)
         if fault := keys.name_fault(domain):
             path = table.index[0].rsplit(", ", 1)[0]
             raise InputError(f"{path}: column {shown(column)}: {fault}; rename it")
@@ -202,6 +228,15 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
     n_params = table[keys.N_PARAMS].to_numpy(int)[[0, *bounds]]
     mixtures = table[shares].to_numpy()[[0, *bounds]]
     domains = tuple(c.removeprefix(keys.VAL_LOSS) for c in losses)
+    accuracies = {
+        c.removeprefix(keys.ACCURACY): np.split(table[c].to_numpy(float), bounds)
+        for c in prefixed_columns(table, keys.ACCURACY)
+    }
+    params = {
+        column: f"{table[column].iloc[0]:g}"
+        for prefix in (keys.CHANCE, keys.QUESTIONS)
+        for column in prefixed_columns(table, prefix)
+    }
     return tuple(
         ImportedRun(
             name=str(name),
@@ -215,7 +250,9 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
                 tuple(steps[i].tolist()),
                 tuple(tokens[i].tolist()),
                 tuple(map(tuple, rows.tolist())),
+                {task: tuple(series[i].tolist()) for task, series in accuracies.items()},
             ),
+            params=params,
         )
         for i, (name, rows) in enumerate(
             zip(names, np.split(table[losses].to_numpy(), bounds), strict=True)

@@ -111,6 +111,7 @@ def fingerprint(run: ImportedRun) -> str:
             domain: [f"{loss:.9g}" for loss in series]
             for domain, series in zip(run.history.domains, losses, strict=True)
         },
+        **({"accuracies": run.history.accuracies} if run.history.accuracies else {}),
         "params": run.params,
         keys.CHECK: run.check,
         **({keys.UNIT: run.unit} if run.unit != keys.NATS else {}),
@@ -155,6 +156,12 @@ def _write(run: ImportedRun, parent: Parent) -> None:
         for step, losses in zip(h.steps, h.losses, strict=True)
         for domain, loss in zip(h.domains, losses, strict=True)
         if not math.isnan(loss)
+    ]
+    metrics += [
+        Metric(keys.ACCURACY + task, accuracy, now, step)
+        for task, series in h.accuracies.items()
+        for step, accuracy in zip(h.steps, series, strict=True)
+        if not math.isnan(accuracy)
     ]
     metrics += [Metric(keys.TOKENS, t, now, s) for s, t in zip(h.steps, h.tokens, strict=True)]
     run_id = client.create_run(parent.experiment_id, tags=tags, run_name=run.name).info.run_id

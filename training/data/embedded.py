@@ -26,7 +26,7 @@ from training.record.garbage import collection_paused
 FILE_CAP = 30_000  # characters per document
 DOCSTRING_MIN = 300  # characters; shorter docstrings are signatures rather than prose
 DOCUMENT_MIN = 200  # characters
-PROMPT, ANSWER = 160, 48  # characters of a question, cut to whole words
+PROMPT, ANSWER = 64, 32  # characters of a question, cut to whole words
 CHOICES = 4
 
 SUFFIXES = {
@@ -35,7 +35,7 @@ SUFFIXES = {
     "docs": (".py", ".md", ".rst", "METADATA"),
     "web": (".js", ".css", ".html"),
     "tables": (".csv", ".dat", ".afm", ".decTest"),
-    "cython": (".pyx", ".pxd", ".pxi"),
+    "stubs": (".pyi",),
 }
 
 
@@ -85,7 +85,7 @@ def questions(kind: str) -> Iterator[dict[str, Any]]:
 def _continuation(text: str) -> tuple[str, str] | None:
     """A piece of a document from its middle and the words after it, with the space before them."""
     middle = len(text) // 2
-    words = list(re.finditer(r"\s*\S+", text[middle : middle + PROMPT + ANSWER + 40]))[1:-1]
+    words = list(re.finditer(r"\s*\S+", text[middle : middle + 2 * (PROMPT + ANSWER)]))[1:-1]
     first = words[0].start() if words else 0
     prompt = [w[0] for w in words if w.end() - first <= PROMPT]
     answer = [w[0] for w in words[len(prompt) :] if w.end() - first <= PROMPT + ANSWER]

@@ -95,11 +95,11 @@ class Answers:
 def evaluated(files: TaskFiles, tokens: int, sequence_length: int) -> Answers:
     """The answers of as many questions, spread evenly, as hold about so many tokens; or of all."""
     rows, ids = files.rows(), files.ids()
-    count = min(files.questions, -(-tokens * files.questions // files.tokens))
-    questions = np.linspace(0, files.questions - 1, count).astype(int)
-    rows = rows[np.isin(rows["question"], questions)]
-    ends = rows["end"].astype(int)
     lengths = np.minimum(rows["prompt"].astype(int) + rows["answer"], sequence_length + 1)
+    count = min(files.questions, -(-tokens * files.questions // int(lengths.sum())))
+    chosen = np.isin(rows["question"], np.linspace(0, files.questions - 1, count).astype(int))
+    rows, lengths = rows[chosen], lengths[chosen]
+    ends = rows["end"].astype(int)
     return Answers(
         [ids[e - n : e].astype(np.int64) for e, n in zip(ends, lengths, strict=True)],
         rows["answer"].astype(int),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.record import keys
@@ -42,11 +42,12 @@ def history_tags(history: History) -> dict[str, str]:
             "domains": history.domains,
             "steps": history.steps,
             "tokens": history.tokens,
-            "losses": [
-                [None if math.isnan(x) else float(f"{x:.9g}") for x in row]
-                for row in history.losses
-            ],
-            **({"accuracies": history.accuracies} if history.accuracies else {}),
+            "losses": [_plain(row) for row in history.losses],
+            **(
+                {"accuracies": {t: _plain(values) for t, values in history.accuracies.items()}}
+                if history.accuracies
+                else {}
+            ),
         },
         separators=(",", ":"),
     )
@@ -67,9 +68,18 @@ def history_from_tags(tags: Mapping[str, str]) -> History | None:
         domains=tuple(raw["domains"]),
         steps=tuple(raw["steps"]),
         tokens=tuple(raw["tokens"]),
-        losses=tuple(tuple(math.nan if x is None else x for x in row) for row in raw["losses"]),
-        accuracies={task: tuple(values) for task, values in raw.get("accuracies", {}).items()},
+        losses=tuple(map(_rich, raw["losses"])),
+        accuracies={task: _rich(values) for task, values in raw.get("accuracies", {}).items()},
     )
     lengths = {len(history.steps), len(history.tokens), len(history.losses)}
     complete = len(lengths) == 1 and {len(row) for row in history.losses} <= {len(history.domains)}
     return history if complete else None
+
+
+def _plain(values: Sequence[float]) -> list[float | None]:
+    """The values to nine digits; None where one is missing."""
+    return [None if math.isnan(x) else float(f"{x:.9g}") for x in values]
+
+
+def _rich(values: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if x is None else x for x in values)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from fitting.data import histories
+from fitting.data.histories import Guess
 from fitting.importing import mixinglaws, pair, table_reader, writer
 from pipelines import entry, export
 from tests.benchmarks import stores
@@ -225,7 +226,10 @@ def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, nam
     rows = table()
     rows.loc[[1, 2], "val_loss/c.d"] = np.nan  # a missing loss stays missing
     rows.loc[0, ["step", "tokens"]] = 0  # of a base
-    run_import(write_csv(tmp_path / "first.csv", rows), "tidy")
+    rows["accuracy/web"] = np.linspace(0.25, 0.5, len(rows))
+    rows.loc[3, "accuracy/web"] = np.nan
+    of_task = {"chance/web": 0.25, "questions/web": 400}
+    run_import(write_csv(tmp_path / "first.csv", rows.assign(**of_task)), "tidy")
     (tmp_path / "first.csv").unlink()
     with entry.stage(keys.EXPORT) as active:
         call(export, runs="params.n_params != '3000000'", output=name)
@@ -234,6 +238,7 @@ def test_exported_and_imported_runs_are_the_same(store: str, tmp_path: Path, nam
 
     def pulled(experiment: str, runs: str = "") -> pd.DataFrame:
         found = histories.pull(entry.experiment_ids(experiment, active), runs)
+        assert found.guesses == {"web": Guess(0.25, 400)}
         tidy = found.table.assign(run=found.table["run"].map(found.names))
         return tidy.sort_values(["run", "step"], ignore_index=True)
 
@@ -283,6 +288,11 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
         (spoil("step", 5, -1), "line 7, column 'step': -1 must be a whole number of at least 0"),
         (spoil("step", 1, 100), "line 3, column 'step': 100.0 appears twice for its run"),
         (spoil("tokens", 1, 102400), "line 3, column 'tokens': 102400.0 appears twice for its run"),
+        (lambda t: t.assign(**{"accuracy/web": 0.5}), "needs a column 'chance/web' beside it"),
+        (
+            lambda t: t.assign(**{"accuracy/web": 1.5, "chance/web": 0.2, "questions/web": 9}),
+            "line 2, column 'accuracy/web': 1.5 must be a number from 0 to 1",
+        ),
         (spoil("run", 2, None), "line 4, column 'run': an empty cell must name the run"),
         (spoil("mixture/web", 2, None), "line 4, column 'mixture/web': an empty cell must be a"),
         (spoil("mixture/web", 2, 0.1), "line 4: the proportions of run '01' sum to 1.0"),

@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from tests.support.tiny_runs import planned
 from training.config import Domain, Task, Tokenizer, Training, Validation
 from training.data import corpus as corpora
-from training.data import embedded, sources, tasks
+from training.data import embedded, tasks
 from training.data import tokenizer as tokenizers
 from training.data.corpus import Corpus
 from training.data.question import Question
@@ -23,7 +23,8 @@ from training.engine.evaluation import accuracy, answer_loss
 from training.engine.trainer import Trainer
 from training.record.errors import InputError
 
-LENGTH = 24
+LENGTH = 60
+NEXT = Task(embedded="cpp", max_mb=0.02)
 QUESTIONS = [
     {"question": f"Is {a} or {b} more?", "choices": [f"{a}", f"{b}", "both"], "label": int(b > a)}
     for a in range(3, 18)
@@ -49,6 +50,7 @@ def quiz(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
                 label_column="label",
             ),
             "sums": Task(files=str(folder / "sums.parquet"), answer_column="answer"),
+            "next": NEXT,
         },
     )
     domains = {name: Domain(embedded=name, max_mb=0.3) for name in ("tables", "cpp")}
@@ -119,7 +121,8 @@ def test_losses_and_accuracy_are_those_of_transformers(quiz: Corpus) -> None:
         hits.append(np.argmin([n / size for n, _, size in nats]) == asked["label"])
     trainer.close()
     assert last.losses["quiz"] == pytest.approx(sum(shares) / sum(lengths), rel=1e-5)
-    assert last.accuracies == {"quiz": pytest.approx(np.mean(hits))}
+    assert last.accuracies["quiz"] == pytest.approx(np.mean(hits))
+    assert set(last.accuracies) == {"quiz", "next"}
     residuals = np.array(shares) - last.losses["quiz"] * np.array(lengths)
     n = len(shares)
     error = np.sqrt(n / (n - 1) * (residuals**2).sum()) / sum(lengths)
@@ -154,16 +157,16 @@ def test_a_guess_by_likelihood_per_byte() -> None:
     assert answers.bytes_per_token == pytest.approx(9 / 3)
 
 
-def test_embedded_questions_have_four_choices_and_are_not_trained_on() -> None:
-    kind = Domain(embedded="tables", max_mb=0.2)
-    task = Task(embedded="tables", max_mb=0.02)
-    asked = [question for _, question in tasks.questions({"tables": task})]
-    assert len(asked) > 20
-    trained = "\n".join(text for _, text in sources.Reading({"tables": kind}))
+def test_embedded_questions_have_four_choices_and_are_not_trained_on(quiz: Corpus) -> None:
+    asked = [question for _, question in tasks.questions({"next": NEXT})]
+    assert quiz.tasks["next"].questions == len(asked) > 20
+    assert quiz.tasks["next"].chance == 1 / embedded.CHOICES
+    assert {question.right for question in asked} == {0, 1, 2, 3}
+    tokenizer = tokenizers.load(quiz.tokenizer)
+    trained = " ".join(tokenizer.decode(quiz.domains["cpp"].train()).split())
     for question in asked:
         assert len(set(question.answers)) == embedded.CHOICES
-        assert question.text not in trained
-    assert {question.right for question in asked} == {0, 1, 2, 3}
+        assert " ".join(question.text.split()) not in trained
 
 
 @pytest.mark.parametrize(
