@@ -83,15 +83,18 @@ def questions(kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _continuation(text: str) -> tuple[str, str] | None:
-    """A piece of a document from its middle and the words after it, with the space before them."""
+    """Words from the middle of a document and the words after them, each with the space before it;
+    None where they are few or not ASCII."""
     middle = len(text) // 2
-    words = list(re.finditer(r"\s*\S+", text[middle : middle + 2 * (PROMPT + ANSWER)]))[1:-1]
-    first = words[0].start() if words else 0
-    prompt = [w[0] for w in words if w.end() - first <= PROMPT]
-    answer = [w[0] for w in words[len(prompt) :] if w.end() - first <= PROMPT + ANSWER]
-    if not prompt or sum(map(len, answer)) < ANSWER // 2:
-        return None
-    return "".join(prompt).lstrip(), "".join(answer)
+    piece = text[middle : middle + 2 * (PROMPT + ANSWER)]
+    words = re.findall(r"\s*\S+", piece)[1:-1]
+    lengths = list(itertools.accumulate(map(len, words)))
+    count = sum(length <= PROMPT for length in lengths)
+    end = lengths[count - 1] if count else 0
+    prompt = "".join(words[:count]).lstrip()
+    answer = "".join(words[count : sum(length <= end + ANSWER for length in lengths)])
+    few = min(len(prompt), 2 * len(answer)) < ANSWER
+    return None if few or not piece.isascii() else (prompt, answer)
 
 
 def code(source: str) -> str:
