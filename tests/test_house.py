@@ -96,7 +96,8 @@ ROOMS = {  # room → the rooms of its own package that it may import
     "pipelines/command": set(),
     "pipelines/study": {"command"},
     "pipelines/runs": {"command", "study"},
-    "pipelines/proof": {"command", "study", "runs"},
+    "pipelines/benchmarks": {"command"},
+    "pipelines/proof": {"command", "study", "runs", "benchmarks"},
 }
 PACKAGES = ("training", "fitting", "optimization", "pipelines")
 MODULES = {module_name(path): path for package in PACKAGES for path in files_of(package)}
