@@ -7,6 +7,7 @@ import difflib
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +145,8 @@ def _benchmark(manager: Any, name: str) -> Benchmark:
 def _told(error: Exception) -> str:
     """An error of the harness in one line."""
     text = first_line(error)
+    if not str(error):  # an assertion, say that an answer is longer than the model's context
+        text = str(traceback.extract_tb(error.__traceback__)[-1].line)
     if "out of memory" in text.lower():
         text += "; lower batch_size"
     return f"{type(error).__name__}: {text}"

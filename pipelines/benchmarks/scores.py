@@ -29,7 +29,7 @@ class Score:
     task: str
     metric: str  # such as `acc`; `exact_match/strict-match` if the harness filters the answers
     value: float
-    error: float | None  # standard error over the questions, as the harness gives it
+    error: float | None  # standard error over the questions
     lower_is_better: bool
     parts: Array | None  # (questions,), the mean is the value; None if the metric has no parts
 
@@ -93,14 +93,15 @@ def outcome(benchmark: str, raw: Results) -> Outcome:
                 for sample in samples.get(leaf, [])
                 if sample["filter"] == filtered and metric in sample
             ]
+            shares = parts(answers, float(value))
             scores.append(
                 Score(
                     task=task,
                     metric=metric if filtered == NO_FILTER else f"{metric}/{filtered}",
                     value=float(value),
-                    error=float(error) if isinstance(error, int | float) else None,
+                    error=float(error) if isinstance(error, int | float) else mean_error(shares),
                     lower_is_better=better.get(metric) is False,
-                    parts=parts(answers, float(value)),
+                    parts=shares,
                 )
             )
     scored = {score.task for score in scores}
@@ -137,6 +138,13 @@ def parts(answers: Sequence[Any], score: float) -> Array | None:
         if math.isclose(value, score, rel_tol=CLOSE):
             return np.asarray(score + slope * deviations)
     return None
+
+
+def mean_error(values: Array | None) -> float | None:
+    """The standard error of a mean; None for fewer than two values."""
+    if values is None or len(values) < 2:
+        return None
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def log(run_id: str, result: Outcome) -> None:

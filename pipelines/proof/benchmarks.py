@@ -54,9 +54,9 @@ def _question_error(best: Sequence[Score], default: Sequence[Score]) -> float | 
     """From the differences question by question; else from both scores' own standard errors."""
     sides = [[score.parts for score in side] for side in (best, default)]
     parts = [part for side in sides for part in side if part is not None]
-    if len(parts) == len(best) + len(default) and len(parts[0]) > 1:
+    if len(parts) == len(best) + len(default):
         differences = np.mean(parts[: len(best)], axis=0) - np.mean(parts[len(best) :], axis=0)
-        return float(differences.std(ddof=1) / math.sqrt(len(differences)))
+        return scores.mean_error(differences)
     errors = [score.error for score in (*best, *default) if score.error is not None]
     if len(errors) < len(best) + len(default):
         return None
@@ -80,7 +80,11 @@ def saving(prepared: Prepared) -> Prepared:
 
 def refuse_unsaved(runs: Mapping[str, Run], active: mlflow.ActiveRun) -> None:
     """Raise InputError if one of these runs is trained already and did not save its model."""
-    done = run_log.finished_ids(active.info.experiment_id, keys.TARGET)
+    done = {
+        key: run.info.run_id
+        for key, run in run_log.finished_runs(active.info.experiment_id, keys.TARGET).items()
+        if keys.COMPLETE in run.data.tags
+    }
     trained = {run.name: done[key] for run in runs.values() if (key := fingerprint(run)) in done}
     lost = {name: run_id for name, run_id in trained.items() if not saved_model.is_saved(run_id)}
     if lost:

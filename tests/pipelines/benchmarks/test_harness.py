@@ -40,8 +40,9 @@ def test_a_file_that_is_no_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_unknown_name_and_the_nearest_one() -> None:
+def test_a_name_of_the_harness() -> None:
     refused(["arc_eazy"], "benchmarks: lm-eval has no task 'arc_eazy'; the nearest is 'arc_easy'.")
+    refused(["arc_easy"], "benchmarks: the questions of 'arc_easy' come from the Hugging Face hub,")
 
 
 def test_a_task_whose_questions_lack_a_field(tmp_path: Path) -> None:

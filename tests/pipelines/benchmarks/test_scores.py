@@ -67,6 +67,7 @@ def test_a_group_stands_for_its_tasks() -> None:
         "benchmark/whole/acc": 0.5,
         "benchmark/whole/acc_stderr": 0.1,
         "benchmark/one/acc": 1.0,
+        "benchmark/one/acc_stderr": 0.0,  # which the harness did not give
         "benchmark/two/acc": 0.0,
         "benchmark/two/acc_stderr": 0.0,
     }
