@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from tests.support.commands import run_entry
+from pipelines import evaluate
+from tests.support.commands import call, run_entry
 from tests.support.quizzes import questions, written_task, written_text
 from tests.support.studies import WriteStudy
 from training.record import keys
@@ -27,9 +28,15 @@ def log_likelihood(model: Any, tokenizer: Any, prompt: str, answer: str) -> floa
 
 @pytest.mark.slow
 def test_the_scores_stand_on_the_models_run(
-    store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
+    store: str,
+    miniature: dict[str, Any],
+    write_study: WriteStudy,
+    tmp_path: Path,
+    no_hub: None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert store
+    assert no_hub is None
     done = run_entry("train", "--study", write_study(miniature), "--size=tiny", "--save-model=true")
     assert done.returncode == 0, done.stderr[-3000:]
     (trained,) = mlflow.search_runs(["0"], "tags.stage = 'proxy'", output_format="list")
@@ -74,15 +81,10 @@ def test_the_scores_stand_on_the_models_run(
 
     # a folder has no run: the scores are the command's own
     shots = written_task(tmp_path, "shots", fewshot_split="test")
-    folder = f"{folder}/model"
-    done = run_entry(
-        *("evaluate", "--model", folder, "--benchmarks", shots, "--limit=5", "--few-shot=2"),
-        env=env,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "shots: 5 of 24 questions, 2 examples in the prompt" in done.stdout
-    own = mlflow.search_runs(["0"], "params.model_run != ''", output_format="list")
-    assert [run.info.run_id for run in own] == [command.info.run_id]
-    (latest, _) = mlflow.search_runs(["0"], "tags.stage = 'evaluate'", output_format="list")
-    assert {"benchmark/shots/acc", "benchmark/shots/acc_stderr"} <= set(latest.data.metrics)
+    with mlflow.start_run() as own:
+        call(evaluate, model=f"{folder}/model", benchmarks=shots, limit="5", few_shot="2")
+    assert "shots: 5 of 24 questions, 2 examples in the prompt" in capsys.readouterr().out
+    own = mlflow.get_run(own.info.run_id)
+    assert {"benchmark/shots/acc", "benchmark/shots/acc_stderr"} <= set(own.data.metrics)
+    assert "model_run" not in own.data.params
     assert "benchmark/shots/acc" not in mlflow.get_run(trained.info.run_id).data.metrics

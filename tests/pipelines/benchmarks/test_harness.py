@@ -13,10 +13,7 @@ from training.record.errors import InputError
 SETTINGS = harness.Settings(limit=None, few_shot=None, batch_size=4)
 
 
-@pytest.fixture(autouse=True)
-def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 def refused(names: list[str], message: str) -> None:

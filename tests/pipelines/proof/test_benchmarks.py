@@ -2,10 +2,8 @@
 
 import math
 import re
-import shutil
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
@@ -13,10 +11,14 @@ import pandas as pd
 import pytest
 
 from pipelines.benchmarks.scores import Score
-from pipelines.proof.benchmarks import ScoreDifference
+from pipelines.proof.benchmarks import ScoreDifference, refuse_unsaved
 from tests.support.commands import run_entry
 from tests.support.quizzes import written_task
 from tests.support.studies import WriteStudy
+from tests.support.tiny_runs import unprepared
+from training.record import keys
+from training.record.errors import InputError
+from training.run import fingerprint
 
 METRIC = "benchmark/quiz/acc"
 
@@ -70,8 +72,7 @@ def test_verify_compares_best_and_default(
     for command in ("sweep", "fit"):
         done = run_entry(command, "--study", study)
         assert done.returncode == 0, done.stderr[-3000:]
-    verify = ("verify", "--study", study, "--benchmarks", quiz)
-    done = run_entry(*verify, env=env)
+    done = run_entry("verify", "--study", study, "--benchmarks", quiz, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
 
     (run,) = mlflow.search_runs(["0"], "tags.stage = 'verify'", output_format="list")
@@ -90,18 +91,23 @@ def test_verify_compares_best_and_default(
     assert re.search(r"^quiz/acc +" + re.escape(row_text), done.stdout, re.M)
     assert "benchmark" in run.data.tags["mlflow.note.content"]
 
-    # a target that is trained and has no model is told of before anything is trained
-    lost = mlflow.get_run(rows["run_id"][rows["mixture"] == "default"].iloc[0])
-    shutil.rmtree(Path(urlsplit(str(lost.info.artifact_uri)).path, "model"))
-    again = run_entry(*verify, "--mixture=news=0.2,code=0.2,math=0.6", env=env)
-    assert again.returncode == 1
-    name = f"({lost.info.run_name}: run {lost.info.run_id})"
-    assert (
-        "verify: benchmarks: 1 target trained without engine.save_models: true, so no model is "
-        f"saved {name}; delete" in again.stderr
-    )
-    targets = mlflow.search_runs(["0"], "tags.stage = 'target'", output_format="list")
-    assert {target.info.run_id for target in targets} == set(rows["run_id"])
+
+def test_a_target_without_its_model_is_told_of(store: str) -> None:
+    assert store
+    saved, lost, diverged, new = (unprepared(name, i) for i, name in enumerate("abcd"))
+    ids = {}
+    for run in (saved, lost, diverged):
+        tags = {keys.FINGERPRINT: fingerprint(run), keys.COMPLETE: "true"}
+        if run is diverged:
+            tags = {keys.FINGERPRINT: fingerprint(run), keys.DIVERGED: "true"}
+        with mlflow.start_run(tags=tags) as active:
+            ids[run.name] = active.info.run_id
+            if run is saved:
+                mlflow.log_dict({}, "model/config.json")
+    refuse_unsaved({run.name: run for run in (saved, diverged, new)}, active)
+    message = f"benchmarks: 1 target trained without .* \\(b: run {ids['b']}\\); delete these runs"
+    with pytest.raises(InputError, match=message):
+        refuse_unsaved({run.name: run for run in (saved, lost, diverged, new)}, active)
 
 
 def _table(run_id: str) -> dict[str, Any]:
