@@ -73,11 +73,17 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         benchmarks.refuse_unsaved(targets.target_runs(prepared, mixtures), active)
     proof = targets.prove(prepared, predictor, mixtures, machines, active)
     lines = verdict.report(proof, registry.standing(predictor.uri))
-    if suite:
-        lines += ["", *benchmarks.compare(proof.table, suite)]
+    _log(lines)
+    print("\n".join(lines))
+    if suite:  # the verdict stands, whatever becomes of the benchmarks
+        more = ["", *benchmarks.compare(proof.table, suite)]
+        _log(lines + more)
+        print("\n".join(more))
+
+
+def _log(lines: list[str]) -> None:
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":
