@@ -8,10 +8,11 @@ from fitting import registry
 from optimization.domain import predictor as predictors
 from optimization.mixture.solve import BEST, DEFAULT
 from pipelines import entry
+from pipelines.benchmarks import harness
 from pipelines.command import table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
-from pipelines.proof import targets, verdict
+from pipelines.proof import benchmarks, targets, verdict
 from pipelines.runs import preflight
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -34,6 +35,10 @@ class Parameters:
     workers: str = table.workers()
     ranks: int = table.ranks()
     hostfile: str = table.hostfile()
+    benchmarks: list[str] | None = table.benchmarks()
+    limit: int | None = table.limit()
+    few_shot: int | None = table.few_shot()
+    batch_size: int = table.batch_size()
 
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
@@ -52,6 +57,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     mixture = texts.mixture(parameters.mixture, predictor.domains) if parameters.mixture else None
     if mixture:
         study.refuse_forbidden({"mixture": mixture})
+    settings = harness.Settings(parameters.limit, parameters.few_shot, parameters.batch_size)
+    suite = harness.load(parameters.benchmarks, settings) if parameters.benchmarks else None
     kernels.build_for(machines)
     prepared = prepare(study)
     problem = search_problem.of_study(study, predictor)
@@ -61,11 +68,22 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     mixtures = {**targets.to_train(answer), DEFAULT: prepared.default}
     if mixture:
         mixtures[BEST] = mixture
+    if suite:
+        prepared = benchmarks.saving(prepared)
+        benchmarks.refuse_unsaved(targets.target_runs(prepared, mixtures), active)
     proof = targets.prove(prepared, predictor, mixtures, machines, active)
     lines = verdict.report(proof, registry.standing(predictor.uri))
+    _log(lines)
+    print("\n".join(lines))
+    if suite:  # the verdict stands, whatever becomes of the benchmarks
+        more = ["", *benchmarks.compare(proof.table, suite)]
+        _log(lines + more)
+        print("\n".join(more))
+
+
+def _log(lines: list[str]) -> None:
     mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

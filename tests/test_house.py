@@ -96,7 +96,8 @@ ROOMS = {  # room → the rooms of its own package that it may import
     "pipelines/command": set(),
     "pipelines/study": {"command"},
     "pipelines/runs": {"command", "study"},
-    "pipelines/proof": {"command", "study", "runs"},
+    "pipelines/benchmarks": {"command"},
+    "pipelines/proof": {"command", "study", "runs", "benchmarks"},
 }
 PACKAGES = ("training", "fitting", "optimization", "pipelines")
 MODULES = {module_name(path): path for package in PACKAGES for path in files_of(package)}
@@ -142,6 +143,16 @@ def test_no_two_classes_of_a_package_share_a_name(package: str) -> None:
         if isinstance(node, ast.ClassDef) and node.name != "Parameters"
     )
     assert not [name for name, count in classes.items() if count > 1]
+
+
+def test_one_module_imports_the_harness_of_benchmarks_when_it_is_needed() -> None:
+    harness = "pipelines.benchmarks.harness"
+    users = {m for m, path in MODULES.items() if any(i[:7] == "lm_eval" for i in imports(path))}
+    assert users == {harness}
+    top = ast.parse(MODULES[harness].read_text()).body
+    assert not any(
+        "lm_eval" in ast.unparse(n) for n in top if isinstance(n, ast.Import | ast.ImportFrom)
+    )
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -24,7 +24,7 @@ def command(entry: str, experiment_id: str, **parameters: str) -> str:
 
 def look_at(run: Run) -> str:
     """Where to see a run in MLflow: a URL, after a command if no server is known to run."""
-    uri, page = mlflow.get_tracking_uri(), _page(run)
+    uri, page = mlflow.get_tracking_uri(), page_of(run)
     scheme = uri.partition("://")[0]
     if scheme in ("http", "https"):
         return f"{secrets.masked(uri).rstrip('/')}/{page}"
@@ -37,7 +37,8 @@ def look_at(run: Run) -> str:
     return f"mlflow ui {options}   then {LOCAL}/{page}"
 
 
-def _page(run: Run) -> str:
+def page_of(run: Run) -> str:
+    """A run's page in MLflow, relative to the server."""
     return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 

@@ -85,6 +85,28 @@ def throughput() -> Any:
     return parameter(help, texts.positive)
 
 
+def benchmarks(**options: Any) -> Any:
+    return parameter(
+        "Tasks of lm-eval and YAML files of tasks of your own, separated by commas.",
+        texts.names,
+        **options,
+    )
+
+
+def limit() -> Any:
+    return parameter("Questions of each task of a benchmark; by default all.", at_least(1))
+
+
+def few_shot() -> Any:
+    return parameter(
+        "Examples before each question of a benchmark; by default as the task says.", at_least(0)
+    )
+
+
+def batch_size() -> Any:
+    return parameter("Prompts that a benchmark gives the model at once.", at_least(1), default="16")
+
+
 def model(help: str) -> Any:
     return parameter(f"{help} A registered model: `models:/name@champion` or `models:/name/3`.")
 

@@ -24,6 +24,9 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
     parameters = {key: value for key, value in parameters.items() if value}
     if stage == keys.OPTIMIZE and ("model" in parameters or "study" not in parameters):
         return _model(parameters.get("model", f"models:/{DEFAULT_NAME}@{CHAMPION}"))
+    if stage == keys.EVALUATE and "model" in parameters:
+        model = parameters["model"]
+        return _model(model) if model.startswith("models:/") else model
     if "source" in parameters:
         return ", ".join(Path(source).name for source in parameters["source"].split(","))
     if "study" in parameters:

@@ -358,6 +358,7 @@ def test_kill_9_and_start_again(
         ("critical", ["--original", "news"], "original: it goes with experiment; a study says it"),
         ("schedule", [], "study 'miniature' has no section `phases`, which says how a schedule"),
         ("train", ["--size", "tiny", "--schedule", "half"], "schedule: 'half' is neither JSON"),
+        ("evaluate", ["--model", "runs:/none"], "model: 'runs:/none': Run with id=none not found"),
         ("design", ["--count", "0"], "count: '0' is not an integer from 1"),
         ("design", ["--way", "wide"], "way: 'wide'; it is spread, halved, sobol, dirichlet"),
     ],

@@ -40,18 +40,22 @@ def build(
 ) -> Any:
     """The base model, or a randomly initialised model that depends only on the arguments."""
     if base is not None:
-        return _load(base)
+        model = load(base.source, f"base {base.source!r}")
+        model.config.use_cache = False
+        return model
     torch.manual_seed(seed)
     config = _config(size, vocab_size, sequence_length)
     return transformers.AutoModelForCausalLM.from_config(config)
 
 
-def _load(base: Base) -> Any:
-    """The model with its weights; raises InputError if any are missing."""
-    what = f"base {base.source!r}"
+def load(source: str, what: str, dtype: str = "float32") -> Any:
+    """A saved model with its weights; raises InputError if any are missing.
+
+    `source` is a folder or a hub id; `what` names it in errors.
+    """
     try:
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            base.source, dtype="float32", output_loading_info=True
+            source, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} cannot be loaded: {first_line(error)}") from error
@@ -62,7 +66,6 @@ def _load(base: Base) -> Any:
             f"{what}: its files hold no weights for {len(wrong)} parameters of its config "
             f"({wrong[0]} …): they belong to another architecture"
         )
-    model.config.use_cache = False
     return model
 
 

@@ -34,6 +34,7 @@ TRIAL = "trial"  # one trial of a search
 TARGET = "target"  # a model that tests an answer, or a base model; fits never read it
 CRITICAL = "critical"
 SCHEDULE = "schedule"
+EVALUATE = "evaluate"
 SCHEDULED = "scheduled"  # a model whose mixture changes during training; fits never read it
 
 # params
@@ -74,6 +75,9 @@ TOKENS_PER_SECOND = "tokens_per_second"
 TRAINED_TOKENS = "trained_tokens/"  # tokens drawn from each domain
 PLANNED_TOKENS = "planned_tokens/"  # tokens of each domain by the mixture or schedule
 EPOCHS = "epochs/"  # passes over the text that the run may see
+BENCHMARK = "benchmark/"  # <task>/<metric>, a model's score
+BENCHMARK_DIFFERENCE = "benchmark_difference/"  # of two mixtures' models, best − default
+STANDARD_ERROR = "_stderr"  # suffix of a score's standard error
 
 NATS = "nats_per_token"  # the unit of the losses that training writes
 BITS = "bits_per_byte"  # that of val_bpb/
@@ -106,6 +110,11 @@ def without_prefix(prefix: str, values: Mapping[str, str]) -> dict[str, float]:
         for key, value in values.items()
         if key.startswith(prefix)
     }
+
+
+def benchmark(*parts: str) -> str:
+    """A benchmark's name, or those of its task and metric, as MLflow can store it."""
+    return re.sub(r"[^\w\-. :/]", "_", "/".join(parts))
 
 
 def name_fault(name: str) -> str | None:

@@ -1,0 +1,48 @@
+"""`evaluate`: run benchmarks of EleutherAI's lm-eval on a trained model."""
+
+from dataclasses import dataclass
+
+import mlflow
+
+from pipelines import entry
+from pipelines.benchmarks import harness, saved_model, scores
+from pipelines.command import advice, table
+from training.record import keys, layout
+
+
+@dataclass(frozen=True)
+class Parameters:
+    model: str = table.parameter(
+        "A saved model: `runs:/<id>/model`, `models:/<name>/<version>`, a folder or a hub id.",
+        default=None,
+    )
+    benchmarks: list[str] = table.benchmarks(default=None)
+    limit: int | None = table.limit()
+    few_shot: int | None = table.few_shot()
+    batch_size: int = table.batch_size()
+
+
+def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
+    model = saved_model.find(parameters.model)
+    settings = harness.Settings(parameters.limit, parameters.few_shot, parameters.batch_size)
+    suite = harness.load(parameters.benchmarks, settings)
+    outcomes = []
+    with model.files() as source:
+        for outcome in suite.outcomes(source, f"model: {model.location!r}"):
+            for run_id in {model.run_id or active.info.run_id, active.info.run_id}:
+                scores.log(run_id, outcome)
+            outcomes.append(outcome)
+    lines = scores.lines(outcomes)
+    print("\n".join(lines))
+    trained = f"`{model.location}`"
+    if model.run_id:
+        run = mlflow.get_run(model.run_id)
+        trained = f"[{run.info.run_name}]({advice.page_of(run)})"
+        mlflow.log_param("model_run", model.run_id)
+        print(f"logged to the model's run {run.info.run_name}:  {advice.look_at(run)}")
+    mlflow.set_tag(keys.NOTE, f"The model: {trained}\n\n{layout.description(lines)}")
+    mlflow.log_text("\n".join(lines), layout.REPORT)
+
+
+if __name__ == "__main__":
+    entry.main(keys.EVALUATE, main, Parameters)
