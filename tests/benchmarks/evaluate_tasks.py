@@ -28,7 +28,6 @@ TOKENS = 32_768
 LENGTH = 128
 BATCH = 16
 TURNS = 9
-KINDS = ("python", "cpp")
 
 
 def prepared(folder: Path) -> Corpus:
@@ -38,7 +37,10 @@ def prepared(folder: Path) -> Corpus:
         sets={"stubs": Domain(embedded="stubs", max_mb=0.3)},
         tasks={"next": Task(embedded="web", max_mb=0.5)},
     )
-    domains = {kind: Domain(embedded=kind, max_mb=1) for kind in KINDS}
+    domains = {
+        "python": Domain(embedded="python", max_mb=1),
+        "cpp": Domain(embedded="cpp", max_mb=1),
+    }
     return corpora.prepare(domains, Tokenizer(vocab_size=1024), validation, LENGTH, folder)
 
 
@@ -46,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         whole = prepared(Path(folder))
-        one = {KINDS[0]: whole.domains[KINDS[0]]}
+        one = {"python": whole.domains["python"]}
         parts = {
             "validation": dataclasses.replace(whole, domains=one, sets={}, tasks={}),
             "and a set": dataclasses.replace(whole, domains=one, tasks={}),
@@ -57,7 +59,7 @@ def main() -> None:
         )
         run = planned(
             whole,
-            mixture=dict.fromkeys(KINDS, 1 / len(KINDS)),
+            mixture={"python": 0.5, "cpp": 0.5},
             size=LADDER["0.8M"],
             training=training,
             validation_tokens=TOKENS,
