@@ -25,8 +25,8 @@ def report(
     taken = ", ".join(f"{n} {where}" for where, n in counts.most_common())
     notes = [*found.unidentified, *filter(None, [found.transient]), *notes]
     return [
-        f"fit: {layout.count(len(runs), 'run')} ({taken}); {found.choice.stack}; losses in "
-        f"{keys.unit_text(unit)}",
+        f"fit: {layout.count(len(runs), 'run')} ({taken}); losses in {keys.unit_text(unit)}",
+        *layout.wrapped(str(found.choice.stack), "  law: "),
         *(f"  WARNING: {one.warning}" for one in found.diagnostics if one.warning),
         *(f"  note: {note}" for note in notes),
         f"  target: {found.target.n_params:,.0f} parameters, {found.target.tokens:,.0f} tokens; "

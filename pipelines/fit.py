@@ -23,7 +23,7 @@ from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import entry
-from pipelines.command import table, texts
+from pipelines.command import advice, table, texts
 from pipelines.runs.fitted_runs import (
     Checkpoints,
     explored,
@@ -242,7 +242,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     model = p.model or (study.model if study else registry.DEFAULT_NAME)
     registry.refuse_bad_name(model, "model")
     target = {"n_params": p.n_params, "tokens": p.tokens}
-    fit(
+    fitted = fit(
         entry.experiment_ids(p.experiment, active),
         p.runs or (_runs_of(study, prepared) if study else ""),
         model,
@@ -256,6 +256,10 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         purpose=purpose_of(study, prepared) if study else None,
         unit=p.unit,
     )
+    run = mlflow.get_run(active.info.run_id)
+    uri = fitted.registered.uri
+    print(f"look at it:  {advice.look_at(run)}")
+    print(f"search it:   {advice.command('optimize', run.info.experiment_id, model=uri)}")
 
 
 def _runs_of(study: Study, prepared: Prepared | None) -> str:

@@ -11,7 +11,7 @@ from optimization.mixture import artifacts, solve
 from optimization.mixture.report import report
 from optimization.mixture.solve import Answer, Problem
 from pipelines import entry
-from pipelines.command import table, texts
+from pipelines.command import advice, table, texts
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.search_problem import Overrides
@@ -66,6 +66,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     problem = search_problem.changed(problem, predictor, study, parameters)
     answer = optimize(predictor, problem, trials_below=active if parameters.children else None)
     print("\n".join(report(answer)))
+    print(f"look at it:  {advice.look_at(mlflow.get_run(active.info.run_id))}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 believe it."""
 
 import math
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,15 +75,15 @@ def verdict(proof: Proof, standing: Standing) -> Lines:
     """Whether the best mixture is better than the default one, whether to believe it, and why not;
     wrapped to the width of a report."""
     measured = _measured(proof)
-    doubts = [line for doubt in _doubts(proof, standing) for line in _filled(doubt, "- ")]
+    doubts = [line for doubt in _doubts(proof, standing) for line in layout.wrapped(doubt, "- ")]
     if standing.misfit:
         first = f"{DOUBTED}: {standing.misfit}."
         more = ["Further reasons for caution:", *doubts] if doubts else []
-        return [*_filled(first), *_filled(f"For what it is worth, {measured}"), *more]
+        return [*layout.wrapped(first), *layout.wrapped(f"For what it is worth, {measured}"), *more]
     outcome = _outcome(proof.gain)
     clear = [CLEAR] if outcome == BETTER else []
     more = ["Reasons for caution:", *doubts] if doubts else clear
-    return [*_filled(f"{outcome}: {measured}"), *more]
+    return [*layout.wrapped(f"{outcome}: {measured}"), *more]
 
 
 def metrics(proof: Proof) -> dict[str, float]:
@@ -174,18 +173,6 @@ def _lead(proof: Proof, name: str) -> float:
     """By how much a mixture measured lower than best, over the seeds that both have."""
     by_seed = proof.table.pivot_table("measured", "seed", "mixture")
     return float((by_seed[BEST] - by_seed[name]).mean())
-
-
-def _filled(text: str, bullet: str = "") -> Lines:
-    """A sentence wrapped to the width of a report."""
-    return textwrap.wrap(
-        text,
-        layout.WIDTH,
-        initial_indent=bullet,
-        subsequent_indent=" " * len(bullet),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _accuracies(proof: Proof) -> Lines:

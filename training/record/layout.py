@@ -5,6 +5,7 @@ The width is the same on every terminal and in log files.
 
 import itertools
 import math
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -214,3 +215,15 @@ def short_count(number: float) -> str:
         if number >= 0.9995 * unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:.3g}"
+
+
+def wrapped(text: str, bullet: str = "") -> list[str]:
+    """A text in lines of at most `WIDTH`, below each other after a bullet."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from training.data.corpus import Corpus
 from training.engine import kernels
 from training.engine.devices import Machines
-from training.record import secrets
+from training.record import layout, secrets
 from training.record.errors import InputError
 from training.run import Run
 from training.workers import worker
@@ -163,7 +163,9 @@ def _follow(
                     if diverged:
                         bar.write(f"{name}: {diverged}; the run is marked FAILED and left out")
                 case Waiting(count):
-                    bar.set_description_str(f"waiting for {count} runs of other workers")
+                    bar.set_description_str(
+                        f"waiting for {layout.count(count, 'run')} of other workers"
+                    )
                 case Failed(error):
                     raise error
     for process in workers:
