@@ -29,7 +29,7 @@ def log(
             **{f"law/{key}": value for key, value in choice.stack.params().items()},
             keys.TARGET_N_PARAMS: fit.target.n_params,
             keys.TARGET_TOKENS: fit.target.tokens,
-            keys.UNIT: pulled.unit,
+            keys.LOSS_UNIT: pulled.unit,
             **keys.with_prefix(keys.WEIGHT, weights),
         }
     )

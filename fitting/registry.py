@@ -197,10 +197,12 @@ def register(name: str, spec: Spec, cv_error: float) -> Registered:
 
 def purpose_of(spec: Spec) -> list[Any]:
     """What a predictor was fitted for; only versions with the same purpose are comparable."""
-    purpose: list[Any] = [asdict(spec.target), spec.domains, spec.val_domains, spec.weights]
-    if spec.unit != keys.NATS:
-        purpose.append(spec.unit)
-    return purpose
+    purpose = [asdict(spec.target), spec.domains, spec.val_domains, spec.weights]
+    return _with_unit(purpose, spec.unit)
+
+
+def _with_unit(purpose: list[Any], unit: str) -> list[Any]:
+    return purpose if unit == keys.NATS else [*purpose, unit]
 
 
 def newest(name: str, purpose: list[Any]) -> ModelVersion | None:
@@ -237,10 +239,13 @@ def register_schedule(name: str, spec: ScheduleSpec, cv_error: float) -> Registe
             "n_params": spec.n_params,
             "domains": spec.domains,
             "val_domains": spec.val_domains,
+            "unit": spec.unit,
             INPUTS: [f"{keys.PHASE}{k}/{keys.MIXTURE}{d}" for k in phases for d in spec.domains],
         },
         ModelSignature(outputs=Schema([ColSpec("double", column) for column in outputs])),
-        [spec.n_params, tokens, spec.domains, spec.val_domains, spec.weights],
+        _with_unit(
+            [spec.n_params, tokens, spec.domains, spec.val_domains, spec.weights], spec.unit
+        ),
         cv_error,
     )
 

@@ -106,7 +106,7 @@ def of_study(
     seed = study.sweep.seed
     tried = [continuation.run(name, mixture, seed) for name, mixture in mixtures.items()]
     train_missing(prepared, tried, machines, keys.CRITICAL, active)
-    unit = study.validation.unit
+    unit = study.unit
     pulled = histories.pull(
         [active.info.experiment_id], f"tags.{keys.STUDY} = '{tried[0].study}'", unit=unit
     )
@@ -184,6 +184,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         question = replace(
             question,
             original=list(section.original),
+            new_validation=question.new_validation or section.new_validation,
             weights=question.weights or study.weights(),
             tolerances=question.tolerances or section.tolerances,
             model=p.model or study.model + CONTINUED,

@@ -29,8 +29,9 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     outcomes = []
     with model.files() as source:
         for outcome in suite.outcomes(source, f"model: {model.location!r}"):
-            for run_id in {model.run_id or active.info.run_id, active.info.run_id}:
-                scores.log(run_id, outcome)
+            scores.log(active.info.run_id, outcome)
+            if model.run_id and not parameters.limit:
+                scores.log(model.run_id, outcome)
             outcomes.append(outcome)
     lines = scores.lines(outcomes)
     print("\n".join(lines))
@@ -39,7 +40,10 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         run = mlflow.get_run(model.run_id)
         trained = f"[{run.info.run_name}]({advice.page_of(run)})"
         mlflow.log_param("model_run", model.run_id)
-        print(f"logged to the model's run {run.info.run_name}:  {advice.look_at(run)}")
+        if parameters.limit:
+            print("with a limit the scores are not logged to the model's run")
+        else:
+            print(f"logged to the model's run {run.info.run_name}:  {advice.look_at(run)}")
     mlflow.set_tag(keys.NOTE, f"The model: {trained}\n\n{layout.description(lines)}")
     mlflow.log_text("\n".join(lines), layout.REPORT)
 

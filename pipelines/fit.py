@@ -106,7 +106,8 @@ class Parameters:
         "`domain` for nested."
     )
     huber: float | None = table.parameter(
-        "nested: residuals beyond this, in nats per token, count linearly; by default none do.",
+        "nested: residuals beyond this, in the unit of the losses, count linearly; by default "
+        "none do.",
         texts.not_negative,
     )
     compare: bool = table.parameter(
@@ -193,7 +194,10 @@ def fit(
         )
     except InputError as error:
         raise InputError("; ".join([str(error), *left_out(pulled)])) from error
-    accuracies = [] if implicit else accuracy.of_tasks(pulled.table, pulled.guesses)
+    guesses = {t: g for t, g in pulled.guesses.items() if t in observations.val_domains}
+    if unpredicted := sorted(pulled.guesses.keys() - guesses.keys()):
+        notes.append(f"accuracy of {', '.join(unpredicted)} left out: its loss is not predicted")
+    accuracies = accuracy.of_tasks(pulled.table, guesses)
     artifacts.log(fitted, pulled, val_weights, accuracies)
     spec = registry.spec_of(
         fitted,

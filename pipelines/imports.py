@@ -122,7 +122,7 @@ def import_runs(run_table: RunTable, parameters: Parameters, active: mlflow.Acti
     params = {
         "import/source": parameters.source,
         "import/format": parameters.format,
-        keys.UNIT: run_table.unit,
+        keys.LOSS_UNIT: run_table.unit,
         **keys.with_prefix(keys.WEIGHT, weight),
     }
     if target_id == own_id:

@@ -85,7 +85,7 @@ def log(prepared: Prepared) -> None:
             "corpus_digest": corpus.digest,
             **{f"train_tokens/{n}": f.train_tokens for n, f in corpus.domains.items()},
             **{f"validation_tokens/{n}": f.validation_tokens for n, f in corpus.texts.items()},
-            **{keys.QUESTIONS + n: task.questions for n, task in corpus.tasks.items()},
+            **{f"questions_prepared/{n}": task.questions for n, task in corpus.tasks.items()},
             **{f"cut_prompts/{n}": count for n, count in cut.items() if count},
             **{f"skipped/{n}": count for n, count in skipped.items() if count},
         }

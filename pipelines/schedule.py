@@ -153,13 +153,13 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     prepared = prepare(study)
     proxies = PhaseProxies(prepared, section)
     fitted = fit(proxies, machines, active)
-    registered = register(fitted, name, study.size(section.size).n_params, study.validation.unit)
+    registered = register(fitted, name, study.size(section.size).n_params, study.unit)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     predictor = load(registered.uri)
     known = {"default": np.array([*prepared.default.values()])}
     answer = solve(predictor, study.feasible(), known, study.search.trials, study.search.seed)
     log_schedule(study, fitted, answer, active)
-    lines = [_scores(fitted, study.validation.unit), "", *report(answer)]
+    lines = [_scores(fitted, study.unit), "", *report(answer)]
     print("\n".join(lines), flush=True)
     proof = schedule_proof.prove(proxies, answer, machines, active)
     schedule_proof.log(answer, proof)

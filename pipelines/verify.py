@@ -47,7 +47,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     preflight.training(study, machines, [study.target.size])
     n_params, tokens = study.size(study.target.size).n_params, study.target_tokens()
     uri = parameters.model or champion(study.model)
-    predictor = predictors.load(uri, n_params, tokens, study.validation.unit)
+    predictor = predictors.load(uri, n_params, tokens, study.unit)
     search_problem.refuse_other_domains(study, predictor)
     if set(predictor.val_domains) != set(study.evaluated):
         raise InputError(

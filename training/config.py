@@ -170,8 +170,9 @@ class Validation(Section):
     weights: dict[DomainName, Annotated[float, Field(ge=0)]] | None = None
     """Domain, set or task → weight, divided by their sum; equal when absent. With `sets` or
     `tasks`, what is not named weighs 0; without, every domain needs a weight."""
-    unit: Literal["nats_per_token", "bits_per_byte"] = "nats_per_token"
-    """The unit of the losses that are weighted, fitted and predicted."""
+    unit: Literal["nats_per_token", "bits_per_byte"] | None = None
+    """The unit of the losses that are weighted, fitted and predicted; nats per token when absent,
+    or that of imported runs."""
 
     @property
     def beside(self) -> dict[str, Source]:

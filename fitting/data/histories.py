@@ -20,7 +20,7 @@ from training.record import keys
 from training.record.errors import InputError
 from training.record.history import History, history_from_tags
 from training.record.mixtures import checked_mixture
-from training.record.mlflow_runs import in_unit, search, threads
+from training.record.mlflow_runs import in_unit, readable, search, threads
 
 RunHistory = tuple[Run, History]
 
@@ -93,10 +93,12 @@ def pull(
     if reuse:
         _refuse_empty(old, experiment_ids, reuse, left_out)
     comparable.refuse_several_studies(new, experiment_ids)
-    own = comparable.one_unit([*new, *old])
-    comparable.refuse_different_training(new, old)
     parents = _parents(new, experiment_ids)
-    unit = unit or purpose(parents).unit or own
+    unit = unit or purpose(parents).unit
+    if unit != keys.BITS:
+        own = comparable.one_unit([*new, *old])
+        unit = unit or own
+    comparable.refuse_different_training(new, old)
     return Histories(
         table=_table([(run, in_unit(run, history, unit)) for run, history in usable]),
         left_out=left_out,
@@ -111,13 +113,21 @@ def pull(
 
 
 def _guesses(runs: Sequence[Run]) -> dict[str, Guess]:
-    params = {key: value for run in runs for key, value in run.data.params.items()}
-    questions = keys.without_prefix(keys.QUESTIONS, params)
-    return {
-        task: Guess(chance, int(questions[task]))
-        for task, chance in keys.without_prefix(keys.CHANCE, params).items()
-        if task in questions
-    }
+    """The guess at each task; raises InputError where two runs were asked other questions."""
+    found: dict[str, tuple[Guess, Run]] = {}
+    for run in runs:
+        questions = keys.without_prefix(keys.QUESTIONS, run.data.params)
+        for task, chance in keys.without_prefix(keys.CHANCE, run.data.params).items():
+            guess = Guess(chance, int(questions.get(task, 1)))
+            known, first = found.setdefault(task, (guess, run))
+            if known != guess:
+                raise InputError(
+                    f"the accuracies of {task!r} are not comparable: run {run.info.run_name!r} has "
+                    f"{guess.questions:,} questions and chance {guess.chance:.4g}, "
+                    f"{first.info.run_name!r} {known.questions:,} and {known.chance:.4g}; choose "
+                    "with runs=…"
+                )
+    return {task: guess for task, (guess, _) in found.items()}
 
 
 def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +153,7 @@ def checks(experiment_ids: Sequence[str], runs: str = "", unit: str = keys.NATS)
         for run in check_runs
         if run.info.status == "FINISHED"
         and run.data.tags.get(keys.COMPLETE) == "true"
-        and {run.data.params.get(keys.UNIT, keys.NATS), unit} in ({unit}, {keys.NATS, keys.BITS})
+        and readable(run, unit)
     ]
     if not complete:
         return pd.DataFrame()
@@ -215,7 +225,7 @@ class Purpose:
         return {
             keys.TARGET_N_PARAMS: self.n_params,
             keys.TARGET_TOKENS: self.tokens,
-            keys.UNIT: self.unit,
+            keys.LOSS_UNIT: self.unit,
             **keys.with_prefix(keys.WEIGHT, self.weights),
             **keys.with_prefix(keys.DEFAULT_MIXTURE, self.default_mixture),
             **keys.with_prefix(keys.LOWEST, self.lowest),
@@ -246,7 +256,7 @@ def purpose(parents: Sequence[str]) -> Purpose:
         lowest=keys.without_prefix(keys.LOWEST, agreed),
         highest=keys.without_prefix(keys.HIGHEST, agreed),
         bundles=json.loads(bundles.pop()) if len(bundles) == 1 else {},
-        unit=agreed.get(keys.UNIT, ""),
+        unit=agreed.get(keys.LOSS_UNIT, ""),
     )
 
 

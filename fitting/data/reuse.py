@@ -42,6 +42,11 @@ def pull(
     do not have.
     """
     pulled = histories.pull(experiment_ids, runs, old.runs, unplanned=unplanned, unit=unit)
+    if old.splits and pulled.unit == keys.BITS:
+        raise InputError(
+            "split: the parts of a domain are shares of its tokens, by which bits per byte cannot "
+            f"be averaged; fit with unit={keys.NATS}"
+        )
     table = split(pulled.table, old.splits, pulled.names)
     _refuse_unknown_domains(table, pulled)
     return replace(pulled, table=table)

@@ -233,9 +233,8 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
         for c in prefixed_columns(table, keys.ACCURACY)
     }
     params = {
-        column: f"{table[column].iloc[0]:g}"
-        for prefix in (keys.CHANCE, keys.QUESTIONS)
-        for column in prefixed_columns(table, prefix)
+        **{c: repr(float(table[c].iloc[0])) for c in prefixed_columns(table, keys.CHANCE)},
+        **{c: str(int(table[c].iloc[0])) for c in prefixed_columns(table, keys.QUESTIONS)},
     }
     return tuple(
         ImportedRun(

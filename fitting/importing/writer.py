@@ -111,7 +111,16 @@ def fingerprint(run: ImportedRun) -> str:
             domain: [f"{loss:.9g}" for loss in series]
             for domain, series in zip(run.history.domains, losses, strict=True)
         },
-        **({"accuracies": run.history.accuracies} if run.history.accuracies else {}),
+        **(
+            {
+                "accuracies": {
+                    task: [f"{accuracy:.9g}" for accuracy in series]
+                    for task, series in run.history.accuracies.items()
+                }
+            }
+            if run.history.accuracies
+            else {}
+        ),
         "params": run.params,
         keys.CHECK: run.check,
         **({keys.UNIT: run.unit} if run.unit != keys.NATS else {}),

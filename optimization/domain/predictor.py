@@ -200,6 +200,15 @@ class Predictor:
         """The unit of the losses."""
         return self.spec.unit
 
+    def refuse_other_unit(self, unit: str) -> None:
+        """Raise InputError if the losses are not in this unit."""
+        if self.unit != unit:
+            raise InputError(
+                f"model {self.uri!r} predicts {keys.unit_text(self.unit)}, but the study measures "
+                f"{keys.unit_text(unit)} (validation.unit); fit again with the study, and name the "
+                "version that this registers with model=models:/<name>/<version>"
+            )
+
     def at(self, n_params: float, tokens: float) -> Self:
         """The same predictor at another scale."""
         return replace(self, n_params=n_params, tokens=tokens)
@@ -297,11 +306,8 @@ def load(
         loaded,
         artifact_model,
     )
-    if unit not in (None, predictor.unit):
-        raise InputError(
-            f"model {uri!r} predicts {keys.unit_text(predictor.unit)}, but the study says "
-            f"validation.unit {unit}; fit again with the study, or change it"
-        )
+    if unit is not None:
+        predictor.refuse_other_unit(unit)
     try:
         predictor.table(predictor.fitted[:1])
     except MlflowException as error:

@@ -27,7 +27,7 @@ def log(answer: Answer, *, trials_below: mlflow.ActiveRun | None = None) -> None
             "model_uri": masked(predictor.uri),
             keys.TARGET_N_PARAMS: predictor.n_params,
             keys.TARGET_TOKENS: predictor.tokens,
-            keys.UNIT: predictor.unit,
+            keys.LOSS_UNIT: predictor.unit,
             "minimised": ",".join(problem.objectives),
             "pull_strength": answer.pull,
             "compared_with": answer.compared,

@@ -138,7 +138,12 @@ def _benchmark(manager: Any, name: str) -> Benchmark:
     tops = [group for key, group in groups.items() if key not in inner] or [*tasks.values()]
     label = name
     if name.endswith(YAML):
-        (label,) = [key for key in groups if key not in inner] or tasks
+        labels = [key for key in groups if key not in inner] or [*tasks]
+        if len(labels) != 1:
+            raise InputError(
+                f"benchmarks: {name!r} holds {len(labels)} tasks; put them into a group"
+            )
+        (label,) = labels
     return Benchmark(label, tops, frozenset(tasks))
 
 
@@ -196,8 +201,8 @@ class _Warnings(logging.Handler):
         """Say how many questions of a benchmark were cut, if any."""
         if self.cut:
             print(
-                f"{benchmark}: {self.cut:,} prompts are longer than the model's context of "
-                f"{context:,} tokens; their beginnings were cut",
+                f"{benchmark}: {self.cut:,} answers were scored with a prompt that is longer than "
+                f"the model's context of {context:,} tokens; its beginning was cut off",
                 file=sys.stderr,
             )
         self.cut = 0

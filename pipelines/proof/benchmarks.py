@@ -120,8 +120,15 @@ def compare(table: pd.DataFrame, suite: Suite) -> list[str]:
         name: _by_name(by_run[run_id] for run_id in table["run_id"][table["mixture"] == name])
         for name in (BEST, DEFAULT)
     }
+    counts = (table["mixture"] == BEST).sum(), (table["mixture"] == DEFAULT).sum()
+    pairs = {
+        n: (sides[BEST].get(n, []), sides[DEFAULT].get(n, []))
+        for n in {**sides[BEST], **sides[DEFAULT]}
+    }
     differences = {
-        name: ScoreDifference.of(own, sides[DEFAULT][name]) for name, own in sides[BEST].items()
+        name: ScoreDifference.of(best, default)
+        for name, (best, default) in pairs.items()
+        if (len(best), len(default)) == counts
     }
     metrics = {}
     for name, difference in differences.items():
@@ -131,7 +138,11 @@ def compare(table: pd.DataFrame, suite: Suite) -> list[str]:
             metrics[f"{key}{keys.STANDARD_ERROR}"] = difference.error
     mlflow.log_metrics(metrics)
     outcomes = next(iter(by_run.values()))
-    return report(outcomes, differences)
+    missing = sorted(pairs.keys() - differences.keys())
+    return [
+        *report(outcomes, differences),
+        *(f"{name}: not compared, since a target has no finite score" for name in missing),
+    ]
 
 
 def _asked(run_id: str, suite: Suite) -> Iterator[Outcome]:
@@ -140,7 +151,8 @@ def _asked(run_id: str, suite: Suite) -> Iterator[Outcome]:
     model = saved_model.find(f"runs:/{run_id}")
     with model.files() as source:
         for outcome in suite.outcomes(source, f"the model of {name}"):
-            scores.log(run_id, outcome)
+            if not suite.settings.limit:
+                scores.log(run_id, outcome)
             yield outcome
 
 
@@ -153,7 +165,8 @@ def _by_name(seeds: Iterator[list[Outcome]]) -> dict[str, list[Score]]:
 
 def report(outcomes: Sequence[Outcome], differences: Mapping[str, ScoreDifference]) -> list[str]:
     """Each benchmark's scores of best and default, and their difference with its standard error."""
-    shown = [score for outcome in outcomes for score in outcome.shown]
+    every = [score for outcome in outcomes for score in outcome.shown]
+    shown = [score for score in every if score.name in differences]
     names = layout.short([score.name for score in shown])
     width = max(layout.cells(name) for name in ("benchmark", *names.values())) + 1
     head = f"{layout.padded('benchmark', width)}{BEST:>10}{DEFAULT:>10}"

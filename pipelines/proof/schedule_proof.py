@@ -62,7 +62,7 @@ def prove(
         for name in (JOINT, CONSTANT)
     }
     run_ids = train_missing(prepared, list(planned.values()), machines, keys.SCHEDULE, active)
-    unit = prepared.study.validation.unit
+    unit = prepared.study.unit
     rows = []
     for (name, seed), run in planned.items():
         losses = last_losses(run_ids[run.name], unit)

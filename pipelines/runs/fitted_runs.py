@@ -94,7 +94,7 @@ def purpose_of(study: Study, prepared: Prepared | None) -> Purpose:
         lowest=dict(zip(study.domains, lower, strict=True)),
         highest=dict(zip(study.domains, upper, strict=True)),
         bundles=study.bundles,
-        unit=study.validation.unit,
+        unit=study.validation.unit or "",
     )
 
 

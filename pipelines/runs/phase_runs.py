@@ -94,7 +94,7 @@ class PhaseProxies:
         phase.
         """
         section, tried = self.section, self.mixtures()
-        unit = self.prepared.study.validation.unit
+        unit = self.prepared.study.unit
         labels = parent_labels(tried, section.trunks)
         rows: list[dict[str, object]] = []
         no_losses = dict.fromkeys(self.prepared.study.evaluated, np.nan)

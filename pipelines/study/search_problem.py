@@ -10,7 +10,6 @@ from optimization.mixture.solve import Problem
 from pipelines.command import table, texts
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
-from training.record import keys
 from training.record.errors import InputError
 
 SAME_WEIGHT = 1e-6  # difference of weights that are the same
@@ -52,8 +51,8 @@ class Overrides:
         "The mixture that the best one is compared with, written as `mixture` of `train`."
     )
     pull: float | str | None = table.parameter(
-        "What a nat of divergence from the reference must gain, in nats per token; `auto`: the "
-        "strongest pull that keeps nine tenths of the gain.",
+        "What a nat of divergence from the reference must gain, in the unit of the losses; "
+        "`auto`: the strongest pull that keeps nine tenths of the gain.",
         _pull,
     )
     trust_region: float | None = table.parameter(
@@ -86,11 +85,8 @@ def of_study(study: Study, predictor: Predictor) -> Problem:
     a predictor with other domains, and for a limit on the epochs of text that is not prepared.
     """
     refuse_other_domains(study, predictor)
-    if study.validation.unit == keys.BITS != predictor.unit:
-        raise InputError(
-            f"model {predictor.uri} predicts {keys.unit_text(predictor.unit)}, but the study says "
-            f"validation.unit {keys.BITS}; fit again with the study, or change it"
-        )
+    if study.validation.unit:
+        predictor.refuse_other_unit(study.validation.unit)
     search, swept = study.search, predictor.explored().bounds
     own = {d: limits for d, limits in study.bounds.items() if swept[d][0] < swept[d][1]}
     rules = study.constraints().within({**swept, **own}).within(search.bounds)

@@ -76,7 +76,7 @@ class Search(Section):
     reference: dict[DomainName, float] | None = None
     """What the best mixture is compared with and pulled to; the default mixture when absent."""
     pull: float | Literal["auto"] = Field(default=0.0)
-    """What a nat of divergence from the reference must gain, nats per token; `auto`: the
+    """What a nat of divergence from the reference must gain, in the unit of the losses; `auto`: the
     strongest pull that keeps nine tenths of the gain."""
     trust_region: float | None = Field(default=None, ge=0, le=1)
     """Largest distance (share of tokens) from the nearest fitted mixture."""
@@ -99,6 +99,8 @@ class Critical(Section):
     """Domains of the original data → their proportions relative to each other."""
     new: dict[DomainName, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Domains of the new data → their proportions relative to each other."""
+    new_validation: list[DomainName] = Field(default=[])
+    """Sets and tasks that measure the new data; the others measure the original data."""
     steps: int = Field(gt=0)
     """Optimizer steps for which the base is continued."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -112,7 +114,7 @@ class Critical(Section):
     mixtures: int = Field(default=0, ge=0)
     """How many further mixtures to try, in which all these domains vary freely."""
     tolerances: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0], min_length=1)
-    """By how much the loss on the original data may rise, nats per token."""
+    """By how much the loss on the original data may rise, in the unit of the losses."""
     seeds: Seeds = Field(default=[1, 2])
     """Seeds with which the answer is trained; an empty list: it is not trained."""
 

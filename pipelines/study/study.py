@@ -181,6 +181,7 @@ class Study(Section):
         known = list(self.domains)
         refuse_unknown(section.original, known, "critical.original")
         refuse_unknown(section.new, known, "critical.new")
+        refuse_unknown(section.new_validation, self.evaluated, "critical.new_validation")
         for domain in (*section.original, *section.new):
             if self.bounds.get(domain, (0, 1))[1] == 0:
                 raise ValueError(
@@ -281,6 +282,11 @@ class Study(Section):
     def evaluated(self) -> list[str]:
         """What losses are measured on: the domains, the validation sets, then the tasks."""
         return [*self.domains, *self.validation.beside]
+
+    @property
+    def unit(self) -> str:
+        """The unit of the losses of the runs that the study trains."""
+        return self.validation.unit or keys.NATS
 
     def weights(self) -> dict[str, float]:
         """Weight of each validation loss in the objective; they sum to one."""

@@ -28,6 +28,7 @@ DOCSTRING_MIN = 300  # characters; shorter docstrings are signatures rather than
 DOCUMENT_MIN = 200  # characters
 PROMPT, ANSWER = 64, 32  # characters of a question, cut to whole words
 CHOICES = 4
+WORDS = 13  # of a question, without which it cannot be found within training text
 
 SUFFIXES = {
     "python": (".py",),
@@ -93,7 +94,7 @@ def _continuation(text: str) -> tuple[str, str] | None:
     end = lengths[count - 1] if count else 0
     prompt = "".join(words[:count]).lstrip()
     answer = "".join(words[count : sum(length <= end + ANSWER for length in lengths)])
-    few = min(len(prompt), 2 * len(answer)) < ANSWER
+    few = 2 * len(answer) < ANSWER or len(re.findall(r"[a-zA-Z0-9]+", prompt + answer)) < WORDS
     return None if few or not piece.isascii() else (prompt, answer)
 
 

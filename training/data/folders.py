@@ -149,8 +149,14 @@ def _index(validation: Validation) -> leaks.Index:
     """The text of the sets and tasks, to be found in training text."""
     index = leaks.Index(_held_out_texts(validation))
     for name, share in index.common.items():
+        kind = TASK if name in validation.tasks else SET
+        if short := index.short[name]:
+            what = "questions" if kind == TASK else "documents"
+            logger.warning(
+                f"{kind} {name!r}: {short:,} {what} have fewer than {leaks.WORDS} words; they are "
+                "looked for as whole documents of the training text, not within them"
+            )
         if share > MUCH_COMMON:
-            kind = TASK if name in validation.tasks else SET
             logger.warning(
                 f"{kind} {name!r}: {share:.0%} of its passages stand in more than {leaks.COMMON} "
                 "of its documents; training text that holds those is not taken for a leak"

@@ -39,6 +39,7 @@ class Passages:
     hashes: Array  # uint64, (n,)
     documents: Array  # the document of each, (n,)
     starts: Array  # its first word's place in the plain document, in bytes of UTF-8, (n,)
+    short: int = 0  # documents of fewer words than a passage
 
 
 def passages(texts: Sequence[str]) -> Passages:
@@ -75,7 +76,7 @@ def passages(texts: Sequence[str]) -> Passages:
     hashes ^= hashes >> np.uint64(29)  # the upper bits of a sum know little of the lower ones
     hashes = (hashes + sizes) * np.uint64(0x9E3779B97F4A7C15)
     offset = begins - np.concatenate([[0], ends])[document]
-    return Passages(hashes, document[taken], offset[taken])
+    return Passages(hashes, document[taken], offset[taken], len(short))
 
 
 def _plain(text: str) -> str:
@@ -91,6 +92,7 @@ class Index:
     def __init__(self, batches: Iterable[tuple[str, Sequence[str]]]) -> None:
         """From batches of documents, each of one set; raises InputError for too much text."""
         hashes: dict[str, list[Array]] = {}
+        self.short: dict[str, int] = {}  # documents that are found only as a whole
         total = 0
         for name, texts in batches:
             batch = passages(texts)
@@ -98,10 +100,11 @@ class Index:
             once = np.unique(pairs, axis=0)[:, 1]  # in a document
             hashes.setdefault(name, []).append(once)
             total += len(batch.hashes)
+            self.short[name] = self.short.get(name, 0) + batch.short
             if total > MOST:
                 raise InputError(
-                    f"validation.sets: more than {MOST:,} words, too many to look for in the "
-                    "training text; limit the largest with max_mb"
+                    f"validation.sets, validation.tasks: more than {MOST:,} words, too many to "
+                    "look for in the training text; limit the largest with max_mb"
                 )
         self.sets = list(hashes)
         self.common: dict[str, float] = {}  # share of a set's passages that do not count

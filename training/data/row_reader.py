@@ -80,15 +80,21 @@ def _question(columns: Mapping[str, Any], task: Task) -> Question:
 
 def _label(value: Any, choices: list[Any], name: str) -> int:
     """The number of the right choice: as given, or of the choice with this text or letter."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        return value
-    if isinstance(value, str):
-        if choices.count(value) == 1:
-            return choices.index(value)
-        if re.fullmatch("[A-Z]", value) and ord(value) - ord("A") < len(choices):
-            return ord(value) - ord("A")
+    readings = set()
+    if isinstance(value, int) and not isinstance(value, bool):
+        readings = {value}
+    elif isinstance(value, str):
+        readings = {i for i, choice in enumerate(choices) if choice == value}
+        if re.fullmatch("[A-Z]", value):
+            readings.add(ord(value) - ord("A"))
+        elif not readings and re.fullmatch("[0-9]{1,3}", value):
+            readings = {int(value)}
+    possible = [i for i in readings if 0 <= i < len(choices)]
+    if len(possible) == 1:
+        return possible[0]
+    fault = "may be one of several" if possible else "is none"
     raise LookupError(
-        f"column {name!r} holds {value!r}, which is none of the {len(choices)} choices (a number "
+        f"column {name!r} holds {value!r}, which {fault} of the {len(choices)} choices (a number "
         "from 0, a letter from A, or a choice's text)"
     )
 

@@ -31,7 +31,7 @@ ROW = np.dtype(
         ("end", np.uint64),  # of its tokens in the file
         ("prompt", np.uint32),  # tokens of the prompt
         ("answer", np.uint32),  # tokens of the answer
-        ("bytes", np.uint32),  # UTF-8 bytes of the answer
+        ("bytes", np.uint32),  # UTF-8 bytes of the answer, with the space before it
         ("question", np.uint32),
         ("right", np.bool_),
     ]
@@ -50,7 +50,7 @@ class TaskFiles:
     longest_answer: int
     """Tokens."""
     chance: float | None
-    """Accuracy of a guess: the mean of 1 / choices; None if there are no choices."""
+    """Accuracy of a guess at all questions; None if there are no choices."""
     digest: str
     """Hash of the tokens and rows."""
     skipped: int = 0
@@ -85,6 +85,11 @@ class Answers:
     @property
     def questions(self) -> int:
         return len(np.unique(self.question))
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess: the mean of 1 / choices."""
+        return float((1 / np.unique(self.question, return_counts=True)[1]).mean())
 
     @property
     def bytes_per_token(self) -> float:
@@ -175,9 +180,10 @@ class _AnswerWriter:
         self._chances: list[float] = []
 
     def add(self, question: Question, answers: Sequence[tuple[list[int], int]]) -> None:
+        moved = question.prompt[len(question.prompt.rstrip()) :]
         for number, (ids, prompt) in enumerate(answers):
             self._end += len(ids)
-            size = len(question.answers[number].encode())
+            size = len((moved + question.answers[number]).encode())
             right = number == question.right
             row = (self._end, prompt, len(ids) - prompt, size, self._questions, right)
             self._ids.append(np.array(ids, self._dtype))

@@ -84,6 +84,14 @@ def search(experiment_ids: Sequence[str], query: str) -> list[Run]:
             return runs
 
 
+def readable(run: Run, unit: str) -> bool:
+    """Whether `in_unit` can read a run's losses in this unit."""
+    own, metrics = run.data.params.get(keys.UNIT, keys.NATS), run.data.metrics
+    losses = [key.removeprefix(keys.VAL_LOSS) for key in metrics if key.startswith(keys.VAL_LOSS)]
+    converts = (own, unit) == (keys.NATS, keys.BITS)
+    return own == unit or (converts and all(keys.VAL_BPB + name in metrics for name in losses))
+
+
 def in_unit(run: Run, history: History, unit: str) -> History:
     """A run's history with its losses in this unit.
 

@@ -227,13 +227,14 @@ def _params(run: Run, corpus: Corpus, trainer: "trainers.Trainer") -> dict[str, 
 def _params_of_tasks(run: Run, corpus: Corpus) -> dict[str, object]:
     """What a fit needs to know of the tasks with choices."""
     tokens, length = run.validation_tokens, run.training.sequence_length
-    guessed = {name: task for name, task in corpus.tasks.items() if task.chance is not None}
+    answers = {
+        name: tasks.evaluated(task, tokens, length)
+        for name, task in corpus.tasks.items()
+        if task.chance is not None
+    }
     return {
-        **{keys.CHANCE + name: task.chance for name, task in guessed.items()},
-        **{
-            keys.QUESTIONS + name: tasks.evaluated(task, tokens, length).questions
-            for name, task in guessed.items()
-        },
+        **{keys.CHANCE + name: asked.chance for name, asked in answers.items()},
+        **{keys.QUESTIONS + name: asked.questions for name, asked in answers.items()},
     }
 
 

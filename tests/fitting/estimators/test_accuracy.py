@@ -39,6 +39,28 @@ def test_a_known_curve_is_recovered_and_its_interval_holds() -> None:
     assert 0.8 <= np.mean(inside) <= 0.99
 
 
+def test_the_interval_holds_where_the_runs_show_but_the_foot_of_the_curve() -> None:
+    beyond, inside = np.array([1.4]), []
+    for seed, ceiling in enumerate(np.tile([0.7, 0.85, 1.0], 8)):
+        truth = np.array([ceiling, 1.7, np.log(0.3)])
+        curve, _ = accuracy.fit(*measured(seed, truth), GUESS)
+        if curve is not None:
+            low, high = curve.ends(beyond, np.zeros(1))
+            inside.append(bool(low <= accuracies(truth, GUESS.chance, beyond) <= high))
+    assert len(inside) > 12
+    assert np.mean(inside) >= 0.75
+
+
+def test_runs_that_differ_but_do_not_follow_the_loss_have_no_curve() -> None:
+    answered = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        losses, _, runs = measured(seed)
+        noise = np.repeat(rng.normal(0, 0.03, 40), 5) + rng.normal(0, 0.01, 200)
+        answered += accuracy.fit(losses, 0.35 + noise, runs, GUESS)[0] is not None
+    assert answered <= 2
+
+
 def test_an_uncertain_loss_widens_the_interval_by_the_slope() -> None:
     curve, _ = accuracy.fit(*measured(0), GUESS)
     assert curve is not None
@@ -53,8 +75,8 @@ def test_an_uncertain_loss_widens_the_interval_by_the_slope() -> None:
 @pytest.mark.parametrize(
     ("curve", "losses", "reason"),
     [
-        (np.array([0.9, 0.1, np.log(0.1)]), slice(None), "have not left chance"),
-        (np.array([0.5, 99.0, np.log(0.3)]), slice(None), "does not follow its loss"),
+        (np.array([0.9, 0.1, np.log(0.1)]), slice(None), "are still at chance"),
+        (np.array([0.5, 99.0, np.log(0.3)]), slice(None), "no dependence on the loss"),
         (CURVE, slice(5), "5 evaluations are too few"),
     ],
 )

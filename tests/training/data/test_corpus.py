@@ -284,7 +284,6 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from training.data import corpus, tokenise
-from training.data import tokenizer as tokenizers
 from training.config import Domain, Tokenizer, Validation
 
 tokenise.BATCH, tokenise.SAVE_BYTES = 20_000, 50_000
@@ -340,7 +339,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
 
         return encode
 
-    monkeypatch.setattr(tokenise, "encoder", noted)
+    monkeypatch.setattr(tokenizers, "encoder", noted)
     resumed = prepare(domains, tmp_path / "w")
     assert (
         len(taken)

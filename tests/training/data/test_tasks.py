@@ -139,7 +139,7 @@ def test_long_prompts_are_cut_on_the_left_and_counted(quiz: Corpus) -> None:
     for long, part in zip(whole.tokens, cut.tokens, strict=True):
         assert long[-short - 1 :].tolist() == part.tolist()
     assert cut.bytes_per_token == whole.bytes_per_token
-    assert cut.bytes.tolist() == [len("two of it")] * 40  # the prompt's last space is not its
+    assert cut.bytes.tolist() == [len(" two of it")] * 40  # with the prompt's last space
 
 
 def test_a_guess_by_likelihood_per_byte() -> None:
@@ -184,6 +184,7 @@ def test_embedded_questions_have_four_choices_and_are_not_trained_on(quiz: Corpu
             "column 'l' holds 2, which is none of the 2",
         ),
         ({}, {"prompt": "p", "c": ["a", "b"], "l": "C"}, "column 'l' holds 'C', which is none"),
+        ({}, {"prompt": "p", "c": ["B", "A"], "l": "A"}, "column 'l' holds 'A', which may be one"),
         ({}, {"prompt": "p", "c": ["a", "b"], "l": True}, "column 'l' holds True, which is none"),
     ],
 )
@@ -198,7 +199,7 @@ def test_a_bad_question_is_one_clear_error(
     assert f"task 'quiz': {path}:1: {message}" in str(raised.value)
 
 
-@pytest.mark.parametrize(("label", "right"), [(1, 1), ("B", 1), ("deux", 1), ("A", 0)])
+@pytest.mark.parametrize(("label", "right"), [(1, 1), ("B", 1), ("deux", 1), ("A", 0), ("1", 1)])
 def test_a_label_is_a_number_a_letter_or_a_text(
     label: int | str, right: int, tmp_path: Path
 ) -> None:
