@@ -56,14 +56,15 @@ class Candidate:
         return replace(self.form, terms=1)
 
     def __str__(self) -> str:
+        ridge = f"ridge {self.ridge:.0e}"
+        if self.ridges:
+            ridge = f"ridge {min(self.ridges):.0e} to {max(self.ridges):.0e} by domain"
         if self.method not in OWN:
-            return f"{self.method} law, ridge {self.ridge:.0e}"
+            return f"{self.method} law, {ridge}"
         parts = [
             f"{self.method} law",
             f"φ(r) = r^{self.power:g}" if self.power else "φ(r) = log(r + ε)",
-            f"ridge {min(self.ridges):.0e} to {max(self.ridges):.0e} by domain"
-            if self.ridges
-            else f"ridge {self.ridge:.0e}",
+            ridge,
         ]
         if self.terms > 1:
             parts.append(f"{self.terms} exponentials")
@@ -163,8 +164,13 @@ def fit_all(
     for candidate in wanted:
         if candidate.method not in OWN:
             scales = _known_scales(observations, PLAIN, memory, known)
+            form, method = candidate.form, candidate.method
+            if form not in known:
+                known[form] = published.begin(observations, method, scales, memory.get(form))
+                memory.setdefault(form, known[form])
+            ridges, start = candidate.of_domains(domains), memory.get(candidate)
             laws[candidate], parameters = published.fit(
-                observations, candidate.method, candidate.ridge, scales, memory.get(candidate)
+                observations, method, ridges, scales, known[form], start
             )
             memory.setdefault(candidate, parameters)
     for form in dict.fromkeys(c.scale_form for c in ours):
@@ -220,18 +226,20 @@ def bootstrap(
         drawn = [bootstrap(observations, m, target, counts, memory) for m in way.members]
         return [way.law(laws) for laws in zip(*drawn, strict=True)]
     candidate, memory = way, dict(memory or {})
-    if candidate.method not in OWN:
-        plain = _scales(observations, PLAIN, memory)
-        start = memory.get(candidate)
-        if start is None:
-            start = published.fit(observations, candidate.method, candidate.ridge, plain)[1]
-        return published.bootstrap(
-            observations, candidate.method, candidate.ridge, plain, counts, start
-        )
+    domains = len(observations.val_domains)
     fit_all(observations, [candidate], target, memory)
+    if candidate.method not in OWN:
+        return published.bootstrap(
+            observations,
+            candidate.method,
+            candidate.of_domains(domains),
+            memory[PLAIN],
+            counts,
+            memory[candidate.form],
+            memory[candidate],
+        )
     found: Exponentials = memory[(candidate,)]
     starts = found.part(np.tile(np.arange(len(found.floor)), len(counts)))
-    domains = len(observations.val_domains)
     ridges = np.tile(candidate.of_domains(domains), (len(counts), 1))
     if candidate.method == "nested":
         curves = _curves(observations, candidate, target)

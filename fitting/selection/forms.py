@@ -154,8 +154,8 @@ class FormSearch:
     def _walk(self, form: Candidate, power: float, ridge: float, options: Options) -> None:
         """Cross-validate a form with φ and ridges from the usual ones on, as long as it helps."""
         if form.method in published.METHODS:
-            own = published.RIDGE if options.ridge is None else options.ridge
-            self.try_all([replace(form, power=1.0, ridge=own)])
+            own = ridge if options.ridge is None else options.ridge
+            self._along_ridges(replace(form, power=1.0, ridge=own), options)
             return
         best = self._along_ridges(
             replace(
