@@ -168,9 +168,9 @@ def fit_all(
             if form not in known:
                 known[form] = published.begin(observations, method, scales, memory.get(form))
                 memory.setdefault(form, known[form])
-            ridges, start = candidate.of_domains(domains), memory.get(candidate)
+            own, start = candidate.of_domains(domains), memory.get(candidate)
             laws[candidate], parameters = published.fit(
-                observations, method, ridges, scales, known[form], start
+                observations, method, own, scales, known[form], start
             )
             memory.setdefault(candidate, parameters)
     for form in dict.fromkeys(c.scale_form for c in ours):

@@ -87,8 +87,8 @@ class Parts:
         return shares, np.einsum("kv,knv->nv", shares, predictions)
 
     def _part(self, method: str) -> Part:
-        """A method's part in the stack: one form; where the ridge is to be chosen, each domain takes
-        its own, and in a sum of laws its own of two φ, where the law has one."""
+        """A method's part in the stack: one form; where the ridge is to be chosen, each domain
+        takes its own, and in a sum of laws its own of two φ, where the law has one."""
         began = time.perf_counter()
         best, options, domains = (
             self.search.chosen((method,)),
