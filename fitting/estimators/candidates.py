@@ -154,8 +154,9 @@ def fit_all(
 ) -> dict[Candidate, Law]:
     """The laws of several candidates; what they share is computed once, all ridges in a batch.
 
-    An empty `memory` is filled, a filled one is where the solvers start. `known` keeps what is
-    found of these very observations, for another call to use.
+    An empty `memory` is filled, a filled one is where the solvers start and the first fits of the
+    published laws are. `known` keeps what is found of these very observations, for another call to
+    use.
     """
     memory, known = {} if memory is None else memory, {} if known is None else known
     laws: dict[Candidate, Law] = {}
@@ -165,12 +166,11 @@ def fit_all(
         if candidate.method not in OWN:
             scales = _known_scales(observations, PLAIN, memory, known)
             form, method = candidate.form, candidate.method
-            if form not in known:
-                known[form] = published.begin(observations, method, scales, memory.get(form))
-                memory.setdefault(form, known[form])
-            own, start = candidate.of_domains(domains), memory.get(candidate)
+            if form not in memory:
+                memory[form] = published.begin(observations, method, scales)
+            own, first = candidate.of_domains(domains), memory[form]
             laws[candidate], parameters = published.fit(
-                observations, method, own, scales, known[form], start
+                observations, method, own, scales, first, _start(candidate, memory)
             )
             memory.setdefault(candidate, parameters)
     for form in dict.fromkeys(c.scale_form for c in ours):
@@ -185,6 +185,17 @@ def fit_all(
             memory[(form, power, terms)] = exponentials.part(slice(0, domains))
             laws.update(zip(group, found, strict=True))
     return laws
+
+
+def _start(candidate: Candidate, memory: Memory) -> Array:
+    """Where the solver of a published law starts, (V, k): for each domain where its ridge has led
+    before, else the first fit."""
+    if candidate in memory:
+        return np.asarray(memory[candidate])
+    start = memory[candidate.form].copy()
+    for v, ridge in enumerate(candidate.of_domains(len(start))):
+        start[v] = memory.get(replace(candidate, ridge=ridge, ridges=()), start)[v]
+    return np.asarray(start)
 
 
 def _near(found: Exponentials | None, fits: int) -> Exponentials | None:

@@ -23,12 +23,12 @@ START_POWER = 0.5
 BEGIN_POWERS = (0.25, 0.5, 1.0)
 MOST = 10.0  # times the largest value, that an inverse sum counts as
 BELOW = 0.5  # of the range of the values, by which an inverse sum begins below them
-FIRST_RIDGE = 1e-4
+FIRST_RIDGE, FIRST_STEPS = 1e-4, 25  # of a first fit, which tells no more than a mean
 ALIKE = 3.0  # times the ridge, that holds the powers of an inverse sum to their mean
 TOLERANCE = 1e-4
 MOST_STEPS = 10  # of a draw of the bootstrap …
 MOST_WORK = 1e9  # … and multiplications of all its draws in a step; fewer steps where it is more
-MOST_ENTRIES = 2**23  # of the Jacobians of the problems that are solved at once
+MOST_ENTRIES = 2**17  # of the Jacobians of the problems that are solved at once: a cache holds them
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,21 @@ class Rows:
 Form = Callable[[Rows, Array, Array], tuple[Array, Array]]
 
 
-def begin(
-    observations: Observations, method: str, scales: ScaleFit, start: Array | None = None
-) -> Array:
-    """Parameters, (V, k), of a first fit of one of METHODS, which others begin with.
+def begin(observations: Observations, method: str, scales: ScaleFit) -> Array:
+    """Parameters, (V, k), which the fits of one of METHODS begin with: of an inverse sum a first
+    fit.
 
-    `scales` are the joint law's scale terms, near which the ridge holds those of the law; `start`
-    is a first fit to similar data. Raises InputError where a law does not apply to these domains.
+    `scales` are the joint law's scale terms, near which the ridge holds those of the law. Raises
+    InputError where a law does not apply to these domains.
     """
     rows = rows_of(observations, method, scales)
     centre = METHODS[method][1](rows)
-    if start is None:
-        start = _linear_start(rows, centre) if method in INVERSE_SUMS else centre
+    if method not in INVERSE_SUMS:
+        return centre
+    start = _linear_start(rows, centre)
     penalty = np.full_like(centre, FIRST_RIDGE)
-    return _solve(rows, observations.losses, method, penalty, centre, start)[0]
+    losses = observations.losses
+    return _solve(rows, losses, method, penalty, centre, start, iterations=FIRST_STEPS)[0]
 
 
 def fit(
@@ -74,13 +75,12 @@ def fit(
     ridges: Sequence[float],
     scales: ScaleFit,
     first: Array,
-    start: Array | None = None,
+    start: Array,
 ) -> tuple[Law, Array]:
     """The law of one of METHODS with the ridge of each validation domain, and its parameters (V,
-    k); `first` is from `begin`, `start` the parameters of a similar fit."""
+    k); `first` is what `begin` found of these observations or of more, `start` a similar fit's."""
     rows = rows_of(observations, method, scales)
     centre, penalty = _prior(rows, method, ridges, first)
-    start = first if start is None else start
     parameters = _solve(rows, observations.losses, method, penalty, centre, start)[0]
     return METHODS[method][2](rows, parameters), parameters
 

@@ -10,7 +10,7 @@ from fitting.estimators.candidates import OWN, Candidate, Stack
 from fitting.selection import backtest, stacking
 from fitting.selection.backtest import Extrapolation
 from fitting.selection.cross_validation import HeldOut, Scores
-from fitting.selection.forms import RIDGES, FormSearch, neighbours, next_to, with_value
+from fitting.selection.forms import FormSearch, beside, neighbours, with_value
 
 Array = np.ndarray
 
@@ -119,8 +119,7 @@ class Parts:
         form, same = best.candidate.form, set(powers)
         for power in powers:
             usual = replace(best.candidate, power=power)
-            beside = next_to(usual.ridge, RIDGES)
-            self.search.try_all([usual, *(with_value(usual, "ridge", ridge) for ridge in beside)])
+            self.search.try_all([usual, *beside(usual)])
         tried = [
             h
             for h in self.search.tried
