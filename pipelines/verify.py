@@ -9,7 +9,7 @@ from optimization.domain import predictor as predictors
 from optimization.mixture.solve import BEST, DEFAULT
 from pipelines import entry
 from pipelines.benchmarks import harness
-from pipelines.command import table, texts
+from pipelines.command import advice, table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import benchmarks, targets, verdict
@@ -75,6 +75,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     lines = verdict.report(proof, registry.standing(predictor.uri))
     _log(lines)
     print("\n".join(lines))
+    print(f"look at it:  {advice.look_at(mlflow.get_run(active.info.run_id))}")
     if suite:  # the verdict stands, whatever becomes of the benchmarks
         more = ["", *benchmarks.compare(proof.table, suite)]
         _log(lines + more)

@@ -581,14 +581,17 @@ class AccuracyCurve:
         return np.asarray(accuracies(self.curve, self.chance, losses))
 
     def ends(self, losses: Array, deviations: Array) -> tuple[Array, Array]:
-        """The ends of the 90 % interval, (n,) each, given the losses' standard deviations, (n,):
-        variance = slope² · deviation² + variance over the bootstrap + residual."""
-        middle = self.predict(losses)
-        moved = self.predict(losses - deviations) - self.predict(losses + deviations)
+        """The ends of the 90 % interval, (n,) each, given the losses' standard deviations, (n,).
+
+        At each end, half width² = (what the curve moves over the interval of the loss)² +
+        quantile² · (variance over the bootstrap + residual).
+        """
+        middle, wide = self.predict(losses), self.quantile * deviations
         drawn = np.array([accuracies(curve, self.chance, losses) for curve in self.bootstrap])
-        variance = (moved / 2) ** 2 + drawn.var(axis=0) + self.residual
-        half = self.quantile * np.sqrt(variance)
-        return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+        own = self.quantile**2 * (drawn.var(axis=0) + self.residual)
+        low = middle - np.hypot(self.predict(losses + wide) - middle, np.sqrt(own))
+        high = middle + np.hypot(self.predict(losses - wide) - middle, np.sqrt(own))
+        return np.maximum(low, 0), np.minimum(high, 1)
 
 
 def accuracies(curve: Array, chance: float, losses: Array) -> Array:

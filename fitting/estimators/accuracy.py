@@ -65,6 +65,11 @@ def fit(
     if len(losses) < LEAST:
         return None, f"{len(losses)} evaluations are too few; it needs {LEAST}"
     low = measured[losses <= np.quantile(losses, LOWEST_LOSSES)].mean()
+    if low < guess.chance - DEVIATIONS * guess.deviation:
+        return None, (
+            f"accuracy {low:.3f} at the lowest losses is below chance, {guess.chance:.3f} ± "
+            f"{guess.deviation:.3f}: look at the labels, and at choices of very different length"
+        )
     if low < guess.chance + DEVIATIONS * guess.deviation:
         return None, (
             f"the runs are still at chance: accuracy {low:.3f} at the lowest losses, by chance "

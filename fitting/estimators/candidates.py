@@ -56,14 +56,15 @@ class Candidate:
         return replace(self.form, terms=1)
 
     def __str__(self) -> str:
+        ridge = f"ridge {self.ridge:.0e}"
+        if self.ridges:
+            ridge = f"ridge {min(self.ridges):.0e} to {max(self.ridges):.0e} by domain"
         if self.method not in OWN:
-            return f"{self.method} law, ridge {self.ridge:.0e}"
+            return f"{self.method} law, {ridge}"
         parts = [
             f"{self.method} law",
             f"φ(r) = r^{self.power:g}" if self.power else "φ(r) = log(r + ε)",
-            f"ridge {min(self.ridges):.0e} to {max(self.ridges):.0e} by domain"
-            if self.ridges
-            else f"ridge {self.ridge:.0e}",
+            ridge,
         ]
         if self.terms > 1:
             parts.append(f"{self.terms} exponentials")
@@ -153,8 +154,9 @@ def fit_all(
 ) -> dict[Candidate, Law]:
     """The laws of several candidates; what they share is computed once, all ridges in a batch.
 
-    An empty `memory` is filled, a filled one is where the solvers start. `known` keeps what is
-    found of these very observations, for another call to use.
+    An empty `memory` is filled, a filled one is where the solvers start and the first fits of the
+    published laws are. `known` keeps what is found of these very observations, for another call to
+    use.
     """
     memory, known = {} if memory is None else memory, {} if known is None else known
     laws: dict[Candidate, Law] = {}
@@ -163,8 +165,12 @@ def fit_all(
     for candidate in wanted:
         if candidate.method not in OWN:
             scales = _known_scales(observations, PLAIN, memory, known)
+            form, method = candidate.form, candidate.method
+            if form not in memory:
+                memory[form] = published.begin(observations, method, scales)
+            own, first = candidate.of_domains(domains), memory[form]
             laws[candidate], parameters = published.fit(
-                observations, candidate.method, candidate.ridge, scales, memory.get(candidate)
+                observations, method, own, scales, first, _start(candidate, memory)
             )
             memory.setdefault(candidate, parameters)
     for form in dict.fromkeys(c.scale_form for c in ours):
@@ -179,6 +185,17 @@ def fit_all(
             memory[(form, power, terms)] = exponentials.part(slice(0, domains))
             laws.update(zip(group, found, strict=True))
     return laws
+
+
+def _start(candidate: Candidate, memory: Memory) -> Array:
+    """Where the solver of a published law starts, (V, k): for each domain where its ridge has led
+    before, else the first fit."""
+    if candidate in memory:
+        return np.asarray(memory[candidate])
+    start = memory[candidate.form].copy()
+    for v, ridge in enumerate(candidate.of_domains(len(start))):
+        start[v] = memory.get(replace(candidate, ridge=ridge, ridges=()), start)[v]
+    return np.asarray(start)
 
 
 def _near(found: Exponentials | None, fits: int) -> Exponentials | None:
@@ -220,18 +237,20 @@ def bootstrap(
         drawn = [bootstrap(observations, m, target, counts, memory) for m in way.members]
         return [way.law(laws) for laws in zip(*drawn, strict=True)]
     candidate, memory = way, dict(memory or {})
-    if candidate.method not in OWN:
-        plain = _scales(observations, PLAIN, memory)
-        start = memory.get(candidate)
-        if start is None:
-            start = published.fit(observations, candidate.method, candidate.ridge, plain)[1]
-        return published.bootstrap(
-            observations, candidate.method, candidate.ridge, plain, counts, start
-        )
+    domains = len(observations.val_domains)
     fit_all(observations, [candidate], target, memory)
+    if candidate.method not in OWN:
+        return published.bootstrap(
+            observations,
+            candidate.method,
+            candidate.of_domains(domains),
+            memory[PLAIN],
+            counts,
+            memory[candidate.form],
+            memory[candidate],
+        )
     found: Exponentials = memory[(candidate,)]
     starts = found.part(np.tile(np.arange(len(found.floor)), len(counts)))
-    domains = len(observations.val_domains)
     ridges = np.tile(candidate.of_domains(domains), (len(counts), 1))
     if candidate.method == "nested":
         curves = _curves(observations, candidate, target)

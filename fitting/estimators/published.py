@@ -4,7 +4,7 @@ Each is fitted by Levenberg–Marquardt with an analytic Jacobian. Its scale ter
 the joint law, and its ridge holds the parameters near a neutral mixing law.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,12 @@ START_POWER = 0.5
 BEGIN_POWERS = (0.25, 0.5, 1.0)
 MOST = 10.0  # times the largest value, that an inverse sum counts as
 BELOW = 0.5  # of the range of the values, by which an inverse sum begins below them
-RIDGE = 1e-4
+FIRST_RIDGE, FIRST_STEPS = 1e-4, 25  # of a first fit, which tells no more than a mean
+ALIKE = 3.0  # times the ridge, that holds the powers of an inverse sum to their mean
 TOLERANCE = 1e-4
 MOST_STEPS = 10  # of a draw of the bootstrap …
 MOST_WORK = 1e9  # … and multiplications of all its draws in a step; fewer steps where it is more
-MOST_ENTRIES = 2**23  # of the Jacobians of the problems that are solved at once
+MOST_ENTRIES = 2**17  # of the Jacobians of the problems that are solved at once: a cache holds them
 
 
 @dataclass(frozen=True)
@@ -51,34 +52,46 @@ class Rows:
 Form = Callable[[Rows, Array, Array], tuple[Array, Array]]
 
 
+def begin(observations: Observations, method: str, scales: ScaleFit) -> Array:
+    """Parameters, (V, k), which the fits of one of METHODS begin with: of an inverse sum a first
+    fit.
+
+    `scales` are the joint law's scale terms, near which the ridge holds those of the law. Raises
+    InputError where a law does not apply to these domains.
+    """
+    rows = rows_of(observations, method, scales)
+    centre = METHODS[method][1](rows)
+    if method not in INVERSE_SUMS:
+        return centre
+    start = _linear_start(rows, centre)
+    penalty = np.full_like(centre, FIRST_RIDGE)
+    losses = observations.losses
+    return _solve(rows, losses, method, penalty, centre, start, iterations=FIRST_STEPS)[0]
+
+
 def fit(
     observations: Observations,
     method: str,
-    ridge: float,
+    ridges: Sequence[float],
     scales: ScaleFit,
-    start: Array | None = None,
+    first: Array,
+    start: Array,
 ) -> tuple[Law, Array]:
-    """The law of one of METHODS, and its parameters (V, k), where a similar fit may start.
-
-    `scales` are the joint law's scale terms; the ridge holds the parameters near them. Raises
-    InputError where a law does not apply to these domains.
-    """
-    rows, losses = rows_of(observations, method, scales), observations.losses
-    _, neutral, law = METHODS[method]
-    if start is None:
-        start = neutral(rows)
-        start = _linear_start(rows, start) if method in INVERSE_SUMS else start
-    shares = np.full((1, len(losses)), 1 / len(losses))
-    parameters = _solve(rows, losses, method, ridge, shares, start)[0]
-    return law(rows, parameters), parameters
+    """The law of one of METHODS with the ridge of each validation domain, and its parameters (V,
+    k); `first` is what `begin` found of these observations or of more, `start` a similar fit's."""
+    rows = rows_of(observations, method, scales)
+    centre, penalty = _prior(rows, method, ridges, first)
+    parameters = _solve(rows, observations.losses, method, penalty, centre, start)[0]
+    return METHODS[method][2](rows, parameters), parameters
 
 
 def bootstrap(
     observations: Observations,
     method: str,
-    ridge: float,
+    ridges: Sequence[float],
     scales: ScaleFit,
     counts: Array,
+    first: Array,
     start: Array,
 ) -> list[Law]:
     """The laws on mixtures drawn with replacement, a few steps from `start`, that of all.
@@ -91,7 +104,8 @@ def bootstrap(
     work = len(counts) * losses.size * start.shape[1] ** 2  # multiplications of a step
     steps = int(np.clip(MOST_WORK / work, 1, MOST_STEPS))
     shares = shares[:, observations.mixture_of]
-    solved = _solve(rows, losses, method, ridge, shares, start, steps)
+    centre, penalty = _prior(rows, method, ridges, first)
+    solved = _solve(rows, losses, method, penalty, centre, start, shares, steps)
     return [METHODS[method][2](rows, parameters) for parameters in solved]
 
 
@@ -99,22 +113,25 @@ def _solve(
     rows: Rows,
     losses: Array,
     method: str,
-    ridge: float,
-    shares: Array,
+    penalty: Array,
+    centre: Array,
     start: Array,
+    shares: Array | None = None,
     iterations: int = least_squares.ITERATIONS,
 ) -> Array:
-    """Parameters, (B, V, k), for B ways to share the weight over the rows, (B, n).
+    """Parameters, (B, V, k), for B ways to share the weight over the rows, (B, n), by default one:
+    equally.
 
-    Those in the unit of the losses are held to the neutral ones relative to their range.
+    The penalty (V, k) holds them to the centre (V, k), those in the unit of the losses relative to
+    the losses' range.
     """
-    form, neutral, _ = METHODS[method]
-    centre, domains = neutral(rows), losses.shape[1]
+    form, domains = METHODS[method][0], losses.shape[1]
+    shares = np.full((1, len(losses)), 1 / len(losses)) if shares is None else shares
     domain = np.tile(np.arange(domains), len(shares))  # of each problem
     weight = np.repeat(np.arange(len(shares)), domains)
     sigma, root = rows.spread, np.sqrt(shares)
     unit = UNITS[method](rows.mixtures.shape[1])
-    penalty = ridge / np.where(unit, np.ptp(losses, axis=0).clip(1e-9)[:, None], 1.0) ** 2
+    penalty = penalty / np.where(unit, np.ptp(losses, axis=0).clip(1e-9)[:, None], 1.0) ** 2
 
     def equations(moved: Array, active: Array) -> least_squares.Normal:
         own = domain[active]
@@ -139,6 +156,23 @@ def _solve(
             )[0]
         )
     return found.reshape(len(shares), domains, -1)
+
+
+def _prior(rows: Rows, method: str, ridges: Sequence[float], first: Array) -> tuple[Array, Array]:
+    """What the parameters are held to, and how strongly, both (V, k).
+
+    The powers γ of an inverse sum are much alike: they are held to the mean of log γ over all
+    domains of a first fit, and more strongly than the rest. Empirical Bayes: C. Morris, "Parametric
+    Empirical Bayes Inference", Journal of the American Statistical Association 78, 1983.
+    """
+    centre = METHODS[method][1](rows)
+    penalty = np.ones_like(centre) * np.array(ridges)[:, None]
+    if method in INVERSE_SUMS:
+        m = rows.mixtures.shape[1]
+        powers = slice(m + 1, 2 * m + 1)
+        centre[:, powers] = first[:, powers].mean()
+        penalty[:, powers] *= ALIKE
+    return centre, penalty
 
 
 def rows_of(observations: Observations, method: str, scales: ScaleFit) -> Rows:

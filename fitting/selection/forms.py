@@ -19,6 +19,7 @@ Array = np.ndarray
 
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.0)  # φ(r) = r (paper) … log(r + ε)
 RIDGES = tuple(np.geomspace(1e-6, 1.0, 7).tolist())
+PUBLISHED_RIDGES = RIDGES[2:]  # weaker ones take the solver several times as long, for little
 USUAL_POWER, USUAL_RIDGE = 0.5, 1e-3  # taken unless others are clearly better
 FEW = 8  # mixtures; fewer, left out one at a time, say little but of extrapolation
 FEW_TOLERANCE = 2.0  # of their rms error, relative to the best's
@@ -154,8 +155,8 @@ class FormSearch:
     def _walk(self, form: Candidate, power: float, ridge: float, options: Options) -> None:
         """Cross-validate a form with φ and ridges from the usual ones on, as long as it helps."""
         if form.method in published.METHODS:
-            own = published.RIDGE if options.ridge is None else options.ridge
-            self.try_all([replace(form, power=1.0, ridge=own)])
+            own = ridge if options.ridge is None else options.ridge
+            self._while_preferred(replace(form, power=1.0, ridge=own), options)
             return
         best = self._along_ridges(
             replace(
@@ -166,8 +167,8 @@ class FormSearch:
             options,
         )
         while options.power is None:
-            beside = [with_value(best, "power", p) for p in next_to(best.power, POWERS)]
-            least = min([best, *(self._along_ridges(c, options) for c in beside)], key=self._mean)
+            others = [with_value(best, "power", p) for p in next_to(best.power, POWERS)]
+            least = min([best, *(self._along_ridges(c, options) for c in others)], key=self._mean)
             if least == best:
                 break
             best = least
@@ -177,13 +178,27 @@ class FormSearch:
         self.try_all([candidate])
         best = candidate
         while options.ridge is None:
-            beside = [with_value(best, "ridge", r) for r in next_to(best.ridge, RIDGES)]
-            self.try_all(beside)
-            least = min([best, *beside], key=self._mean)
+            others = beside(best)
+            self.try_all(others)
+            least = min([best, *others], key=self._mean)
             if least == best:
                 break
             best = least
         return best
+
+    def _while_preferred(self, usual: Candidate, options: Options) -> None:
+        """Try stronger ridges as long as each is preferred; if none is, weaker ones, which take the
+        solver longer."""
+        self.try_all([usual])
+        for sign in (1, -1) if options.ridge is None else ():
+            best = usual
+            while ahead := [c for c in beside(best) if sign * (c.ridge - best.ridge) > 0]:
+                self.try_all(ahead)
+                if self.finalists[usual.form].candidate != ahead[0]:
+                    break
+                best = ahead[0]
+            if best != usual:
+                break
 
     def _mean(self, candidate: Candidate) -> float:
         """The mean squared error of a candidate that was tried."""
@@ -240,6 +255,12 @@ def neighbours(power: float) -> list[float]:
 def with_value(candidate: Candidate, name: str, value: float) -> Candidate:
     """The same with another power or ridge."""
     return replace(candidate, power=value) if name == "power" else replace(candidate, ridge=value)
+
+
+def beside(candidate: Candidate) -> list[Candidate]:
+    """The same with the ridges next to its own."""
+    ladder = PUBLISHED_RIDGES if candidate.method in published.METHODS else RIDGES
+    return [with_value(candidate, "ridge", r) for r in next_to(candidate.ridge, ladder)]
 
 
 def next_to(value: float, ladder: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What each law adds to a weighted sum: of a law with φ and ridge, choices by validation domain."""
+"""What each law adds to a weighted sum: choices of φ and ridge by validation domain."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from fitting.estimators.candidates import OWN, Candidate, Stack
 from fitting.selection import backtest, stacking
 from fitting.selection.backtest import Extrapolation
 from fitting.selection.cross_validation import HeldOut, Scores
-from fitting.selection.forms import RIDGES, FormSearch, neighbours, next_to, with_value
+from fitting.selection.forms import FormSearch, beside, neighbours, with_value
 
 Array = np.ndarray
 
@@ -87,8 +87,8 @@ class Parts:
         return shares, np.einsum("kv,knv->nv", shares, predictions)
 
     def _part(self, method: str) -> Part:
-        """A method's part in the stack: one form; where φ and ridge are to be chosen, each domain
-        takes its own ridge, and in a sum of laws its own of two φ."""
+        """A method's part in the stack: one form; where the ridge is to be chosen, each domain
+        takes its own, and in a sum of laws its own of two φ, where the law has one."""
         began = time.perf_counter()
         best, options, domains = (
             self.search.chosen((method,)),
@@ -96,9 +96,9 @@ class Parts:
             len(self.weights),
         )
         part = Part((best,), np.ones((1, domains), bool), (best,))
-        if method in OWN and options.ridge is None and domains > 1:
+        if options.ridge is None and domains > 1:
             powers = [best.candidate.power]
-            if options.power is None and len(options.methods) > 1:
+            if method in OWN and options.power is None and len(options.methods) > 1:
                 powers.append(self._second_power(best.candidate))
             part = self._by_domain(best, powers)
         self.search.seconds[method] += time.perf_counter() - began
@@ -119,8 +119,7 @@ class Parts:
         form, same = best.candidate.form, set(powers)
         for power in powers:
             usual = replace(best.candidate, power=power)
-            beside = next_to(usual.ridge, RIDGES)
-            self.search.try_all([usual, *(with_value(usual, "ridge", ridge) for ridge in beside)])
+            self.search.try_all([usual, *beside(usual)])
         tried = [
             h
             for h in self.search.tried

@@ -52,7 +52,7 @@ class Differences:
 
     def mean(self, mixtures: Array) -> Array:
         """The difference by the law, (n,), of mixtures (n, M)."""
-        return np.asarray(self.objective(mixtures) - self.objective(self.base[None]))
+        return np.asarray(self.objective(mixtures) - self._base_mean)
 
     def half_width(self, mixtures: Array) -> Array:
         """Half the 90 % interval of the difference, (n,), of mixtures (n, M)."""
@@ -69,16 +69,27 @@ class Differences:
         """The lower end at one mixture (M,) and its gradient, (M,)."""
         row = mixture[None]
         mean, slope = self.mean(row)[0], self.objective.smooth(mixture, temperature)[1]
-        added = self._drawn(row)[:, 0] - mean
+        parts = self._parts(row)[:, 0]
+        added = parts.max(axis=1) - self._base_drawn[:, 0] - mean
         roots = np.sqrt(np.maximum(mixture, LEAST))
         apart = float(((roots - np.sqrt(self.base)) ** 2).sum())
         near = np.exp(-apart / self.reach**2)
         variance = (added**2).mean() + 2 * self.residual * (1 - near) + FLOOR
-        rise = 2 * added @ (self._slopes(mixture, temperature) - slope) / len(added)
+        rise = 2 * added @ (self._slopes(mixture, parts, temperature) - slope) / len(added)
         rise = rise + 2 * self.residual * near / self.reach**2 * (1 - np.sqrt(self.base) / roots)
         deviation = np.sqrt(variance)
         value = float(mean - self.quantile * deviation)
         return value, slope - self.quantile * rise / (2 * deviation)
+
+    @cached_property
+    def _base_mean(self) -> Array:
+        """The objective at the base by the law, (1,)."""
+        return self.objective(self.base[None])
+
+    @cached_property
+    def _base_drawn(self) -> Array:
+        """The objective at the base by each law of the bootstrap, (B, 1)."""
+        return np.asarray(self._parts(self.base[None]).max(axis=2))
 
     @cached_property
     def _stacked(self) -> Sequence[Surface]:
@@ -97,15 +108,15 @@ class Differences:
 
     def _drawn(self, mixtures: Array) -> Array:
         """The difference by each law of the bootstrap, (B, n)."""
-        at_base = self._parts(self.base[None]).max(axis=2)
-        return np.asarray(self._parts(mixtures).max(axis=2) - at_base)
+        return np.asarray(self._parts(mixtures).max(axis=2) - self._base_drawn)
 
-    def _slopes(self, mixture: Array, temperature: float) -> Array:
-        """The gradient of the objective by each law of the bootstrap, (B, M)."""
+    def _slopes(self, mixture: Array, parts: Array, temperature: float) -> Array:
+        """The gradient of the objective by each law of the bootstrap, (B, M), which makes the
+        objective's sums at the mixture parts (B, k)."""
         row = mixture[None]
         jacobian = np.concatenate([s.jacobian(row)[0] for s in self._stacked])
         jacobian = jacobian.reshape(len(self.replicates), -1, len(mixture))
-        shares = softmax(self._parts(row)[:, 0] / temperature, axis=1)  # (B, k)
+        shares = softmax(parts / temperature, axis=1)  # (B, k)
         return np.einsum("bk,vk,bvm->bm", shares, self.objective.sums, jacobian, optimize=True)
 
 

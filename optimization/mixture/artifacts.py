@@ -24,6 +24,9 @@ def log(answer: Answer, *, trials_below: mlflow.ActiveRun | None = None) -> None
     mlflow.log_params(
         {
             **keys.with_prefix(keys.MIXTURE, answer.best),
+            **keys.with_prefix(
+                keys.WEIGHT, dict(zip(predictor.val_domains, answer.weights.tolist(), strict=True))
+            ),
             "model_uri": masked(predictor.uri),
             keys.TARGET_N_PARAMS: predictor.n_params,
             keys.TARGET_TOKENS: predictor.tokens,
@@ -50,7 +53,7 @@ def _metrics(answer: Answer) -> dict[str, float]:
     metrics |= {"gain_low": answer.gain - half, "gain_high": answer.gain + half}
     for name, p in answer.predictions.items():
         key = name.replace(" ", "_")
-        metrics[f"objective/{key}"] = p.objective
+        metrics[f"objective/{key}"] = answer.loss(name)
         metrics[f"distance/{key}"] = p.distance
         metrics |= {f"predicted/{key}/{d}": loss for d, loss in p.losses.items()}
         metrics |= {f"predicted_accuracy/{key}/{t}": x for t, x in p.accuracies.items()}
@@ -92,14 +95,15 @@ def _compared(answer: Answer) -> pd.DataFrame:
     rows = []
     for name, mixture in answer.mixtures.items():
         p = answer.predictions[name]
+        low, high = answer.interval(name)
         above, half = answer.above_best(name)
         rows.append(
             {
                 "mixture": name,
                 **keys.with_prefix(keys.MIXTURE, mixture),
-                "objective": p.objective,
-                "objective_low": p.low,
-                "objective_high": p.high,
+                "objective": answer.loss(name),
+                "objective_low": low,
+                "objective_high": high,
                 "difference": above,
                 "difference_low": above - half,
                 "difference_high": above + half,

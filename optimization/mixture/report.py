@@ -5,16 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from optimization.domain.objective import WORST
+from optimization.domain.predictor import Prediction
 from optimization.mixture.sensitivity import Sensitivity, Steps
 from optimization.mixture.solve import BEST, Answer
 from optimization.search.search import Front, SearchResult
 from training.record import keys, layout
 
+SAME_WEIGHT = 1e-9
+
 
 def report(answer: Answer) -> list[str]:
     """The compared mixtures as a table, and what is known about the best one."""
     unit = keys.unit_text(answer.predictor.unit)
-    lines = [*_table(answer), "", *_gain(answer, unit), *_accuracies(answer)]
+    lines = [*_table(answer), "", *_weights(answer), *_gain(answer, unit), *_accuracies(answer)]
     result = answer.search
     lines += _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
     if answer.pull:
@@ -30,11 +33,11 @@ def report(answer: Answer) -> list[str]:
 def _table(answer: Answer) -> list[str]:
     beside = {}
     for name in answer.mixtures:
-        p = answer.predictions[name]
+        low, high = answer.interval(name)
         broken = answer.broken_rule(name)
         above, half = answer.above_best(name)
         beside[name] = (
-            f"{p.objective:.4f} [{p.low:.4f}, {p.high:.4f}]"
+            f"{answer.loss(name):.4f} [{low:.4f}, {high:.4f}]"
             + (f"  {above:+.4f} [{above - half:+.4f}, {above + half:+.4f}]" if half else "")
             + (f"   breaks {broken}" if broken else "")
         )
@@ -44,6 +47,16 @@ def _table(answer: Answer) -> list[str]:
         heads=("mixture", f"{'predicted loss':<26}above the best"),
         exact="exact proportions: compared.json of the optimize run",
     )
+
+
+def _weights(answer: Answer) -> Iterator[str]:
+    """What the loss adds up, where the weights are not equal."""
+    names = answer.predictor.val_domains
+    shares = [(w, name) for name, w in zip(names, answer.weights, strict=True) if w]
+    if len(shares) == len(names) and np.ptp(answer.weights) < SAME_WEIGHT:
+        return
+    parts = (f"{w:.3g} {name}" for w, name in sorted(shares, key=lambda share: -share[0]))
+    yield from layout.wrapped(" + ".join(parts), "loss = ")
 
 
 def _gain(answer: Answer, unit: str) -> Iterator[str]:
@@ -61,13 +74,17 @@ def _gain(answer: Answer, unit: str) -> Iterator[str]:
 def _accuracies(answer: Answer) -> Iterator[str]:
     """The predicted accuracy of each task, best and compared mixture side by side."""
     best = answer.predictions[BEST]
-    for task, accuracy in best.accuracies.items():
-        low, high = best.accuracies_low[task], best.accuracies_high[task]
-        other = answer.predictions[answer.compared].accuracies[task]
+    for task in best.accuracies:
+        other = answer.predictions[answer.compared]
         yield (
-            f"predicted accuracy of {task}: {accuracy:.3f} [{low:.3f}, {high:.3f}]; of the "
-            f"{answer.compared} mixture {other:.3f}"
+            f"predicted accuracy of {task}: {_accuracy(best, task)}; of the {answer.compared} "
+            f"mixture {_accuracy(other, task)}"
         )
+
+
+def _accuracy(prediction: Prediction, task: str) -> str:
+    low, high = prediction.accuracies_low[task], prediction.accuracies_high[task]
+    return f"{prediction.accuracies[task]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _steps(steps: Steps, compared: str) -> Iterator[str]:

@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def gain(self) -> float:
-        """Reduction of the weighted loss, nats per token."""
+        """Reduction of the weighted loss."""
         return self.loss(self.compared) - self.loss(BEST)
 
     @property
@@ -93,6 +93,11 @@ class Answer:
         """The predicted loss of a compared mixture, by the problem's weights."""
         losses = self.predictions[name].losses
         return float(np.dot(self.weights, [losses[d] for d in self.predictor.val_domains]))
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """The ends of the 90 % interval of that loss."""
+        half_width = float(self.predictor.half_width(self.weights, self._array(name))[0])
+        return self.loss(name) - half_width, self.loss(name) + half_width
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Local descent from a mixture to an optimum of an objective among the allowed mixtures."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ Array = np.ndarray
 TEMPERATURES = (1e-2, 1e-3, 1e-4, 1e-5)  # nats per token, of the smooth maximum of several sums
 TOLERANCE = 1e-13
 ITERATIONS = 300
-STEPS_BACK = 201
+STEPS_BACK, LOOKS = 201, (4, 16, 64)  # points on a line, and where the looks at them end
 LEVEL_TOLERANCE = 1e-9
 ROUNDS, ENOUGH = 4, 1e-7  # of SLSQP, which may stop early; nats per token that call for another
 OFF_FACES = 1e-3  # share of the way to an inner point: on a face SLSQP may stay, in s or in r
@@ -86,11 +86,16 @@ def descend_within(
 def _back_inside(limit: Limit, level: float, start: Array, end: Array) -> Array:
     """The point (M,) nearest to the end, on the line to the start, that satisfies the level.
 
-    SLSQP may end slightly beyond the level.
+    SLSQP may end slightly beyond the level, so that the point is mostly among the first: ever more
+    are looked at.
     """
     shares = np.linspace(1, 0, STEPS_BACK)[:, None]
     line = shares * end + (1 - shares) * start
-    return np.asarray(line[np.argmax(limit(line) <= level + LEVEL_TOLERANCE)])
+    for some in np.split(line, LOOKS):
+        within = limit(some) <= level + LEVEL_TOLERANCE
+        if within.any():
+            return np.asarray(some[np.argmax(within)])
+    return end
 
 
 def _ball(feasible: Feasible, start: Array) -> Ball | None:
@@ -173,11 +178,15 @@ class _Problem:
         return np.concatenate([inner * (self.feasible.spread.T @ slope), np.zeros(len(x) - len(v))])
 
     def _within_level(self, limit: Limit) -> dict[str, Any]:
+        @lru_cache(maxsize=1)  # SLSQP asks for the slopes where it just asked for the room
+        def at(x: bytes) -> tuple[float, Array]:
+            return self._value(np.frombuffer(x), limit)
+
         def room(x: Array) -> float:
-            return self.level - self._value(x, limit)[0]
+            return self.level - at(x.tobytes())[0]
 
         def slopes(x: Array) -> Array:
-            return -self._value(x, limit)[1]
+            return -at(x.tobytes())[1]
 
         return {"type": "ineq", "fun": room, "jac": slopes}
 

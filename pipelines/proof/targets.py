@@ -129,6 +129,7 @@ def _proof(
         searched_for=study.search.objective,
         error=float((np.abs(predicted - means) / means).max()),
         unit=unit,
+        weights=dict(zip(study.evaluated, weights.tolist(), strict=True)),
     )
 
 

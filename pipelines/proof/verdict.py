@@ -2,8 +2,8 @@
 believe it."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from optimization.mixture.solve import BEST, DEFAULT
 from training.record import keys, layout
 
 Lines = list[str]
+GOALS, NAME = 12, 24  # rows of the table of what is weighed; width of a name
 BETTER, WORSE, UNCLEAR = "BETTER", "WORSE", "NO CLEAR DIFFERENCE"
 DOUBTED = "NOT TO BE BELIEVED"
 CLEAR = "No warnings: the law fits, the backtests hold, and no other mixture measured better."
@@ -53,6 +54,7 @@ class Proof:
     searched_for: str  # objective of the study's search
     error: float  # largest |predicted − measured| / measured over the mixtures
     unit: str = keys.NATS  # of the losses
+    weights: Mapping[str, float] = field(default_factory=dict)  # of what is measured
 
     @property
     def repeated(self) -> bool:
@@ -175,6 +177,39 @@ def _lead(proof: Proof, name: str) -> float:
     return float((by_seed[BEST] - by_seed[name]).mean())
 
 
+def _goals(proof: Proof) -> Lines:
+    """What is weighed, heaviest first, one line each: predicted and measured losses of best and
+    default, means over seeds."""
+    weighed = sorted(
+        (name for name, w in proof.weights.items() if w), key=lambda n: -proof.weights[n]
+    )
+    if len(weighed) < 2:
+        return []
+    means = proof.table.drop(columns="run_id").groupby("mixture", sort=False).mean()
+    names = layout.short(weighed[:GOALS], NAME)
+    width = max(14, *(layout.cells(name) + 1 for name in names.values()))
+    sides = [(kind, mixture) for mixture in (BEST, DEFAULT) for kind in ("predicted", "measured")]
+    lines = [
+        f"{'':<{width}}{'':>8}{BEST:>21}{DEFAULT:>22}",
+        f"{'loss of':<{width}}{'weight':>8}" + "".join(f"{kind:>11}" for kind, _ in sides),
+    ]
+    for name in weighed[:GOALS]:
+        values = [means.loc[mixture].get(f"{kind}/{name}", math.nan) for kind, mixture in sides]
+        worse = "   best is worse" if values[1] > values[3] else ""
+        lines.append(
+            f"{layout.padded(names[name], width)}{proof.weights[name]:>8.3f}"
+            + "".join(f"{value:>11.4f}" for value in values)
+            + worse
+        )
+    rest = len(weighed) - GOALS
+    return [
+        "",
+        *lines,
+        *([f"and {rest} more: measured_beside_predicted.json"] if rest > 0 else []),
+        "",
+    ]
+
+
 def _accuracies(proof: Proof) -> Lines:
     """The measured accuracy of each task with choices, mean over seeds, beside the predicted."""
     means = proof.table.drop(columns="run_id").groupby("mixture", sort=False).mean()
@@ -210,7 +245,7 @@ def table(proof: Proof) -> Lines:
         f"measured gain over the default: {proof.gain} {keys.unit_text(proof.unit)}{spread}; "
         f"predictions within {100 * proof.error:.1f} % of measured"
     )
-    lines += _accuracies(proof)
+    lines += [*_goals(proof), *_accuracies(proof)]
     if proof.steps_to_default is None:
         if proof.gain.value > 0:
             lines.append("the best mixture did not reach the default's final loss to stay")

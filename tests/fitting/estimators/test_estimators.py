@@ -179,6 +179,15 @@ def test_published_laws_are_recovered_inside_the_data(method: str) -> None:
     assert np.sqrt((error**2).mean()) < 0.02 < at(truth).std()
 
 
+def test_the_powers_of_an_inverse_sum_are_held_to_what_all_domains_show_of_them() -> None:
+    own = synthetic.published_law("shukor_additive")
+    assert isinstance(own, laws.AdditiveLaw)
+    truth = replace(own, power=np.full_like(own.power, 0.9))
+    law = candidates.fit(observed(truth, 25), Candidate("shukor_additive", 1.0, 1e-2), TARGET)
+    assert isinstance(law, laws.AdditiveLaw)
+    assert np.abs(np.log(law.power / 0.9)).mean() < 0.3 < np.log(0.9 / published.START_POWER)
+
+
 def test_bimix_needs_training_domains_of_the_validation_domains_names() -> None:
     with pytest.raises(InputError, match="validation domain 'news' is not a training domain"):
         candidates.fit(observed(synthetic.joint_law()), Candidate("bimix", 1.0, 1e-4), TARGET)

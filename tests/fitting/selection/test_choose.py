@@ -9,6 +9,7 @@ from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from fitting.estimators.candidates import Candidate
 from fitting.selection import choose
+from fitting.selection.forms import FormSearch, Options
 from tests.support import synthetic
 from tests.support.fits import FOUR_SIZES, QUICK, TARGET, WEIGHTS
 
@@ -53,6 +54,22 @@ def test_more_than_one_exponential_is_recognised_where_there_are_many_mixtures()
     alone = replace(QUICK, terms=1, power=1.0, ridge=1e-4)
     given = choose.choose(o, WEIGHTS, here, alone).best
     assert given == Candidate("joint", 1.0, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("noise", "least", "most"), [(0.0, 1e-4, 1e-2), (0.1, 1e-3, 1.0)], ids=["exact", "noisy"]
+)
+def test_weaker_ridges_are_tried_where_no_stronger_one_is_preferred(
+    noise: float, least: float, most: float
+) -> None:
+    law = synthetic.published_law("shukor_additive")
+    table = synthetic.table(law, 24, noise=noise, sizes=(16e6,), tokens=(8e8,))
+    options = Options(methods=("shukor_additive",), compare=False)
+    search = FormSearch(Observations.from_tidy(table), WEIGHTS, Target(16e6, 8e8), options, seed=0)
+    search.forward("shukor_additive", options)
+    ridges = [held.candidate.ridge for held in search.tried]
+    assert min(ridges) == pytest.approx(least)
+    assert 1e-3 < max(ridges) <= most * 1.001
 
 
 def test_the_overall_loss_alone_is_fitted_by_latent_domains() -> None:
