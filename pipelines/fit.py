@@ -43,6 +43,7 @@ from training.record.mixtures import checked_weights
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
+TAG_DIGITS = 8  # of a study's tag, after its name
 EXPLICIT, IMPLICIT = "explicit", "implicit"
 
 
@@ -270,7 +271,11 @@ def _runs_of(study: Study, prepared: Prepared | None) -> str:
     """An MLflow filter string that selects a study's runs; all runs with its name where its text is
     not prepared."""
     if prepared is None:
-        return f"tags.{keys.STUDY} LIKE '{study.name}-%'"
+        print(
+            f"fit: the text of study {study.name!r} is not prepared as the study now describes it; "
+            "all runs of studies with its name are looked at"
+        )
+        return f"tags.{keys.STUDY} LIKE '{study.name}-{'_' * TAG_DIGITS}'"
     return f"tags.{keys.STUDY} = '{prepared.tag}'"
 
 

@@ -68,8 +68,8 @@ def _print_tasks(prepared: Prepared, names: dict[str, str], width: int) -> None:
         )
         if cut := task.cut(length):
             print(
-                f"  the prompts of {cut:,} questions of {name} are longer than "
-                f"training.sequence_length ({length}); their beginnings are cut off"
+                f"  {layout.count(cut, 'question')} of {names[name]} do not fit into "
+                f"training.sequence_length ({length}): the beginnings of prompts are cut off"
             )
 
 

@@ -129,6 +129,8 @@ class Task(Source):
             raise ValueError("an embedded task has its own columns; leave out the others")
         if not self.embedded and given not in ([True, False, False], [False, True, True]):
             raise ValueError("give either answer_column, or choices_column and label_column")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("two of its columns are the same; each needs its own")
         return self
 
     @property

@@ -259,9 +259,11 @@ def _refuse_unreadable(problem: Problem, predictor: Predictor) -> None:
     known = (LOSS, DEVIATION, *predictor.val_domains) if several else (LOSS, WORST)
     for name in objectives:
         if name not in known:
+            alone = name in predictor.val_domains
             raise InputError(
                 f"objective: {name!r}; it is {', '.join(known)}"
                 + (" or several of these" if several else ", or several, separated by commas")
+                + (f"; for one alone, weigh the others 0 (weights={name}=1,…)" if alone else "")
             )
     if len(set(objectives)) < len(objectives):
         raise InputError(f"objective: {','.join(objectives)} names one twice")

@@ -142,10 +142,13 @@ def prepare(
                 domains, texts.domains, tokenizer, validation.fraction, workspace
             )
             tokenised = Folders(workspace / "tokens", folder.name, tokenizers.load(folder))
+            tasks = tokenised.tasks(validation.tasks, texts.tasks)
+            answers = {name: TaskFiles(**files) for name, files in tasks.items()}
+            _check_answers(answers, sequence_length)  # before tokenising the domains
             summary = {
                 "tokenizer": str(folder),
                 "vocab_size": len(tokenised.tokenizer),
-                "tasks": tokenised.tasks(validation.tasks, texts.tasks),
+                "tasks": tasks,
                 "domains": tokenised.domains(domains, texts, validation),
                 "sets": tokenised.texts(validation.sets, texts.sets, 1.0, kind=SET),
             }
@@ -154,6 +157,7 @@ def prepare(
             write_json(manifest, summary, indent=1)
     corpus = load(manifest)
     _check(corpus, validation, sequence_length)
+    _check_answers(corpus.tasks, sequence_length)
     for line in _leaks(corpus):
         logger.warning(f"{DONE[validation.decontaminate]}: {line}")
     return corpus
@@ -204,12 +208,20 @@ def _check(corpus: Corpus, validation: Validation, sequence_length: int) -> None
         _check_size(name, files, validation, sequence_length)
     for name, files in corpus.sets.items():
         _check_held_out(f"set {name!r}", files, validation, sequence_length)
-    for name, task in corpus.tasks.items():
+
+
+def _check_answers(tasks: Mapping[str, TaskFiles], sequence_length: int) -> None:
+    """Raise InputError for an answer that is longer than the context."""
+    for name, task in tasks.items():
         if task.longest_answer > sequence_length:
+            rows = task.rows()
+            longest = rows[int(rows["answer"].argmax())]
+            count = len(np.unique(rows["question"][rows["answer"] > sequence_length]))
             raise InputError(
-                f"task {name!r}: its longest answer has {task.longest_answer:,} tokens, more than "
-                f"training.sequence_length ({sequence_length}); raise that, or leave out questions "
-                "with such answers"
+                f"task {name!r}: the answer of its question {longest['question'] + 1:,} has "
+                f"{longest['answer']:,} tokens, more than training.sequence_length "
+                f"({sequence_length}); raise that, or leave such questions out ({count:,} have "
+                "such answers)"
             )
 
 

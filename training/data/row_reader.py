@@ -11,6 +11,8 @@ from training.data.formats import Row
 from training.data.question import Question
 from training.record.errors import InputError, first_line
 
+SHOWN = 60  # characters of a value in an error
+
 
 def read(source: Path | None, domain: Source, after: int) -> Iterator[Row]:
     """The rows of one file, or of a domain without files, in order, after number `after`.
@@ -66,7 +68,7 @@ def _question(columns: Mapping[str, Any], task: Task) -> Question:
         place = task.choices_column
         choices = lookup(columns, place)
         if not isinstance(choices, list) or len(choices) < 2:
-            held = f"{choices!r}" if isinstance(choices, list) else formats.type_name(choices)
+            held = _shown(choices) if isinstance(choices, list) else formats.type_name(choices)
             raise LookupError(
                 f"column {place!r} holds {held}; it must hold a list of two or more choices"
             )
@@ -75,12 +77,22 @@ def _question(columns: Mapping[str, Any], task: Task) -> Question:
     for answer in answers:
         if not answer.strip():
             raise LookupError(f"column {place!r} holds an empty answer")
+    if answers.count(answers[label]) > 1:
+        raise LookupError(f"column {place!r} holds the right choice {_shown(answers[label])} twice")
     return Question(prompt, tuple(_delimited(prompt, a, task.delimiter) for a in answers), label)
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it, truncated if it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _label(value: Any, choices: list[Any], name: str) -> int:
     """The number of the right choice: as given, or of the choice with this text or letter."""
     readings = set()
+    if isinstance(value, float) and value.is_integer():  # a column with missing labels
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         readings = {value}
     elif isinstance(value, str):
@@ -94,8 +106,8 @@ def _label(value: Any, choices: list[Any], name: str) -> int:
         return possible[0]
     fault = "may be one of several" if possible else "is none"
     raise LookupError(
-        f"column {name!r} holds {value!r}, which {fault} of the {len(choices)} choices (a number "
-        "from 0, a letter from A, or a choice's text)"
+        f"column {name!r} holds {_shown(value)}, which {fault} of the {len(choices)} choices (a "
+        "number from 0, a letter from A, or a choice's text)"
     )
 
 

@@ -197,7 +197,8 @@ class Reading:
                     f"{' or '.join(map(repr, domain_values(domain)))}; "
                     f"found: {', '.join(sorted(self._seen_values))}"
                 )
-            raise InputError(f"{label([name], self._kind)}: its source holds no text")
+            what = "questions" if self._kind == TASK else "text"
+            raise InputError(f"{label([name], self._kind)}: its source holds no {what}")
 
 
 def check(domains: Mapping[str, Source], kind: str = DOMAIN) -> list[str]:

@@ -39,7 +39,7 @@ URL_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # URLs whose pas
 
 _WEB = ("http", "https", "ftp", "ftps")
 _USER = re.compile(  # a number and a slash after the colon are a port and a path
-    r"""(?P<scheme>[A-Za-z][\w+.-]*)://(?P<user>[^\s"'<>/?\#:@]*)"""
+    r"""(?P<scheme>[A-Za-z][\w+.-]{0,30})://(?P<user>[^\s"'<>/?\#:@]*)"""
     r"""(?::(?P<password>(?!\d+[/?\#])[^\s"'<>@]*(?:@[^\s"'<>@?]*)*))?@"""
 )
 _KEYS = r"password|passwd|pwd|sslpassword"

@@ -184,6 +184,8 @@ def test_embedded_questions_have_four_choices_and_are_not_trained_on(quiz: Corpu
             "column 'l' holds 2, which is none of the 2",
         ),
         ({}, {"prompt": "p", "c": ["a", "b"], "l": "C"}, "column 'l' holds 'C', which is none"),
+        ({}, {"prompt": "p", "c": ["a", "a", "b"], "l": 1}, "column 'c' holds the right choice"),
+        ({}, {"prompt": "p", "c": ["a", "b"], "l": "z" * 10**5}, "column 'l' holds 'zzz"),
         ({}, {"prompt": "p", "c": ["B", "A"], "l": "A"}, "column 'l' holds 'A', which may be one"),
         ({}, {"prompt": "p", "c": ["a", "b"], "l": True}, "column 'l' holds True, which is none"),
     ],
@@ -197,6 +199,7 @@ def test_a_bad_question_is_one_clear_error(
     with pytest.raises(InputError) as raised:
         list(tasks.questions({"quiz": Task(files=str(path), **described)}))
     assert f"task 'quiz': {path}:1: {message}" in str(raised.value)
+    assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize(("label", "right"), [(1, 1), ("B", 1), ("deux", 1), ("A", 0), ("1", 1)])
