@@ -258,7 +258,7 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     done = run_import(source, "tidy", experiment="mine", unit="bits_per_byte")
     run = proxies("mine")["bits-0"]
     parent = mlflow.get_run(done.data.tags["import_run"])
-    assert run.data.params["unit"] == parent.data.params["unit"] == "bits_per_byte"
+    assert run.data.params["unit"] == parent.data.params["loss_unit"] == "bits_per_byte"
     with pytest.raises(
         InputError, match=r"unit: 12 of these runs are .* imported in bits_per_byte"
     ):
