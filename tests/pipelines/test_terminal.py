@@ -27,6 +27,7 @@ OURS = re.compile(
     | import:\ 36\ runs.* | \ \ 144\ evaluations.* | \ \ fit\ them:.*
     | fit:\ 36\ runs.* | \ \ (WARNING|note):\ .*
     | \ \ (held-out|backtest|the\ law's|the\ best|laws,|expected|target:|registered)\ .*
+    | \ \ law:\ .* | \ {7}\S.* | (look\ at|search)\ it:\ .*
     | \ \ since\ version\ 1:\ .*
     | (mixture|best|uniform|best\ observed)\s.*\d.*
     | mixture\s.*predicted\ loss(\s+above\ the\ best)?

@@ -286,7 +286,7 @@ def test_the_unit_goes_from_the_import_to_the_search(store: str, tmp_path: Path)
     assert "choose with runs=\"params.unit = 'bits_per_byte'\"" in str(mixed.value)
     assert histories.pull([experiment("mine")], "params.unit = 'bits_per_byte'")
     checked = run_entry("verify", "--model", "models:/bits@champion")
-    assert "predicts bits/byte, but training measures nats/token" in checked.stderr
+    assert "predicts bits/byte, but the study measures nats/token" in checked.stderr
 
 
 @published

@@ -242,7 +242,9 @@ def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_p
         history = history_from_tags(done.data.tags)
         assert history is not None
         alone = evaluations(run, corpus)[-1][1].losses
-        assert dict(zip(DOMAINS, history.losses[-1], strict=True)) == pytest.approx(alone, abs=1e-6)
+        assert dict(zip(history.domains, history.losses[-1], strict=True)) == pytest.approx(
+            alone, abs=1e-6
+        )
     assert not list(corpus.manifest.parent.glob("job-*"))
 
     hosts.write_text("one slots=1\ntwo\n")
