@@ -158,6 +158,7 @@ def fit(
     Target, weights and unit are the arguments, or else those of the purpose, which by default is
     that of the sweeps above the runs, or else the largest size and length in the data, equal
     weights, and the runs' own unit.
+
     An implicit fit predicts only the weighted loss, as a sum of exponentials that stand for latent
     domains.
     """

@@ -156,6 +156,45 @@ def test_a_mixture_is_found_for_text_that_nothing_trains_on(
 
 
 @pytest.mark.slow
+def test_continuations_and_schedules_take_sets_and_tasks_in_bits_per_byte(
+    store: str,
+    miniature: dict[str, Any],
+    write_study: Write,
+    texts: dict[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    assert store
+    study, _ = judged_elsewhere(miniature, tmp_path, texts)
+    critical = {
+        "size": "tiny",
+        "base_steps": 12,
+        "original": {"news": 0.5, "code": 0.5},
+        "new": {"math": 1},
+        "new_validation": ["sums"],
+        "steps": 8,
+        "shares": [0.1, 0.4, 0.7, 0.9],
+        "seeds": [1],
+    }
+    phases = {"size": "tiny", "steps": [6, 6], "mixtures": 4, "trunks": 2, "seeds": [1, 2]}
+    path = write_study({**study, "critical": critical, "phases": phases})
+    continued, scheduled = (run_entry(name, "--study", path) for name in ("critical", "schedule"))
+    assert continued.returncode == 0, continued.stderr[-3000:]
+    assert scheduled.returncode == 0, scheduled.stderr[-3000:]
+
+    runs = mlflow.search_runs(output_format="list", search_all_experiments=True)
+    names = {run.info.run_name: run for run in runs}
+    (check,) = [run for name, run in names.items() if name.startswith("critical-0-seed1")]
+    shown = next(x for x in continued.stdout.splitlines() if x.startswith("critical-0-seed1"))
+    original, new = float(shown.split()[2]), float(shown.split()[4])
+    assert original == pytest.approx(check.data.metrics["val_bpb/quiz"], abs=6e-5)
+    assert new == pytest.approx(check.data.metrics["val_bpb/sums"], abs=6e-5)
+    assert "bits/byte over 2 seeds" in scheduled.stdout
+    metrics = names["schedule-seed1"].data.metrics
+    objective = (2 * metrics["val_bpb/quiz"] + metrics["val_bpb/sums"]) / 3
+    assert f"{objective:.4f}" in scheduled.stdout
+
+
+@pytest.mark.slow
 def test_bad_sets_and_tasks_are_refused_in_one_line(
     store: str,
     miniature: dict[str, Any],
