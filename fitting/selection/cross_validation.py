@@ -169,7 +169,6 @@ class CrossValidation:
         h = self.held_out
         observed, predicted = h.losses @ self.weights, predictions @ self.weights
         error, baseline = predicted - observed, self._mean - observed
-        ranks = [spearman(h.losses[:, v], predictions[:, v]) for v in range(h.losses.shape[1])]
         between = self._between(error[:, None])[:, 0]
         return Scores(
             objective_mae=float(np.abs(error).mean()),
@@ -180,8 +179,8 @@ class CrossValidation:
             mean_prediction_rmse=float(np.sqrt((baseline**2).mean())),
             objective_spread=float(observed.std()),
             domain_mae=float((np.abs(predictions - h.losses) @ self.weights).mean()),
-            spearman=spearman(observed, predicted),
-            domain_spearman=float(np.mean(ranks)),
+            spearman=float(spearman(observed, predicted)),
+            domain_spearman=float(spearman(h.losses, predictions).mean()),
             r2=float(1 - (error**2).sum() / max((baseline**2).sum(), 1e-300)),
         )
 
@@ -201,9 +200,9 @@ def _spread(values: Array, losses: Array) -> Array:
     return np.where(spread > ROUNDING * np.abs(losses).max(axis=0), spread, np.inf)
 
 
-def spearman(first: Array, second: Array) -> float:
-    """Rank correlation; 0 where one of them is constant."""
-    a, b = rankdata(first), rankdata(second)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+def spearman(first: Array, second: Array) -> Array:
+    """Rank correlation of each column, (n, …) → (…); 0 where one of the two is constant."""
+    a, b = rankdata(first, axis=0), rankdata(second, axis=0)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    return np.asarray((a * b).sum(axis=0) / np.where(scale > 0, scale, 1.0))
