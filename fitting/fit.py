@@ -50,6 +50,13 @@ class Fit:
             ).mean()
         )
 
+    def coverage(self) -> float:
+        """The share of held-out runs whose objective lies inside the 90 % interval."""
+        h = self.choice.held_out
+        error = (self.choice.predictions - h.losses) @ self.weights
+        place = h.proportions(), h.n_params, h.tokens
+        return float((np.abs(error) <= self.interval.half_width(self.weights, *place)).mean())
+
     def best_observed(self) -> dict[str, float]:
         """The mixture with the least objective among the longest runs of the largest size."""
         o = self.observations.rows(self.observations.n_params == self.observations.n_params.max())

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,21 +27,36 @@ from fitting.artifact.spec import Continual, Explored, ScheduleSpec, SizeLaw, Sp
 from fitting.diagnostics import identifiability
 from fitting.diagnostics.diagnostics import MISFIT
 from fitting.fit import Fit
-from training.record import keys
+from training.record import keys, markdown
 from training.record import version as project_version
 from training.record.errors import InputError
 
 DEFAULT_NAME = "mixture-predictor"
 CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
-CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version
+CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version; a metric of its model
 WHY_NOT_CHAMPION = "why_not_champion"  # tag of a fit's run
 DIAGNOSTIC = "diagnostic/"  # prefix of tags of a fit's run: `ok`, or a warning
 OLD_DIAGNOSTIC = "sign/"  # their prefix before version 0.2
 BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # hardest first
 MAX_VERSIONS = 200  # of the newest, which are searched
 CODE = {"laws": laws.__file__, "rows": input_checks.__file__, "spec": specs.__file__}
+DIGITS = 6  # of the error that a version's tag shows, and by which versions are compared
 MAX_NAME_LENGTH = 256  # characters, the limit of MLflow's SQL stores
+MODEL = (
+    "Predicts the validation losses of a language model from the mixture of its training data. "
+    "Each fit registers a version, whose page says what it was fitted to and how far to trust it. "
+    "`champion` is the version with the least cross-validated error for its target, domains, "
+    "weights and unit."
+)
+
+
+About = Callable[[str], Sequence[str]]  # the URI of a new version → parts of its description
+
+
+def no_parts(_: str) -> Sequence[str]:
+    """No description but that of the columns."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -154,8 +169,11 @@ def _proportions(domains: Sequence[str]) -> Object:
     return Object([Property(domain, DataType.double, required=False) for domain in domains])
 
 
-def register(name: str, spec: Spec, cv_error: float) -> Registered:
-    """Log the predictor in the active run as the next version of `name` and set its alias."""
+def register(name: str, spec: Spec, cv_error: float, about: About = no_parts) -> Registered:
+    """Log the predictor in the active run as the next version of `name` and set its alias.
+
+    `about` gives the parts of the version's description in Markdown.
+    """
     outputs = [
         *(keys.VAL_LOSS + domain for domain in spec.val_domains),
         *("objective", "objective_low", "objective_high", "distance"),
@@ -192,6 +210,7 @@ def register(name: str, spec: Spec, cv_error: float) -> Registered:
         signature,
         purpose_of(spec),
         cv_error,
+        about,
     )
 
 
@@ -222,7 +241,9 @@ def _digest(purpose: list[Any]) -> str:
     return hashlib.sha256(json.dumps(purpose).encode()).hexdigest()[:16]
 
 
-def register_schedule(name: str, spec: ScheduleSpec, cv_error: float) -> Registered:
+def register_schedule(
+    name: str, spec: ScheduleSpec, cv_error: float, about: About = no_parts
+) -> Registered:
     """Log a schedule predictor in the active run, as `register` does."""
     tokens = spec.law["tokens"]
     phases = range(1, len(tokens) + 1)
@@ -247,6 +268,7 @@ def register_schedule(name: str, spec: ScheduleSpec, cv_error: float) -> Registe
             [spec.n_params, tokens, spec.domains, spec.val_domains, spec.weights], spec.unit
         ),
         cv_error,
+        about,
     )
 
 
@@ -258,6 +280,7 @@ def _register(
     signature: ModelSignature,
     purpose: list[Any],
     cv_error: float,
+    about: About,
 ) -> Registered:
     """Log the model, and set its description, tags and alias.
 
@@ -282,12 +305,17 @@ def _register(
             ],
             metadata=metadata,
         )
+    mlflow.log_metric(CV_ERROR, cv_error, model_id=info.model_id)
     number = str(info.registered_model_version)
     fitted_for = _digest(purpose)
     client = mlflow.MlflowClient()
-    client.update_model_version(name, number, _description(inputs, metadata.get(OPTIONAL, [])))
+    _describe(client, name)
+    columns = _columns(inputs, metadata.get(OPTIONAL, []))
+    client.update_model_version(
+        name, number, markdown.joined([*about(f"models:/{name}/{number}"), columns])
+    )
     for tag, value in (
-        (CV_ERROR, repr(cv_error)),
+        (CV_ERROR, f"{cv_error:.{DIGITS}g}"),
         (FITTED_FOR, fitted_for),
         (project_version.TAG, project_version.version()),
     ):
@@ -298,11 +326,16 @@ def _register(
     return Registered(name, number, alias, reason)
 
 
-def _description(inputs: list[str], optional: list[str]) -> str:
-    """The input columns in Markdown, for the page of a model version."""
+def _describe(client: mlflow.MlflowClient, name: str) -> None:
+    """Describe the registered model, unless it is described already."""
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, MODEL)
+
+
+def _columns(inputs: Sequence[str], optional: Sequence[str]) -> str:
+    """The input columns, for the page of a model version."""
     required, others = (", ".join(f"`{c}`" for c in columns) for columns in (inputs, optional))
-    text = f"Input columns: {required}" + (f"; optional: {others}" if others else "")
-    return text if len(text) <= keys.TAG_LIMIT else f"{text[: keys.TAG_LIMIT - 1]}…"
+    return f"Input columns: {required}" + (f"; optional: {others}" if others else "")
 
 
 def _why_not_champion(
@@ -319,7 +352,7 @@ def _why_not_champion(
             "other weights or another unit"
         )
     champion_error = float(champion.tags[CV_ERROR])
-    if cv_error > champion_error:
+    if float(f"{cv_error:.{DIGITS}g}") > float(f"{champion_error:.{DIGITS}g}"):
         return (
             f"champion is version {champion.version}, whose cross-validated error "
             f"{champion_error:.4f} is less than {cv_error:.4f}"

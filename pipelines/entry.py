@@ -22,26 +22,32 @@ from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 
 @contextmanager
-def stage(name: str, parameters: Mapping[str, str] | None = None) -> Iterator[mlflow.ActiveRun]:
+def stage(
+    stage_name: str, parameters: Mapping[str, str] | None = None, name: str = ""
+) -> Iterator[mlflow.ActiveRun]:
     """A run of this stage: the one that `mlflow run` started, or a child of the enclosing stage.
 
-    The run is named after its parameters, if there are any and the user gave it no name.
+    The run is named after its parameters, if there are any and the user gave it no name; a child
+    after its stage and `name`.
     """
     inside = mlflow.active_run() is not None
     joins = not inside and "MLFLOW_RUN_ID" in os.environ
-    with open_run(nested=inside, run_name=None if joins else name) as active:
-        mlflow.set_tag(keys.STAGE, name)
+    with open_run(
+        nested=inside, run_name=None if joins else f"{stage_name} {name}".rstrip()
+    ) as active:
+        mlflow.set_tag(keys.STAGE, stage_name)
         processes.mark(active.info.run_id)
         if parameters is not None:
             processes.close_dead(active.info.experiment_id)
             preflight.registry_and_artifacts(active)  # a title may ask the registry
         if parameters is not None and (not joins or titles.generated(active.info.run_name)):
-            title = secrets.masked(titles.title(name, parameters, active.info.experiment_id))
+            title = secrets.masked(titles.title(stage_name, parameters, active.info.experiment_id))
             mlflow.set_tag(keys.RUN_NAME, title)
         for key, value in active.data.tags.items():  # such as a repository's URL
             if (safe := secrets.masked(value)) != value:
                 mlflow.set_tag(key, safe)
         yield active
+        processes.unmark(active.info.run_id)
 
 
 def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], parameters: type) -> None:

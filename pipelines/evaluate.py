@@ -7,7 +7,7 @@ import mlflow
 from pipelines import entry
 from pipelines.benchmarks import harness, saved_model, scores
 from pipelines.command import advice, table
-from training.record import keys, layout
+from training.record import keys, layout, markdown
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     trained = f"`{model.location}`"
     if model.run_id:
         run = mlflow.get_run(model.run_id)
-        trained = f"[{run.info.run_name}]({advice.page_of(run)})"
+        trained = markdown.link(str(run.info.run_name), markdown.run_page(run))
         mlflow.log_param("model_run", model.run_id)
         if parameters.limit:
             print("with a limit the scores are not logged to the model's run")

@@ -1,12 +1,13 @@
 """`fit`: run histories → law → cross-validation → registered predictor."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import mlflow
 import numpy as np
 
-from fitting import artifacts, changes, registry
+from fitting import artifacts, changes, model_card, registry
 from fitting import fit as fits
 from fitting.artifact.spec import Explored, Target
 from fitting.data import histories, reuse
@@ -23,7 +24,7 @@ from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import entry
-from pipelines.command import advice, table, texts
+from pipelines.command import advice, lineage, table, texts
 from pipelines.runs.fitted_runs import (
     Checkpoints,
     explored,
@@ -215,7 +216,9 @@ def fit(
     )
     earlier = registry.newest(model, registry.purpose_of(spec))
     previous = changes.read_version(earlier.version, earlier.run_id) if earlier else None
-    registered = registry.register(model, spec, fitted.choice.scores.objective_mae)
+    run = mlflow.get_run(mlflow.active_run().info.run_id)
+    card = partial(model_card.version, fitted, spec, pulled, run)
+    registered = registry.register(model, spec, fitted.choice.scores.objective_mae, card)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     if registered.reason:
         mlflow.set_tag(registry.WHY_NOT_CHAMPION, registered.reason)
@@ -223,8 +226,9 @@ def fit(
     if previous:
         law = {f"law/{key}": value for key, value in fitted.choice.stack.params().items()}
         lines.append(f"  {changes.summary(previous, fitted, pulled, law)}")
-    mlflow.set_tag(keys.NOTE, layout.description(lines))
+    mlflow.set_tag(keys.NOTE, model_card.of_fit(fitted, registered, pulled, run))
     mlflow.log_text("\n".join(lines), layout.REPORT)
+    lineage.fitted(pulled.parents, run.info.run_id)
     print("\n".join(lines))
     return RegisteredFit(fitted, registered)
 

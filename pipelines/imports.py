@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from fitting.importing import mixinglaws, pair, table_reader, writer
 from fitting.importing.table_reader import ImportedRun, RunTable
 from pipelines import entry
-from pipelines.command import table, texts
-from training.record import keys
+from pipelines.command import experiment_page, saved_view, table, texts
+from training.record import keys, layout, markdown
 from training.record.errors import InputError
 from training.record.mixtures import checked_weights
 from training.record.mlflow_runs import log_params, open_run
@@ -133,6 +133,7 @@ def import_runs(run_table: RunTable, parameters: Parameters, active: mlflow.Acti
             mlflow.set_tag(keys.STAGE, keys.IMPORT)
             _write(new, parent, params, run_table.notes)
         mlflow.set_tags({"import_experiment": experiment, "import_run": parent.info.run_id})
+    _describe(target_id, run_table)
     mlflow.log_metrics(
         {"runs_imported": len(new), "runs_already_there": len(run_table.runs) - len(new)}
     )
@@ -170,6 +171,17 @@ def _write(
     if new:
         source = str(params["import/source"])
         writer.write(new, writer.Parent(info.experiment_id, info.run_id, source))
+
+
+def _describe(experiment_id: str, run_table: RunTable) -> None:
+    """Describe the experiment of the imported runs, and save a view of them."""
+    name, domains = mlflow.get_experiment(experiment_id).name, list(run_table.runs[0].mixture)
+    saved_view.save(experiment_id, name, "", domains, run_table.val_domains())
+    question = (
+        f"**Which mixture of {markdown.escaped(layout.some(domains))} has the lowest loss?** Runs "
+        f"that were trained elsewhere; losses in {keys.unit_text(run_table.unit)}."
+    )
+    experiment_page.describe(experiment_id, question, saved_view.links(experiment_id, ""))
 
 
 def report(run_table: RunTable, new: int, experiment: str) -> list[str]:

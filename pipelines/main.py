@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -30,8 +29,9 @@ from pipelines.runs.proxy_runs import proxy_runs, refuse_design
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.sweep import sweep
+from pipelines.verify import conclude
 from training.engine import kernels
-from training.record import keys, layout, secrets
+from training.record import keys, layout, markdown, secrets
 
 RULE = "─" * 78
 LINES = 3  # at most, of a mixture that is written out
@@ -68,12 +68,12 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     preflight.training(study, machines, [*study.sweep.sizes, study.target.size])
     refuse_design(study)
     kernels.build_for(machines)
-    with entry.stage(keys.PREPARE):
+    with entry.stage(keys.PREPARE, name=study.name):
         prepared = prepare(study)
         log(prepared)
-    with entry.stage(keys.SWEEP) as sweeping:
+    with entry.stage(keys.SWEEP, name=study.name) as sweeping:
         sweep(prepared, machines, sweeping)
-    with entry.stage(keys.FIT) as fitting:
+    with entry.stage(keys.FIT, name=study.name) as fitting:
         fitted = fit(
             [active.info.experiment_id],
             f"tags.{keys.STUDY} = '{prepared.tag}'",
@@ -81,17 +81,24 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
             purpose=purpose_of(study, prepared),
         )
     predictor = predictors.load(fitted.registered.uri)
-    with entry.stage(keys.OPTIMIZE) as searching:
+    with entry.stage(keys.OPTIMIZE, name=study.name) as searching:
         answer = optimize(predictor, search_problem.of_study(study, predictor))
-    with entry.stage(keys.VERIFY) as proving:
+    with entry.stage(keys.VERIFY, name=study.name) as proving:
         proof = targets.prove(prepared, predictor, targets.to_train(answer), machines, proving)
-    standing = registry.standing(predictor.uri)
+        standing = registry.standing(predictor.uri)
+        conclude(proof, standing, predictor)
     lines = summary(fitted, answer, proof, standing)
     mlflow.log_params(keys.with_prefix(keys.MIXTURE, answer.best))
     mlflow.log_metrics(verdict.metrics(proof))
     mlflow.set_tags({"verdict": verdict.headline(proof, standing), "model_uri": predictor.uri})
-    mlflow.set_tag(keys.NOTE, layout.description(lines))
     mlflow.log_text("\n".join(lines), layout.REPORT)
+    stages = {
+        keys.SWEEP: sweeping,
+        keys.FIT: fitting,
+        keys.OPTIMIZE: searching,
+        keys.VERIFY: proving,
+    }
+    mlflow.set_tag(keys.NOTE, _description(active, answer, proof, standing, stages))
     _copy_figures([(fitting, FIT_FIGURES), (searching, SEARCH_FIGURES), (proving, PROOF_FIGURES)])
     print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching), RULE]))
 
@@ -109,6 +116,34 @@ def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Stand
         f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} {unit} "
         f"(predicting the mean: {scores.mean_prediction_mae:.4f})",
     ]
+
+
+def _description(
+    active: mlflow.ActiveRun,
+    answer: Answer,
+    proof: Proof,
+    standing: Standing,
+    stages: Mapping[str, MlflowRun],
+) -> str:
+    """The description of the active run, in Markdown."""
+    run = mlflow.get_run(active.info.run_id)
+    links = (markdown.run_link(stage.info.run_id, name) for name, stage in stages.items())
+    measured = proof.table.groupby("mixture")["measured"].mean()
+    below = {
+        "predicted loss": {name: f"{answer.loss(name):.4f}" for name in answer.mixtures},
+        "measured loss": {str(name): f"{loss:.4f}" for name, loss in measured.items()},
+    }
+    return markdown.description(
+        [
+            *verdict.summary(proof, standing),
+            markdown.mixtures(answer.mixtures, below),
+            f"Predictor: {answer.predictor.link}. Stages: {', '.join(links)}.",
+            markdown.figure(
+                stages[keys.VERIFY], "measured_beside_predicted", f"Measured gain {proof.gain}"
+            ),
+        ],
+        run,
+    )
 
 
 def _next(
@@ -134,13 +169,13 @@ def _copy_figures(chosen: Sequence[tuple[MlflowRun, Sequence[str]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for run, names in chosen:
             for name in names:
-                path = f"figures/{name}.png"
                 with suppress(MlflowException, OSError):  # for example, two domains have no map
-                    mlflow.artifacts.download_artifacts(
-                        run_id=run.info.run_id, artifact_path=path, dst_path=folder
+                    path = mlflow.artifacts.download_artifacts(
+                        run_id=run.info.run_id,
+                        artifact_path=f"figures/{name}.png",
+                        dst_path=folder,
                     )
-        if any(Path(folder).iterdir()):
-            mlflow.log_artifacts(folder)
+                    mlflow.log_artifact(path, "figures")
 
 
 def _question(best: Mapping[str, float], run_id: str) -> list[str]:

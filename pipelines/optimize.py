@@ -8,10 +8,10 @@ from fitting.registry import CHAMPION, DEFAULT_NAME
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
 from optimization.mixture import artifacts, solve
-from optimization.mixture.report import report
+from optimization.mixture.report import description, report
 from optimization.mixture.solve import Answer, Problem
 from pipelines import entry
-from pipelines.command import advice, table, texts
+from pipelines.command import advice, lineage, table, texts
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.search_problem import Overrides
@@ -40,9 +40,10 @@ def optimize(
     `trials_below`, if given."""
     answer = solve.solve(predictor, problem)
     artifacts.log(answer, trials_below=trials_below)
-    lines = report(answer)
-    mlflow.set_tag(keys.NOTE, layout.description(lines))
-    mlflow.log_text("\n".join(lines), layout.REPORT)
+    run = mlflow.get_run(mlflow.active_run().info.run_id)
+    mlflow.set_tag(keys.NOTE, description(answer, run))
+    mlflow.log_text("\n".join(report(answer)), layout.REPORT)
+    lineage.asked(predictor, run.info.run_id, f"predicted gain {answer.gain:.4f}")
     return answer
 
 

@@ -27,7 +27,7 @@ from pipelines.study import schedule_section
 from pipelines.study.study import SCHEDULED, Study
 from training.engine import kernels
 from training.engine.devices import Machines
-from training.record import keys, layout
+from training.record import keys, layout, markdown
 from training.record.errors import InputError
 from training.record.intervals import t_quantile
 from training.record.mlflow_runs import log_params
@@ -71,7 +71,12 @@ def register(fitted: ScheduleFit, name: str, n_params: int, unit: str) -> regist
         mixtures=tuple(map(tuple, runs.mixtures.tolist())),
         unit=unit,
     )
-    return registry.register_schedule(name, spec, fitted.residual)
+    fit_run = markdown.run_link(mlflow.active_run().info.run_id)
+    about = (
+        "Predicts the losses after each phase of a schedule of mixtures, for "
+        f"{layout.short_count(n_params)} parameters. Fitted by {fit_run}."
+    )
+    return registry.register_schedule(name, spec, fitted.residual, lambda _: (about,))
 
 
 def for_target(study: Study, predictor: SchedulePredictor, schedule: Array) -> list[Phase]:

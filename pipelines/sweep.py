@@ -8,7 +8,7 @@ import mlflow
 
 from fitting.data import origin
 from pipelines import entry
-from pipelines.command import advice, table
+from pipelines.command import advice, experiment_page, saved_view, table
 from pipelines.prepare import prepare
 from pipelines.runs import budget, dry_run, preflight
 from pipelines.runs.fitted_runs import purpose_of
@@ -18,7 +18,8 @@ from pipelines.study.prepared import Prepared
 from training import run_log
 from training.engine import kernels
 from training.engine.devices import Machines
-from training.record import keys, layout
+from training.record import keys, layout, markdown
+from training.record.errors import InputError
 from training.record.mlflow_runs import log_params
 from training.run import Run, fingerprint
 
@@ -41,15 +42,51 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
     mlflow.set_tag(keys.BUNDLES, json.dumps(purpose.bundles))
     mlflow.log_dict(study.model_dump(mode="json"), "study.json")
     runs = planned_runs(prepared, active)
-    _adopt(runs, active)
+    _describe(prepared, runs, active)
+    _adopt(prepared, runs, active)
     train_missing(prepared, runs, machines, keys.SWEEP, active)
 
 
-def _adopt(runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
-    """Mark planned runs that were trained outside a sweep, so that they are fitted."""
+def _describe(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
+    """Describe the sweep and its experiment, where a view of the proxies is saved."""
+    study, tag, place = prepared.study, prepared.tag, active.info.experiment_id
+    n_params, tokens = study.size(study.target.size).n_params, study.target_tokens()
+    question = (
+        f"Which mixture of {markdown.escaped(layout.some(list(study.domains)))} gives a model of "
+        f"{layout.short_count(n_params)} parameters the lowest loss after "
+        f"{layout.short_count(tokens)} tokens?"
+    )
+    sizes = dict.fromkeys(f"{layout.short_count(run.size.n_params)}" for run in runs)
+    weights = (f"{name} {w:.2g}" for name, w in study.weights().items() if w)
+    views = saved_view.links(place, tag)
+    facts = {
+        "Proxies": f"{len(runs)} of {len(sizes)} sizes ({', '.join(sizes)} parameters): {views}",
+        "Loss": f"{keys.unit_text(study.unit)}, weighted: {markdown.escaped(', '.join(weights))}",
+        "Compared with": markdown.escaped(
+            ", ".join(f"{name} {share:.3f}" for name, share in prepared.default.items())
+        ),
+    }
+    mlflow.set_tag(keys.NOTE, markdown.joined([f"**{question}**", markdown.facts(facts)]))
+    saved_view.save(place, study.name, tag, list(study.domains), study.evaluated)
+    question = f"**{question}** (study {markdown.escaped(study.name)})"
+    experiment_page.describe(place, question, views)
+
+
+def _adopt(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
+    """Mark planned runs that were trained outside a sweep, so that they are fitted.
+
+    Raises InputError if another study has trained some of them.
+    """
     finished = run_log.finished_runs(active.info.experiment_id, keys.PROXY)
     planned = [fingerprint(run) for run in runs]
     trained = [finished[key] for key in planned if key in finished]
+    others = {run.data.tags.get(keys.STUDY) for run in trained} - {prepared.tag}
+    if others:
+        raise InputError(
+            f"name: another study, {min(map(str, others))!r}, has trained runs of {prepared.tag!r} "
+            "in this experiment, and a fit would not find them; give the study that name, or "
+            "another experiment (--experiment-name)"
+        )
     for run_id, where in origin.origins(trained).items():
         if where == origin.UNPLANNED:
             mlflow.MlflowClient().set_tag(run_id, keys.PLANNED_BY, active.info.run_id)

@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 import mlflow
 
 from fitting import registry
+from fitting.registry import Standing
 from optimization.domain import predictor as predictors
+from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import BEST, DEFAULT
 from pipelines import entry
 from pipelines.benchmarks import harness
-from pipelines.command import advice, table, texts
+from pipelines.command import advice, lineage, table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import benchmarks, targets, verdict
+from pipelines.proof.verdict import Proof
 from pipelines.runs import preflight
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -41,6 +44,16 @@ class Parameters:
     batch_size: int = table.batch_size()
 
 
+def conclude(proof: Proof, standing: Standing, predictor: Predictor) -> list[str]:
+    """Describe the active run by its verdict, link it to the predictor; the report's lines."""
+    run = mlflow.get_run(mlflow.active_run().info.run_id)
+    lines = verdict.report(proof, standing)
+    mlflow.set_tag(keys.NOTE, verdict.description(proof, standing, predictor.link, run))
+    mlflow.log_text("\n".join(lines), layout.REPORT)
+    lineage.asked(predictor, run.info.run_id, verdict.headline(proof, standing))
+    return lines
+
+
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     study = studies.load(parameters.study)
     machines = entry.machines(parameters.workers, parameters.ranks, parameters.hostfile)
@@ -63,7 +76,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     prepared = prepare(study)
     problem = search_problem.of_study(study, predictor)
     problem = replace(problem, trials=parameters.trials or problem.trials)
-    with entry.stage(keys.OPTIMIZE):
+    with entry.stage(keys.OPTIMIZE, name=study.name):
         answer = optimize(predictor, problem)
     mixtures = {**targets.to_train(answer), DEFAULT: prepared.default}
     if mixture:
@@ -72,19 +85,13 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         prepared = benchmarks.saving(prepared)
         benchmarks.refuse_unsaved(targets.target_runs(prepared, mixtures), active)
     proof = targets.prove(prepared, predictor, mixtures, machines, active)
-    lines = verdict.report(proof, registry.standing(predictor.uri))
-    _log(lines)
+    lines = conclude(proof, registry.standing(predictor.uri), predictor)
     print("\n".join(lines))
     print(f"look at it:  {advice.look_at(mlflow.get_run(active.info.run_id))}")
     if suite:  # the verdict stands, whatever becomes of the benchmarks
         more = ["", *benchmarks.compare(proof.table, suite)]
-        _log(lines + more)
+        mlflow.log_text("\n".join(lines + more), layout.REPORT)
         print("\n".join(more))
-
-
-def _log(lines: list[str]) -> None:
-    mlflow.set_tag(keys.NOTE, layout.description(lines))
-    mlflow.log_text("\n".join(lines), layout.REPORT)
 
 
 if __name__ == "__main__":

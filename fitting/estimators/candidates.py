@@ -58,7 +58,8 @@ class Candidate:
     def __str__(self) -> str:
         ridge = f"ridge {self.ridge:.0e}"
         if self.ridges:
-            ridge = f"ridge {min(self.ridges):.0e} to {max(self.ridges):.0e} by domain"
+            low, high = min(self.ridges), max(self.ridges)
+            ridge = f"ridge {low:.0e}" + (f" to {high:.0e} by domain" if high > low else "")
         if self.method not in OWN:
             return f"{self.method} law, {ridge}"
         parts = [

@@ -1,33 +1,85 @@
 """The text report of an answer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from mlflow.entities import Run
 
 from optimization.domain.objective import WORST
 from optimization.domain.predictor import Prediction
 from optimization.mixture.sensitivity import Sensitivity, Steps
 from optimization.mixture.solve import BEST, Answer
 from optimization.search.search import Front, SearchResult
-from training.record import keys, layout
+from training.record import keys, layout, markdown
 
 SAME_WEIGHT = 1e-9
+WORDS = 8  # domains of a mixture that a sentence names
 
 
 def report(answer: Answer) -> list[str]:
     """The compared mixtures as a table, and what is known about the best one."""
     unit = keys.unit_text(answer.predictor.unit)
-    lines = [*_table(answer), "", *_weights(answer), *_gain(answer, unit), *_accuracies(answer)]
-    result = answer.search
-    lines += _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
+    lines = [*_table(answer), "", *_weights(answer), *_gain(answer, unit), *_known(answer)]
+    if answer.sensitivity is not None:
+        lines += _near_optimal(answer.sensitivity)
+    return lines
+
+
+def _known(answer: Answer) -> Iterator[str]:
+    """What is known about the best mixture, a line each."""
+    unit, result = keys.unit_text(answer.predictor.unit), answer.search
+    yield from _accuracies(answer)
+    yield from _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
     if answer.pull:
-        lines.append(
+        yield (
             f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
             f"{answer.pull:.3g} {unit}"
         )
     if answer.sensitivity is not None:
-        lines += _sensitivity(answer.sensitivity)
-    return lines
+        regrets = answer.sensitivity.regrets
+        yield (
+            "with another sample of the fitted mixtures, another mixture would be better by "
+            f"{regrets.mean():.4f} on average, and by {np.quantile(regrets, 0.9):.4f} in one case "
+            "in ten"
+        )
+
+
+def description(answer: Answer, run: Run) -> str:
+    """The description of the run of a search, in Markdown."""
+    unit, predictor = keys.unit_text(answer.predictor.unit), answer.predictor
+    low, high = answer.gain - answer.gain_half_width, answer.gain + answer.gain_half_width
+    size, tokens = map(layout.short_count, (predictor.n_params, predictor.tokens))
+    return markdown.description(
+        [
+            f"The best mixture is predicted to lower the loss by **{answer.gain:.4f}** "
+            f"[{low:.4f}, {high:.4f}] {unit} from that of the {answer.compared} mixture, at {size} "
+            f"parameters and {tokens} tokens. Asked: {predictor.link}.",
+            markdown.mixtures(answer.mixtures, losses(answer)),
+            markdown.figure(run, "near_optimal", f"Best mixture: {_words(answer.best)}")
+            if answer.sensitivity
+            else "",
+            *map(markdown.escaped, _known(answer)),
+        ],
+        run,
+    )
+
+
+def losses(answer: Answer) -> dict[str, dict[str, str]]:
+    """Rows below a table of mixtures: the predicted losses, and what lies above the best's."""
+    return {
+        "predicted loss": {name: f"{answer.loss(name):.4f}" for name in answer.mixtures},
+        "above the best": {
+            name: f"{above:+.4f} ± {half:.4f}"
+            for name in answer.mixtures
+            for above, half in [answer.above_best(name)]
+            if half
+        },
+    }
+
+
+def _words(mixture: Mapping[str, float]) -> str:
+    largest = sorted(mixture.items(), key=lambda item: -item[1])[:WORDS]
+    return ", ".join(f"{name} {share:.2f}" for name, share in largest)
 
 
 def _table(answer: Answer) -> list[str]:
@@ -126,13 +178,7 @@ def _front(front: Front) -> Iterator[str]:
         yield f"  {name}: {on_front[name].min():.4f} to {on_front[name].max():.4f} on the front"
 
 
-def _sensitivity(sensitivity: Sensitivity) -> Iterator[str]:
-    regrets = sensitivity.regrets
-    yield (
-        "with another sample of the fitted mixtures, another mixture would be better by "
-        f"{regrets.mean():.4f} on average, and by {np.quantile(regrets, 0.9):.4f} in one case in "
-        "ten"
-    )
+def _near_optimal(sensitivity: Sensitivity) -> Iterator[str]:
     yield (
         "near-optimal set (mixtures that the law cannot tell from the best one): proportions range "
         "over"

@@ -7,7 +7,7 @@ import mlflow
 import sqlalchemy
 from mlflow.entities import Run
 
-from training.record import secrets
+from training.record import markdown, secrets
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` answers
 
@@ -24,7 +24,7 @@ def command(entry: str, experiment_id: str, **parameters: str) -> str:
 
 def look_at(run: Run) -> str:
     """Where to see a run in MLflow: a URL, after a command if no server is known to run."""
-    uri, page = mlflow.get_tracking_uri(), page_of(run)
+    uri, page = mlflow.get_tracking_uri(), markdown.run_page(run)
     scheme = uri.partition("://")[0]
     if scheme in ("http", "https"):
         return f"{secrets.masked(uri).rstrip('/')}/{page}"
@@ -35,11 +35,6 @@ def look_at(run: Run) -> str:
     if registry != uri:
         options += f" --registry-store-uri {_written(registry, 'MLFLOW_REGISTRY_URI')}"
     return f"mlflow ui {options}   then {LOCAL}/{page}"
-
-
-def page_of(run: Run) -> str:
-    """A run's page in MLflow, relative to the server."""
-    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
 def _written(uri: str, variable: str) -> str:

@@ -22,6 +22,11 @@ def mark(run_id: str) -> None:
     mlflow.MlflowClient().set_tag(run_id, keys.PROCESS, f"{_machine()} {pid} {_start(pid)}")
 
 
+def unmark(run_id: str) -> None:
+    """Forget the process of a run that has ended well."""
+    mlflow.MlflowClient().delete_tag(run_id, keys.PROCESS)
+
+
 def close_dead(experiment_id: str) -> None:
     """End the runs of an experiment whose process was on this machine and is gone.
 

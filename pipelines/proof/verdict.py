@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
+from mlflow.entities import Run
 
 from fitting.registry import Standing
 from optimization.domain.objective import LOSS
 from optimization.mixture.solve import BEST, DEFAULT
-from training.record import keys, layout
+from training.record import keys, layout, markdown
 
 Lines = list[str]
 GOALS, NAME = 12, 24  # rows of the table of what is weighed; width of a name
@@ -101,6 +102,41 @@ def metrics(proof: Proof) -> dict[str, float]:
 def report(proof: Proof, standing: Standing) -> Lines:
     """The verdict, measured beside predicted, and what it means in steps."""
     return [*verdict(proof, standing), "", *table(proof)]
+
+
+def description(proof: Proof, standing: Standing, asked: str, run: Run) -> str:
+    """The description of the run of a proof, in Markdown; `asked` links to its predictor."""
+    return markdown.description(
+        [
+            *summary(proof, standing),
+            _targets(proof),
+            markdown.figure(run, "measured_beside_predicted", f"Measured gain {proof.gain}"),
+            f"Predictor: {asked}.",
+        ],
+        run,
+    )
+
+
+def summary(proof: Proof, standing: Standing) -> Lines:
+    """The verdict and the reasons for caution, in Markdown."""
+    first = standing.misfit or _measured(proof)
+    return [
+        f"**{headline(proof, standing)}**: {markdown.escaped(first)}",
+        markdown.cautions([*_doubts(proof, standing)]),
+    ]
+
+
+def _targets(proof: Proof) -> str:
+    """A table of the mixtures' predicted and measured losses, with links to the seeds' runs."""
+    rows = []
+    for name, targets in proof.table.groupby("mixture", sort=False):
+        seeds = ", ".join(
+            markdown.run_link(run_id, f"{measured:.4f}")
+            for run_id, measured in zip(targets["run_id"], targets["measured"], strict=True)
+        )
+        values = (targets["predicted"].iloc[0], targets["measured"].mean())
+        rows.append([markdown.escaped(str(name)), *(f"{x:.4f}" for x in values), seeds])
+    return markdown.table(["target on", "predicted", "measured", "seeds"], rows)
 
 
 def _outcome(gain: Gain) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mlflow
 import numpy as np
 import pandas as pd
 
 from fitting import artifacts as fit_artifacts
-from fitting import fit, registry
+from fitting import fit, model_card, registry
 from fitting.artifact.spec import Continual, Explored, Target
 from fitting.data import continual, histories
 from fitting.data.continual import Side
@@ -19,6 +20,7 @@ from optimization.continual import solve
 from optimization.continual.report import CHECK, FITTED, CriticalAnswer
 from optimization.continual.solve import ForgettingCurve
 from optimization.domain import predictor as predictors
+from pipelines.command import lineage
 from training.record import keys
 
 
@@ -80,7 +82,10 @@ def fit_and_solve(pulled: Histories, question: Question) -> Solved:
         default_mixture={},
         continual=Continual(base, tuple(original.domains), original.weights, new.weights),
     )
-    registered = registry.register(question.model, spec, fitted.choice.scores.objective_mae)
+    run = mlflow.get_run(mlflow.active_run().info.run_id)
+    card = partial(model_card.version, fitted, spec, pulled, run)
+    registered = registry.register(question.model, spec, fitted.choice.scores.objective_mae, card)
+    lineage.fitted(pulled.parents, run.info.run_id)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     forgetting = solve.solve(predictors.load(registered.uri), question.tolerances)
     return Solved(forgetting, sides, table, pulled.names)

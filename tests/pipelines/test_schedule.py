@@ -51,8 +51,10 @@ def test_a_schedule_is_planned_trained_and_taken_by_train(
         mean = 0.6 * float(params[f"phase/1/mixture/{name}"])
         mean += 0.4 * float(params[f"phase/2/mixture/{name}"])
         assert float(params[f"mixture/{name}"]) == pytest.approx(mean)
-        assert metrics[f"planned_tokens/{name}"] == pytest.approx(20 * 256 * mean)
-        assert metrics[f"trained_tokens/{name}"] == pytest.approx(20 * 256 * mean, abs=32 * 10)
+        assert metrics[f"volume/planned_tokens/{name}"] == pytest.approx(20 * 256 * mean)
+        assert metrics[f"volume/trained_tokens/{name}"] == pytest.approx(
+            20 * 256 * mean, abs=32 * 10
+        )
     client = mlflow.MlflowClient()
     assert [f.path for f in client.list_artifacts(branch.info.run_id, "figures")] == [
         "figures/schedule.png"

@@ -73,9 +73,10 @@ ACCURACY = "accuracy/"  # of a task: share of questions whose right choice is th
 TOKENS = "tokens"
 TRAIN_LOSS = "train_loss"
 TOKENS_PER_SECOND = "tokens_per_second"
-TRAINED_TOKENS = "trained_tokens/"  # tokens drawn from each domain
-PLANNED_TOKENS = "planned_tokens/"  # tokens of each domain by the mixture or schedule
-EPOCHS = "epochs/"  # passes over the text that the run may see
+# MLflow shows metrics in alphabetical order; `volume/` comes after the losses
+TRAINED_TOKENS = "volume/trained_tokens/"  # tokens drawn from each domain
+PLANNED_TOKENS = "volume/planned_tokens/"  # tokens of each domain by the mixture or schedule
+EPOCHS = "volume/epochs/"  # passes over the text that the run may see
 BENCHMARK = "benchmark/"  # <task>/<metric>, a model's score
 BENCHMARK_DIFFERENCE = "benchmark_difference/"  # of two mixtures' models, best − default
 STANDARD_ERROR = "_stderr"  # suffix of a score's standard error

@@ -69,11 +69,11 @@ def test_look_at_it_serves_the_run_from_any_folder(
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("http://tracking:5000/", "http://tracking:5000/#/experiments/3/runs/abc"),
+        ("http://tracking:5000/", "http://tracking:5000/#/experiments/3/runs/abc?workflowType=machine_learning"),
         (
             "postgresql://me:secret@db/mlflow",
             'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"   then '
-            "http://127.0.0.1:5000/#/experiments/3/runs/abc",
+            "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning",
         ),
         ("databricks", "run abc in Databricks"),
     ],

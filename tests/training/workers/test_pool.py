@@ -184,12 +184,12 @@ def test_what_was_drawn_is_logged(corpus: Corpus, store: str) -> None:
     inputs = mlflow.get_run(run_id).inputs.dataset_inputs
     assert {json.loads(i.dataset.profile)["skipped"] for i in inputs} == {3}
     metrics = mlflow.get_run(run_id).data.metrics
-    drawn = np.array([metrics[f"trained_tokens/{name}"] for name in DOMAINS])
+    drawn = np.array([metrics[f"volume/trained_tokens/{name}"] for name in DOMAINS])
     expected = np.array(list(run.mixture.values())) * TRAINING.steps * TRAINING.tokens_per_step
     assert drawn.sum() == TRAINING.steps * TRAINING.tokens_per_step
     assert np.abs(drawn - expected).max() <= TRAINING.sequence_length
     windows = int((50_000 - 1) // TRAINING.sequence_length * 0.05)
-    epochs = np.array([metrics[f"epochs/{name}"] for name in DOMAINS])
+    epochs = np.array([metrics[f"volume/epochs/{name}"] for name in DOMAINS])
     assert epochs == pytest.approx(drawn / (windows * TRAINING.sequence_length))
 
 
