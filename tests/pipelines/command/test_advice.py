@@ -58,7 +58,7 @@ def test_look_at_it_serves_the_run_from_any_folder(
     )
     try:
         there = f"http://127.0.0.1:{port}"
-        asked = f"{there}/api/2.0/mlflow/runs/get?run_id={page.rsplit('/', 1)[1]}"
+        asked = f"{there}/api/2.0/mlflow/runs/get?run_id={active.info.run_id}"
         assert json.loads(answer(asked, server))["run"]["info"]["run_name"] == "the answer"
         assert b"<html" in answer(page.replace(advice.LOCAL, there).partition("#")[0], server)
     finally:
