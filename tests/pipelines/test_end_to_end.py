@@ -18,6 +18,7 @@ import pytest
 import transformers
 from mlflow.entities import Run
 
+from tests.support import pages
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
 from tests.support.studies import WriteStudy
 from training.record import keys
@@ -71,7 +72,9 @@ def test_mlflow_run_leaves_a_verified_mixture(
     targets = runs_of("target")
     assert {r.data.tags[keys.PARENT] for r in targets} == {stages["verify"].info.run_id}
     assert all(r.info.status == "FINISHED" for r in [main, sweep, *proxies, *targets])
-    assert (main.info.run_name, sweep.info.run_name) == ("main study", "sweep")
+    assert (main.info.run_name, sweep.info.run_name) == ("main study", "sweep miniature")
+    assert not pages.dead_links()
+    assert "**Answers of this version**" in pages.descriptions()["version 1 of mixture-predictor"]
 
     # the contract of a proxy run
     for run in proxies:

@@ -69,7 +69,10 @@ def test_look_at_it_serves_the_run_from_any_folder(
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("http://tracking:5000/", "http://tracking:5000/#/experiments/3/runs/abc?workflowType=machine_learning"),
+        (
+            "http://tracking:5000/",
+            "http://tracking:5000/#/experiments/3/runs/abc?workflowType=machine_learning",
+        ),
         (
             "postgresql://me:secret@db/mlflow",
             'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"   then '
