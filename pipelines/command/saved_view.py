@@ -34,8 +34,8 @@ def save(
     section = {"uuid": first, "name": first, "display": True, "isReordered": True}
     state = {
         "searchFilter": f"{query} and tags.{keys.STUDY} = '{study}'" if study else query,
-        "orderByKey": _column("params", keys.N_PARAMS),
-        "orderByAsc": False,
+        "orderByKey": "attributes.start_time",  # the largest are trained first
+        "orderByAsc": True,
         "selectedColumns": [
             *(_column("params", key) for key in (keys.N_PARAMS, keys.SEED)),
             *(_column("params", keys.MIXTURE + domain) for domain in domains[:MOST]),

@@ -74,7 +74,7 @@ def test_the_scores_stand_on_the_models_run(
     assert command.info.run_name == f"evaluate {uri}"
     assert command.data.params["model_run"] == trained.info.run_id
     description = command.data.tags[keys.NOTE]
-    assert f"[{trained.info.run_name}](#/experiments/0/runs/{trained.info.run_id})" in description
+    assert f"[{trained.info.run_name}](#/experiments/0/runs/{trained.info.run_id}?" in description
     for words in (f"{np.mean(right):.4f} ± ", "(lower is better)", "24 questions, 0 examples"):
         assert words in description
         assert words in done.stdout
