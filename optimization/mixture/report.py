@@ -18,8 +18,7 @@ def report(answer: Answer) -> list[str]:
     """The compared mixtures as a table, and what is known about the best one."""
     unit = keys.unit_text(answer.predictor.unit)
     lines = [*_table(answer), "", *_weights(answer), *_gain(answer, unit), *_accuracies(answer)]
-    result = answer.search
-    lines += _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
+    lines += certainty(answer)
     if answer.pull:
         lines.append(
             f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
@@ -28,6 +27,14 @@ def report(answer: Answer) -> list[str]:
     if answer.sensitivity is not None:
         lines += _sensitivity(answer.sensitivity)
     return lines
+
+
+def certainty(answer: Answer) -> list[str]:
+    """How much better another mixture could be, as far as the search knows."""
+    result = answer.search
+    if isinstance(result, SearchResult):
+        return [*_proof(answer, result, keys.unit_text(answer.predictor.unit))]
+    return [*_front(result)]
 
 
 def _table(answer: Answer) -> list[str]:
