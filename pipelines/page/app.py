@@ -117,7 +117,6 @@ def _browser_side(made: dash.Dash) -> None:
     )  # fmt: skip
     made.clientside_callback(
         ClientsideFunction("page", "show"),
-        *(Output(layout.control(kind, ALL), "value") for kind in FIELDS),
         Input("state", "data"),
         *(State(layout.control(kind, ALL), "id") for kind in FIELDS),
         prevent_initial_call=True,

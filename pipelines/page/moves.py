@@ -19,6 +19,7 @@ from training.record.errors import InputError
 Array = np.ndarray
 
 TINY = 1e-9  # a difference of proportions that is a rounding error
+SLACK = 1e-10  # by which rules may be broken, so that rounding errors do not exclude each other
 ALMOST = 1e-6  # the same in steps
 DECIMALS, MANY_DECIMALS = 4, 5  # of a proportion, of up to MANY variables and of more
 MANY = 50
@@ -143,7 +144,7 @@ def reach(rules: Rules, index: int) -> tuple[float, float]:
     low = max(rules.lower[index], 1 - (rules.upper.sum() - rules.upper[index]))
     high = min(rules.upper[index], 1 - (rules.lower.sum() - rules.lower[index]))
     if len(rules.rows):
-        ends = []
+        extremes = []
         for sign in (1, -1):
             cost = sign * (np.arange(len(rules.names)) == index)
             result = optimize.linprog(
@@ -152,11 +153,12 @@ def reach(rules: Rules, index: int) -> tuple[float, float]:
             )  # fmt: skip
             if result.status:
                 raise InputError(NOTHING)
-            ends.append(sign * result.fun)
-        low, high = max(low, ends[0]), min(high, ends[1])
+            extremes.append(sign * result.fun)
+        low, high = max(low, extremes[0]), min(high, extremes[1])
     if low > high + TINY:
         raise InputError(NOTHING)
-    return float(low), float(max(low, high))
+    ends = _on_grid(np.array([low]), np.array([max(low, high)]), rules.decimals)
+    return float(ends[0][0]), float(ends[1][0])
 
 
 def nearest(rules: Rules, proportions: Array) -> Array:
@@ -232,7 +234,7 @@ def _least_distance(rules: Rules, proportions: Array, weights: Array) -> Array:
     one, each = np.ones((1, len(proportions))), np.eye(len(proportions))
     rows = np.vstack([each, -each, -rules.rows, one, -one])
     least = np.concatenate([rules.lower, -rules.upper, -rules.limits, [1.0], [-1.0]])
-    least = least - rows @ proportions
+    least = least - rows @ proportions - SLACK
     matrix = np.vstack([(rows / np.sqrt(weights)).T, least])
     target = np.append(np.zeros(len(proportions)), 1.0)
     multipliers, distance = optimize.nnls(matrix, target, maxiter=10 * len(least))
@@ -245,7 +247,7 @@ def _least_distance(rules: Rules, proportions: Array, weights: Array) -> Array:
 def _on_grid(lower: Array, upper: Array, places: int) -> tuple[Array, Array]:
     """Bounds moved inwards to multiples of the step; as they are where they would cross."""
     scale = 10**places
-    low = np.ceil(lower * scale - ALMOST) / scale
+    low = np.ceil(lower * scale - ALMOST) / scale + 0.0  # without the sign of a zero
     high = np.floor(upper * scale + ALMOST) / scale
     crossed = low > high
     return np.where(crossed, lower, low), np.where(crossed, upper, high)

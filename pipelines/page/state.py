@@ -42,6 +42,8 @@ class State:
     searched: bool = False
     format: str = FORMATS[0]
     message: str = ""
+    moving: str = ""  # variable of the moves that came last
+    before: tuple[float, ...] = ()  # proportions before these moves
     turn: int = 0  # counts the events
 
     @property
@@ -66,7 +68,7 @@ class State:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         known = {name: raw[name] for name in cls.__dataclass_fields__}
-        lists = {name: tuple(known[name]) for name in ("proportions", "shown", "locked")}
+        lists = {name: tuple(known[name]) for name in ("proportions", "before", "shown", "locked")}
         bounds = {name: (low, high) for name, (low, high) in raw["bounds"].items()}
         return cls(**known | lists | {"bounds": bounds})
 
@@ -102,25 +104,33 @@ def updated(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State
     state = replace(state, message="", turn=state.turn + 1)
     try:
         change = _CHANGES.get(event["kind"])
-        return change(explorer, state, event) if change else state
+        after = change(explorer, state, event) if change else state
     except InputError as error:
         return replace(state, message=str(error))
+    moved_on = change not in (None, _move, _text, _filter, _search)
+    return replace(after, moving="", before=()) if moved_on else after
 
 
 def _move(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
-    """A slider, or the number beside it, has a value: the other sliders give way."""
+    """A slider, or the number beside it, has a value: the other sliders give way.
+
+    They are nearest to where they were when this one began to move: a slider that is moved back
+    moves them back.
+    """
     name = event["name"]
     value = texts.number(name, event["value"])
     rules, index = state.rules(explorer), _index(explorer, state, name)
     others = [other for other in state.locked if other != name]
     held = rules.fixed(state.values(), others)
-    after = moves.moved(held, state.values(), index, value)
+    before = state.before if state.moving == name else state.proportions
+    after = moves.moved(held, np.array(before), index, value)
     message = ""
     if abs(after[index] - value) > 10.0**-rules.decimals:
         low, high = moves.reach(held, index)
         message = f"{name} can lie from {low:.4g} to {high:.4g}, by the bounds and the locks."
     shown = state.shown if name in state.shown else (*state.shown, name)
-    return replace(state, proportions=tuple(after.tolist()), message=message, shown=shown)
+    state = replace(state, moving=name, before=before, message=message, shown=shown)
+    return replace(state, proportions=tuple(after.tolist()))
 
 
 def _lock(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:

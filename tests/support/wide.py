@@ -34,7 +34,9 @@ def spec(domains: int, losses: int, members: int = 1) -> Spec:
 
     def summed(scale: float) -> StackedLaw | JointLaw:
         shifted = [JointLaw(**{**vars(part), "slope": scale * part.slope}) for part in parts]
-        return StackedLaw(tuple(shifted), np.full(members, 1 / members)) if members > 1 else shifted[0]
+        return (
+            StackedLaw(tuple(shifted), np.full(members, 1 / members)) if members > 1 else shifted[0]
+        )
 
     interval = Interval(
         bootstrap=tuple(summed(x) for x in rng.normal(1, 0.05, REPLICATES)),

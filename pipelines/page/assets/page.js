@@ -25,13 +25,16 @@
     return numbers ? Number(one) === Number(other) : String(one ?? "") === String(other ?? "");
   }
 
-  function dragged(id) {
-    return id.kind === "slider" && document.activeElement?.matches?.("input[type=range]:active") &&
-      JSON.parse(document.activeElement.id).name === id.name;
+  // whether the user is changing a control, so that an older answer may not change it back
+  function busy(id) {
+    const drag = document.querySelector("input[type=range]:active");
+    return waiting.some((event) => event.kind === id.kind && event.name === id.name) ||
+      (drag && drag.id === JSON.stringify(id));
   }
 
   // at the end of a drag the slider is shown where the rules put it
-  document.addEventListener("change", (e) => e.target.type === "range" && post({ kind: "tick", name: "" }));
+  document.addEventListener("pointerup", (event) =>
+    event.target.type === "range" && setTimeout(() => post({ kind: "tick", name: "" }), 50));
 
   dash.page = {
     act(...args) {
@@ -51,12 +54,14 @@
       }
     },
 
+    // no output of a callback, for which Dash would hold back what the user does meanwhile
     show(state, ...ids) {
       sent = 0;
-      setTimeout(send);
-      return ids.map((list) =>
-        list.map((id) => (dragged(id) ? dash.no_update : state.controls[id.kind][id.name] ?? dash.no_update)),
-      );
+      for (const id of ids.flat()) {
+        const value = state.controls[id.kind][id.name];
+        if (value !== undefined && !busy(id)) dash.set_props(id, { value });
+      }
+      send();
     },
 
     async copy() {
