@@ -1,8 +1,8 @@
 """The Dash app: one callback on the server, and what passes between it and the browser.
 
-Dash is what needs least here: beside what is installed it takes five small packages (Panel 11,
-Streamlit 10, Gradio 17, marimo 12, NiceGUI 20), answers through Flask, which MLflow brings, and
-serves all of its files itself.
+Dash is what needs least here: six small packages beside what the project has, of which the report
+needs plotly too (Panel 11, Streamlit 10, Gradio 17, marimo 12, NiceGUI 20). It answers through
+Flask, which MLflow brings, and serves all of its files itself.
 """
 
 from typing import Any

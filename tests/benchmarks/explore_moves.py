@@ -56,8 +56,8 @@ def measured(domains: int, losses: int, members: int) -> str:
     p50, p99 = np.percentile(moves, [50, 99])
     usual = np.median(bare)
     return (
-        f"{domains:7} {losses:7} {members:5} {start:9.2f} {p50:13.1f} {p99:5.1f} {cpu:5.1f} {usual:18.1f} "
-        f"{p50 / usual:6.2f}"
+        f"{domains:7} {losses:7} {members:5} {start:9.2f} {p50:13.1f} {p99:5.1f} {cpu:5.1f} "
+        f"{usual:18.1f} {p50 / usual:6.2f}"
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
@@ -167,7 +168,8 @@ def test_the_page_asks_nobody_else_and_has_no_errors(page: Page, running: Runnin
     asked = page.driver.execute_script(script)
     assert len(asked) > 5
     assert all(name.startswith(running.url) for name in asked)
-    assert [entry for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    driver: Any = page.driver
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_a_foreign_page_is_refused_and_nothing_may_frame_it(page: Page, running: Running) -> None:
