@@ -95,7 +95,7 @@ def _other_rows(before: state.State, after: state.State) -> bool:
     """Whether other sliders, bounds or locks are shown."""
     return any(
         getattr(before, name) != getattr(after, name)
-        for name in ("shown", "locked", "bounds", "tokens", "filter")
+        for name in ("shown", "top", "locked", "bounds", "tokens", "filter")
     )
 
 

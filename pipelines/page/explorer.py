@@ -13,7 +13,7 @@ from optimization.domain.feasible import distances
 from optimization.domain.predictor import Prediction, Predictor
 from optimization.mixture.solve import BEST, OBSERVED, Mixture, Problem
 from pipelines.page.moves import Rules
-from pipelines.page.searches import Search, Searches
+from pipelines.page.searches import RunningSearch, Searches
 from training.record.layout import short_count
 from training.record.mixtures import checked_weights
 
@@ -91,7 +91,7 @@ class Explorer:
         named = {"+".join(own.bundles.get(name, [name])): limits for name, limits in bounds.items()}
         return replace(own, bounds={**own.bounds, **named})
 
-    def search_at(self, target: Target) -> Search:
+    def search_at(self, target: Target) -> RunningSearch:
         """The search of the problem's best mixture at a scale."""
         problem = replace(self.problem, trials=min(START_TRIALS, self.problem.trials))
         return self.searches.search(target, self.at(target), problem)

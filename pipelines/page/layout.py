@@ -10,7 +10,7 @@ from optimization.domain.predictor import Prediction
 from optimization.mixture.report import certainty
 from optimization.mixture.solve import BEST, OBSERVED
 from pipelines.page.explorer import Explorer, Reading
-from pipelines.page.searches import Search
+from pipelines.page.searches import RunningSearch
 from pipelines.page.state import FEW, FORMATS, State, controls
 from training.record import keys
 from training.record.layout import short, short_count
@@ -20,9 +20,7 @@ Parts = list[Any]  # components and texts
 
 LOSSES = 14  # rows of losses, those that differ most
 STEPS = 1000  # of a slider
-TOPS = (0.05, 0.1, 0.2, 0.5, 1.0)  # ends of the sliders' common scale
 SAME = 5e-4  # of a loss: what rounding the proportions may change
-HEADROOM = 1.5  # from the largest proportion to the end of the scale
 
 
 def control(kind: str, name: str = "") -> dict[str, str]:
@@ -109,13 +107,15 @@ def rows(explorer: Explorer, state: State) -> Parts:
     """A row for each variable with a slider."""
     rules, shown = state.rules(explorer), controls(explorer, state)
     names = short(list(state.shown))
-    top = scale_top(explorer, state)
+    top = state.top
     places = {
         name: np.array([mixture[d] for d in explorer.domains]) @ (rules.spread > 0)
         for name, mixture in explorer.mixtures(state.target).items()
         if name != OBSERVED
     }
-    head = [html.Span(text) for text in ("", "", "proportion", "lowest", "highest", "lock")]
+    head = [
+        html.Span(text) for text in ("", f"0 to {top:g}", "proportion", "lowest", "highest", "lock")
+    ]
     parts: Parts = [html.Div(head, className="row head", **{"aria-hidden": "true"})]
     for name in state.shown:
         i, locked = rules.names.index(name), name in state.locked
@@ -164,16 +164,6 @@ def _labelled(
 
 def _input(kind: str, name: str, value: str, **options: Any) -> dcc.Input:
     return dcc.Input(id=control(kind, name), type="text", value=value, debounce=True, **options)
-
-
-def scale_top(explorer: Explorer, state: State) -> float:
-    """The end of the sliders' common scale."""
-    rules = state.rules(explorer)
-    known = explorer.mixtures(state.target)
-    most = [max(mixture.values()) for name, mixture in known.items() if name != OBSERVED]
-    most += [max(state.values()), min(1 / HEADROOM, rules.lower.max())]
-    wanted = min(1.0, HEADROOM * max(most))
-    return next(top for top in TOPS if top >= wanted - 1e-9)
 
 
 def starts(explorer: Explorer, state: State) -> Parts:
@@ -364,7 +354,7 @@ def _search_form(state: State) -> Parts:
     ]  # fmt: skip
 
 
-def found(explorer: Explorer, state: State, search: Search | None) -> Parts:
+def found(explorer: Explorer, state: State, search: RunningSearch | None) -> Parts:
     """What the search from here says."""
     if search is None or not state.searched:
         return []

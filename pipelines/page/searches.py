@@ -11,7 +11,7 @@ from training.record.errors import InputError
 
 
 @dataclass
-class Search:
+class RunningSearch:
     """A search that runs or has ended."""
 
     thread: threading.Thread
@@ -34,9 +34,9 @@ class Searches:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
-        self._searches: dict[Hashable, Search] = {}
+        self._searches: dict[Hashable, RunningSearch] = {}
 
-    def search(self, key: Hashable, predictor: Predictor, problem: Problem) -> Search:
+    def search(self, key: Hashable, predictor: Predictor, problem: Problem) -> RunningSearch:
         """The key's search, which its first use starts."""
         with self._lock:
             return self._searches.get(key) or self._start(key, predictor, problem)
@@ -49,11 +49,11 @@ class Searches:
                 raise InputError("a search is running; wait for its answer")
             self._start(key, predictor, problem)
 
-    def get(self, key: Hashable) -> Search | None:
+    def get(self, key: Hashable) -> RunningSearch | None:
         """The key's search, if it was started."""
         return self._searches.get(key)
 
-    def _start(self, key: Hashable, predictor: Predictor, problem: Problem) -> Search:
+    def _start(self, key: Hashable, predictor: Predictor, problem: Problem) -> RunningSearch:
         def run() -> None:
             try:
                 with self._one_at_a_time:
@@ -61,7 +61,7 @@ class Searches:
             except Exception as error:  # shown on the page
                 search.error = error
 
-        search = Search(threading.Thread(target=run, daemon=True))
+        search = RunningSearch(threading.Thread(target=run, daemon=True))
         self._searches[key] = search
         search.thread.start()
         return search

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from optimization.domain.feasible import feasible
-from optimization.mixture.solve import Mixture
+from optimization.mixture.solve import OBSERVED, Mixture
 from pipelines.command import texts
 from pipelines.page import moves
 from pipelines.page.explorer import Explorer, Target
@@ -23,6 +23,8 @@ Json = dict[str, Any]
 
 SHOWN = 12  # sliders where there are more than FEW variables
 FEW = 16
+TOPS = (0.05, 0.1, 0.2, 0.5, 1.0)  # ends of the sliders' common scale
+HEADROOM = 1.5  # from the largest compared proportion to the end of the scale
 HERE = "here"  # key of the search that the user starts
 FORMATS = ("JSON", "YAML", "Python", "train")
 
@@ -34,7 +36,8 @@ class State:
     proportions: tuple[float, ...]  # of the variables, (M',)
     n_params: float
     tokens: float
-    shown: tuple[str, ...]  # variables with a slider
+    shown: tuple[str, ...] = ()  # variables with a slider
+    top: float = 1.0  # end of the sliders' scale
     locked: tuple[str, ...] = ()
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # set on the page
     filter: str = ""
@@ -78,8 +81,25 @@ def first(explorer: Explorer) -> State:
     target = explorer.target
     rules = explorer.rules(target, {})
     _, default = explorer.default
-    state = State(_placed(explorer, rules, default), target.n_params, target.tokens, ())
-    return replace(state, shown=largest(explorer, state))
+    state = State(_placed(explorer, rules, default), target.n_params, target.tokens)
+    return _arranged(explorer, state)
+
+
+def _arranged(explorer: Explorer, state: State) -> State:
+    """The page with the sliders and the scale that suit its mixture."""
+    compared = [rank for name, rank in _by_name(explorer, state).items() if name != OBSERVED]
+    most = max(max(state.proportions), *(HEADROOM * x.max() for x in compared))
+    top = next((top for top in TOPS if top >= most), TOPS[-1])
+    return replace(state, shown=largest(explorer, state), top=top)
+
+
+def _by_name(explorer: Explorer, state: State) -> dict[str, Array]:
+    """The proportions of the variables in the known mixtures, (M',) by name."""
+    variables = state.rules(explorer).spread > 0
+    return {
+        name: np.array([mixture[d] for d in explorer.domains]) @ variables
+        for name, mixture in explorer.mixtures(state.target).items()
+    }
 
 
 def largest(explorer: Explorer, state: State) -> tuple[str, ...]:
@@ -88,9 +108,8 @@ def largest(explorer: Explorer, state: State) -> tuple[str, ...]:
     rules = state.rules(explorer)
     if len(rules.names) <= FEW:
         return rules.names
-    others = explorer.mixtures(state.target).values()
-    rows = [np.array([m[d] for d in explorer.domains]) @ (rules.spread > 0) for m in others]
-    size = np.max([state.values(), *rows], axis=0)
+    others = [v for name, v in _by_name(explorer, state).items() if name != OBSERVED]
+    size = np.max([state.values(), *others], axis=0)
     ranked = [rules.names[i] for i in np.argsort(-size, kind="stable")]
     words = state.filter.casefold().split()
     matching = [name for name in ranked if all(word in name.casefold() for word in words)]
@@ -130,7 +149,8 @@ def _move(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
         message = f"{name} can lie from {low:.4g} to {high:.4g}, by the bounds and the locks."
     shown = state.shown if name in state.shown else (*state.shown, name)
     state = replace(state, moving=name, before=before, message=message, shown=shown)
-    return replace(state, proportions=tuple(after.tolist()))
+    top = next(top for top in TOPS if top >= min(1, max(state.top, after.max())))
+    return replace(state, proportions=tuple(after.tolist()), top=top)
 
 
 def _lock(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
@@ -184,8 +204,7 @@ def _take(explorer: Explorer, state: State, _event: Mapping[str, Any]) -> State:
 
 def _at(explorer: Explorer, state: State, mixture: Mixture) -> State:
     placed = _placed(explorer, state.rules(explorer), mixture)
-    state = replace(state, proportions=placed)
-    return replace(state, shown=largest(explorer, state))
+    return _arranged(explorer, replace(state, proportions=placed))
 
 
 def _filter(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
