@@ -9,8 +9,8 @@ import sys
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 COMMANDS = (
-    *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "design"),
-    *("verify", "evaluate", "critical", "schedule"),
+    *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "explore"),
+    *("design", "verify", "evaluate", "critical", "schedule"),
 )
 MODULES = {"import": "imports"}  # command → module, where the command is a Python keyword
 

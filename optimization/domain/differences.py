@@ -31,6 +31,7 @@ class Differences:
     base: Array  # (M,)
     replicates: Sequence[Surface]
     residual: float  # variance of a mixture's error beyond what the bootstrap shows
+    residuals: Array  # the same of each loss, (V,)
     reach: float  # length scale of h over which the errors become independent
     quantile: float  # of the error, in standard deviations
 
@@ -46,6 +47,7 @@ class Differences:
             base=base,
             replicates=predictor.replicates,
             residual=float(np.max(own(objective.sums, beyond))),
+            residuals=np.ravel(own(np.eye(len(objective.sums)), beyond)),
             reach=_reach(predictor.fitted),
             quantile=interval.quantile,
         )
@@ -57,9 +59,17 @@ class Differences:
     def half_width(self, mixtures: Array) -> Array:
         """Half the 90 % interval of the difference, (n,), of mixtures (n, M)."""
         added = self._drawn(mixtures) - self.mean(mixtures)
-        apart = ((np.sqrt(mixtures) - np.sqrt(self.base)) ** 2).sum(axis=1)
-        own = 2 * self.residual * -np.expm1(-apart / self.reach**2)
+        own = 2 * self.residual * -np.expm1(-self._apart(mixtures))
         return np.asarray(self.quantile * np.sqrt((added**2).mean(axis=0) + own))
+
+    def by_loss(self, mixtures: Array) -> tuple[Array, Array]:
+        """The difference of each loss by the law and half its 90 % interval, (n, V) each, of
+        mixtures (n, M)."""
+        surface = self.objective.surface
+        mean = surface.predict(mixtures) - surface.predict(self.base[None])
+        added = self._losses(mixtures) - self._base_losses - mean
+        own = 2 * np.multiply.outer(-np.expm1(-self._apart(mixtures)), self.residuals)
+        return mean, self.quantile * np.sqrt((added**2).mean(axis=0) + own)
 
     def __call__(self, mixtures: Array) -> Array:
         """The lower end of the interval, (n,): at most 0 where a mixture may be no worse."""
@@ -85,6 +95,16 @@ class Differences:
     def _base_mean(self) -> Array:
         """The objective at the base by the law, (1,)."""
         return self.objective(self.base[None])
+
+    @cached_property
+    def _base_losses(self) -> Array:
+        """The losses at the base by each law of the bootstrap, (B, 1, V)."""
+        return self._losses(self.base[None])
+
+    def _apart(self, mixtures: Array) -> Array:
+        """h² / reach², (n,), of mixtures (n, M)."""
+        apart = ((np.sqrt(mixtures) - np.sqrt(self.base)) ** 2).sum(axis=1)
+        return np.asarray(apart / self.reach**2)
 
     @cached_property
     def _base_drawn(self) -> Array:

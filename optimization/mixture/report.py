@@ -27,9 +27,9 @@ def report(answer: Answer) -> list[str]:
 
 def _known(answer: Answer) -> Iterator[str]:
     """What is known about the best mixture, a line each."""
-    unit, result = keys.unit_text(answer.predictor.unit), answer.search
+    unit = keys.unit_text(answer.predictor.unit)
     yield from _accuracies(answer)
-    yield from _proof(answer, result, unit) if isinstance(result, SearchResult) else _front(result)
+    yield from certainty(answer)
     if answer.pull:
         yield (
             f"pulled to the {answer.compared} mixture: a nat of divergence must gain "
@@ -80,6 +80,14 @@ def losses(answer: Answer) -> dict[str, dict[str, str]]:
 def _words(mixture: Mapping[str, float]) -> str:
     largest = sorted(mixture.items(), key=lambda item: -item[1])[:WORDS]
     return ", ".join(f"{name} {share:.2f}" for name, share in largest)
+
+
+def certainty(answer: Answer) -> list[str]:
+    """How much better another mixture could be, as far as the search knows."""
+    result = answer.search
+    if isinstance(result, SearchResult):
+        return [*_proof(answer, result, keys.unit_text(answer.predictor.unit))]
+    return [*_front(result)]
 
 
 def _table(answer: Answer) -> list[str]:

@@ -40,6 +40,7 @@ class Problem:
     reference: Mapping[str, float] | None = None  # None: the default, or else uniform
     pull: float | None = 0.0  # nats per token for a nat of divergence; None: automatic
     pessimistic: bool = False  # minimise the upper end of the interval
+    centre: Mapping[str, float] | None = None  # of the trust region; None: the fitted mixtures
     trials: int = 300
     seed: int = 0
 
@@ -60,7 +61,7 @@ class Answer:
     search: SearchResult | Front
     pull: float = 0.0  # its strength
     path: pd.DataFrame | None = None  # the best mixture at each strength of the pull
-    sensitivity: Sensitivity | None = None  # None for several objectives
+    sensitivity: Sensitivity | None = None  # None for several objectives, or if not asked for
 
     @property
     def best(self) -> Mixture:
@@ -151,15 +152,19 @@ class _Setting:
         return [domain for domain, share, most in rows if share == 0 and most > 0]
 
 
-def solve(predictor: Predictor, problem: Problem) -> Answer:
-    """Find, certify and explain the best mixture of a problem.
+def solve(predictor: Predictor, problem: Problem, *, explain: bool = True) -> Answer:
+    """Find, certify and, if asked to, explain the best mixture of a problem: its sensitivity takes
+    most of the time.
 
     Raises InputError for constraints that no mixture satisfies together, and for unknown names.
     """
     weights = predictor.weights
     if problem.weights:
         weights = np.array(checked_weights(problem.weights, predictor.val_domains))
-    allowed = feasible(problem.constraints, predictor.domains, predictor.tokens, predictor.fitted)
+    centres = predictor.fitted
+    if problem.centre is not None:
+        centres = np.array([[problem.centre[d] for d in predictor.domains]])
+    allowed = feasible(problem.constraints, predictor.domains, predictor.tokens, centres)
     known = _known(predictor, problem, allowed)
     compared = next((name for name in (REFERENCE, DEFAULT) if name in known), None)
     setting = _Setting(
@@ -172,7 +177,8 @@ def solve(predictor: Predictor, problem: Problem) -> Answer:
     )
     _refuse_unreadable(problem, predictor)
     with threadpool_limits(1):  # small matrices: more threads only wait for each other
-        return _several(setting) if len(problem.objectives) > 1 else _single(setting)
+        several = len(problem.objectives) > 1
+        return _several(setting) if several else _single(setting, explain=explain)
 
 
 def _several(setting: _Setting) -> Answer:
@@ -185,21 +191,24 @@ def _several(setting: _Setting) -> Answer:
     return _answer(setting, front)
 
 
-def _single(setting: _Setting) -> Answer:
+def _single(setting: _Setting, *, explain: bool) -> Answer:
     problem, allowed = setting.problem, setting.allowed
     if problem.pull != 0:
         setting.refuse_infinite_pull()
     free = setting.objective(problem.objectives[0])
     result = search.search(free, allowed, setting.known, problem.trials, problem.seed)
-    path, strength = None, 0.0
-    if setting.finite:
+    path, strength = None, problem.pull or 0.0
+    if setting.finite and (explain or problem.pull is None):
         path = sensitivity.pull_path(free, allowed, result.mixture, problem.pull)
         strength = sensitivity.strongest_pull(path) if problem.pull is None else problem.pull
     pulled = free.pulled(strength)
     if strength:
         result = search.search(pulled, allowed, setting.known, problem.trials, problem.seed)
+    answer = replace(_answer(setting, result), path=path, pull=strength)
+    if not explain:
+        return answer
     near = sensitivity.analyse(pulled, allowed, result.mixture, setting.predictor)
-    return replace(_answer(setting, result), path=path, pull=strength, sensitivity=near)
+    return replace(answer, sensitivity=near)
 
 
 def _answer(setting: _Setting, result: SearchResult | Front) -> Answer:

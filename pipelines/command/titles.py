@@ -22,11 +22,12 @@ def title(stage: str, parameters: Mapping[str, str], experiment_id: str) -> str:
 
 def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> str:
     parameters = {key: value for key, value in parameters.items() if value}
-    if stage == keys.OPTIMIZE and ("model" in parameters or "study" not in parameters):
-        return _model(parameters.get("model", f"models:/{DEFAULT_NAME}@{CHAMPION}"))
+    searched = stage in (keys.OPTIMIZE, keys.EXPLORE)
+    if searched and ("model" in parameters or "study" not in parameters):
+        return model_title(parameters.get("model", f"models:/{DEFAULT_NAME}@{CHAMPION}"))
     if stage == keys.EVALUATE and "model" in parameters:
         model = parameters["model"]
-        return _model(model) if model.startswith("models:/") else model
+        return model_title(model) if model.startswith("models:/") else model
     if "source" in parameters:
         return ", ".join(Path(source).name for source in parameters["source"].split(","))
     if "study" in parameters:
@@ -38,7 +39,7 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
     return parameters.get("experiment") or str(mlflow.get_experiment(experiment_id).name)
 
 
-def _model(uri: str) -> str:
+def model_title(uri: str) -> str:
     """`models:/name/3` and `models:/name@alias` as `name v3`, if that version exists."""
     text = uri.removeprefix("models:/")
     name, _, alias = text.partition("@")

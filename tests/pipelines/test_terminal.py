@@ -132,6 +132,7 @@ def test_a_name_that_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> Non
         (keys.OPTIMIZE, {"model": "models:/mine/3", "study": "quickstart"}, "optimize mine v3"),
         (keys.OPTIMIZE, {"model": "", "study": ""}, "optimize mixture-predictor@champion"),
         (keys.OPTIMIZE, {"model": "", "study": "pile"}, "optimize pile"),
+        (keys.EXPLORE, {"model": "models:/mine/3", "study": "pile"}, "explore mine v3"),
         (keys.CRITICAL, {"study": "", "experiment": ""}, "critical quickstart"),
         (keys.IMPORT, {"source": "a/m.csv,b/l.csv", "experiment": "x"}, "import m.csv, l.csv"),
         (keys.IMPORT, {"source": "s" * 300, "experiment": ""}, f"import {'s' * 92}…"),

@@ -26,4 +26,6 @@ def differences_of(objective: Objective, base: np.ndarray) -> Differences:
     law = objective.surface
     assert isinstance(law, MixingLaw)
     others = [replace(law, slope=factor * law.slope) for factor in (0.9, 1.1)]
-    return Differences(objective, base, others, residual=1e-4, reach=0.3, quantile=1.7)
+    return Differences(
+        objective, base, others, residual=1e-4, residuals=np.full(4, 1e-4), reach=0.3, quantile=1.7
+    )

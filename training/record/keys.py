@@ -30,6 +30,7 @@ MAIN, PREPARE, SWEEP, PROXY = "main", "prepare", "sweep", "proxy"
 FIT, OPTIMIZE, VERIFY = "fit", "optimize", "verify"
 IMPORT, EXPORT = "import", "export"
 DESIGN = "design"
+EXPLORE = "explore"
 TRIAL = "trial"  # one trial of a search
 TARGET = "target"  # a model that tests an answer, or a base model; fits never read it
 CRITICAL = "critical"

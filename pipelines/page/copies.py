@@ -1,0 +1,63 @@
+"""The current mixture as text to copy."""
+
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlflow
+import yaml
+
+from pipelines.command import advice
+from training.record import keys, secrets
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the page's predictor and study come from."""
+
+    model: str  # URI of the version
+    experiment_id: str
+    study: str = ""
+    size: str = ""  # of the study's target
+
+
+def copied(form: str, mixture: Mapping[str, float], source: Source, scale: Mapping[str, float],
+           reference: Mapping[str, float]) -> str:  # fmt: skip
+    """The mixture as the JSON that a parameter `mixture` reads, as YAML for a study file, as a call
+    of the predictor in Python, or as the command that trains on it."""
+    if form == "JSON":
+        return json.dumps(mixture, indent=1)
+    if form == "YAML":
+        whole, entry = _flow({"default_mixture": dict(mixture)}), _flow([dict(mixture)])
+        return f"{whole}\n# or one of sweep.mixtures:\n" + textwrap.indent(entry, "#  ")
+    if form == "Python":
+        return _python(mixture, source, scale, reference)
+    proportions = ",".join(f"{domain}={share:.12g}" for domain, share in mixture.items())
+    given = {"study": source.study or "STUDY", "size": source.size or "SIZE"}
+    return advice.command("train", source.experiment_id, **given, mixture=proportions)
+
+
+def _flow(value: object) -> str:
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return text.rstrip()
+
+
+def _python(mixture: Mapping[str, float], source: Source, scale: Mapping[str, float],
+            reference: Mapping[str, float]) -> str:  # fmt: skip
+    uri = mlflow.get_tracking_uri()
+    row = {**keys.with_prefix(keys.MIXTURE, mixture), **scale}
+    store = [f"mlflow.set_tracking_uri({uri!r})"] if secrets.masked(uri) == uri else []
+    return "\n".join(
+        [
+            "import mlflow, pandas as pd",
+            *store,
+            f"model = mlflow.pyfunc.load_model({source.model!r})",
+            f"row = {json.dumps(row, indent=1)}",
+            f"default = {json.dumps(reference, indent=1)}",
+            'params = {"domain_intervals": True, "reference": default}',
+            "print(model.predict(pd.DataFrame([row]), params=params).T)",
+        ]
+    )
