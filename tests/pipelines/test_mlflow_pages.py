@@ -39,7 +39,7 @@ def follow(driver: WebDriver, text: str) -> None:
     """Go where a link of a description leads."""
     there = (By.XPATH, f"//a[normalize-space(.)='{text}' and starts-with(@href, '#/')]")
     link = WebDriverWait(driver, browser.SECONDS).until(expected.presence_of_element_located(there))
-    driver.get(link.get_attribute("href"))  # a click would open another tab
+    driver.get(str(link.get_attribute("href")))  # a click would open another tab
 
 
 @pytest.mark.slow
