@@ -13,6 +13,7 @@ from pipelines.command import advice, table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import benchmarks, targets, verdict
+from pipelines.report import attach_report
 from pipelines.runs import preflight
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -76,6 +77,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     _log(lines)
     print("\n".join(lines))
     print(f"look at it:  {advice.look_at(mlflow.get_run(active.info.run_id))}")
+    print(attach_report(active, parameters.study))
     if suite:  # the verdict stands, whatever becomes of the benchmarks
         more = ["", *benchmarks.compare(proof.table, suite)]
         _log(lines + more)
