@@ -43,7 +43,7 @@ def attach_report(active: mlflow.ActiveRun, study: str) -> str:
         write(lineage.of(run), run, study)
         return f"its artifact {FILE} tells all of this on one page"
     except Exception as error:  # whatever it is, the study is done
-        again = advice.command("report", active.info.experiment_id, study=study)
+        again = _command("report", active, study=study)
         return f"{FILE} could not be written ({first_line(error)}); to try again:  {again}"
 
 
@@ -55,7 +55,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     experiments = entry.experiment_ids(parameters.experiment, active)
     found = lineage.newest(experiments, _of_study(study))
     if found is None:
-        raise InputError(_nothing(experiments, parameters.study))
+        raise InputError(_nothing(experiments, parameters, active))
     run = mlflow.get_run(active.info.run_id)
     html = write(found, run, parameters.study)
     newest = found.newest
@@ -80,15 +80,24 @@ def _of_study(study: Study | None) -> Callable[[Run], bool]:
     return belongs
 
 
-def _nothing(experiments: list[str], study: str) -> str:
+def _nothing(experiments: list[str], p: Parameters, active: mlflow.ActiveRun) -> str:
     """What to do where there is nothing to report."""
     names = ", ".join(repr(mlflow.get_experiment(e).name) for e in experiments)
-    first = advice.command("fit", experiments[0], study=study)
-    of = f" of study {study}" if study else ""
-    return (
-        f"experiment: no finished fit{of} in {names}, and so nothing to report; fit its runs first "
-        f"({first}), or name another experiment"
-    )
+    query = f"tags.{keys.STAGE} = '{keys.PROXY}' and tags.{keys.COMPLETE} = 'true'"
+    runs = mlflow.MlflowClient().search_runs(experiments, query, max_results=1)
+    if p.study:
+        todo = f"fit its runs first: {_command('fit', active, study=p.study)}"
+    elif runs:
+        todo = f"fit its runs first: {_command('fit', active, experiment=p.experiment)}"
+    else:
+        todo = "it has no runs to fit either: train them with sweep, or bring them with import"
+    of = f" of study {p.study}" if p.study else ""
+    return f"experiment: there is no finished fit{of} in {names}; {todo}"
+
+
+def _command(name: str, active: mlflow.ActiveRun, **parameters: str) -> str:
+    chosen = {key: value for key, value in parameters.items() if value}
+    return advice.command(name, active.info.experiment_id, **chosen)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,16 @@ def add_measured(
     )
 
 
+def row_axis(rows: int) -> dict[str, Any]:
+    """An axis of rows, the first on top."""
+    return {"range": (rows - 0.5, -0.5), "automargin": True}
+
+
+def the(mixture: str) -> str:
+    """A mixture's name in a sentence."""
+    return f"the mixture {mixture}" if " to " in mixture else f"the {mixture} mixture"
+
+
 def names(domains: Sequence[str]) -> list[str]:
     """The domains as an axis shows them: short, unique, without markup."""
     cut = layout.short(domains, NAME)

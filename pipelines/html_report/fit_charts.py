@@ -152,7 +152,7 @@ def laws(f: Findings) -> Chart | None:
     values = table[columns].to_numpy(float)
     axis = charts.log_axis(float(np.nanmin(values)), float(np.nanmax(values)))
     chart.update_xaxes(title=f"root mean square error ({keys.unit_text(f.unit)})", **axis)
-    chart.update_yaxes(autorange="reversed", automargin=True)
+    chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_layout(hovermode="closest")
     errors = dict(zip(table["law"], table["held_out_rmse"], strict=True))
     title = f"The laws err by {fixed(min(errors.values()))} to {fixed(max(errors.values()))}"

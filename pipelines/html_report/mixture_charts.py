@@ -50,8 +50,11 @@ def proportions(f: Findings) -> Chart:
             hovertemplate=f"{charts.plain(name)} %{{x:.4f}}<extra></extra>",
         )
     chart.update_layout(legend={"traceorder": "reversed"}, hovermode="y unified")
-    chart.update_xaxes(title="proportion of the training tokens", rangemode="tozero")
-    chart.update_yaxes(autorange="reversed", automargin=True)
+    top = max(most.values())
+    top = max(top, float(f.ranges["highest"].max())) if len(f.ranges) else top
+    limits = (-0.02 * top, 1.04 * top)  # room for a marker at 0
+    chart.update_xaxes(title="proportion of the training tokens", range=limits)
+    chart.update_yaxes(**charts.row_axis(len(rows)))
     change = {d: best[d] - other[d] for d in best}
     moved = sorted(change, key=lambda d: -abs(change[d]))[:3]
     cut = layout.short(moved, charts.NAME)
@@ -66,7 +69,7 @@ def proportions(f: Findings) -> Chart:
     first = {d: best[d] for d in largest_first(best)[:FIRST]}
     return Chart(
         "proportions",
-        f"The best mixture beside the {f.compared_with} one: "
+        f"The best mixture beside {charts.the(f.compared_with)}: "
         + listed({cut[d]: change[d] for d in moved}, 3, sign=True),
         " ".join(filter(None, caption)),
         f"Best mixture: {listed(first, 3)}",
@@ -95,7 +98,7 @@ def gains(f: Findings) -> Chart | None:
         charts.add_measured(chart, list(measured.values()), list(measured), error_x=interval)
     chart.add_vline(x=0, line={"color": "var(--best)", "width": 2})
     chart.update_layout(hovermode="closest")
-    chart.update_yaxes(autorange="reversed", automargin=True)
+    chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_xaxes(title=f"loss above the best mixture's ({keys.unit_text(f.unit)})")
     clear = [name for name, low in zip(rows, table["difference_low"], strict=True) if low > 0]
     unclear = [name for name in rows if name not in clear]
@@ -132,7 +135,7 @@ def beside(f: Findings) -> Chart | None:
         customdata=table["seed"], hovertemplate=hover,
     )  # fmt: skip
     chart.update_layout(hovermode="closest")
-    chart.update_yaxes(autorange="reversed", automargin=True)
+    chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_xaxes(title=f"weighted loss of the target ({keys.unit_text(f.unit)})")
     inside = int(((first["low"] <= means) & (means <= first["high"])).sum())
     return Chart(
@@ -195,19 +198,20 @@ def by_loss(f: Findings) -> Chart | None:
         charts.add_measured(chart, [measured[n] for n in shown], rows, hovertemplate=hover)
     chart.add_vline(x=0, line={"color": MUTED, "width": 1})
     chart.update_layout(hovermode="closest", showlegend=bool(measured))
-    chart.update_yaxes(autorange="reversed", automargin=True)
+    chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_xaxes(title=f"change of the loss ({keys.unit_text(f.unit)}), left is better")
     worse = sorted((n for n in values if values[n] > 0), key=lambda n: -values[n])
     cut = layout.short(worse[:3], charts.NAME)
     most = listed({cut[n]: values[n] for n in worse[:3]}, 3, sign=True)
-    title = f"{losses(len(worse))} of {len(values)} get worse: {most}"
+    verb = "gets" if len(worse) == 1 else "get"
+    title = f"{losses(len(worse))} of {len(values)} {verb} worse: {most}"
     if not worse:
         title = f"All {losses(len(values))} get better"
-    of = "measured" if measured else "predicted"
+    of, other = ("measured", DEFAULT) if measured else ("predicted", f.compared_with)
     return Chart(
         "by_loss",
         title + (", …" if len(worse) > 3 else ""),
-        f"Loss on the best mixture less that on the {DEFAULT if measured else f.compared_with} one."
+        f"Loss on the best mixture less that on {charts.the(other)}."
         + (f" The {len(shown)} largest changes of {len(values)}. {BEHIND}"
            if len(shown) < len(values) else ""),
         f"Change of each loss, {of}: {listed({n: values[n] for n in shown}, sign=True)}",
@@ -218,71 +222,66 @@ def by_loss(f: Findings) -> Chart | None:
 
 
 def against(f: Findings) -> Chart | None:
-    """The loss against the proportion of each large domain."""
+    """The loss above the best mixture's against the proportion of each large domain."""
     shown = [d for d in largest_first(f.best) if d in f.against][:PANELS]
     if not shown:
         return None
     curves = {d: f.against[d] for d in shown}
-    at_best = {
-        d: float(np.interp(f.best[d], c["proportion"], c["objective"])) for d, c in curves.items()
-    }
-    rises = {d: float(c["objective"].max()) - at_best[d] for d, c in curves.items()}
-    ends = (
-        min(float(c["low"].min()) for c in curves.values()),
-        max(at_best.values()) + max(1.3 * float(np.median([*rises.values()])), 1e-6),
-    )
+    rises = {d: float(curve["difference"].max()) for d, curve in curves.items()}
+    near = [float(c["difference_high"][c["near"]].max()) for c in curves.values()]
+    high = max(1.3 * float(np.median([*rises.values()])), float(np.nanmax(near)), 1e-6)
+    low = min(float(c["difference_low"].min()) for c in curves.values())
+    ends = (max(low, -high) - 0.05 * high, high)
     steepest = max(rises, key=lambda d: rises[d])
     unit, cut = keys.unit_text(f.unit), layout.short([steepest], charts.NAME)
     return Chart(
         "against",
-        f"Within what was explored, a wrong proportion of {cut[steepest]} costs most: up to "
-        f"{fixed(rises[steepest])} {unit}",
-        f"Weighted loss ({unit}) as one domain's proportion changes and the others keep their "
-        "ratios, with its 90 % interval. The thick part cannot be told from the best mixture."
-        + (
-            f" The {len(shown)} largest of {len(f.best)} domains."
-            if len(shown) < len(f.best)
-            else ""
-        ),
+        f"Within what the runs had, the proportion of {cut[steepest]} matters most: up to "
+        f"{fixed(rises[steepest], sign=True)} {unit}",
+        f"Loss above the best mixture's ({unit}) as one domain's proportion changes and the others "
+        "keep their ratios, with its 90 % interval. The thick part cannot be told from the best."
+        + _of_many(len(shown), len(f.best)),
         f"Largest rise of the loss: {listed(rises)}",
-        tuple(_panel(d, curves[d], f.best[d], at_best[d], ends) for d in shown),
+        tuple(_panel(d, curves[d], f.best[d], ends) for d in shown),
         f.lineage.fit,
         210,
     )
 
 
-def _panel(
-    domain: str, curve: pd.DataFrame, share: float, at_best: float, ends: tuple[float, float]
-) -> go.Figure:
+def _of_many(shown: int, count: int) -> str:
+    return f" The {shown} largest of {count} domains." if shown < count else ""
+
+
+def _panel(domain: str, curve: pd.DataFrame, share: float, ends: tuple[float, float]) -> go.Figure:
     chart, x = charts.figure(), curve["proportion"]
     colour: Mapping[str, str] = {"color": "var(--best)"}
     chart.add_scatter(
         x=[*x, *x[::-1]],
-        y=[*curve["high"], *curve["low"][::-1]],
+        y=[*curve["difference_high"], *curve["difference_low"][::-1]],
         fill="toself",
         fillcolor=charts.BAND,
         mode="lines",
         line={"width": 0},
         hoverinfo="skip",
     )
-    near = curve["objective"].where(curve["near"])
+    near = curve["difference"].where(curve["near"])
     chart.add_scatter(
         x=x, y=near, mode="lines", line={**colour, "width": 9}, opacity=0.45, hoverinfo="skip"
     )
     chart.add_scatter(
         x=x,
-        y=curve["objective"],
+        y=curve["difference"],
         mode="lines",
         line={**colour, "width": 2},
-        hovertemplate="%{x:.3f}: %{y:.4f}<extra></extra>",
+        hovertemplate="%{x:.3f}: %{y:+.4f}<extra></extra>",
     )
     edge = {"color": PAPER, "width": 1}
     chart.add_scatter(
         x=[share],
-        y=[at_best],
+        y=[0],
         mode="markers",
         marker={**colour, "symbol": "star", "size": 13, "line": edge},
-        hovertemplate="best %{x:.3f}: %{y:.4f}<extra></extra>",
+        hovertemplate="best: %{x:.3f}<extra></extra>",
     )
     (name,) = charts.names([domain])
     chart.update_layout(

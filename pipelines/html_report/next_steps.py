@@ -75,7 +75,7 @@ def _seeds(f: Findings, study: str) -> Iterator[Step]:
 
 def _larger(f: Findings) -> Iterator[Step]:
     """Larger or longer proxies, where the hardest backtest fails."""
-    fit = f.lineage.fit
+    fit, where = f.lineage.fit, "" if f.imported else " (sweep.sizes, training.steps)"
     for test in BACKTESTS if fit else ():
         name = test.removeprefix("backtest_")
         moved = fit.data.metrics.get(f"backtest/{name}/moved") if fit else None
@@ -83,8 +83,8 @@ def _larger(f: Findings) -> Iterator[Step]:
         if warned and moved is not None:
             yield Step(
                 (
-                    "Train larger or longer proxies (sweep.sizes, training.steps): without the "
-                    "largest or last ones the predicted loss of the target moves by ",
+                    f"Train larger or longer proxies{where}: without the largest or last ones the "
+                    "predicted loss of the target moves by ",
                     Number(fixed(moved), fit),
                     f" {keys.unit_text(f.unit)}. Differences between mixtures suffer less than "
                     "losses do.",

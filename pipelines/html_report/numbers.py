@@ -22,7 +22,7 @@ def scientific(value: float, digits: int = 3) -> str:
     if value == 0 or PLAIN[0] <= abs(value) < PLAIN[1]:
         return f"{value:.{digits}g}".replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 1}e}".replace("-", "−", value < 0).split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+    return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
 def duration(hours: float) -> str:

@@ -71,15 +71,21 @@ def over_tokens(
 def against_proportions(
     predictor: Predictor | None, best: Mixture, weights: Mapping[str, float]
 ) -> dict[str, pd.DataFrame]:
-    """Domain → proportion, objective, low, high, near: the loss as a domain's proportion changes
-    within what the runs explored, and the others keep their ratios."""
+    """Domain → what `loss_curves` gives, within the proportions that the runs had: the loss as a
+    domain's proportion changes and the others keep their ratios."""
     if predictor is None:
         return {}
     w = np.array([weights[d] for d in predictor.val_domains])
     base = np.array([best[d] for d in predictor.domains])
     differences = Differences.of(predictor, weighted(predictor, w), base)
     curves = loss_curves(predictor, w, _explored(predictor), differences)
-    return {domain: curve for domain, curve in curves.items() if len(curve) > 1}
+    most = np.maximum(predictor.fitted.max(axis=0), base)
+    within = {
+        domain: curves[domain][curves[domain]["proportion"] <= share]
+        for domain, share in zip(predictor.domains, most, strict=True)
+        if domain in curves
+    }
+    return {domain: curve for domain, curve in within.items() if len(curve) > 1}
 
 
 def _explored(predictor: Predictor) -> Feasible:

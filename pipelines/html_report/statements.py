@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 from optimization.mixture.solve import BEST
+from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
 from pipelines.html_report.findings import SEARCHED, Findings
 from pipelines.html_report.numbers import duration, fixed, joined, scientific
@@ -14,6 +15,7 @@ from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
 from training.record import keys, layout
 
 FITTED, PREDICTED = "NOT SEARCHED", "PREDICTED"
+NAMED = 8  # domains, at most, that the question names
 TERMS = 8  # of the weighted loss, at most, that are named
 SAME_WEIGHT = 1e-9
 
@@ -49,8 +51,10 @@ class Fact:
 
 def question(f: Findings) -> str:
     """What was asked."""
+    names = list(f.best)
+    domains = joined(names) if len(names) <= NAMED else f"{len(names)} domains"
     return (
-        f"Which mixture of {joined(list(f.best))} gives a model of "
+        f"Which mixture of {domains} gives a model of "
         f"{layout.short_count(f.n_params)} parameters the lowest loss after "
         f"{layout.short_count(f.tokens)} tokens?"
     )
@@ -60,9 +64,9 @@ def method(f: Findings) -> Sentence:
     """Which loss is meant, and by which runs the question was answered."""
     names, unit = f.weighed, keys.unit_text(f.unit)
     if len(names) < 2:
-        loss = f"validation loss of {joined(names)}"
+        loss = f"the validation loss of {joined(names)}"
     elif f.weights[names[0]] - f.weights[names[-1]] < SAME_WEIGHT:
-        loss = f"mean validation loss of {joined(names)}"
+        loss = f"the mean validation loss of {joined(names)}"
     else:
         cut, more = layout.short(names), len(names) - TERMS
         parts = [f"{f.weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
@@ -100,11 +104,11 @@ def answer(f: Findings) -> Verdict:
     word = DOUBTED if f.standing.misfit else word
     if f.gain is None:
         return Verdict(word, ("A best mixture is predicted; no target was trained on it.",))
-    other = f.compared_with
+    other = the(f.compared_with)
     how = {
-        BETTER: f"By the law, the best mixture's loss is lower than the {other} one's.",
-        WORSE: f"By the law, the best mixture's loss is higher than the {other} one's.",
-        UNCLEAR: f"The law cannot tell the best mixture from the {other} one.",
+        BETTER: f"By the law, the best mixture's loss is lower than that of {other}.",
+        WORSE: f"By the law, the best mixture's loss is higher than that of {other}.",
+        UNCLEAR: f"The law cannot tell the best mixture from {other}.",
     }[verdict.outcome(f.gain)]
     number = Number(_ends(f.gain), f.lineage.search or f.lineage.fit)
     end = f" {unit} (90 % interval). No target was trained on it."
@@ -165,7 +169,7 @@ def _steps(f: Findings) -> Iterator[Fact]:
         note += f"; {by_law} by the law" if by_law else ""
         yield Fact("Steps saved", Number(f"{saved:.0f} %", f.lineage.verify), "", note)
     elif by_law:
-        note = f"by the law, to the {f.compared_with} mixture's final loss"
+        note = f"by the law, to the final loss of {the(f.compared_with)}"
         yield Fact("Steps saved", Number(by_law, searched), "", note)
 
 
@@ -207,11 +211,14 @@ def law(f: Findings) -> Sentence:
 
 
 def as_parameter(f: Findings) -> str:
-    """The best mixture as a parameter: the run that holds it, or its proportions."""
-    run = f.lineage.search or f.lineage.main
-    if run is not None and SEARCHED not in f.mixtures:
-        return f"runs:/{run.info.run_id}"
-    return ",".join(f"{name}={share:.4g}" for name, share in f.best.items())
+    """The best mixture as a parameter: a run that holds it; empty if there is none."""
+    searched = f.lineage.search
+    if searched is not None and SEARCHED not in f.mixtures:
+        return f"runs:/{searched.info.run_id}"
+    if f.proof is None:
+        return ""
+    trained = f.proof.table.loc[f.proof.table["mixture"] == BEST, "run_id"]
+    return f"runs:/{trained.iloc[0]}"
 
 
 def spent(f: Findings) -> Sentence:

@@ -47,7 +47,11 @@ class Table:
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers."""
         columns = zip(*self.rows, strict=True)
-        return [any(cell.value is not None for cell in column) for column in columns]
+        return [
+            any(cell.value is not None for cell in column)
+            or all(cell.text == NO_VALUE for cell in column)
+            for column in columns
+        ]
 
 
 def all_of(f: Findings) -> dict[str, Table]:
