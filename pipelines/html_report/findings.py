@@ -25,6 +25,7 @@ from training.record.mixtures import mixture_key
 from training.record.mlflow_runs import search
 
 Mixture = dict[str, float]  # domain → proportion
+OBJECTIVE = "objective"  # all that an implicit fit predicts
 SEARCHED = "best of the search"  # where another mixture was verified
 
 
@@ -37,7 +38,7 @@ class Findings:
     unit: str
     n_params: float  # of the target
     tokens: float
-    weights: dict[str, float]  # of what is predicted; they sum to one
+    weights: dict[str, float]  # of the losses; they sum to one
     mixtures: dict[str, Mixture]  # the best first
     compared: pd.DataFrame  # a row a mixture: predicted losses, and differences from the best
     compared_with: str  # the mixture over which the gain is
@@ -106,7 +107,7 @@ def gather(found: Lineage) -> Findings:
         unit=unit,
         n_params=n_params,
         tokens=tokens,
-        weights=weights,
+        weights=own if set(weights) == {OBJECTIVE} else weights,
         mixtures=mixtures,
         compared=compared,
         compared_with=compared_with,

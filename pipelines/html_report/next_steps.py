@@ -28,8 +28,6 @@ class Step:
 
 def missing(f: Findings, study: str = "") -> Iterator[Step]:
     """The parts of an answer that are not there; `study` is the study file, if it is known."""
-    if f.lineage.fit is None:
-        yield Step(("The run of the fit is gone: how well its law fits is unknown.",))
     if f.lineage.search is None:
         why = "No search: the best mixture is the law's own, within what the runs explored."
         yield Step((why,), (_command(f, "optimize", model=f.lineage.model),))

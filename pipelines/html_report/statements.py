@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
+from optimization.domain.objective import LOSS
 from optimization.mixture.solve import BEST
 from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
@@ -118,12 +119,20 @@ def answer(f: Findings) -> Verdict:
 def cautions(f: Findings) -> list[Sentence]:
     """Reasons for caution, the most important first."""
     fit, verify, standing = f.lineage.fit, f.lineage.verify, f.standing
+    minimised = f.lineage.search.data.params.get("minimised", LOSS) if f.lineage.search else LOSS
     found: list[tuple[str, Run | None]] = [(standing.misfit, fit)] if standing.misfit else []
     if f.proof is not None:
         of_fit = set(standing.warnings)
         doubts = verdict.doubts(f.proof, standing)
         found += [(doubt, fit if doubt in of_fit else verify) for doubt in doubts]
     else:
+        if minimised != LOSS:
+            text = (
+                f"the search was for {minimised}; what is compared here is the weighted loss alone"
+            )
+            found.append((text, f.lineage.search))
+        if not standing.fitted:
+            found.append(("nothing is known of how well the law fits: its fit is gone", None))
         found += [(warning, fit) for warning in standing.warnings]
         if standing.champion and standing.champion != standing.version:
             text = f"the predictor is version {standing.version}, which is not the champion: "

@@ -269,8 +269,14 @@ def test_parts_are_reported_and_what_is_missing_is_said(tmp_path: Path) -> None:
     written = reported(experiment="mine", output=output)
     gain = newest(keys.OPTIMIZE).data.metrics["gain"]
     assert "PREDICTED" in text_of(written)
+    assert "No warnings" in text_of(written)
     assert f"{gain:.4f} [" in text_of(written)
     assert HOSTILE not in written
+    mlflow.MlflowClient().delete_registered_model("mixture-predictor")
+    text = text_of(reported())
+    assert f"{gain:.4f} [" in text  # as the search logged it
+    assert "The predictor cannot be loaded any more" in text
+    assert "Nothing is known of how well the law fits" in text
 
 
 def reported(**given: str) -> str:
