@@ -86,14 +86,21 @@ class Standing:
     fitted: bool  # whether the run of its fit, which holds the warnings, could be read
 
 
-def standing(uri: str) -> Standing:
-    """The standing of `models:/name/version` or `models:/name@alias`; empty for other models."""
-    client, version = mlflow.MlflowClient(), None
+def version_of(uri: str) -> ModelVersion | None:
+    """The version that `models:/name/version` or `models:/name@alias` names; None if there is none,
+    and for other models."""
+    client = mlflow.MlflowClient()
     with suppress(MlflowException):
         if match := re.fullmatch(r"models:/(.+)@(.+)", uri):
-            version = client.get_model_version_by_alias(*match.groups())
-        elif match := re.fullmatch(r"models:/(.+)/(\d+)", uri):
-            version = client.get_model_version(*match.groups())
+            return client.get_model_version_by_alias(*match.groups())
+        if match := re.fullmatch(r"models:/(.+)/(\d+)", uri):
+            return client.get_model_version(*match.groups())
+    return None
+
+
+def standing(uri: str) -> Standing:
+    """The standing of `models:/name/version` or `models:/name@alias`; empty for other models."""
+    client, version = mlflow.MlflowClient(), version_of(uri)
     if version is None:
         return Standing("", "", "", "", "", (), False)
     tags: dict[str, str] = {}

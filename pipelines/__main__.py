@@ -10,7 +10,7 @@ from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 COMMANDS = (
     *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "explore"),
-    *("design", "verify", "evaluate", "critical", "schedule"),
+    *("design", "verify", "evaluate", "critical", "schedule", "report"),
 )
 MODULES = {"import": "imports"}  # command → module, where the command is a Python keyword
 

@@ -36,7 +36,7 @@ from pipelines.runs.fitted_runs import (
     within_rules,
 )
 from pipelines.study import load as studies
-from pipelines.study.prepared import Prepared
+from pipelines.study.prepared import TAG_DIGITS, Prepared
 from pipelines.study.study import Study
 from training.record import keys, layout
 from training.record.errors import InputError
@@ -44,7 +44,6 @@ from training.record.mixtures import checked_weights
 
 Array = np.ndarray
 OBJECTIVE = "objective"  # the one validation domain of an implicit fit
-TAG_DIGITS = 8  # of a study's tag, after its name
 EXPLICIT, IMPLICIT = "explicit", "implicit"
 
 

@@ -23,6 +23,7 @@ from pipelines.optimize import optimize
 from pipelines.prepare import log, prepare
 from pipelines.proof import targets, verdict
 from pipelines.proof.verdict import Proof
+from pipelines.report import attach_report
 from pipelines.runs import budget, dry_run, preflight
 from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import proxy_runs, refuse_design
@@ -100,7 +101,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     }
     mlflow.set_tag(keys.NOTE, _description(active, answer, proof, standing, stages))
     _copy_figures([(fitting, FIT_FIGURES), (searching, SEARCH_FIGURES), (proving, PROOF_FIGURES)])
-    print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching), RULE]))
+    told = attach_report(active, parameters.study)
+    print("\n".join([RULE, *lines, "", *_next(active, fitted, answer, searching, told), RULE]))
 
 
 def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Standing) -> list[str]:
@@ -147,11 +149,12 @@ def _description(
 
 
 def _next(
-    active: MlflowRun, fitted: RegisteredFit, answer: Answer, searching: MlflowRun
+    active: MlflowRun, fitted: RegisteredFit, answer: Answer, searching: MlflowRun, told: str
 ) -> Iterator[str]:
-    """Where to look, and how to use the predictor."""
+    """Where to look, and how to use the predictor; `told` is said of the report."""
     registered = fitted.registered
     yield f"look at it:  {advice.look_at(active)}"
+    yield told
     yield (
         f"the predictor is version {registered.version} of the registered model "
         f"{registered.name!r}, its {registered.alias}"

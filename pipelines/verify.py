@@ -16,6 +16,7 @@ from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import benchmarks, targets, verdict
 from pipelines.proof.verdict import Proof
+from pipelines.report import attach_report
 from pipelines.runs import preflight
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -88,6 +89,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     lines = conclude(proof, registry.standing(predictor.uri), predictor)
     print("\n".join(lines))
     print(f"look at it:  {advice.look_at(mlflow.get_run(active.info.run_id))}")
+    print(attach_report(active, parameters.study))
     if suite:  # the verdict stands, whatever becomes of the benchmarks
         more = ["", *benchmarks.compare(proof.table, suite)]
         mlflow.log_text("\n".join(lines + more), layout.REPORT)

@@ -99,6 +99,7 @@ ROOMS = {  # room → the rooms of its own package that it may import
     "pipelines/runs": {"command", "study"},
     "pipelines/benchmarks": {"command"},
     "pipelines/proof": {"command", "study", "runs", "benchmarks"},
+    "pipelines/html_report": {"command", "proof"},
 }
 PACKAGES = ("training", "fitting", "optimization", "pipelines")
 MODULES = {module_name(path): path for package in PACKAGES for path in files_of(package)}

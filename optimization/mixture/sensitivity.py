@@ -170,9 +170,10 @@ def in_steps(predictor: Predictor, weights: Array, best: Array, compared: Array)
 def loss_curves(
     predictor: Predictor, weights: Array, feasible: Feasible, differences: Differences
 ) -> dict[str, pd.DataFrame]:
-    """Domain → proportion, objective, low, high, near: the weighted loss and its interval as the
-    domain's proportion changes and the others keep their ratios, where that is allowed. `near` is
-    whether the mixture cannot be distinguished from the base of the differences."""
+    """Domain → proportion, objective, low, high, difference, difference_low, difference_high, near:
+    the weighted loss and its interval as the domain's proportion changes and the others keep their
+    ratios, where that is allowed. The difference is from the base of the differences; `near` is
+    whether the mixture cannot be distinguished from it."""
     curves, best = {}, differences.base
     v = feasible.variables(best[None])[0]
     for j, domain in enumerate(feasible.domains):
@@ -189,8 +190,13 @@ def loss_curves(
         values = predictor.surface.predict(mixtures) @ weights
         off = predictor.half_width(weights, mixtures)
         ends = {"objective": values, "low": values - off, "high": values + off}
-        near = differences(mixtures) <= 0
-        curves[domain] = pd.DataFrame({"proportion": mixtures[:, j], **ends, "near": near})
+        above, half = differences.mean(mixtures), differences.half_width(mixtures)
+        ends |= {
+            "difference": above,
+            "difference_low": above - half,
+            "difference_high": above + half,
+        }
+        curves[domain] = pd.DataFrame({"proportion": mixtures[:, j], **ends, "near": above <= half})
     return curves
 
 

@@ -22,9 +22,10 @@ def command(entry: str, experiment_id: str, **parameters: str) -> str:
     return shlex.join(parts)
 
 
-def look_at(run: Run) -> str:
-    """Where to see a run in MLflow: a URL, after a command if no server is known to run."""
-    uri, page = mlflow.get_tracking_uri(), markdown.run_page(run)
+def look_at(run: Run, artifact: str = "") -> str:
+    """Where to see a run, or one of its artifacts, in MLflow: a URL, after a command if no server
+    is known to run."""
+    uri, page = mlflow.get_tracking_uri(), markdown.run_page(run, artifact)
     scheme = uri.partition("://")[0]
     if scheme in ("http", "https"):
         return f"{secrets.masked(uri).rstrip('/')}/{page}"

@@ -224,6 +224,9 @@ def _log(proof: Proof, histories: dict[str, History], weights: Array) -> None:
     if proof.steps_to_default is not None:
         metrics["steps_to_default"] = proof.steps_to_default
         metrics["steps_saved"] = proof.steps - proof.steps_to_default
+    if proof.earlier is not None:
+        metrics["earlier_objective"] = proof.earlier.objective
+        mlflow.set_tag(verdict.EARLIER, proof.earlier.run_id)
     groups = list(table.groupby("mixture", sort=False))
     for name, rows in groups:
         for column in table.columns[2:-1]:  # all but the names and the run id

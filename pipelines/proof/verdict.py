@@ -17,6 +17,7 @@ Lines = list[str]
 GOALS, NAME = 12, 24  # rows of the table of what is weighed; width of a name
 BETTER, WORSE, UNCLEAR = "BETTER", "WORSE", "NO CLEAR DIFFERENCE"
 DOUBTED = "NOT TO BE BELIEVED"
+EARLIER = "earlier_target"  # tag of a verify run: id of a run that measured lower before
 CLEAR = "No warnings: the law fits, the backtests hold, and no other mixture measured better."
 
 
@@ -71,22 +72,22 @@ class Proof:
 
 def headline(proof: Proof, standing: Standing) -> str:
     """The verdict in a word or two."""
-    return DOUBTED if standing.misfit else _outcome(proof.gain)
+    return DOUBTED if standing.misfit else outcome(proof.gain)
 
 
 def verdict(proof: Proof, standing: Standing) -> Lines:
     """Whether the best mixture is better than the default one, whether to believe it, and why not;
     wrapped to the width of a report."""
     measured = _measured(proof)
-    doubts = [line for doubt in _doubts(proof, standing) for line in layout.wrapped(doubt, "- ")]
+    reasons = [line for doubt in doubts(proof, standing) for line in layout.wrapped(doubt, "- ")]
     if standing.misfit:
         first = f"{DOUBTED}: {standing.misfit}."
-        more = ["Further reasons for caution:", *doubts] if doubts else []
+        more = ["Further reasons for caution:", *reasons] if reasons else []
         return [*layout.wrapped(first), *layout.wrapped(f"For what it is worth, {measured}"), *more]
-    outcome = _outcome(proof.gain)
-    clear = [CLEAR] if outcome == BETTER else []
-    more = ["Reasons for caution:", *doubts] if doubts else clear
-    return [*layout.wrapped(f"{outcome}: {measured}"), *more]
+    word = outcome(proof.gain)
+    clear = [CLEAR] if word == BETTER else []
+    more = ["Reasons for caution:", *reasons] if reasons else clear
+    return [*layout.wrapped(f"{word}: {measured}"), *more]
 
 
 def metrics(proof: Proof) -> dict[str, float]:
@@ -122,7 +123,7 @@ def summary(proof: Proof, standing: Standing) -> Lines:
     first = standing.misfit or _measured(proof)
     return [
         f"**{headline(proof, standing)}**: {markdown.escaped(first)}",
-        markdown.cautions([*_doubts(proof, standing)]),
+        markdown.cautions([*doubts(proof, standing)]),
     ]
 
 
@@ -139,7 +140,8 @@ def _targets(proof: Proof) -> str:
     return markdown.table(["target on", "predicted", "measured", "seeds"], rows)
 
 
-def _outcome(gain: Gain) -> str:
+def outcome(gain: Gain) -> str:
+    """What a gain says, in a word or two."""
     if gain.value > gain.half_width:
         return BETTER
     return WORSE if gain.value < -gain.half_width else UNCLEAR
@@ -151,14 +153,14 @@ def _measured(proof: Proof) -> str:
         BETTER: "the best mixture has a lower loss than the default mixture",
         WORSE: "the best mixture has a higher loss than the default mixture",
         UNCLEAR: "the measurements cannot separate the best mixture from the default mixture",
-    }[_outcome(proof.gain)]
+    }[outcome(proof.gain)]
     return (
         f"{how}. Measured gain: {proof.gain} {keys.unit_text(proof.unit)} (90 % interval), with "
         f"{seeds} seed{'s' * (seeds > 1)} each; predicted: {proof.predicted}."
     )
 
 
-def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
+def doubts(proof: Proof, standing: Standing) -> Iterator[str]:
     """Reasons to doubt the answer, the most important for the decision first."""
     if proof.searched_for != LOSS:
         yield (
@@ -178,7 +180,7 @@ def _doubts(proof: Proof, standing: Standing) -> Iterator[str]:
             f"a target that was trained before measured lower, {earlier.objective:.4f}: "
             f"{earlier.run_name}, run {earlier.run_id}"
         )
-    if _outcome(proof.gain) == BETTER and _outcome(proof.predicted) != BETTER:
+    if outcome(proof.gain) == BETTER and outcome(proof.predicted) != BETTER:
         yield "the law alone cannot tell best from default: its interval of the gain includes 0"
     if not proof.agrees:
         yield (

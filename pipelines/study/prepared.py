@@ -16,6 +16,8 @@ from training.data.corpus import Corpus
 from training.record import keys
 from training.run import Phase, Run
 
+TAG_DIGITS = 8  # of a study's tag, after its name
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -43,7 +45,7 @@ class Prepared:
             study.training.model_dump(exclude={"steps", "first_evaluation", "evaluations"}),
             study.target.steps if study.repetition.match_target else None,
         ]
-        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:TAG_DIGITS]
         return f"{study.name}-{digest}"
 
     @property

@@ -118,8 +118,11 @@ def test_mlflow_run_leaves_a_verified_mixture(
     assert set(rows["run_id"]) == {r.info.run_id for r in targets}  # equal mixtures share a run
     assert len({r.data.params["max_steps"] for r in targets}) == 1
 
-    # the summary and its two lines of Python
+    # the report, the summary and its two lines of Python
+    page = mlflow.artifacts.load_text(f"runs:/{main.info.run_id}/report.html")
+    assert f"{verify['gain']:.4f}".replace("-", "−") in page
     text = done.stdout
+    assert "its artifact report.html" in text
     for words in ("best", "default", "predicted", "measured", "cross-validated error", "mlflow ui"):
         assert words in text
     for words in ("Created version", "Successfully", "built successfully", "INFO mlflow.pyfunc"):

@@ -36,6 +36,7 @@ TARGET = "target"  # a model that tests an answer, or a base model; fits never r
 CRITICAL = "critical"
 SCHEDULE = "schedule"
 EVALUATE = "evaluate"
+REPORT = "report"
 SCHEDULED = "scheduled"  # a model whose mixture changes during training; fits never read it
 
 # params

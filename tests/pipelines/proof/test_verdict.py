@@ -1,104 +1,30 @@
 """What the closing summary says: each verdict, of a study whose runs are recorded."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlflow
-import numpy as np
 import pytest
 
 from fitting import registry
 from fitting.selection.forms import Options
 from optimization.domain import predictor as predictors
-from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import BEST, Answer
 from pipelines import entry, fit, optimize
 from pipelines.command.table import read
 from pipelines.prepare import prepare
-from pipelines.proof import targets, verdict
+from pipelines.proof import verdict
 from pipelines.runs.fitted_runs import purpose_of
-from pipelines.runs.proxy_runs import proxy_runs
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.prepared import Prepared
 from pipelines.study.search_problem import Overrides
-from pipelines.sweep import sweep
+from tests.support.recorded import Losses, Recorded, found, prove
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
-from training.engine import trainer as trainers
-from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
-from training.record.history import History, history_tags
-from training.run import Run, fingerprint
-
-ALONE = Machines(workers=1, ranks=1)
-Losses = Mapping[str, Sequence[float]]  # mixture → what each seed's loss is above the predicted one
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A study whose proxies are recorded, not trained, and what was found with them."""
-
-    prepared: Prepared
-    predictor: Predictor
-    answer: Answer
-
-
-def losses(run: Run, tokens: int, off: np.ndarray) -> np.ndarray:
-    """A law that a fit can find, and how far a run is off it, (V,)."""
-    shares = np.array([*run.mixture.values()])
-    scale = 0.1 * (run.size.n_params / 3e3) ** -0.3 + 0.3 * (tokens / 1e3) ** -0.4
-    return 1.5 + 0.9 * np.exp(-2 * np.sqrt(shares)) + scale + off
-
-
-def always(values: np.ndarray) -> Callable[[int], np.ndarray]:
-    return lambda _: values
-
-
-def log_complete(run: Run, values: Callable[[int], np.ndarray]) -> None:
-    """What a worker leaves of a run, with these losses at a number of tokens."""
-    steps = trainers.evaluation_steps(run.training)
-    tokens = tuple(step * run.training.tokens_per_step for step in steps)
-    series = tuple(tuple(values(t).tolist()) for t in tokens)
-    tags = {
-        keys.STAGE: run.stage,
-        keys.STUDY: run.study,
-        keys.FINGERPRINT: fingerprint(run),
-        keys.COMPLETE: "true",
-        **history_tags(History(tuple(run.mixture), tuple(steps), tokens, series)),
-    }
-    with mlflow.start_run(run_name=run.name, nested=True, tags=tags) as active:
-        mlflow.MlflowClient().delete_tag(active.info.run_id, keys.PARENT)
-        mlflow.log_params(
-            {**keys.with_prefix(keys.MIXTURE, run.mixture), "n_params": run.size.n_params}
-        )
-
-
-def found(prepared: Prepared, noise: float) -> Recorded:
-    """Record the proxies in the current experiment, then sweep, fit and search as commands do."""
-    rng = np.random.default_rng(0)
-    with entry.stage(keys.MAIN) as active:
-        for run in proxy_runs(prepared):
-            off = noise * rng.standard_normal(len(prepared.study.domains))
-            log_complete(run, partial(losses, run, off=off))
-        with entry.stage(keys.SWEEP) as sweeping:
-            sweep(prepared, ALONE, sweeping)
-        with entry.stage(keys.FIT):
-            fitted = fit.fit(
-                [active.info.experiment_id],
-                f"tags.{keys.STUDY} = '{prepared.tag}'",
-                prepared.study.model,
-                Options(("joint",), compare=False),
-                purpose=purpose_of(prepared.study, prepared),
-            )
-        predictor = predictors.load(fitted.registered.uri)
-        with entry.stage(keys.OPTIMIZE):
-            problem = search_problem.of_study(prepared.study, predictor)
-            answer = optimize.optimize(predictor, problem)
-    return Recorded(prepared, predictor, answer)
 
 
 def changed(recorded: Recorded, **change: Any) -> Prepared:
@@ -137,15 +63,8 @@ def experiment(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def proven(study: Recorded, above: Losses) -> list[str]:
     """What is said of targets whose losses lie so far above the predicted ones."""
-    answer = study.answer
-    mixtures = targets.to_train(answer)
     with entry.stage(keys.VERIFY) as active:
-        for key, run in targets.target_runs(study.prepared, mixtures).items():
-            name = key.rsplit("-", 1)[0]
-            off = above.get(name, (0.001, -0.001))[run.seed]
-            at_end = np.array([*answer.predictions[name].losses.values()]) + off
-            log_complete(run, always(at_end))
-        proof = targets.prove(study.prepared, study.predictor, mixtures, ALONE, active)
+        proof = prove(study, above, active)
     return verdict.report(proof, registry.standing(study.predictor.uri))
 
 

@@ -1,0 +1,142 @@
+"""What trained models measured, as the report shows it."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from optimization.mixture.solve import BEST, DEFAULT
+from pipelines.html_report.lineage import Lineage
+from pipelines.proof.verdict import EARLIER, Earlier, Gain, Proof
+from training.record import keys
+from training.record.errors import InputError
+from training.record.history import history_from_tags
+from training.record.mlflow_runs import in_unit
+
+Weights = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The weighted loss of a model over its tokens."""
+
+    label: str  # the mixture's name, or the run's
+    run_id: str  # empty where it is not of one run
+    tokens: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def runs_of(losses: pd.DataFrame) -> dict[str, Run]:
+    """The targets of a verify run's table that still exist, by id."""
+    found = {}
+    for run_id in losses.get("run_id", pd.Series(dtype=str)).unique():
+        with suppress(MlflowException):
+            found[str(run_id)] = mlflow.get_run(run_id)
+    return found
+
+
+def proof(
+    found: Lineage, losses: pd.DataFrame, targets: Mapping[str, Run], weights: Weights, unit: str
+) -> Proof | None:
+    """What the trained targets prove, as `verify` computed it; None if nothing is verified."""
+    if found.verify is None or losses.empty:
+        return None
+    metrics = found.verify.data.metrics
+    if not {"gain_high", "predicted_gain_high", "seed_spread"} <= set(metrics):
+        return None  # an older version logged less
+    gains = {
+        name: Gain(metrics[name], metrics[f"{name}_high"] - metrics[name])
+        for name in ("gain", "predicted_gain")
+    }
+    to_default = metrics.get("steps_to_default")
+    lengths = [int(run.data.params.get("max_steps", 0)) for run in targets.values()]
+    steps = max(lengths, default=0)
+    if to_default is not None:
+        steps = round(to_default + metrics["steps_saved"])
+    return Proof(
+        table=losses,
+        gain=gains["gain"],
+        predicted=gains["predicted_gain"],
+        seed_spread=metrics["seed_spread"],
+        earlier=_earlier(found.verify),
+        steps=steps,
+        steps_to_default=to_default,
+        searched_for=found.search.data.params.get("minimised", "loss") if found.search else "loss",
+        error=metrics.get("largest_relative_error", float("nan")),
+        unit=unit,
+        weights=weights,
+    )
+
+
+def _earlier(verify: Run) -> Earlier | None:
+    with suppress(MlflowException, KeyError):
+        run = mlflow.get_run(verify.data.tags[EARLIER])
+        objective = verify.data.metrics["earlier_objective"]
+        return Earlier(str(run.info.run_name), run.info.run_id, objective)
+    return None
+
+
+def held_out(table: pd.DataFrame, weights: Weights) -> pd.DataFrame:
+    """Columns run, n_params, observed and predicted: the weighted losses of each run's last
+    evaluation, predicted by the law without its mixture."""
+    if table.empty:
+        return table
+    return pd.DataFrame(
+        {
+            "run": table["run"],
+            keys.N_PARAMS: table[keys.N_PARAMS],
+            **{kind: _weighted(table, f"{kind}/", weights) for kind in ("observed", "predicted")},
+        }
+    )
+
+
+def of_targets(
+    losses: pd.DataFrame, targets: Mapping[str, Run], weights: Weights, unit: str
+) -> tuple[Curve, ...]:
+    """The curves of the targets on the best and the default mixture, mean over their seeds."""
+    curves = []
+    for name in (BEST, DEFAULT) if len(losses) else ():
+        histories = []
+        for run_id in losses.loc[losses["mixture"] == name, "run_id"]:
+            run = targets.get(run_id)
+            history = history_from_tags(run.data.tags) if run else None
+            with suppress(InputError):
+                if run is not None and history is not None:
+                    histories.append(in_unit(run, history, unit))
+        if histories and len({history.tokens for history in histories}) == 1:
+            rows = np.mean([history.losses for history in histories], axis=0)
+            table = pd.DataFrame(rows, columns=[keys.VAL_LOSS + d for d in histories[0].domains])
+            values = _weighted(table, keys.VAL_LOSS, weights)
+            curves.append(Curve(name, "", histories[0].tokens, tuple(values.tolist())))
+    return tuple(curves)
+
+
+def of_proxies(
+    evaluations: pd.DataFrame, weights: Weights, fitted: Sequence[Run]
+) -> tuple[Curve, ...]:
+    """The curves of the fitted runs."""
+    names = {run.info.run_id: str(run.info.run_name) for run in fitted}
+    curves = []
+    for run_id, rows in evaluations.groupby("run", sort=False):
+        values = _weighted(rows, keys.VAL_LOSS, weights)
+        known = np.isfinite(values)
+        tokens = rows[keys.TOKENS].to_numpy(float)[known]
+        if len(tokens):
+            label, losses = names.get(str(run_id), str(run_id)), values[known].tolist()
+            curves.append(Curve(label, str(run_id), tuple(tokens.tolist()), tuple(losses)))
+    return tuple(curves)
+
+
+def _weighted(table: pd.DataFrame, prefix: str, weights: Weights) -> np.ndarray:
+    """The weighted sum of a table's losses, (rows,); `objective` where the law knows that alone."""
+    if f"{prefix}objective" in table:
+        return table[f"{prefix}objective"].to_numpy(float)
+    used = [(name, weight) for name, weight in weights.items() if weight]
+    if any(prefix + name not in table for name, _ in used):
+        return np.full(len(table), np.nan)
+    return np.sum([w * table[prefix + name].to_numpy(float) for name, w in used], axis=0)

@@ -1,0 +1,92 @@
+"""What the registered predictor says, beyond what a search logged."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from optimization.domain.differences import Differences
+from optimization.domain.feasible import Feasible, feasible
+from optimization.domain.objective import weighted
+from optimization.domain.predictor import Predictor
+from optimization.mixture.sensitivity import loss_curves
+from optimization.mixture.solve import BEST, DEFAULT, OBSERVED
+from optimization.search import projection
+from pipelines.html_report.measured import Curve
+from training.record import keys
+
+Array = np.ndarray
+Mixture = Mapping[str, float]
+POINTS = 40  # of a curve
+
+
+def compared(predictor: Predictor, best: Mixture) -> pd.DataFrame:
+    """The table of compared mixtures that a search logs, for the law's own best mixture."""
+    domains, spec = predictor.domains, predictor.spec
+    name, even = projection.uniform(_explored(predictor))
+    mixtures = {
+        BEST: best,
+        DEFAULT: spec.default_mixture,
+        name: dict(zip(domains, even.tolist(), strict=True)),
+        OBSERVED: spec.best_observed,
+    }
+    mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
+    array = np.array([[mixture[d] for d in domains] for mixture in mixtures.values()])
+    differences = Differences.of(predictor, weighted(predictor, predictor.weights), array[0])
+    above, half = differences.mean(array), differences.half_width(array)
+    ends = {
+        "difference": above,
+        "difference_low": above - half,
+        "difference_high": above + half,
+    }
+    shares = pd.DataFrame(array, columns=[keys.MIXTURE + d for d in domains])
+    table = pd.concat([shares, predictor.table(array)], axis=1).assign(**ends)
+    table.insert(0, "mixture", list(mixtures))
+    return table
+
+
+def over_tokens(
+    predictor: Predictor | None,
+    mixtures: Mapping[str, Mixture],
+    weights: Mapping[str, float],
+    evaluations: pd.DataFrame,
+) -> tuple[Curve, ...]:
+    """The law of the target on the best and the default mixture, from the first tokens that were
+    fitted on; none for a law without a step term."""
+    if predictor is None or predictor.spec.only.tokens is not None or evaluations.empty:
+        return ()
+    first = min(float(evaluations[keys.TOKENS].min()), predictor.tokens / 2)
+    tokens = np.geomspace(first, predictor.tokens, POINTS)
+    w = np.array([weights[d] for d in predictor.val_domains])
+    curves = []
+    for name in (BEST, DEFAULT):
+        if name in mixtures:
+            row = np.array([[mixtures[name][d] for d in predictor.domains]])
+            scales = (predictor.at(predictor.n_params, t) for t in tokens)
+            values = [float(scale.surface.predict(row)[0] @ w) for scale in scales]
+            curves.append(Curve(name, "", tuple(tokens.tolist()), tuple(values)))
+    return tuple(curves)
+
+
+def against_proportions(
+    predictor: Predictor | None, best: Mixture, weights: Mapping[str, float]
+) -> dict[str, pd.DataFrame]:
+    """Domain → what `loss_curves` gives, within the proportions that the runs had: the loss as a
+    domain's proportion changes and the others keep their ratios."""
+    if predictor is None:
+        return {}
+    w = np.array([weights[d] for d in predictor.val_domains])
+    base = np.array([best[d] for d in predictor.domains])
+    differences = Differences.of(predictor, weighted(predictor, w), base)
+    curves = loss_curves(predictor, w, _explored(predictor), differences)
+    most = np.maximum(predictor.fitted.max(axis=0), base)
+    within = {
+        domain: curves[domain][curves[domain]["proportion"] <= share]
+        for domain, share in zip(predictor.domains, most, strict=True)
+        if domain in curves
+    }
+    return {domain: curve for domain, curve in within.items() if len(curve) > 1}
+
+
+def _explored(predictor: Predictor) -> Feasible:
+    return feasible(predictor.explored(), predictor.domains, predictor.tokens, predictor.fitted)

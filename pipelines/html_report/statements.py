@@ -1,0 +1,262 @@
+"""The sentences of the report: a number in them knows the run that holds it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+
+from optimization.domain.objective import LOSS
+from optimization.mixture.solve import BEST
+from pipelines.html_report.charts import the
+from pipelines.html_report.cost import PROXIES, TARGETS
+from pipelines.html_report.findings import SEARCHED, Findings
+from pipelines.html_report.numbers import duration, fixed, joined, scientific
+from pipelines.proof import verdict
+from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
+from training.record import keys, layout
+
+FITTED, PREDICTED = "NOT SEARCHED", "PREDICTED"
+NAMED = 8  # domains, at most, that the question names
+TERMS = 8  # of the weighted loss, at most, that are named
+SAME_WEIGHT = 1e-9
+
+
+@dataclass(frozen=True)
+class Number:
+    """A text and the run that holds it."""
+
+    text: str
+    run: Run | None
+
+
+Sentence = tuple[str | Number, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer in a word or two, and in a sentence."""
+
+    word: str
+    sentence: Sentence
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number of the answer, and how it is known."""
+
+    name: str
+    value: Number
+    unit: str
+    note: str
+
+
+def question(f: Findings) -> str:
+    """What was asked."""
+    names = list(f.best)
+    domains = joined(names) if len(names) <= NAMED else f"{len(names)} domains"
+    return (
+        f"Which mixture of {domains} gives a model of "
+        f"{layout.short_count(f.n_params)} parameters the lowest loss after "
+        f"{layout.short_count(f.tokens)} tokens?"
+    )
+
+
+def method(f: Findings) -> Sentence:
+    """Which loss is meant, and by which runs the question was answered."""
+    names, unit = f.weighed, keys.unit_text(f.unit)
+    if len(names) < 2:
+        loss = f"the validation loss of {joined(names)}"
+    elif f.weights[names[0]] - f.weights[names[-1]] < SAME_WEIGHT:
+        loss = f"the mean validation loss of {joined(names)}"
+    else:
+        cut, more = layout.short(names), len(names) - TERMS
+        parts = [f"{f.weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
+        loss = " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
+    first = f"The loss is {loss}, in {unit}."
+    if not f.fitted:
+        return (first,)
+    noun = "imported run" if f.imported else "proxy run"
+    runs: Sentence = (Number(layout.count(len(f.fitted), noun), f.lineage.fit),)
+    if f.lineage.fit and (mixtures := f.lineage.fit.data.metrics.get("mixtures")):
+        runs += (f" on {layout.count(round(mixtures), 'mixture')}",)
+    if f.targets:
+        trained = Number(layout.count(len(f.targets), "trained target"), f.lineage.verify)
+        runs += (" and checked by ", trained)
+    return (f"{first} The question is answered with ", *runs, ".")
+
+
+def answer(f: Findings) -> Verdict:
+    """The verdict in one line, with its number."""
+    unit = keys.unit_text(f.unit)
+    if f.proof is not None:
+        gain, run = f.proof.gain, f.lineage.verify
+        seeds = int((f.proof.table["mixture"] == BEST).sum())
+        how = {
+            BETTER: "Trained on the best mixture, the target's loss is lower than on the default "
+            "one. Measured gain: ",
+            WORSE: "Trained on the best mixture, the target's loss is higher than on the default "
+            "one. Measured gain: ",
+            UNCLEAR: "The measurements cannot separate the best mixture from the default one. "
+            "Measured gain: ",
+        }[verdict.outcome(gain)]
+        end = f" {unit} (90 % interval), with {layout.count(seeds, 'seed')} each."
+        return Verdict(verdict.headline(f.proof, f.standing), (how, Number(_ends(gain), run), end))
+    word = PREDICTED if f.lineage.search else FITTED
+    word = DOUBTED if f.standing.misfit else word
+    if f.gain is None:
+        return Verdict(word, ("A best mixture is predicted; no target was trained on it.",))
+    other = the(f.compared_with)
+    how = {
+        BETTER: f"By the law, the best mixture's loss is lower than that of {other}.",
+        WORSE: f"By the law, the best mixture's loss is higher than that of {other}.",
+        UNCLEAR: f"The law cannot tell the best mixture from {other}.",
+    }[verdict.outcome(f.gain)]
+    number = Number(_ends(f.gain), f.lineage.search or f.lineage.fit)
+    end = f" {unit} (90 % interval). No target was trained on it."
+    return Verdict(word, (f"{how} Predicted gain: ", number, end))
+
+
+def cautions(f: Findings) -> list[Sentence]:
+    """Reasons for caution, the most important first."""
+    fit, verify, standing = f.lineage.fit, f.lineage.verify, f.standing
+    minimised = f.lineage.search.data.params.get("minimised", LOSS) if f.lineage.search else LOSS
+    found: list[tuple[str, Run | None]] = [(standing.misfit, fit)] if standing.misfit else []
+    if f.proof is not None:
+        of_fit = set(standing.warnings)
+        doubts = verdict.doubts(f.proof, standing)
+        found += [(doubt, fit if doubt in of_fit else verify) for doubt in doubts]
+    else:
+        if minimised != LOSS:
+            text = (
+                f"the search was for {minimised}; what is compared here is the weighted loss alone"
+            )
+            found.append((text, f.lineage.search))
+        if not standing.fitted:
+            found.append(("nothing is known of how well the law fits: its fit is gone", None))
+        found += [(warning, fit) for warning in standing.warnings]
+        if standing.champion and standing.champion != standing.version:
+            text = f"the predictor is version {standing.version}, which is not the champion: "
+            found.append((text + standing.reason, fit))
+    if f.newer is not None:
+        found.append(("a newer search with this predictor's name is not verified", f.newer))
+    return [(_sentence(text), *_source(run)) for text, run in found]
+
+
+def facts(f: Findings) -> Iterator[Fact]:
+    """The numbers of the answer, the most important first."""
+    unit = keys.unit_text(f.unit)
+    searched, fit, verify = f.lineage.search, f.lineage.fit, f.lineage.verify
+    if f.proof is not None:
+        yield _gain("Measured gain", f.proof.gain, verify, unit)
+    predicted = f.proof.predicted if f.proof else f.gain
+    if predicted is not None:
+        yield _gain("Predicted gain", predicted, verify if f.proof else searched or fit, unit)
+    yield from _steps(f)
+    metrics = fit.data.metrics if fit else {}
+    if {"cv/objective_mae", "cv/mean_prediction_mae"} <= set(metrics):
+        yield Fact(
+            "Held-out error",
+            Number(fixed(metrics["cv/objective_mae"]), fit),
+            unit,
+            f"predicting the mean errs by {fixed(metrics['cv/mean_prediction_mae'])}",
+        )
+
+
+def _gain(name: str, gain: Gain, run: Run | None, unit: str) -> Fact:
+    low, high = gain.value - gain.half_width, gain.value + gain.half_width
+    note = f"90 % interval {fixed(low)} to {fixed(high)}"
+    return Fact(name, Number(fixed(gain.value), run), unit, note)
+
+
+def _steps(f: Findings) -> Iterator[Fact]:
+    proof, searched = f.proof, f.lineage.search
+    fewer = searched.data.metrics.get("steps_fewer") if searched else None
+    by_law = None if fewer is None or fewer >= 1 else f"{100 * (1 - fewer):.0f} %"
+    if proof is not None and proof.steps_to_default is not None and proof.steps:
+        saved = 100 * (1 - proof.steps_to_default / proof.steps)
+        note = f"default's final loss at step {proof.steps_to_default:.0f} of {proof.steps}"
+        note += f"; {by_law} by the law" if by_law else ""
+        yield Fact("Steps saved", Number(f"{saved:.0f} %", f.lineage.verify), "", note)
+    elif by_law:
+        note = f"by the law, to the final loss of {the(f.compared_with)}"
+        yield Fact("Steps saved", Number(by_law, searched), "", note)
+
+
+def freedom(f: Findings) -> Sentence:
+    """How well the data determine the best mixture."""
+    searched = f.lineage.search
+    if searched is None or "regret" not in searched.data.metrics:
+        return ()
+    regret, share = searched.data.metrics["regret"], ""
+    if f.gain is not None and f.gain.value > 0:
+        share = f", {100 * regret / f.gain.value:.2g} % of the predicted gain"
+    return (
+        "With another sample of the fitted mixtures, another mixture would be better by ",
+        Number(fixed(regret), searched),
+        f" {keys.unit_text(f.unit)} on average{share}. The ranges are in the first figure and its "
+        "table.",
+    )
+
+
+def certificate(f: Findings) -> Sentence:
+    """How far the answer can be from the law's optimum."""
+    searched = f.lineage.search
+    if searched is None:
+        return ()
+    if "gap" not in searched.data.metrics:
+        return ("The search is not certified.",)
+    gap = Number(scientific(max(0.0, searched.data.metrics["gap"]), 2), searched)
+    unit = keys.unit_text(f.unit)
+    first = "The search is certified: by the law no allowed mixture is better by more than "
+    return (first, gap, f" {unit}.")
+
+
+def law(f: Findings) -> Sentence:
+    """The form of the chosen law."""
+    if "form" not in f.laws or not f.laws["chosen"].astype(bool).any():
+        return ()
+    form = str(f.laws.loc[f.laws["chosen"].astype(bool), "form"].iloc[0])
+    return (Number("The law", f.lineage.fit), f": {form}.")
+
+
+def as_parameter(f: Findings) -> str:
+    """The best mixture as a parameter: a run that holds it; empty if there is none."""
+    searched = f.lineage.search
+    if searched is not None and SEARCHED not in f.mixtures:
+        return f"runs:/{searched.info.run_id}"
+    if f.proof is None:
+        return ""
+    trained = f.proof.table.loc[f.proof.table["mixture"] == BEST, "run_id"]
+    return f"runs:/{trained.iloc[0]}"
+
+
+def spent(f: Findings) -> Sentence:
+    """What was trained."""
+    parts: Sentence = ()
+    for kind, one, run in (
+        (PROXIES, "proxy", f.lineage.fit),
+        (TARGETS, "target", f.lineage.verify),
+    ):
+        rows = [row for row in f.trained if row.kind == kind]
+        if rows:
+            number = sum(row.runs for row in rows)
+            hours = [row.hours for row in rows if row.hours is not None]
+            took = f" and {duration(sum(hours))}" if len(hours) == len(rows) else ""
+            parts += (
+                " and " if parts else "",
+                Number(f"1 {one}" if number == 1 else f"{number:,} {kind}", run),
+                f" took {scientific(sum(row.flops for row in rows))} FLOPs{took}",
+            )
+    return (*parts, ".") if parts else ("The fit did not record which runs it took.",)
+
+
+def _ends(gain: Gain) -> str:
+    return str(gain).replace("-", "−")
+
+
+def _source(run: Run | None) -> Sentence:
+    return (" (run ", Number(str(run.info.run_name), run), ")") if run else ()
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".")

@@ -1,0 +1,335 @@
+"""The HTML report: its claims, its figures in a browser, its links, and what it says of parts."""
+
+import html
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+from pipelines import entry, optimize, report
+from pipelines import imports as importing
+from pipelines.html_report import page
+from pipelines.html_report.links import Links
+from pipelines.prepare import prepare
+from pipelines.study import load as studies
+from pipelines.study import search_problem
+from tests.pipelines.command.test_advice import answer, free_port
+from tests.support import browser, synthetic
+from tests.support.commands import call, run_entry
+from tests.support.logged_runs import fit_table
+from tests.support.recorded import found, prove
+from tests.support.stores import empty_store
+from tests.support.studies import miniature_study, written
+from training.record import keys
+from training.record.errors import InputError
+
+HOSTILE = "</script><b>&{{ 7 * 7 }}"
+LIMIT = 5_000_000  # bytes
+needs_browser = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[str]]) -> Iterator[str]:
+    """A store with a verified study, whose best mixture is better, and the study's file."""
+    folder = tmp_path_factory.mktemp("report")
+    with empty_store(folder):
+        content = miniature_study(folder, texts)
+        content["sweep"] = {"mixtures": 8, "sizes": ["tiny", "small"]}
+        path = written(folder, content)
+        with mlflow.start_run():
+            prepared = prepare(studies.load(path))
+        recorded = found(prepared, noise=0.001)
+        with entry.stage(keys.VERIFY) as active:
+            with entry.stage(keys.OPTIMIZE):
+                problem = search_problem.of_study(prepared.study, recorded.predictor)
+                optimize.optimize(recorded.predictor, problem)
+            prove(recorded, {}, active)
+        (proxy, *_) = mlflow.search_runs(
+            filter_string=f"tags.stage = '{keys.PROXY}'", output_format="list"
+        )
+        mlflow.MlflowClient().set_tag(proxy.info.run_id, keys.RUN_NAME, HOSTILE)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def file(study: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's report."""
+    path = tmp_path_factory.mktemp("written") / "report.html"
+    done = run_entry("report", "--study", study, "--output", str(path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"MB → {path}" in done.stdout
+    assert done.stdout.rstrip().endswith("/artifacts/report.html")
+    return path
+
+
+def newest(stage: str) -> Run:
+    runs = mlflow.search_runs(filter_string=f"tags.stage = '{stage}'", output_format="list")
+    return max(runs, key=lambda run: run.info.start_time)
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, without the figures' data."""
+    body = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", body)))
+
+
+def linked(page: str) -> set[str]:
+    """The ids of the runs that links lead to."""
+    return set(re.findall(r'href="[^"]*#/experiments/\d+/runs/(\w+)"', page))
+
+
+def test_its_claims_are_those_of_the_runs(file: Path) -> None:
+    written, verify, searched = file.read_text(), newest(keys.VERIFY), newest(keys.OPTIMIZE)
+    text, metrics = text_of(written), verify.data.metrics
+    assert file.stat().st_size < LIMIT
+    assert "Which mixture of news, code and math gives a model of" in text
+    gain, low, high = (metrics[name] for name in ("gain", "gain_low", "gain_high"))
+    assert "BETTER Trained on the best mixture, the target's loss is lower" in text
+    assert f"{gain:.4f} [{low:.4f}, {high:.4f}]" in text
+    assert f"{metrics['predicted_gain']:.4f}" in text
+    assert "16 proxy runs on 8 mixtures" in text
+    for domain in ("news", "code", "math"):
+        assert f"{float(searched.data.params[f'mixture/{domain}']):.4f}" in text
+    for title in ("Reasons for caution", "Measured beside predicted", "The laws compared",
+                  "Near-optimal ranges", "What to train next", "Cost", "Runs"):  # fmt: skip
+        assert title in text
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    by_id = {run.info.run_id: run.data.tags.get(keys.STAGE) for run in runs}
+    assert {by_id[run_id] for run_id in linked(written)} >= {
+        *(keys.VERIFY, keys.OPTIMIZE, keys.FIT, keys.PROXY, keys.TARGET)
+    }
+    assert newest(keys.REPORT).info.status == "FINISHED"
+    logged = mlflow.artifacts.load_text(f"runs:/{newest(keys.REPORT).info.run_id}/report.html")
+    assert logged == written
+
+
+def test_names_are_texts(file: Path) -> None:
+    written = file.read_text()
+    assert HOSTILE not in written
+    assert html.escape(HOSTILE) in written
+    assert written.count("</script>") == 3  # that end the bundle, the figures and the program
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_browser_draws_sorts_and_copies_without_a_network(file: Path, tmp_path: Path) -> None:
+    with browser.chromium(tmp_path / "profile") as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http://*", "https://*"]})
+        opened(driver, file)
+        plots = driver.find_elements("css selector", ".plot")
+        assert {plot.get_attribute("data-figure") for plot in plots} == {
+            *("proportions", "gains", "beside", "by_loss", "tokens", "held_out", "against")
+        }
+        assert all(plot.find_elements("css selector", "svg.main-svg") for plot in plots)
+        labels = driver.execute_script(
+            "return [...document.querySelectorAll('[role=img]')].map(p => p.ariaLabel)"
+        )
+        assert all(re.search(r"\d", label) for label in labels)
+        fetched = "return performance.getEntriesByType('resource').map(e => e.name)"
+        assert driver.execute_script(fetched) == []
+        assert driver.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+        column = (
+            "return [...document.querySelectorAll('#table-mixtures tbody tr')]"
+            ".map(row => Number(row.cells[1].dataset.value))"
+        )
+        head = driver.find_elements("css selector", "#table-mixtures thead button")[1]
+        head.click()
+        assert driver.execute_script(column) == sorted(driver.execute_script(column))
+        head.send_keys("\n")  # as by the keyboard
+        shares = driver.execute_script(column)
+        assert shares == sorted(shares, reverse=True)
+        sorting = "return document.querySelectorAll('#table-mixtures thead th')[1].ariaSort"
+        assert driver.execute_script(sorting) == "descending"
+
+        origin = {"origin": "file://", "permissions": ["clipboardReadWrite"]}
+        driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": origin["permissions"]})
+        driver.find_element("css selector", "#table-mixtures .copy-table").click()
+        done = (
+            "return document.querySelector('#table-mixtures .copy-table').textContent == 'Copied'"
+        )
+        WebDriverWait(driver, browser.SECONDS).until(lambda d: d.execute_script(done))
+        copied = driver.execute_async_script(
+            "navigator.clipboard.readText().then(arguments[arguments.length - 1])"
+        )
+        rows = [line.split("\t") for line in copied.splitlines()]
+        assert rows[0][:2] == ["domain", "best"]
+        assert [float(row[1]) for row in rows[1:]] == shares
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_phone_a_dark_room_and_paper(file: Path, tmp_path: Path) -> None:
+    with browser.chromium(tmp_path / "profile") as driver:
+        phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        opened(driver, file)
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+        colours = (
+            "return [getComputedStyle(document.body).backgroundColor, "
+            "document.querySelector('.plot .xtick text').style.fill]"
+        )
+        light = driver.execute_script(colours)
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        WebDriverWait(driver, browser.SECONDS).until(
+            lambda d: all(a != b for a, b in zip(light, d.execute_script(colours), strict=True))
+        )
+        driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+        WebDriverWait(driver, browser.SECONDS).until(lambda d: d.execute_script(colours) == light)
+        folded = "return document.querySelectorAll('details:not([open])').length"
+        assert driver.execute_script(folded) == 0
+
+
+@needs_browser
+@pytest.mark.slow
+def test_without_decompression_every_number_is_still_there(file: Path, tmp_path: Path) -> None:
+    with browser.chromium(tmp_path / "profile") as driver:
+        old = {"source": "delete window.DecompressionStream"}
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", old)
+        opened(driver, file, "undrawn")
+        assert driver.find_element("id", "undrawn").is_displayed()
+        assert driver.find_element("id", "table-mixtures").is_displayed()
+
+
+def opened(driver: WebDriver, file: Path, state: str = "drawn") -> None:
+    driver.get(file.as_uri())
+    script = f"return document.documentElement.classList.contains('{state}')"
+    WebDriverWait(driver, browser.SECONDS).until(lambda d: d.execute_script(script))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("study")
+def test_links_lead_to_the_runs_of_a_server(tmp_path: Path) -> None:
+    uri, port = mlflow.get_tracking_uri(), free_port()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port),
+         "--workers", "1"],
+        env={**clean, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        there, path = f"http://127.0.0.1:{port}", tmp_path / "report.html"
+        assert answer(f"{there}/health", server) == b"OK"
+        done = run_entry("report", "--output", str(path), env={"MLFLOW_TRACKING_URI": there})
+        assert done.returncode == 0, done.stderr[-3000:]
+        written = path.read_text()
+        assert "mlflow ui" not in written
+        links = set(re.findall(r'href="(http[^"]*)"', written))
+        assert len(links) > 20
+        assert all(link.startswith(f"{there}/#/experiments/0/runs/") for link in links)
+        for run_id in linked(written):
+            asked = f"{there}/api/2.0/mlflow/runs/get?run_id={run_id}"
+            with urllib.request.urlopen(asked) as response:
+                assert json.loads(response.read())["run"]["info"]["run_id"] == run_id
+        with urllib.request.urlopen(f"{there}/") as response:
+            assert b"<html" in response.read()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+@pytest.mark.usefixtures("store")
+def test_parts_are_reported_and_what_is_missing_is_said(tmp_path: Path) -> None:
+    """Imported runs: first only a fit of them, then a search too."""
+    table = synthetic.table(synthetic.joint_law(), noise=0.002)
+    table["run"] = HOSTILE + table["run"]
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    output = str(tmp_path / "report.html")
+    with entry.stage(keys.IMPORT):
+        call(importing, source=str(tmp_path / "runs.csv"), format="tidy", experiment="mine")
+    mine = mlflow.get_experiment_by_name("mine")
+    with pytest.raises(InputError, match=r"no finished fit in 'mine'; fit its runs first: mlflow"):
+        reported(experiment="mine")
+    fit_table(table, mine.experiment_id, target=dict(synthetic.TARGET))
+    text = text_of(reported(experiment="mine", output=output))  # its fit lies in another experiment
+    assert "NOT SEARCHED" in text
+    assert "-e optimize -P model=models:/mixture-predictor/1" in text
+    assert "No verification: train the target on the best mixture" in text
+    assert "12 mixtures" in text
+    with entry.stage(keys.OPTIMIZE):
+        call(optimize, trials="20")
+    written = reported(experiment="mine", output=output)
+    gain = newest(keys.OPTIMIZE).data.metrics["gain"]
+    assert "PREDICTED" in text_of(written)
+    assert "No warnings" in text_of(written)
+    assert f"{gain:.4f} [" in text_of(written)
+    assert HOSTILE not in written
+    mlflow.MlflowClient().delete_registered_model("mixture-predictor")
+    text = text_of(reported())
+    assert f"{gain:.4f} [" in text  # as the search logged it
+    assert "The predictor cannot be loaded any more" in text
+    assert "Nothing is known of how well the law fits" in text
+
+
+def reported(**given: str) -> str:
+    """The page that `report` logs."""
+    with entry.stage(keys.REPORT) as active:
+        call(report, **given)
+    return mlflow.artifacts.load_text(f"runs:/{active.info.run_id}/report.html")
+
+
+@pytest.mark.usefixtures("study")
+def test_another_study_has_no_report(texts: dict[str, list[str]], tmp_path: Path) -> None:
+    other = written(tmp_path, {**miniature_study(tmp_path, texts), "name": "other"})
+    with pytest.raises(InputError, match=r"there is no finished fit of study .* in 'Default'; fit"):
+        reported(study=other)
+
+
+@pytest.mark.usefixtures("store")
+def test_mistakes_are_told() -> None:
+    mlflow.create_experiment("empty")
+    with pytest.raises(InputError, match="experiment: no experiment 'none'; there are: "):
+        reported(experiment="none")
+    with pytest.raises(InputError, match=r"no finished fit in 'empty'; it has no runs to fit eith"):
+        reported(experiment="empty")
+    with pytest.raises(InputError, match="output: there is no folder"):
+        reported(output="/nowhere/report.html")
+
+
+@pytest.mark.usefixtures("study")
+def test_a_report_that_fails_loses_no_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> str:
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(page, "render", fails)
+    with entry.stage(keys.VERIFY) as active:
+        told = report.attach_report(active, "quickstart")
+    assert told.startswith("report.html could not be written (")
+    assert told.endswith("mlflow run . --env-manager uv -e report -P study=quickstart")
+    assert mlflow.get_run(active.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("uri", "base"),
+    [
+        ("https://me:secret@host/mlflow/", "https://host/mlflow"),
+        ("databricks://profile", ""),
+        ("postgresql://me:secret@db/mlflow", "http://127.0.0.1:5000"),
+    ],
+)
+def test_links_hold_no_secret(uri: str, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(mlflow.entities.RunInfo("abc", "3", "me", "FINISHED", 0, 1, "active"), None)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    monkeypatch.setattr(mlflow, "get_registry_uri", lambda: uri)
+    links = Links.of_store(run)
+    assert links.base == base
+    assert links(run) == (f"{base}/#/experiments/3/runs/abc" if base else "")
+    assert "secret" not in links.command
