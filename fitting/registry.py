@@ -20,6 +20,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Object, Property
 
+from fitting import columns
 from fitting.artifact import input_checks, laws, predictor, schedule_predictor
 from fitting.artifact import spec as specs
 from fitting.artifact.laws import AccuracyCurve
@@ -270,10 +271,12 @@ def _register(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "predictor.json")
         path.write_text(json.dumps(spec.to_json()))
+        artifacts = {"predictor": str(path), **CODE}
+        artifacts["openapi"] = columns.write_openapi(Path(folder), spec, artifacts)
         info = mlflow.pyfunc.log_model(
             name="predictor",
             python_model=code,
-            artifacts={"predictor": str(path), **CODE},
+            artifacts=artifacts,
             signature=signature,
             input_example=example,
             registered_model_name=name,
