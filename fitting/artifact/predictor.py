@@ -142,7 +142,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         target = float(getattr(self.spec.target, name))
         if name not in rows:
             return np.full(len(rows), target)
-        rule = f"give a positive number, or leave the column out for the target's {target:,.0f}"
+        rule = f"give a number from 1 to 2^63, or leave it out for the target's {target:,.0f}"
         values = self._checks.counts(rows, name, rule)
         only = getattr(self.spec.only, name)
         if only is not None and (bad := np.abs(values / only - 1) > SCALE_TOLERANCE).any():

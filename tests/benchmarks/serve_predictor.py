@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from fitting import fit, registry
-from fitting.artifact.spec import Explored, Target
+from fitting import fit
+from fitting.artifact.spec import Target
 from fitting.data.observations import Observations
 from tests.benchmarks import stores
-from tests.support import serving, synthetic, tables
+from tests.support import fits, serving, synthetic, tables
 from training.record import keys
 
 DOMAINS = ("web", "code", "papers", "books", "chat")
@@ -35,10 +35,14 @@ WARM_UP = 2
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else tables.DATA / "olmix"
-    with stores.opened("sqlite"), tempfile.TemporaryDirectory() as logs:
-        for observations, target in (five_domains(), olmix(folder)):
-            uri = registered(observations, target)
-            report(uri, Path(logs))
+    with stores.opened("sqlite"), tempfile.TemporaryDirectory() as place:
+        artifacts = Path(place).as_uri()
+        mlflow.set_experiment(
+            experiment_id=mlflow.create_experiment("serve", artifact_location=artifacts)
+        )
+        for o, target in (five_domains(), olmix(folder)):
+            weights = np.full(len(o.val_domains), 1 / len(o.val_domains))
+            report(fits.registered(fit.fit(o, weights, target)).uri, Path(place))
 
 
 def five_domains() -> tuple[Observations, Target]:
@@ -52,20 +56,6 @@ def five_domains() -> tuple[Observations, Target]:
 def olmix(folder: Path) -> tuple[Observations, Target]:
     o = tables.swarm("olmix", folder)
     return o, Target(float(o.n_params.max()), float(o.tokens.max()))
-
-
-def registered(o: Observations, target: Target) -> str:
-    """The URI of a predictor fitted with the defaults."""
-    count = len(o.val_domains)
-    spec = registry.spec_of(
-        fit.fit(o, np.full(count, 1 / count), target),
-        keys.NATS,
-        explored=Explored(dict.fromkeys(o.domains, 0.0), dict.fromkeys(o.domains, 1.0), {}),
-        val_weights=dict.fromkeys(o.val_domains, 1 / count),
-        default_mixture={},
-    )
-    with mlflow.start_run():
-        return registry.register("benchmark", spec, 0.0).uri
 
 
 def report(uri: str, logs: Path) -> None:

@@ -15,25 +15,31 @@ from typing import Any
 
 COMMAND = 'mlflow models serve -m "$MODEL" --env-manager local --port $PORT'
 START_SECONDS = 180  # on a busy machine
+IDLE_SECONDS = 2  # after which a new connection is opened: the server closes idle ones after 5
 JSON, CSV = "application/json", "text/csv"
 
 
 @dataclass
 class Server:
-    """A running server, asked over one connection that stays open."""
+    """A running server, asked over one connection while requests follow each other."""
 
     port: int
     process: "subprocess.Popen[bytes]"
     connection: http.client.HTTPConnection = field(init=False)
+    answered: float = 0.0  # when
 
     def __post_init__(self) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def text(self, method: str, path: str, kind: str = "", body: bytes = b"") -> tuple[int, str]:
         """The status and the body of an answer."""
+        if time.monotonic() - self.answered > IDLE_SECONDS:
+            self.connection.close()
         self.connection.request(method, path, body, {"Content-Type": kind} if kind else {})
         answer = self.connection.getresponse()
-        return answer.status, answer.read().decode()
+        text = answer.read().decode()
+        self.answered = time.monotonic()
+        return answer.status, text
 
     def post(self, kind: str, body: bytes) -> tuple[int, Any]:
         """The status and the JSON, or else the text, of an answer to a request for predictions."""
