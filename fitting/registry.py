@@ -20,6 +20,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Object, Property
 
+from fitting import columns
 from fitting.artifact import input_checks, laws, predictor, schedule_predictor
 from fitting.artifact import spec as specs
 from fitting.artifact.laws import AccuracyCurve
@@ -300,10 +301,13 @@ def _register(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "predictor.json")
         path.write_text(json.dumps(spec.to_json()))
+        artifacts = {"predictor": str(path), **CODE}
+        shown = columns.example(spec, artifacts)
+        artifacts["openapi"] = columns.write_openapi(Path(folder), spec, shown)
         info = mlflow.pyfunc.log_model(
             name="predictor",
             python_model=code,
-            artifacts={"predictor": str(path), **CODE},
+            artifacts=artifacts,
             signature=signature,
             input_example=example,
             registered_model_name=name,
@@ -317,9 +321,9 @@ def _register(
     fitted_for = _digest(purpose)
     client = mlflow.MlflowClient()
     _describe(client, name)
-    columns = _columns(inputs, metadata.get(OPTIONAL, []))
+    about_columns = columns.description(spec, shown)
     client.update_model_version(
-        name, number, markdown.joined([*about(f"models:/{name}/{number}"), columns])
+        name, number, markdown.joined([*about(f"models:/{name}/{number}"), about_columns])
     )
     for tag, value in (
         (CV_ERROR, f"{cv_error:.{DIGITS}g}"),
@@ -337,12 +341,6 @@ def _describe(client: mlflow.MlflowClient, name: str) -> None:
     """Describe the registered model, unless it is described already."""
     if not client.get_registered_model(name).description:
         client.update_registered_model(name, MODEL)
-
-
-def _columns(inputs: Sequence[str], optional: Sequence[str]) -> str:
-    """The input columns, for the page of a model version."""
-    required, others = (", ".join(f"`{c}`" for c in columns) for columns in (inputs, optional))
-    return f"Input columns: {required}" + (f"; optional: {others}" if others else "")
 
 
 def _why_not_champion(

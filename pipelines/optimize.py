@@ -41,7 +41,7 @@ def optimize(
     answer = solve.solve(predictor, problem)
     artifacts.log(answer, trials_below=trials_below)
     run = mlflow.get_run(mlflow.active_run().info.run_id)
-    mlflow.set_tag(keys.NOTE, description(answer, run))
+    mlflow.set_tag(keys.NOTE, description(answer, lineage.link(predictor), run))
     mlflow.log_text("\n".join(report(answer)), layout.REPORT)
     lineage.asked(predictor, run.info.run_id, f"predicted gain {answer.gain:.4f}")
     return answer

@@ -49,7 +49,7 @@ def conclude(proof: Proof, standing: Standing, predictor: Predictor) -> list[str
     """Describe the active run by its verdict, link it to the predictor; the report's lines."""
     run = mlflow.get_run(mlflow.active_run().info.run_id)
     lines = verdict.report(proof, standing)
-    mlflow.set_tag(keys.NOTE, verdict.description(proof, standing, predictor.link, run))
+    mlflow.set_tag(keys.NOTE, verdict.description(proof, standing, lineage.link(predictor), run))
     mlflow.log_text("\n".join(lines), layout.REPORT)
     lineage.asked(predictor, run.info.run_id, verdict.headline(proof, standing))
     return lines

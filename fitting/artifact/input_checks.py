@@ -26,19 +26,38 @@ MEASURED = ("val_loss/", "accuracy/", "chance/", "questions/")
 SAVED_INDEX = "Unnamed: 0"  # pandas' name for the unnamed index that `to_csv` wrote
 SHOWN = 60  # characters of a value in an error
 LISTED = 12  # columns in an error
+LARGEST = 2.0**63  # n_params and tokens are less, as MLflow's stores demand of runs
 MIN_SIMILARITY = 0.85  # of a name that is suggested
+SEPARATORS = ";\t|"  # of other tables than those that a comma separates
+
+
+class InvalidInput(MlflowException):  # type: ignore[misc]
+    """An error to which a model server answers with status 400 and this text alone.
+
+    MLflow's server puts all of the input before the text; this takes it away again.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
+
+    def serialize_as_json(self) -> str:
+        """The body of the server's answer."""
+        self.message = self.args[0]
+        return str(super().serialize_as_json())
 
 
 def table(model_input: Any, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """The rows to predict, with every required column and no unknown column.
 
     Columns of an exported table that are not inputs may stay: run, unit, what was measured, and
-    step beside tokens.
+    step beside tokens. Raises InvalidInput otherwise.
     """
     inputs = f"the input columns are {_listed(required)}"
     if optional:
         inputs += f" and, optionally, {_listed(optional)}"
     rows = _frame(model_input, inputs)
+    if not len(rows):
+        refuse(f"the table has no rows; give at least one; {inputs}")
     known = {*required, *optional, RUN, UNIT} | ({STEP} if TOKENS in rows else set())
     for j, column in enumerate(rows.columns):
         saved_index = j == 0 and column == SAVED_INDEX
@@ -46,6 +65,8 @@ def table(model_input: Any, required: Sequence[str], optional: Sequence[str] = (
             filled = np.flatnonzero(rows.iloc[:, j].notna())  # only some records may have it
             similar = get_close_matches(str(column), known, 1, MIN_SIMILARITY)
             hint = f" (did you mean {similar[0]!r}?)" if similar else ""
+            if j == 0 and len(rows.columns) == 1 and set(SEPARATORS) & set(str(column)):
+                hint = " (separate the columns of a CSV by commas)"
             i = int(filled[0]) if len(filled) else 0
             refuse(f"{place(rows, i, column)}: unknown column{hint}; {inputs}")
     for column in rows.columns[rows.columns.duplicated()]:
@@ -84,7 +105,7 @@ def _plain(value: Any) -> Any:
 def mixtures(rows: pd.DataFrame, names: list[str]) -> np.ndarray:
     """The proportions in these columns, (n, M), each row divided by its sum.
 
-    Raises MlflowException for a proportion that is negative or not a number, and for a sum that
+    Raises InvalidInput for a proportion that is negative or not a number, and for a sum that
     is not 1.
     """
     values = numbers(rows, names, PROPORTION)
@@ -112,23 +133,24 @@ def reference(proportions: dict[str, float], domains: Sequence[str]) -> np.ndarr
     rows = pd.DataFrame([{domain: proportions.get(domain, 0.0) for domain in domains}])
     try:
         return np.asarray(mixtures(rows, list(domains))[0])
-    except MlflowException as error:
-        refuse(f"parameter 'reference': {error.message}")
+    except InvalidInput as error:
+        refuse(f"parameter 'reference': {error.message.split(', ', 1)[1]}")  # it has one row
 
 
-def positive(rows: pd.DataFrame, name: str, rule: str) -> np.ndarray:
-    """The positive numbers in a column, (n,)."""
+def counts(rows: pd.DataFrame, name: str, rule: str) -> np.ndarray:
+    """The numbers from 1 to 2^63 in a column, (n,)."""
     values = numbers(rows, [name], rule)[:, 0]
-    if (values <= 0).any():
-        i = int(np.argmax(values <= 0))
-        refuse(f"{place(rows, i, name)}: {_shown(rows[name].iloc[i])} is not positive; {rule}")
+    for bad, fault in ((values < 1, "is less than 1"), (values >= LARGEST, "is too large")):
+        if bad.any():
+            i = int(np.argmax(bad))
+            refuse(f"{place(rows, i, name)}: {_shown(rows[name].iloc[i])} {fault}; {rule}")
     return values
 
 
 def numbers(rows: pd.DataFrame, names: list[str], rule: str) -> np.ndarray:
     """The finite numbers in these columns, (n, columns); texts such as "0.5" are numbers too.
 
-    Raises MlflowException, with the rule, for the first cell that is not a finite number.
+    Raises InvalidInput, with the rule, for the first cell that is not a finite number.
     """
     values = np.column_stack([_floats(rows[name]) for name in names])
     bad = ~np.isfinite(values)
@@ -174,8 +196,6 @@ def place(rows: pd.DataFrame, i: int, *columns: Any) -> str:
     is added.
     """
     where = f"column{'s' * (len(columns) > 1)} {' … '.join(map(_shown, columns))}"
-    if not len(rows):
-        return where
     position = "" if rows.index.is_unique else f" (position {i}, counted from 0)"
     return f"row {str(rows.index[i])[:SHOWN]}{position}, {where}"
 
@@ -191,5 +211,5 @@ def _shown(value: Any) -> str:
 
 
 def refuse(message: str) -> NoReturn:
-    """Raise the error for which a model server responds with status 400 and this text."""
-    raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+    """Raise InvalidInput."""
+    raise InvalidInput(message)

@@ -9,8 +9,9 @@ mixture. Source of the first two: Ye et al., "Data Mixing Laws", arXiv 2403.1695
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 Array = np.ndarray
 
 BIMIX_EPSILON = 1e-3
+FEW_NUMBERS = 2**18  # in an array: laws that have less are asked all at once
 TINY = 1e-12
 LEAST = 1e-14  # proportion at which a slope that is infinite at 0 is taken
 
@@ -46,22 +48,10 @@ class LowerBound:
 class _AtOneScale:
     """A law at one scale."""
 
-    @classmethod
-    def side_by_side(cls, laws: "Sequence[Any]") -> Any:
+    @staticmethod
+    def side_by_side(laws: "Sequence[Any]") -> Any:
         """Laws of one kind as one law of all their losses, (n, B · V)."""
-        first = laws[0]
-        if isinstance(first, StackedMixing):
-            members = zip(*(law.laws for law in laws), strict=True)
-            weights = first.weights
-            if weights.ndim > 1:
-                weights = np.concatenate([law.weights for law in laws], axis=1)
-            return StackedMixing(tuple(cls.side_by_side(member) for member in members), weights)
-        values = {
-            field.name: np.concatenate([getattr(law, field.name) for law in laws])
-            for field in dataclasses.fields(first)
-            if field.name != "power"
-        }
-        return replace(first, **values)
+        return side_by_side(laws)
 
 
 @dataclass(frozen=True)
@@ -515,6 +505,28 @@ class StackedMixing(_AtOneScale):
         )
 
 
+def side_by_side(laws: Sequence[Any]) -> Any:
+    """Laws of one kind, but nested ones, as one law of all their losses, (n, B · V).
+
+    They have their numbers in common, such as a power of φ; what they differ in are arrays.
+    """
+    first = laws[0]
+    values: dict[str, Any] = {
+        name: np.concatenate([getattr(law, name) for law in laws])
+        for name, value in vars(first).items()
+        if isinstance(value, Array)
+    }
+    if isinstance(first, StackedLaw | StackedMixing):
+        members = zip(*(law.laws for law in laws), strict=True)
+        shared = first.weights.ndim == 1  # of all losses
+        weights = np.concatenate([law.weights for law in laws], axis=-1)
+        values = {
+            "laws": tuple(map(side_by_side, members)),
+            "weights": first.weights if shared else weights,
+        }
+    return replace(first, **values)
+
+
 def _weighted(weights: Array, values: Sequence[Array]) -> Array:
     """Σ_k w_ki values_k…i of each of V columns, the last axis."""
     shares = weights.reshape(len(weights), -1)
@@ -622,8 +634,7 @@ class Interval:
 
         Weights are (V,), or (V, k) for k sums: the result is then (n, k).
         """
-        drawn = [law.predict(mixtures, n_params, tokens) @ weights for law in self.bootstrap]
-        spread = np.var(drawn, axis=0)
+        spread = np.var(self._drawn(weights, mixtures, n_params, tokens), axis=0)
         beyond = self.distance(n_params, tokens).reshape(-1, *[1] * (spread.ndim - 1))
         return self.quantile * np.sqrt(spread + self.common(weights, beyond))
 
@@ -654,18 +665,33 @@ class Interval:
         Errors that mixtures share cancel: variance = mean square of what the laws of the bootstrap
         add + 2 · own · (1 − exp(−h² / reach²)), h² = Σ_j (√r_j − √reference_j)².
         """
-        beside = np.tile(reference, (len(mixtures), 1))
+        scales, at = np.unique([n_params, tokens], axis=1, return_inverse=True)
+        beside = np.tile(reference, (scales.shape[1], 1))
 
-        def difference(law: "Law") -> Array:
-            here = law.predict(mixtures, n_params, tokens)
-            return np.asarray((here - law.predict(beside, n_params, tokens)) @ weights)
+        def difference(objective: Callable[[Array, Array, Array], Array]) -> Array:
+            here, there = objective(mixtures, n_params, tokens), objective(beside, *scales)
+            return np.asarray(here - there[..., at.reshape(-1)])
 
-        value = difference(law)
-        added = np.array([difference(drawn) - value for drawn in self.bootstrap])
+        value = difference(lambda *place: law.predict(*place) @ weights)
+        added = difference(partial(self._drawn, weights)) - value
         apart = ((np.sqrt(mixtures) - np.sqrt(reference)) ** 2).sum(axis=1)
         own = 2 * self.own(weights, self.distance(n_params, tokens))
         variance = (added**2).mean(axis=0) + own * -np.expm1(-apart / reach**2)
         return value, self.quantile * np.sqrt(variance)
+
+    def _drawn(self, weights: Array, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Σ w_i L_i by each law of the bootstrap, (B, n), or (B, n, k) for weights (V, k)."""
+        place = mixtures, n_params, tokens
+        count, nested = len(self.bootstrap), isinstance(self.bootstrap[0], NestedLaw)
+        if nested or mixtures.size * count * len(weights) > FEW_NUMBERS:
+            return np.array([law.predict(*place) @ weights for law in self.bootstrap])
+        losses = self._together.predict(*place).reshape(len(mixtures), count, -1)
+        return np.asarray(losses.swapaxes(0, 1) @ weights)
+
+    @cached_property
+    def _together(self) -> "Law":
+        """The laws of the bootstrap as one: for a few rows it is up to twenty times as fast."""
+        return side_by_side(self.bootstrap)
 
     def distance(self, n_params: Array, tokens: Array) -> Array:
         """How far a scale lies beyond the data, in units of log."""

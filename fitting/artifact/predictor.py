@@ -21,6 +21,7 @@ MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
 N_PARAMS, TOKENS = "n_params", "tokens"
 VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
 ACCURACY, ACCURACY_LOW, ACCURACY_HIGH = "accuracy/", "accuracy_low/", "accuracy_high/"
+MOST_NUMBERS = 2**17  # in an array: it stays in the cache, and below where BLAS starts threads
 SCALE_TOLERANCE = 1e-3  # relative, around a scale that all runs share
 
 
@@ -40,10 +41,14 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         raw = json.loads(Path(context.artifacts["predictor"]).read_text())
         self.spec = code["spec"].Spec.from_json(raw)
         self._checks = code["rows"]
-        self._reach = code["laws"].reach(np.array(self.spec.mixtures))
+        self._mixtures = np.array(self.spec.mixtures)
+        self._reach = code["laws"].reach(self._mixtures)
         from_json = code["laws"].from_json
         self.law, self.interval = from_json(self.spec.law), from_json(self.spec.interval)
         self.accuracies = {t: from_json(curve) for t, curve in self.spec.accuracies.items()}
+        fitted, domains = self._mixtures.shape
+        of_a_row = max(fitted, domains * len(self.spec.val_domains))
+        self._block = max(1, MOST_NUMBERS // of_a_row)  # rows that are predicted at once
         self.scales = [(at.n_params, at.tokens, from_json(at.law)) for at in self.spec.scales]
 
     def predict(
@@ -62,60 +67,83 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         reference mixture at the same scale, with its interval difference_low, difference_high: it
         is much tighter than that of either, because errors that mixtures share cancel.
 
-        Raises MlflowException for invalid input, with its row, column, value and rule.
+        Raises InvalidInput for invalid input, with its row, column, value and rule.
         """
         names = [MIXTURE + domain for domain in self.spec.domains]
         rows = self._checks.table(model_input, names, (N_PARAMS, TOKENS))
         mixtures = self._checks.mixtures(rows, names)
         n_params, tokens = self._scale(rows, N_PARAMS), self._scale(rows, TOKENS)
+        asked = params or {}
+        reference = None
+        if asked.get("reference"):
+            reference = self._checks.reference(asked["reference"], self.spec.domains)
+        blocks = [
+            self._answer(
+                mixtures[i : i + self._block],
+                n_params[i : i + self._block],
+                tokens[i : i + self._block],
+                bool(asked.get("domain_intervals")),
+                reference,
+            )
+            for i in range(0, len(rows), self._block)
+        ]
+        columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        return pd.DataFrame(columns, index=rows.index)
+
+    def _answer(
+        self,
+        mixtures: np.ndarray,
+        n_params: np.ndarray,
+        tokens: np.ndarray,
+        by_domain: bool,
+        reference: np.ndarray | None,
+    ) -> dict[str, np.ndarray]:
+        """The columns of the answer, (n,) each, for mixtures (n, M) at n_params and tokens (n,)."""
+        val_domains, weights = self.spec.val_domains, np.array(self.spec.weights)
         losses = self.law.predict(mixtures, n_params, tokens)
-        weights = np.array(self.spec.weights)
         objective = losses @ weights
-        half_width = self.interval.half_width(weights, mixtures, n_params, tokens)
-        distances = np.abs(mixtures[:, None] - np.array(self.spec.mixtures)).sum(axis=2) / 2
-        val_domains = self.spec.val_domains
-        columns = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)}
-        asked, more = params or {}, dict[str, np.ndarray]()
-        by_domain = asked.get("domain_intervals")
+        sums = weights[:, None]  # of the losses, whose half widths are asked: the objective first
         if by_domain or self.accuracies:
-            each = np.eye(len(val_domains))
-            widths = self.interval.half_width(each, mixtures, n_params, tokens)  # (n, V)
+            sums = np.hstack([sums, np.eye(len(val_domains))])
+        widths = self.interval.half_width(sums, mixtures, n_params, tokens)
+        half_width, widths = widths[:, 0], widths[:, 1:]
+        answer = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)} | {
+            "objective": objective,
+            "objective_low": objective - half_width,
+            "objective_high": objective + half_width,
+            "distance": self._distances(mixtures),
+        }
         for task, curve in self.accuracies.items():
             i = list(val_domains).index(task)
             low, high = curve.ends(losses[:, i], widths[:, i] / self.interval.quantile)
-            more |= {
+            answer |= {
                 ACCURACY + task: curve.predict(losses[:, i]),
                 ACCURACY_LOW + task: low,
                 ACCURACY_HIGH + task: high,
             }
         if by_domain:
             for name, ends in ((VAL_LOSS_LOW, losses - widths), (VAL_LOSS_HIGH, losses + widths)):
-                more |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
-        if asked.get("reference"):
-            reference = self._checks.reference(asked["reference"], self.spec.domains)
+                answer |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
+        if reference is not None:
             place = mixtures, reference, n_params, tokens, self._reach
             value, half = self.interval.of_difference(self.law, weights, *place)
             ends = {"difference_low": value - half, "difference_high": value + half}
-            more |= {"difference": value, **ends}
-        return pd.DataFrame(
-            {
-                **columns,
-                "objective": objective,
-                "objective_low": objective - half_width,
-                "objective_high": objective + half_width,
-                "distance": distances.min(axis=1),
-                **more,
-            },
-            index=rows.index,
-        )
+            answer |= {"difference": value, **ends}
+        return answer
+
+    def _distances(self, mixtures: np.ndarray) -> np.ndarray:
+        """From each mixture, (n, M), to the nearest fitted one, (n,)."""
+        pairs = zip(mixtures.T, self._mixtures.T, strict=True)  # of proportions, by domain
+        apart = sum(np.abs(mine[:, None] - fitted) for mine, fitted in pairs)
+        return np.asarray(apart).min(axis=1) / 2
 
     def _scale(self, rows: pd.DataFrame, name: str) -> np.ndarray:
         """n_params or tokens of each row, (n,); the target's if the column is absent."""
         target = float(getattr(self.spec.target, name))
         if name not in rows:
             return np.full(len(rows), target)
-        rule = f"give a positive number, or leave the column out for the target's {target:,.0f}"
-        values = self._checks.positive(rows, name, rule)
+        rule = f"give a number from 1 to 2^63, or leave it out for the target's {target:,.0f}"
+        values = self._checks.counts(rows, name, rule)
         only = getattr(self.spec.only, name)
         if only is not None and (bad := np.abs(values / only - 1) > SCALE_TOLERANCE).any():
             i = int(np.argmax(bad))

@@ -46,7 +46,7 @@ class SchedulePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         objective (Σ w_i L_i) with its 90 % interval objective_low, objective_high; and
         phase/<number>/objective at the end of each phase.
 
-        Raises MlflowException for invalid input, with its row, column, value and rule.
+        Raises InvalidInput for invalid input, with its row, column, value and rule.
         """
         phases = range(1, len(self.law.tokens) + 1)
         names = [[f"phase/{k}/mixture/{d}" for d in self.spec.domains] for k in phases]

@@ -1,8 +1,6 @@
 """A registered predictor as the search sees it: only through MLflow."""
 
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -11,11 +9,10 @@ from typing import Any, Protocol, Self, runtime_checkable
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from optimization.domain.constraints import Constraints
-from training.record import keys, markdown
+from training.record import keys
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -202,26 +199,6 @@ class Predictor:
     def unit(self) -> str:
         """The unit of the losses."""
         return self.spec.unit
-
-    @cached_property
-    def version(self) -> ModelVersion | None:
-        """The registered version; None for a model outside the registry."""
-        client = mlflow.MlflowClient()
-        with suppress(MlflowException):
-            if match := re.fullmatch(r"models:/(.+)@(.+)", self.uri):
-                return client.get_model_version_by_alias(*match.groups())
-            if match := re.fullmatch(r"models:/(.+)/(\d+)", self.uri):
-                return client.get_model_version(*match.groups())
-        return None
-
-    @property
-    def link(self) -> str:
-        """Links to the version and to its fit, in Markdown."""
-        version = self.version
-        name = markdown.escaped(self.uri)
-        if version is not None:
-            name = markdown.version_link(version.name, str(version.version))
-        return f"{name}, {markdown.run_link(self.loaded.metadata.run_id, 'its fit')}"
 
     def refuse_other_unit(self, unit: str) -> None:
         """Raise InputError if the losses are not in this unit."""

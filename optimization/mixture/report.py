@@ -44,7 +44,7 @@ def _known(answer: Answer) -> Iterator[str]:
         )
 
 
-def description(answer: Answer, run: Run) -> str:
+def description(answer: Answer, predictor_link: str, run: Run) -> str:
     """The description of the run of a search, in Markdown."""
     unit, predictor = keys.unit_text(answer.predictor.unit), answer.predictor
     low, high = answer.gain - answer.gain_half_width, answer.gain + answer.gain_half_width
@@ -53,7 +53,7 @@ def description(answer: Answer, run: Run) -> str:
         [
             f"The best mixture is predicted to lower the loss by **{answer.gain:.4f}** "
             f"[{low:.4f}, {high:.4f}] {unit} from that of the {answer.compared} mixture, at {size} "
-            f"parameters and {tokens} tokens. Asked: {predictor.link}.",
+            f"parameters and {tokens} tokens. Predictor: {predictor_link}.",
             markdown.mixtures(answer.mixtures, losses(answer)),
             markdown.figure(run, "near_optimal", f"Best mixture: {_words(answer.best)}")
             if answer.sensitivity

@@ -7,6 +7,7 @@ import mlflow
 from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
+from fitting import registry
 from optimization.domain.predictor import Predictor
 from training.record import keys, markdown
 
@@ -23,13 +24,20 @@ def fitted(parents: Sequence[str], fit_id: str) -> None:
             client.set_tag(run_id, keys.NOTE, line)
 
 
+def link(predictor: Predictor) -> str:
+    """Links to a predictor's version and to its fit, in Markdown."""
+    version, name = registry.version_of(predictor.uri), markdown.escaped(predictor.uri)
+    if version is not None:
+        name = markdown.version_link(version.name, str(version.version))
+    return f"{name}, {markdown.run_link(predictor.loaded.metadata.run_id, 'its fit')}"
+
+
 def asked(predictor: Predictor, run_id: str, answer: str) -> None:
     """Link a run and the predictor that it asked, in both directions; `answer` in a few words."""
-    client, version = mlflow.MlflowClient(), predictor.version
+    client, version = mlflow.MlflowClient(), registry.version_of(predictor.uri)
     if model_id := predictor.loaded.metadata.model_id:
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
     if version is not None:
-        version = client.get_model_version(version.name, version.version)
-        link = f"{markdown.run_link(run_id)}: {markdown.escaped(answer)}"
-        text = markdown.listed(version.description or "", ANSWERS, link)
+        line = f"{markdown.run_link(run_id)}: {markdown.escaped(answer)}"
+        text = markdown.listed(version.description or "", ANSWERS, line)
         client.update_model_version(version.name, version.version, text)

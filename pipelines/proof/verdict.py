@@ -105,14 +105,14 @@ def report(proof: Proof, standing: Standing) -> Lines:
     return [*verdict(proof, standing), "", *table(proof)]
 
 
-def description(proof: Proof, standing: Standing, asked: str, run: Run) -> str:
-    """The description of the run of a proof, in Markdown; `asked` links to its predictor."""
+def description(proof: Proof, standing: Standing, predictor_link: str, run: Run) -> str:
+    """The description of the run of a proof, in Markdown."""
     return markdown.description(
         [
             *summary(proof, standing),
             _targets(proof),
             markdown.figure(run, "measured_beside_predicted", f"Measured gain {proof.gain}"),
-            f"Predictor: {asked}.",
+            f"Predictor: {predictor_link}.",
         ],
         run,
     )

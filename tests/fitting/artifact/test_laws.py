@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from fitting.artifact.laws import Law, LowerBound
+from fitting.artifact.laws import Law, LowerBound, side_by_side
 from tests.support import synthetic
 from tests.support.strategies import mixtures
 
@@ -42,6 +42,10 @@ def test_a_law_at_one_scale_is_the_law_and_has_its_slopes(kind: str) -> None:
         assert slopes[:, :, j] == pytest.approx(change / (2 * STEP), rel=1e-4, abs=1e-5)
     twice = surface.side_by_side([surface, surface])
     assert twice.predict(points) == pytest.approx(np.tile(expected, 2))
+    twice = side_by_side([law, law])
+    assert twice.predict(points, N_PARAMS * ones, TOKENS * ones) == pytest.approx(
+        np.tile(expected, 2)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
