@@ -21,7 +21,7 @@ from pipelines.runs import preflight
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from training.engine import kernels
-from training.record import keys, layout
+from training.record import keys, layout, markdown
 from training.record.errors import InputError
 
 
@@ -92,6 +92,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     print(attach_report(active, parameters.study))
     if suite:  # the verdict stands, whatever becomes of the benchmarks
         more = ["", *benchmarks.compare(proof.table, suite)]
+        note = mlflow.get_run(active.info.run_id).data.tags[keys.NOTE]
+        mlflow.set_tag(keys.NOTE, markdown.joined([note, layout.description(more)]))
         mlflow.log_text("\n".join(lines + more), layout.REPORT)
         print("\n".join(more))
 

@@ -32,7 +32,7 @@ from tests.support.logged_runs import fit_table
 from tests.support.recorded import found, prove
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
-from training.record import keys
+from training.record import keys, markdown
 from training.record.errors import InputError
 
 HOSTILE = "</script><b>&{{ 7 * 7 }}"
@@ -70,7 +70,7 @@ def file(study: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_entry("report", "--study", study, "--output", str(path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"MB → {path}" in done.stdout
-    assert done.stdout.rstrip().endswith("/artifacts/report.html")
+    assert "/artifacts/report.html?" in done.stdout
     return path
 
 
@@ -331,5 +331,5 @@ def test_links_hold_no_secret(uri: str, base: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(mlflow, "get_registry_uri", lambda: uri)
     links = Links.of_store(run)
     assert links.base == base
-    assert links(run) == (f"{base}/#/experiments/3/runs/abc" if base else "")
+    assert links(run) == (f"{base}/#/experiments/3/runs/abc?{markdown.MODE}" if base else "")
     assert "secret" not in links.command

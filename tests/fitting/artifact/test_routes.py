@@ -407,8 +407,9 @@ def test_a_user_finds_the_input_columns(uri: str, model: Any) -> None:
     assert len(model.predict(model.input_example)) == 1
     name, number = uri.removeprefix("models:/").split("/")
     version = mlflow.MlflowClient().get_model_version(name, number)
-    assert "`mixture/cpp`" in version.description
-    assert "optional: `n_params`, `tokens`" in version.description
+    assert "mixture/<domain>" in version.description
+    assert "`<domain>`: python, docs" in version.description
+    assert "| `tokens` | number | tokens | from 1 to 2^63 |" in version.description
 
 
 @pytest.mark.slow
