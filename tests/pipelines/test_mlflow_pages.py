@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support import expected_conditions as expected
@@ -38,8 +39,11 @@ def shown(driver: WebDriver, text: str) -> None:
 def follow(driver: WebDriver, text: str) -> None:
     """Go where a link of a description leads."""
     there = (By.XPATH, f"//a[normalize-space(.)='{text}' and starts-with(@href, '#/')]")
-    link = WebDriverWait(driver, browser.SECONDS).until(expected.presence_of_element_located(there))
-    driver.get(str(link.get_attribute("href")))  # a click would open another tab
+    stale = [NoSuchElementException, StaleElementReferenceException]
+    address = WebDriverWait(driver, browser.SECONDS, ignored_exceptions=stale).until(
+        lambda _: driver.find_element(*there).get_attribute("href")
+    )
+    driver.get(str(address))  # a click would open another tab
 
 
 @pytest.mark.slow
@@ -67,10 +71,8 @@ def test_an_answer_leads_to_its_predictor_its_fit_and_its_runs(
         mode = "workflowType=machine_learning"
         driver.get(f"{address}#/experiments/0/runs/{search.info.run_id}?{mode}")
         shown(driver, "The best mixture is predicted to lower the loss")
-        figure = driver.find_element(By.CSS_SELECTOR, "img[src*='near_optimal.png']")
-        WebDriverWait(driver, browser.SECONDS).until(
-            lambda _: driver.execute_script("return arguments[0].naturalWidth", figure) > 0
-        )
+        width = "return document.querySelector(\"img[src*='near_optimal.png']\")?.naturalWidth"
+        WebDriverWait(driver, browser.SECONDS).until(lambda _: driver.execute_script(width))
         follow(driver, "mine v1")
         shown(driver, "Error on held-out mixtures")
         follow(driver, client.get_run(fit_id).info.run_name)

@@ -87,7 +87,7 @@ def text_of(page: str) -> str:
 
 def linked(page: str) -> set[str]:
     """The ids of the runs that links lead to."""
-    return set(re.findall(r'href="[^"]*#/experiments/\d+/runs/(\w+)"', page))
+    return set(re.findall(r'href="[^"]*#/experiments/\d+/runs/(\w+)[?"]', page))
 
 
 def test_its_claims_are_those_of_the_runs(file: Path) -> None:

@@ -22,7 +22,7 @@ FLAGS = (
     "--disable-sync",
     "--force-device-scale-factor=1",
 )
-SECONDS = 30  # that a page or a script may take
+SECONDS = 90  # that a page or a script may take on a busy machine
 
 
 def missing() -> str:
