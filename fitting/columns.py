@@ -171,7 +171,11 @@ def description(spec: Spec | ScheduleSpec, shown: Example | None = None) -> str:
             head = (kind, "type", "unit", *heads)
             parts.append(markdown.table(head, cells, numbers=False))
     used = "".join(c.name for c in entries)
-    parts += [f"`{m}`: {_listed(values)}" for m, values in _marks(spec).items() if m in used]
+    parts += [
+        f"`{m}`: {markdown.escaped(_listed(values))}"
+        for m, values in _marks(spec).items()
+        if m in used
+    ]
     if shown:
         bodies = (("Request", shown.request), ("Answer", shown.response))
         texts = [f"{title}:\n```json\n{json.dumps(body, indent=1)}\n```" for title, body in bodies]
@@ -193,7 +197,7 @@ def openapi(spec: Spec | ScheduleSpec, shown: Example) -> Json:
     """The OpenAPI 3.1 document of `mlflow models serve` for a predictor."""
     healthy = {
         "summary": "Whether the server is ready",
-        "responses": {"200": {"description": "It is."}},
+        "responses": {"200": {"description": "Ready."}},
     }
     return {
         "openapi": "3.1.0",
@@ -210,7 +214,7 @@ def openapi(spec: Spec | ScheduleSpec, shown: Example) -> Json:
                 "get": {
                     "summary": "The version of MLflow",
                     "operationId": "version",
-                    "responses": {"200": {"description": "Such as 3.17.2."}},
+                    "responses": {"200": {"description": "For example, 3.17.2."}},
                 }
             },
         },
@@ -243,7 +247,7 @@ def _invocations(shown: Example) -> Json:
             },
             "400": {"description": "A bad row: its message names row, column, value and rule.",
                     "content": error},
-            "415": {"description": "Another content type, or another encoding than UTF-8.",
+            "415": {"description": "Another content type, or an encoding other than UTF-8.",
                     "content": {"text/plain": {"schema": text}}},
             "504": {"description": "The prediction took longer than the server's limit."},
         },

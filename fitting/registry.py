@@ -43,6 +43,7 @@ BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # ha
 MAX_VERSIONS = 200  # of the newest, which are searched
 CODE = {"laws": laws.__file__, "rows": input_checks.__file__, "spec": specs.__file__}
 DIGITS = 6  # of the error that a version's tag shows, and by which versions are compared
+CARD = keys.TAG_LIMIT - 600  # characters of a version's description, beside the answers it lists
 MAX_NAME_LENGTH = 256  # characters, the limit of MLflow's SQL stores
 MODEL = (
     "Predicts the validation losses of a language model from the mixture of its training data. "
@@ -322,9 +323,8 @@ def _register(
     client = mlflow.MlflowClient()
     _describe(client, name)
     about_columns = columns.description(spec, shown)
-    client.update_model_version(
-        name, number, markdown.joined([*about(f"models:/{name}/{number}"), about_columns])
-    )
+    parts = [*about(f"models:/{name}/{number}"), about_columns]
+    client.update_model_version(name, number, markdown.fitting_parts(parts, room=CARD))
     for tag, value in (
         (CV_ERROR, f"{cv_error:.{DIGITS}g}"),
         (FITTED_FOR, fitted_for),
@@ -360,6 +360,6 @@ def _why_not_champion(
     if float(f"{cv_error:.{DIGITS}g}") > float(f"{champion_error:.{DIGITS}g}"):
         return (
             f"champion is version {champion.version}, whose cross-validated error "
-            f"{champion_error:.4f} is less than {cv_error:.4f}"
+            f"{champion_error:.{DIGITS}g} is less than {cv_error:.{DIGITS}g}"
         )
     return ""

@@ -24,7 +24,7 @@ from fitting.selection.forms import Options
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import feasible
 from pipelines import entry
-from pipelines.command import advice, lineage, table, texts
+from pipelines.command import advice, backlinks, table, texts
 from pipelines.runs.fitted_runs import (
     Checkpoints,
     explored,
@@ -227,7 +227,7 @@ def fit(
         lines.append(f"  {changes.summary(previous, fitted, pulled, law)}")
     mlflow.set_tag(keys.NOTE, model_card.of_fit(fitted, registered, pulled, run))
     mlflow.log_text("\n".join(lines), layout.REPORT)
-    lineage.fitted(pulled.parents, run.info.run_id)
+    backlinks.link_fit(pulled.parents, run.info.run_id)
     print("\n".join(lines))
     return RegisteredFit(fitted, registered)
 

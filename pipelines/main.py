@@ -17,7 +17,7 @@ from optimization.domain import simplex
 from optimization.mixture.report import report
 from optimization.mixture.solve import Answer
 from pipelines import entry
-from pipelines.command import advice, lineage, table
+from pipelines.command import advice, backlinks, table
 from pipelines.fit import RegisteredFit, fit
 from pipelines.optimize import optimize
 from pipelines.prepare import log, prepare
@@ -139,7 +139,7 @@ def _description(
         [
             *verdict.summary(proof, standing),
             markdown.mixtures(answer.mixtures, below),
-            f"Predictor: {lineage.link(answer.predictor)}. Stages: {', '.join(links)}.",
+            f"Predictor: {backlinks.predictor_link(answer.predictor)}. Stages: {', '.join(links)}.",
             markdown.figure(
                 stages[keys.VERIFY], "measured_beside_predicted", f"Measured gain {proof.gain}"
             ),

@@ -11,7 +11,7 @@ from optimization.mixture import artifacts, solve
 from optimization.mixture.report import description, report
 from optimization.mixture.solve import Answer, Problem
 from pipelines import entry
-from pipelines.command import advice, lineage, table, texts
+from pipelines.command import advice, backlinks, table, texts
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.search_problem import Overrides
@@ -41,9 +41,9 @@ def optimize(
     answer = solve.solve(predictor, problem)
     artifacts.log(answer, trials_below=trials_below)
     run = mlflow.get_run(mlflow.active_run().info.run_id)
-    mlflow.set_tag(keys.NOTE, description(answer, lineage.link(predictor), run))
+    mlflow.set_tag(keys.NOTE, description(answer, backlinks.predictor_link(predictor), run))
     mlflow.log_text("\n".join(report(answer)), layout.REPORT)
-    lineage.asked(predictor, run.info.run_id, f"predicted gain {answer.gain:.4f}")
+    backlinks.link_answer(predictor, run.info.run_id, f"predicted gain {answer.gain:.4f}")
     return answer
 
 

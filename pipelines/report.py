@@ -1,11 +1,13 @@
 """`report`: what a study found, whether to believe it and what comes next, as one HTML file."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from pipelines import entry
 from pipelines.command import advice, table
@@ -41,12 +43,13 @@ def attach_report(active: mlflow.ActiveRun, study: str) -> str:
     try:
         run = mlflow.get_run(active.info.run_id)
         write(lineage.of(run), run, study)
-        figures = markdown.link("with figures", markdown.run_page(run, FILE))
-        mlflow.set_tag(keys.NOTE, f"{run.data.tags.get(keys.NOTE, '')}, {figures}")
-        return f"its artifact {FILE} tells all of this on one page"
     except Exception as error:  # whatever it is, the study is done
         again = _command("report", active, study=study)
         return f"{FILE} could not be written ({first_line(error)}); to try again:  {again}"
+    figures = markdown.link("with figures", markdown.run_page(run, FILE))
+    with suppress(MlflowException):  # one that is too long already
+        mlflow.set_tag(keys.NOTE, f"{run.data.tags.get(keys.NOTE, '')}, {figures}")
+    return f"{FILE}, among its artifacts, has all of this on one page"
 
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:

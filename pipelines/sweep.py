@@ -42,8 +42,8 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
     mlflow.set_tag(keys.BUNDLES, json.dumps(purpose.bundles))
     mlflow.log_dict(study.model_dump(mode="json"), "study.json")
     runs = planned_runs(prepared, active)
-    _describe(prepared, runs, active)
     _adopt(prepared, runs, active)
+    _describe(prepared, runs, active)
     train_missing(prepared, runs, machines, keys.SWEEP, active)
 
 
@@ -60,13 +60,13 @@ def _describe(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun)
     weights = (f"{name} {w:.2g}" for name, w in study.weights().items() if w)
     views = saved_view.links(place, tag)
     facts = {
-        "Proxies": f"{len(runs)} of {len(sizes)} sizes ({', '.join(sizes)} parameters): {views}",
+        "Proxies": f"{len(runs)} in {len(sizes)} sizes ({', '.join(sizes)} parameters): {views}",
         "Loss": f"{keys.unit_text(study.unit)}, weighted: {markdown.escaped(', '.join(weights))}",
         "Compared with": markdown.escaped(
             ", ".join(f"{name} {share:.3f}" for name, share in prepared.default.items())
         ),
     }
-    mlflow.set_tag(keys.NOTE, markdown.joined([f"**{question}**", markdown.facts(facts)]))
+    mlflow.set_tag(keys.NOTE, markdown.fitting_parts([f"**{question}**", markdown.facts(facts)]))
     saved_view.save(place, study.name, tag, list(study.domains), study.evaluated)
     question = f"**{question}** (study {markdown.escaped(study.name)})"
     experiment_page.describe(place, question, views)
@@ -83,9 +83,9 @@ def _adopt(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) ->
     others = {run.data.tags.get(keys.STUDY) for run in trained} - {prepared.tag}
     if others:
         raise InputError(
-            f"name: another study, {min(map(str, others))!r}, has trained runs of {prepared.tag!r} "
-            "in this experiment, and a fit would not find them; give the study that name, or "
-            "another experiment (--experiment-name)"
+            f"name: {min(map(str, others))!r}, another study or another version of this one, has "
+            f"trained runs of {prepared.tag!r} in this experiment, and a fit would not find them; "
+            "take that name, or another experiment (--experiment-name)"
         )
     for run_id, where in origin.origins(trained).items():
         if where == origin.UNPLANNED:

@@ -11,7 +11,7 @@ from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import BEST, DEFAULT
 from pipelines import entry
 from pipelines.benchmarks import harness
-from pipelines.command import advice, lineage, table, texts
+from pipelines.command import advice, backlinks, table, texts
 from pipelines.optimize import champion, optimize
 from pipelines.prepare import prepare
 from pipelines.proof import benchmarks, targets, verdict
@@ -49,9 +49,11 @@ def conclude(proof: Proof, standing: Standing, predictor: Predictor) -> list[str
     """Describe the active run by its verdict, link it to the predictor; the report's lines."""
     run = mlflow.get_run(mlflow.active_run().info.run_id)
     lines = verdict.report(proof, standing)
-    mlflow.set_tag(keys.NOTE, verdict.description(proof, standing, lineage.link(predictor), run))
+    mlflow.set_tag(
+        keys.NOTE, verdict.description(proof, standing, backlinks.predictor_link(predictor), run)
+    )
     mlflow.log_text("\n".join(lines), layout.REPORT)
-    lineage.asked(predictor, run.info.run_id, verdict.headline(proof, standing))
+    backlinks.link_answer(predictor, run.info.run_id, verdict.headline(proof, standing))
     return lines
 
 
@@ -93,7 +95,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     if suite:  # the verdict stands, whatever becomes of the benchmarks
         more = ["", *benchmarks.compare(proof.table, suite)]
         note = mlflow.get_run(active.info.run_id).data.tags[keys.NOTE]
-        mlflow.set_tag(keys.NOTE, markdown.joined([note, layout.description(more)]))
+        mlflow.set_tag(keys.NOTE, markdown.fitting_parts([note, layout.description(more)]))
         mlflow.log_text("\n".join(lines + more), layout.REPORT)
         print("\n".join(more))
 

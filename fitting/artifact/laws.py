@@ -506,7 +506,8 @@ class StackedMixing(_AtOneScale):
 
 
 def side_by_side(laws: Sequence[Any]) -> Any:
-    """Laws of one kind, but nested ones, as one law of all their losses, (n, B · V).
+    """Several laws of one kind as one law of all their losses, (n, B · V); nested laws cannot be
+    combined.
 
     They have their numbers in common, such as a power of φ; what they differ in are arrays.
     """
@@ -525,6 +526,10 @@ def side_by_side(laws: Sequence[Any]) -> Any:
             "weights": first.weights if shared else weights,
         }
     return replace(first, **values)
+
+
+def _has_nested(law: Any) -> bool:
+    return isinstance(law, NestedLaw) or any(map(_has_nested, getattr(law, "laws", ())))
 
 
 def _weighted(weights: Array, values: Sequence[Array]) -> Array:
@@ -682,8 +687,8 @@ class Interval:
     def _drawn(self, weights: Array, mixtures: Array, n_params: Array, tokens: Array) -> Array:
         """Σ w_i L_i by each law of the bootstrap, (B, n), or (B, n, k) for weights (V, k)."""
         place = mixtures, n_params, tokens
-        count, nested = len(self.bootstrap), isinstance(self.bootstrap[0], NestedLaw)
-        if nested or mixtures.size * count * len(weights) > FEW_NUMBERS:
+        count = len(self.bootstrap)
+        if _has_nested(self.bootstrap[0]) or mixtures.size * count * len(weights) > FEW_NUMBERS:
             return np.array([law.predict(*place) @ weights for law in self.bootstrap])
         losses = self._together.predict(*place).reshape(len(mixtures), count, -1)
         return np.asarray(losses.swapaxes(0, 1) @ weights)

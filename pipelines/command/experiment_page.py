@@ -27,7 +27,7 @@ def describe(experiment_id: str, question: str, views: str) -> None:
     if current and _digest(current) != tags.get(OURS):
         return
     stages = markdown.facts(STAGES, ("tag `stage`", "what the run holds"))
-    note = markdown.joined([question, f"Proxies: {views}.", stages])
+    note = markdown.fitting_parts([question, f"Proxies: {views}.", stages])
     client.set_experiment_tag(experiment_id, keys.NOTE, note)
     client.set_experiment_tag(experiment_id, OURS, _digest(note))
 

@@ -29,17 +29,26 @@ def save(
 ) -> None:
     """Save a view: a table of mixtures and last losses, and charts with the losses over tokens
     first. `study` is the tag of the runs; it is empty for imported runs."""
+    for most in range(MOST, -1, -1):  # fewer columns where names are long
+        text = _view(name, study, domains[:most], evaluated[:most])
+        if len(text) <= keys.TAG_LIMIT:
+            mlflow.MlflowClient().set_experiment_tag(experiment_id, TAG + _key(study), text)
+            return
+
+
+def _view(name: str, study: str, domains: Sequence[str], evaluated: Sequence[str]) -> str:
+    """A view as MLflow keeps it."""
     query = f"tags.{keys.STAGE} = '{keys.PROXY}'"
     first = keys.VAL_LOSS.rstrip("/")
     section = {"uuid": first, "name": first, "display": True, "isReordered": True}
     state = {
         "searchFilter": f"{query} and tags.{keys.STUDY} = '{study}'" if study else query,
-        "orderByKey": "attributes.start_time",  # the largest are trained first
-        "orderByAsc": True,
+        "orderByKey": _column("params", keys.N_PARAMS),  # by time, MLflow shows parents alone
+        "orderByAsc": False,
         "selectedColumns": [
             *(_column("params", key) for key in (keys.N_PARAMS, keys.SEED)),
-            *(_column("params", keys.MIXTURE + domain) for domain in domains[:MOST]),
-            *(_column("metrics", keys.VAL_LOSS + domain) for domain in evaluated[:MOST]),
+            *(_column("params", keys.MIXTURE + domain) for domain in domains),
+            *(_column("metrics", keys.VAL_LOSS + domain) for domain in evaluated),
         ],
         "runsHiddenMode": "FIRST_20_RUNS",
         "isAccordionReordered": True,
@@ -53,7 +62,7 @@ def save(
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     view = {"name": f"Proxies of {name}", "createdAt": 0, "state": f"deflate;{packed}"}
-    mlflow.MlflowClient().set_experiment_tag(experiment_id, TAG + _key(study), json.dumps(view))
+    return json.dumps(view)
 
 
 def _page(experiment_id: str, study: str, how: str) -> str:

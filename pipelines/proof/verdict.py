@@ -120,9 +120,12 @@ def description(proof: Proof, standing: Standing, predictor_link: str, run: Run)
 
 def summary(proof: Proof, standing: Standing) -> Lines:
     """The verdict and the reasons for caution, in Markdown."""
-    first = standing.misfit or _measured(proof)
+    first, more = _measured(proof), ""
+    if standing.misfit:
+        first, more = f"{standing.misfit}.", f"For what it is worth, {first}"
     return [
         f"**{headline(proof, standing)}**: {markdown.escaped(first)}",
+        markdown.escaped(more),
         markdown.cautions([*doubts(proof, standing)]),
     ]
 

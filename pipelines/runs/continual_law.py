@@ -20,7 +20,7 @@ from optimization.continual import solve
 from optimization.continual.report import CHECK, FITTED, CriticalAnswer
 from optimization.continual.solve import ForgettingCurve
 from optimization.domain import predictor as predictors
-from pipelines.command import lineage
+from pipelines.command import backlinks
 from training.record import keys
 
 
@@ -85,7 +85,7 @@ def fit_and_solve(pulled: Histories, question: Question) -> Solved:
     run = mlflow.get_run(mlflow.active_run().info.run_id)
     card = partial(model_card.version, fitted, spec, pulled, run)
     registered = registry.register(question.model, spec, fitted.choice.scores.objective_mae, card)
-    lineage.fitted(pulled.parents, run.info.run_id)
+    backlinks.link_fit(pulled.parents, run.info.run_id)
     mlflow.set_tags({"model_uri": registered.uri, "alias": registered.alias})
     forgetting = solve.solve(predictors.load(registered.uri), question.tolerances)
     return Solved(forgetting, sides, table, pulled.names)

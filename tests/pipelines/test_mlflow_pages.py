@@ -61,6 +61,7 @@ def test_an_answer_leads_to_its_predictor_its_fit_and_its_runs(
     assert all(len(value) < 20 for value in version.tags.values())
     imported = mlflow.get_experiment_by_name("mine")
     (above,) = client.search_runs([imported.experiment_id], f"tags.{keys.STAGE} = '{keys.IMPORT}'")
+    (proxy, *_) = client.search_runs([imported.experiment_id], f"tags.{keys.STAGE} = 'proxy'")
     fit_id = version.run_id
     assert f"runs/{fit_id}" in above.data.tags[keys.NOTE]
 
@@ -82,8 +83,10 @@ def test_an_answer_leads_to_its_predictor_its_fit_and_its_runs(
         driver.get(f"{address}#/experiments/{imported.experiment_id}/runs?{mode}")
         shown(driver, "Which mixture of")
         follow(driver, "mixtures and losses")
-        shown(driver, "val_loss/")
-        shown(driver, "mixture/")
+        for text in ("val_loss/", "mixture/", proxy.info.run_name):
+            shown(driver, text)
+        follow(driver, proxy.info.run_name)
+        shown(driver, proxy.info.run_id)
 
 
 def test_a_description_of_the_users_stays(store: str, tmp_path: Path) -> None:

@@ -97,27 +97,30 @@ def cautions(lines: Sequence[str]) -> str:
     return "\n".join(f"- ⚠ {escaped(line)}" for line in lines)
 
 
-def joined(parts: Sequence[str], end: str = "") -> str:
+def fitting_parts(parts: Iterable[str], end: str = "", room: int = TAG_LIMIT) -> str:
     """The parts of a description, the most important first, as far as they fit, and its end."""
-    text, room = "", TAG_LIMIT - len(end) - 2
+    text = ""
     for part in filter(None, map(masked, parts)):
-        if len(text) + len(part) + 2 <= room:
+        if len(text) + len(part) + 2 <= room - len(end) - 2:
             text += part + "\n\n"
     return (text + end).rstrip()
 
 
-def description(parts: Sequence[str], run: Run) -> str:
+def description(parts: Iterable[str], run: Run) -> str:
     """The description of a run that has a report among its artifacts, with a link to it."""
-    return joined(parts, link("the whole report", run_page(run, layout.REPORT)))
+    return fitting_parts(parts, link("the whole report", run_page(run, layout.REPORT)))
 
 
-def listed(text: str, heading: str, line: str) -> str:
-    """A description with one more line in the list below a heading, the newest first; older ones
-    give way where they do not fit."""
-    before, _, items = text.partition(f"\n\n**{heading}**\n\n")
-    lines = dict.fromkeys([f"- {line}", *items.splitlines()])
-    while True:
-        grown = "\n".join([f"{before}\n\n**{heading}**\n", *lines])
-        if len(grown) <= TAG_LIMIT or len(lines) == 1:
-            return grown if len(grown) <= TAG_LIMIT else text
-        lines.popitem()
+def with_line(text: str, heading: str, line: str) -> str:
+    """A description with one more line in the list below a heading, the newest first; the oldest
+    ones give way where they do not fit."""
+    before, _, below = text.partition(f"**{heading}**\n\n")
+    rows = below.splitlines()
+    count = next((i for i, row in enumerate(rows) if not row.startswith("- ")), len(rows))
+    lines, after = list(dict.fromkeys([f"- {line}", *rows[:count]])), rows[count:]
+    while lines:
+        grown = "\n".join([before.rstrip(), "", f"**{heading}**", "", *lines, *after]).lstrip()
+        if len(grown) <= TAG_LIMIT:
+            return grown
+        lines.pop()
+    return text

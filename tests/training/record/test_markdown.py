@@ -31,17 +31,19 @@ def test_a_table_of_mixtures_sums_up_small_domains() -> None:
 
 
 def test_parts_that_do_not_fit_are_left_out_whole() -> None:
-    text = markdown.joined(["first", "x" * TAG_LIMIT, "third"], "end")
+    text = markdown.fitting_parts(["first", "x" * TAG_LIMIT, "third"], "end")
     assert text == "first\n\nthird\n\nend"
 
 
 def test_a_list_takes_the_newest_line_first_and_forgets_the_oldest() -> None:
-    text = markdown.listed(markdown.listed("about", "Answers", "one"), "Answers", "two")
+    text = markdown.with_line(markdown.with_line("about", "Answers", "one"), "Answers", "two")
     assert text == "about\n\n**Answers**\n\n- two\n- one"
-    assert markdown.listed(text, "Answers", "one") == "about\n\n**Answers**\n\n- one\n- two"
+    assert markdown.with_line(text, "Answers", "one") == "about\n\n**Answers**\n\n- one\n- two"
     for i in range(300):
-        text = markdown.listed(text, "Answers", f"[run {i}](#/experiments/0/runs/{i:032d})")
+        text = markdown.with_line(text, "Answers", f"[run {i}](#/experiments/0/runs/{i:032d})")
     assert len(text) <= TAG_LIMIT
+    mine = text + "\n\nmy own words\n\nbelow it"
+    assert markdown.with_line(mine, "Answers", "x").endswith("\n\nmy own words\n\nbelow it")
     assert "run 299" in text
     assert "run 0]" not in text
     assert text.startswith("about\n\n**Answers**")
