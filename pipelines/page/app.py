@@ -86,7 +86,7 @@ def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
         layout.summary(reading),
         layout.warnings([*faults, *reading.warnings]),
         layout.losses(explorer, reading),
-        layout.found(explorer, now, explorer.searches.get(state.HERE)),
+        layout.found(explorer, now, explorer.searches.get(now.here)),
         copied(now.format, mixture, source, scale, default),
     ]
 
@@ -101,7 +101,7 @@ def _other_rows(before: state.State, after: state.State) -> bool:
 
 def _waits(explorer: Explorer, now: state.State) -> bool:
     """Whether the page waits for a search."""
-    here = explorer.searches.get(state.HERE)
+    here = explorer.searches.get(now.here)
     return explorer.search_at(now.target).running or bool(
         now.searched and here is not None and here.running
     )

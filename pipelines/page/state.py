@@ -4,6 +4,7 @@ The browser keeps the state and sends it with every event, so that the server ho
 page and several can be open.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
@@ -25,7 +26,7 @@ SHOWN = 12  # sliders where there are more than FEW variables
 FEW = 16
 TOPS = (0.05, 0.1, 0.2, 0.5, 1.0)  # ends of the sliders' common scale
 HEADROOM = 1.5  # from the largest compared proportion to the end of the scale
-HERE = "here"  # key of the search that the user starts
+HERE = "here"  # of the key of a search that the user starts
 FORMATS = ("JSON", "YAML", "Python", "train")
 
 
@@ -48,10 +49,16 @@ class State:
     moving: str = ""  # variable of the moves that came last
     before: tuple[float, ...] = ()  # proportions before these moves
     turn: int = 0  # counts the events
+    page: str = ""  # tells open pages apart
 
     @property
     def target(self) -> Target:
         return Target(self.n_params, self.tokens)
+
+    @property
+    def here(self) -> tuple[str, str]:
+        """Key of the search that the user starts on this page."""
+        return HERE, self.page
 
     def rules(self, explorer: Explorer) -> Rules:
         """The rules of the page, without its locks."""
@@ -81,7 +88,8 @@ def first(explorer: Explorer) -> State:
     target = explorer.target
     rules = explorer.rules(target, {})
     _, default = explorer.default
-    state = State(_placed(explorer, rules, default), target.n_params, target.tokens)
+    placed = _placed(explorer, rules, default)
+    state = State(placed, target.n_params, target.tokens, page=secrets.token_hex(8))
     return _arranged(explorer, state)
 
 
@@ -196,7 +204,7 @@ def _start(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
 
 def _take(explorer: Explorer, state: State, _event: Mapping[str, Any]) -> State:
     """The page has the mixture that the search from here found."""
-    search = explorer.searches.get(HERE)
+    search = explorer.searches.get(state.here)
     if search is None or search.best is None:
         raise InputError("there is no answer to take; search first")
     return _at(explorer, state, search.best)
@@ -235,7 +243,7 @@ def _search(explorer: Explorer, state: State, _event: Mapping[str, Any]) -> Stat
         radius = texts.number("how far from here", state.radius)
         constraints = replace(problem.constraints, trust=radius)
         problem = replace(problem, constraints=constraints, centre=state.mixture(explorer))
-    explorer.searches.start(HERE, explorer.at(state.target), problem)
+    explorer.searches.start(state.here, explorer.at(state.target), problem)
     return replace(state, searched=True)
 
 

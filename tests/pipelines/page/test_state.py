@@ -145,7 +145,7 @@ def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer
         {"kind": "radius", "name": "", "value": "0.1"},
         {"kind": "search", "name": ""},
     )  # fmt: skip
-    search = explorer.searches.get(state.HERE)
+    search = explorer.searches.get(page.here)
     assert search is not None
     again = after(explorer, page, {"kind": "search", "name": ""})
     assert not search.running or "a search is running" in again.message
@@ -155,9 +155,27 @@ def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer
     assert page.proportions[1] == 0.2
     assert page.proportions[2] == pytest.approx(0.2, abs=2e-4)  # the region's edge
     assert sum(page.proportions) == pytest.approx(1, abs=1e-12)
-    parts = str(layout.found(explorer, page, explorer.searches.get(state.HERE)))
+    parts = str(layout.found(explorer, page, explorer.searches.get(page.here)))
     assert "certified by a bound of the law" in parts
     assert "Take it" in parts
+
+
+def test_each_page_takes_the_answer_of_its_own_search(explorer: Explorer) -> None:
+    pages = []
+    for code in ("0.3", "0.1"):
+        page = after(
+            explorer, state.first(explorer),
+            {"kind": "number", "name": "code", "value": code},
+            {"kind": "lock", "name": "code"},
+            {"kind": "search", "name": ""},
+        )  # fmt: skip
+        pages.append(page)
+    for page in pages:
+        search = explorer.searches.get(page.here)
+        assert search is not None
+        search.thread.join()
+    taken = [after(explorer, page, {"kind": "take", "name": ""}) for page in pages]
+    assert [page.proportions[1] for page in taken] == [0.3, 0.1]
 
 
 def test_another_target_has_another_best_mixture(explorer: Explorer) -> None:
