@@ -30,6 +30,8 @@ FILLED = (
     "copy-text",
 )
 
+ROWS_OF = ("shown", "top", "locked", "bounds", "n_params", "tokens", "filter", "known")
+
 
 def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
     """The page of an explorer as a Flask application (`.server`)."""
@@ -92,11 +94,8 @@ def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
 
 
 def _other_rows(before: state.State, after: state.State) -> bool:
-    """Whether other sliders, bounds or locks are shown."""
-    return any(
-        getattr(before, name) != getattr(after, name)
-        for name in ("shown", "top", "locked", "bounds", "tokens", "filter")
-    )
+    """Whether other sliders, bounds, locks or marks are shown."""
+    return any(getattr(before, name) != getattr(after, name) for name in ROWS_OF)
 
 
 def _waits(explorer: Explorer, now: state.State) -> bool:

@@ -18,7 +18,8 @@ from training.record.layout import short_count
 from training.record.mixtures import checked_weights
 
 Array = np.ndarray
-Bounds = Mapping[str, Limits]  # by variable
+Ends = tuple[float | None, float | None]  # lowest and highest; None: the problem's
+Bounds = Mapping[str, Ends]  # by variable
 
 START_TRIALS = 60  # of Optuna; the polished best of them is certified as that of more trials is
 
@@ -86,9 +87,13 @@ class Explorer:
         return self._rules[key]
 
     def constraints(self, bounds: Bounds) -> Constraints:
-        """The problem's constraints with these bounds of variables."""
+        """The problem's constraints with these bounds of variables; an open end is its own."""
         own = self.problem.constraints
-        named = {"+".join(own.bundles.get(name, [name])): limits for name, limits in bounds.items()}
+        named: dict[str, Limits] = {}
+        for name, (low, high) in bounds.items():
+            key = "+".join(own.bundles.get(name, [name]))
+            lowest, highest = own.bounds.get(key, (0.0, 1.0))
+            named[key] = (lowest if low is None else low, highest if high is None else high)
         return replace(own, bounds={**own.bounds, **named})
 
     def search_at(self, target: Target) -> RunningSearch:

@@ -105,6 +105,24 @@ def test_locks_bounds_and_starts(explorer: Explorer) -> None:
     assert [*page.mixture(explorer).values()] == pytest.approx([*best.values()], abs=1e-4)
 
 
+def test_clearing_a_bound_leaves_the_other_end(predictor: Predictor) -> None:
+    explorer = explore.explorer(predictor, None)
+    own = replace(explorer.problem.constraints, bounds={"papers": (0.01, 0.5)})
+    explorer.problem = replace(explorer.problem, constraints=own)
+    page = after(
+        explorer, state.first(explorer),
+        {"kind": "low", "name": "papers", "value": "0.05"},
+        {"kind": "high", "name": "papers", "value": "0.3"},
+        {"kind": "low", "name": "papers", "value": ""},
+    )  # fmt: skip
+    assert page.bounds == {"papers": (None, 0.3)}
+    shown = state.controls(explorer, page)
+    assert (shown["low"]["papers"], shown["high"]["papers"]) == ("0.01", "0.3")
+    page = after(explorer, page, {"kind": "high", "name": "papers", "value": ""})
+    assert page.bounds == {}
+    assert state.controls(explorer, page)["high"]["papers"] == "0.5"
+
+
 def test_a_slider_that_goes_back_takes_the_others_back(explorer: Explorer) -> None:
     page = first = state.first(explorer)
     for value in ("0.4", "0.9", "1", "0.6", "0.2"):
@@ -135,6 +153,16 @@ def test_a_mistake_changes_nothing(explorer: Explorer, event: dict[str, Any], me
     wrong = after(explorer, page, event)
     assert message in wrong.message
     assert replace(wrong, message="", turn=page.turn) == page
+
+
+def test_a_message_stays_until_the_next_change(explorer: Explorer) -> None:
+    page = after(
+        explorer, state.first(explorer),
+        {"kind": "number", "name": "web", "value": "2"},
+        {"kind": "tick", "name": ""},
+    )  # fmt: skip
+    assert "web can lie from 0 to 1" in page.message
+    assert after(explorer, page, {"kind": "lock", "name": "web"}).message == ""
 
 
 def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer) -> None:
@@ -183,6 +211,8 @@ def test_another_target_has_another_best_mixture(explorer: Explorer) -> None:
     assert page.target == Target(64e6, 8e8)
     search = explorer.search_at(page.target)
     search.thread.join()
+    found = after(explorer, page, {"kind": "tick", "name": ""})
+    assert ("best" in page.known, "best" in found.known) == (False, True)
     reading = explorer.read(DEFAULT, page.target)
     assert (
         reading.prediction.objective
