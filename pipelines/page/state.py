@@ -11,11 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from fitting.artifact.spec import Target
 from optimization.domain.feasible import feasible
 from optimization.mixture.solve import OBSERVED, Mixture
 from pipelines.command import texts
 from pipelines.page import moves
-from pipelines.page.explorer import Ends, Explorer, Target
+from pipelines.page.explorer import Ends, Explorer
 from pipelines.page.moves import Rules
 from training.record.errors import InputError
 
@@ -131,6 +132,7 @@ def updated(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State
     """The page after an event: its kind, and where it has them the name of what it is about and
     the value. A mistake changes nothing but the message, and what is no change leaves it."""
     after = _changed(explorer, state, event) if event["kind"] in _CHANGES else state
+    explorer.searches.want(after.page, after.target, *([after.here] if after.searched else []))
     return replace(after, turn=state.turn + 1, known=_known(explorer, after))
 
 

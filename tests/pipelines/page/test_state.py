@@ -2,6 +2,9 @@
 
 import json
 import shlex
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +13,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from fitting.artifact.spec import Target
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
+from optimization.mixture import solve
 from pipelines import explore
 from pipelines.command import texts
 from pipelines.page import app, copies, layout, state
 from pipelines.page.copies import Source
-from pipelines.page.explorer import Explorer, Target
+from pipelines.page.explorer import Explorer
 from pipelines.page.state import State
 from tests.pipelines.page.conftest import DEFAULT
 from tests.support import synthetic, wide
@@ -31,6 +36,20 @@ def explorer(predictor: Predictor) -> Explorer:
     made = explore.explorer(predictor, None)
     made.search_at(made.target).thread.join()
     return made
+
+
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Searches wait until this is set."""
+    free, solved = threading.Event(), solve.solve
+
+    def waits(*args: Any, **options: Any) -> solve.Answer:
+        assert free.wait(60)
+        return solved(*args, **options)
+
+    monkeypatch.setattr(solve, "solve", waits)
+    yield free
+    free.set()
 
 
 def after(explorer: Explorer, page: State, *events: dict[str, Any]) -> State:
@@ -165,7 +184,9 @@ def test_a_message_stays_until_the_next_change(explorer: Explorer) -> None:
     assert after(explorer, page, {"kind": "lock", "name": "web"}).message == ""
 
 
-def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer) -> None:
+def test_a_search_from_here_keeps_locks_bounds_and_the_region(
+    explorer: Explorer, blocked: threading.Event
+) -> None:
     page = after(
         explorer, state.first(explorer),
         {"kind": "lock", "name": "code"},
@@ -176,7 +197,9 @@ def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer
     search = explorer.searches.get(page.here)
     assert search is not None
     again = after(explorer, page, {"kind": "search", "name": ""})
-    assert not search.running or "a search is running" in again.message
+    assert "a search is running" in again.message
+    assert explorer.searches.get(page.here) is search
+    blocked.set()
     search.thread.join()
     assert search.error is None
     page = after(explorer, page, {"kind": "take", "name": ""})
@@ -222,6 +245,26 @@ def test_another_target_has_another_best_mixture(explorer: Explorer) -> None:
     assert "4× the parameters of the largest fitted model (16M)." in line
     beyond = explorer.read(DEFAULT, explorer.target).warnings
     assert "4× the most tokens of a fitted run (800M)" in beyond[-1]
+
+
+def test_a_search_that_waits_is_dropped_when_its_page_goes_on(
+    explorer: Explorer, blocked: threading.Event
+) -> None:
+    """Of the targets typed in one after another only the first and the last are searched."""
+    pages = [state.first(explorer) for _ in range(2)]
+    typed = [{"kind": "tokens", "name": "", "value": f"{8 + i}e8"} for i in range(4)]
+    pages[0] = after(explorer, pages[0], typed[0])
+    searches = [explorer.search_at(pages[0].target)]
+    while not searches[0].begun:
+        time.sleep(0.001)
+    pages[1] = after(explorer, pages[1], typed[2])
+    for event in typed[1:]:
+        pages[0] = after(explorer, pages[0], event)
+        searches.append(explorer.search_at(pages[0].target))
+    blocked.set()
+    for search in searches:
+        search.thread.join()
+    assert [search.begun for search in searches] == [True, False, True, True]  # one by the other
 
 
 def test_a_strange_mixture_warns(explorer: Explorer) -> None:
