@@ -72,7 +72,7 @@ def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
 def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
     """The parts of the page that depend on the mixture, in the order of `FILLED`."""
     mixture = now.mixture(explorer)
-    reading = explorer.read(mixture, now.target)
+    comparison = explorer.read(mixture, now.target)
     _, default = explorer.default
     only = explorer.predictor.spec.only
     scale = {k: v for k, v in vars(now.target).items() if getattr(only, k) is None}
@@ -85,9 +85,9 @@ def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
         layout.starts(explorer, now),
         layout.rest(explorer, now),
         now.message,
-        layout.summary(reading),
-        layout.warnings([*faults, *reading.warnings]),
-        layout.losses(explorer, reading),
+        layout.summary(comparison),
+        layout.warnings([*faults, *comparison.warnings]),
+        layout.losses(explorer, comparison),
         layout.found(explorer, now, explorer.searches.get(now.here)),
         copied(now.format, mixture, source, scale, default),
     ]

@@ -36,7 +36,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Comparison:
     """The prediction for the current mixture, beside those it is compared with."""
 
     prediction: Prediction
@@ -107,12 +107,12 @@ class Explorer:
             if name != OBSERVED
         }
 
-    def read(self, mixture: Mixture, target: Target) -> Reading:
+    def read(self, mixture: Mixture, target: Target) -> Comparison:
         """All that the page shows of a mixture."""
         row = np.array([[mixture[d] for d in self.domains]])
         compared = self.compared(target)
         prediction = self.predict(mixture, target)
-        return Reading(
+        return Comparison(
             prediction,
             compared,
             {

@@ -66,25 +66,25 @@ def test_the_numbers_are_the_predictors(explorer: Explorer, predictor: Predictor
     )
     mixture = page.mixture(explorer)
     assert mixture == {"web": 0.6, "code": 0.4, "papers": 0.0}
-    reading = explorer.read(mixture, page.target)
+    comparison = explorer.read(mixture, page.target)
     row = pd.DataFrame([keys.with_prefix(keys.MIXTURE, mixture)])
     best = explorer.search_at(page.target).best
     assert best is not None
     for name, reference in (("default", DEFAULT), ("best", best)):
         params = {"reference": reference, "domain_intervals": True}
         answer = predictor.loaded.predict(row, params=params).iloc[0]
-        assert reading.prediction.objective == answer["objective"]
-        assert reading.prediction.low == answer["objective_low"]
-        mean, half = reading.differences[name]
+        assert comparison.prediction.objective == answer["objective"]
+        assert comparison.prediction.low == answer["objective_low"]
+        mean, half = comparison.differences[name]
         assert mean == pytest.approx(answer["difference"], abs=1e-12)
         assert mean + half == pytest.approx(answer["difference_high"], abs=1e-12)
-        losses, halves = reading.by_loss[name]
+        losses, halves = comparison.by_loss[name]
         weighted = float(losses @ predictor.weights)
         assert weighted == pytest.approx(answer["difference"], abs=1e-12)
         assert (halves > 0).all()
         assert half < halves.max()
     for name in predictor.val_domains:
-        assert reading.prediction.losses_high[name] == answer[keys.VAL_LOSS_HIGH + name]
+        assert comparison.prediction.losses_high[name] == answer[keys.VAL_LOSS_HIGH + name]
 
 
 def test_a_difference_of_one_loss_is_that_of_an_objective_of_it_alone(explorer: Explorer) -> None:
@@ -236,12 +236,12 @@ def test_another_target_has_another_best_mixture(explorer: Explorer) -> None:
     search.thread.join()
     found = after(explorer, page, {"kind": "tick", "name": ""})
     assert ("best" in page.known, "best" in found.known) == (False, True)
-    reading = explorer.read(DEFAULT, page.target)
+    comparison = explorer.read(DEFAULT, page.target)
     assert (
-        reading.prediction.objective
+        comparison.prediction.objective
         == explorer.predictor.at(64e6, 8e8).predict_one(DEFAULT).objective
     )
-    (line,) = reading.warnings
+    (line,) = comparison.warnings
     assert "4× the parameters of the largest fitted model (16M)." in line
     beyond = explorer.read(DEFAULT, explorer.target).warnings
     assert "4× the most tokens of a fitted run (800M)" in beyond[-1]
@@ -290,7 +290,7 @@ def test_a_strange_mixture_warns(explorer: Explorer) -> None:
 
 def test_what_is_copied_can_be_pasted(explorer: Explorer, registered: Any) -> None:
     mixture = {"web": 0.4321, "code": 0.3, "papers": 0.2679}
-    source = Source(registered.model, "0", "my study.yaml", "64M")
+    source = Source(registered.model, "0", "my study.yaml", "64M", "500", Target(64e6, 8e8))
     scale = {"n_params": 64e6, "tokens": 8e8}
     text = {form: copies.copied(form, mixture, source, scale, DEFAULT) for form in state.FORMATS}
     assert texts.mixture(text["JSON"], DOMAINS) == mixture
@@ -300,7 +300,13 @@ def test_what_is_copied_can_be_pasted(explorer: Explorer, registered: Any) -> No
     words = shlex.split(text["train"])
     assert words[:8] == ["mlflow", "run", ".", "--env-manager", "uv", "-e", "train", "-P"]
     given = dict(word.split("=", 1) for word in words[8::2])
-    assert given["study"] == "my study.yaml"
+    assert (given["study"], given["steps"]) == ("my study.yaml", "500")
+    other = copies.copied("train", mixture, source, {**scale, "tokens": 4e8}, DEFAULT)
+    comment = (
+        "# trains the study's target, of 64M parameters and 800M tokens; "
+        "the page is at 64M parameters and 400M tokens"
+    )
+    assert other.splitlines() == [comment, text["train"]]
     assert texts.mixture(given["mixture"], DOMAINS) == mixture
     printed: list[Any] = []
     exec(text["Python"], {"print": printed.append})  # as a user would
