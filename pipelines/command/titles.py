@@ -40,9 +40,11 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
 
 
 def model_title(uri: str) -> str:
-    """`models:/name/3` and `models:/name@alias` as `name v3`, if that version exists."""
+    """`models:/name/3` and `models:/name@alias` as `name v3`; an alias of nothing as it is."""
     version = registry.version_of(uri)
-    return f"{version.name} v{version.version}" if version else uri.removeprefix("models:/")
+    text = f"{version.name}/{version.version}" if version else uri.removeprefix("models:/")
+    name, _, number = text.rpartition("/")
+    return f"{name} v{number}" if name and number.isdigit() else text
 
 
 def generated(name: str) -> bool:
