@@ -1,12 +1,13 @@
 """`explore`: a page to play with a registered predictor, with sliders for the proportions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlflow
-from mlflow.exceptions import MlflowException
 from threadpoolctl import threadpool_limits
 
+from fitting import registry
+from fitting.artifact.spec import Target
 from fitting.registry import CHAMPION, DEFAULT_NAME
 from optimization.domain import predictor as predictors
 from optimization.domain.feasible import feasible
@@ -72,14 +73,8 @@ def default(
 
 def pinned(uri: str) -> str:
     """The URI of the version that an alias names now."""
-    name, at, alias = uri.removeprefix("models:/").partition("@")
-    if not at:
-        return uri
-    try:
-        version = mlflow.MlflowClient().get_model_version_by_alias(name, alias).version
-    except MlflowException:
-        return uri  # loading it says what is wrong
-    return f"models:/{name}/{version}"
+    version = registry.version_of(uri)  # if it is None, loading it says what is wrong
+    return f"models:/{version.name}/{version.version}" if version else uri
 
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
@@ -93,8 +88,11 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     search.thread.join()
     if search.error is not None:
         raise search.error
-    size = study.target.size if study else ""
-    source = Source(uri, active.info.experiment_id, parameters.study, size)
+    source = Source(uri, active.info.experiment_id)
+    if study:
+        size, steps = study.target.size, str(study.target.steps)
+        target = Target(study.size(size).n_params, study.target_tokens())
+        source = replace(source, study=parameters.study, size=size, steps=steps, target=target)
     made = app.app(explored, source, titles.model_title(uri))
     if not server.is_loopback(parameters.host):
         print(f"WARNING: whoever reaches port {listening.getsockname()[1]} can use the page")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
-from mlflow.exceptions import MlflowException
 from mlflow.utils import name_utils
 
+from fitting import registry
 from fitting.registry import CHAMPION, DEFAULT_NAME
 from training.record import keys
 
@@ -40,15 +40,9 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
 
 
 def model_title(uri: str) -> str:
-    """`models:/name/3` and `models:/name@alias` as `name v3`, if that version exists."""
-    text = uri.removeprefix("models:/")
-    name, _, alias = text.partition("@")
-    if alias:
-        try:
-            version = mlflow.MlflowClient().get_model_version_by_alias(name, alias).version
-        except MlflowException:
-            return text
-        return f"{name} v{version}"
+    """`models:/name/3` and `models:/name@alias` as `name v3`; an alias of nothing as it is."""
+    version = registry.version_of(uri)
+    text = f"{version.name}/{version.version}" if version else uri.removeprefix("models:/")
     name, _, number = text.rpartition("/")
     return f"{name} v{number}" if name and number.isdigit() else text
 

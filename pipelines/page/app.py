@@ -30,6 +30,8 @@ FILLED = (
     "copy-text",
 )
 
+ROWS_OF = ("shown", "top", "locked", "bounds", "n_params", "tokens", "filter", "known")
+
 
 def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
     """The page of an explorer as a Flask application (`.server`)."""
@@ -70,7 +72,7 @@ def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
 def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
     """The parts of the page that depend on the mixture, in the order of `FILLED`."""
     mixture = now.mixture(explorer)
-    reading = explorer.read(mixture, now.target)
+    comparison = explorer.read(mixture, now.target)
     _, default = explorer.default
     only = explorer.predictor.spec.only
     scale = {k: v for k, v in vars(now.target).items() if getattr(only, k) is None}
@@ -83,25 +85,22 @@ def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
         layout.starts(explorer, now),
         layout.rest(explorer, now),
         now.message,
-        layout.summary(reading),
-        layout.warnings([*faults, *reading.warnings]),
-        layout.losses(explorer, reading),
-        layout.found(explorer, now, explorer.searches.get(state.HERE)),
+        layout.summary(comparison),
+        layout.warnings([*faults, *comparison.warnings]),
+        layout.losses(explorer, comparison),
+        layout.found(explorer, now, explorer.searches.get(now.here)),
         copied(now.format, mixture, source, scale, default),
     ]
 
 
 def _other_rows(before: state.State, after: state.State) -> bool:
-    """Whether other sliders, bounds or locks are shown."""
-    return any(
-        getattr(before, name) != getattr(after, name)
-        for name in ("shown", "top", "locked", "bounds", "tokens", "filter")
-    )
+    """Whether other sliders, bounds, locks or marks are shown."""
+    return any(getattr(before, name) != getattr(after, name) for name in ROWS_OF)
 
 
 def _waits(explorer: Explorer, now: state.State) -> bool:
     """Whether the page waits for a search."""
-    here = explorer.searches.get(state.HERE)
+    here = explorer.searches.get(now.here)
     return explorer.search_at(now.target).running or bool(
         now.searched and here is not None and here.running
     )

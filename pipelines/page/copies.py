@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import mlflow
 import yaml
 
+from fitting.artifact.spec import Target
 from pipelines.command import advice
 from training.record import keys, secrets
+from training.record.layout import short_count
 
 WIDTH = 100
+LABELS = {"n_params": "parameters", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Source:
     experiment_id: str
     study: str = ""
     size: str = ""  # of the study's target
+    steps: str = ""
+    target: Target | None = None  # the study's
 
 
 def copied(form: str, mixture: Mapping[str, float], source: Source, scale: Mapping[str, float],
@@ -37,7 +42,20 @@ def copied(form: str, mixture: Mapping[str, float], source: Source, scale: Mappi
         return _python(mixture, source, scale, reference)
     proportions = ",".join(f"{domain}={share:.12g}" for domain, share in mixture.items())
     given = {"study": source.study or "STUDY", "size": source.size or "SIZE"}
-    return advice.command("train", source.experiment_id, **given, mixture=proportions)
+    given |= {"steps": source.steps} if source.steps else {}
+    command = advice.command("train", source.experiment_id, **given, mixture=proportions)
+    return _other_scale(source.target, scale) + command
+
+
+def _other_scale(target: Target | None, scale: Mapping[str, float]) -> str:
+    """A comment line if the study's target has another scale than the page."""
+    if target is None or scale.items() <= vars(target).items():
+        return ""
+    texts = [
+        " and ".join(f"{short_count(values[name])} {LABELS[name]}" for name in scale)
+        for values in (vars(target), scale)
+    ]
+    return f"# trains the study's target, of {texts[0]}; the page is at {texts[1]}\n"
 
 
 def _flow(value: object) -> str:

@@ -1,11 +1,12 @@
 """What the page knows: a predictor, a search problem, and the mixtures to compare with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from fitting.artifact.spec import Target
 from optimization.domain import constraints, objective
 from optimization.domain.constraints import Constraints, Limits
 from optimization.domain.differences import Differences
@@ -18,17 +19,11 @@ from training.record.layout import short_count
 from training.record.mixtures import checked_weights
 
 Array = np.ndarray
-Bounds = Mapping[str, Limits]  # by variable
+Ends = tuple[float | None, float | None]  # lowest and highest; None: the problem's
+Bounds = Mapping[str, Ends]  # by variable
 
+KEPT = 64  # targets, rules and comparisons
 START_TRIALS = 60  # of Optuna; the polished best of them is certified as that of more trials is
-
-
-@dataclass(frozen=True)
-class Target:
-    """The scale of the model that is predicted."""
-
-    n_params: float
-    tokens: float
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Comparison:
     """The prediction for the current mixture, beside those it is compared with."""
 
     prediction: Prediction
@@ -76,19 +71,20 @@ class Explorer:
 
     def at(self, target: Target) -> Predictor:
         """The predictor at another scale, the same object for the same scale."""
-        return self._predictors.setdefault(target, self.predictor.at(**vars(target)))
+        return self.predictor if target == self.target else self._at(target)
 
     def rules(self, target: Target, bounds: Bounds) -> Rules:
         """The problem's rules with these bounds of variables in place of its own."""
-        key = (target.tokens, tuple((name, *limits) for name, limits in sorted(bounds.items())))
-        if key not in self._rules:
-            self._rules[key] = Rules.of(self.constraints(bounds), self.domains, target.tokens)
-        return self._rules[key]
+        return self._rules(target.tokens, tuple(sorted(bounds.items())))
 
     def constraints(self, bounds: Bounds) -> Constraints:
-        """The problem's constraints with these bounds of variables."""
+        """The problem's constraints with these bounds of variables; an open end is its own."""
         own = self.problem.constraints
-        named = {"+".join(own.bundles.get(name, [name])): limits for name, limits in bounds.items()}
+        named: dict[str, Limits] = {}
+        for name, (low, high) in bounds.items():
+            key = "+".join(own.bundles.get(name, [name]))
+            lowest, highest = own.bounds.get(key, (0.0, 1.0))
+            named[key] = (lowest if low is None else low, highest if high is None else high)
         return replace(own, bounds={**own.bounds, **named})
 
     def search_at(self, target: Target) -> RunningSearch:
@@ -105,23 +101,18 @@ class Explorer:
 
     def compared(self, target: Target) -> dict[str, Compared]:
         """The default mixture and, once it is found, the best one."""
-        best = self.search_at(target).best
-        name, default = self.default
-        for key, mixture in ((name, default), (BEST, best)):
-            if mixture is not None and (target, key) not in self._compared:
-                self._compared[target, key] = self._compare(mixture, self.at(target))
         return {
-            key: self._compared[target, key]
-            for key in (name, BEST)
-            if (target, key) in self._compared
+            name: self._compared(target, tuple(mixture.items()))
+            for name, mixture in self.mixtures(target).items()
+            if name != OBSERVED
         }
 
-    def read(self, mixture: Mixture, target: Target) -> Reading:
+    def read(self, mixture: Mixture, target: Target) -> Comparison:
         """All that the page shows of a mixture."""
         row = np.array([[mixture[d] for d in self.domains]])
         compared = self.compared(target)
         prediction = self.predict(mixture, target)
-        return Reading(
+        return Comparison(
             prediction,
             compared,
             {
@@ -186,10 +177,10 @@ class Explorer:
         beyond = f"The target has {' and '.join(parts)}. The intervals allow for that."
         return [beyond] if parts else []
 
-    def _compare(self, mixture: Mixture, predictor: Predictor) -> Compared:
+    def _compare(self, mixture: Mixture, target: Target) -> Compared:
+        predictor = self.at(target)
         plain = objective.weighted(predictor, self.weights)
         base = np.array([mixture[d] for d in self.domains])
-        target = Target(predictor.n_params, predictor.tokens)
         return Compared(
             mixture, self.predict(mixture, target), Differences.of(predictor, plain, base)
         )
@@ -199,13 +190,16 @@ class Explorer:
         return self.predictor.explored()
 
     @cached_property
-    def _predictors(self) -> dict[Target, Predictor]:
-        return {self.target: self.predictor}
+    def _at(self) -> Callable[[Target], Predictor]:
+        return lru_cache(KEPT)(lambda target: self.predictor.at(**vars(target)))
 
     @cached_property
-    def _rules(self) -> dict[object, Rules]:
-        return {}
+    def _rules(self) -> Callable[[float, tuple[tuple[str, Ends], ...]], Rules]:
+        def of(tokens: float, bounds: tuple[tuple[str, Ends], ...]) -> Rules:
+            return Rules.of(self.constraints(dict(bounds)), self.domains, tokens)
+
+        return lru_cache(KEPT)(of)
 
     @cached_property
-    def _compared(self) -> dict[tuple[Target, str], Compared]:
-        return {}
+    def _compared(self) -> Callable[[Target, tuple[tuple[str, float], ...]], Compared]:
+        return lru_cache(KEPT)(lambda target, shares: self._compare(dict(shares), target))

@@ -1,4 +1,4 @@
-"""What the page looks like: Dash components of a state and a reading."""
+"""What the page looks like: Dash components of a state and a comparison."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from dash import dcc, html
 from optimization.domain.predictor import Prediction
 from optimization.mixture.report import certainty
 from optimization.mixture.solve import BEST, OBSERVED
-from pipelines.page.explorer import Explorer, Reading
+from pipelines.page.explorer import Comparison, Explorer
 from pipelines.page.searches import RunningSearch
 from pipelines.page.state import FEW, FORMATS, State, controls
 from training.record import keys
@@ -197,13 +197,13 @@ def rest(explorer: Explorer, state: State) -> Parts:
     return [*parts, html.Span("sum"), html.Span(f"{sum(state.proportions):.{places}f}", id="sum")]
 
 
-def summary(reading: Reading) -> Parts:
+def summary(comparison: Comparison) -> Parts:
     """The weighted loss of the current mixture, and its differences from the others."""
-    now = reading.prediction
+    now = comparison.prediction
     head = ("", "loss, 90 % interval", "current − it, 90 % interval", "")
     body = [_summary_row("current", now, None)]
-    for name, other in reading.compared.items():
-        body.append(_summary_row(name, other.prediction, reading.differences[name]))
+    for name, other in comparison.compared.items():
+        body.append(_summary_row(name, other.prediction, comparison.differences[name]))
     parts: Parts = [
         html.Table(
             [html.Thead(html.Tr([html.Th(text) for text in head])), html.Tbody(body)],
@@ -216,7 +216,7 @@ def summary(reading: Reading) -> Parts:
         f"{now.accuracies_high[task]:.3f}]; "
         + ", ".join(
             f"{name} {other.prediction.accuracies[task]:.3f}"
-            for name, other in reading.compared.items()
+            for name, other in comparison.compared.items()
         )
         + "."
         for task, value in now.accuracies.items()
@@ -261,14 +261,14 @@ def signed(value: float) -> str:
     return text[1:] if float(f"{value:.4f}") == 0 else text
 
 
-def losses(explorer: Explorer, reading: Reading) -> Parts:
+def losses(explorer: Explorer, comparison: Comparison) -> Parts:
     """Each validation loss: the differences from the default mixture as marks on a line, with 90 %
     intervals, and the numbers."""
-    names, now = explorer.predictor.val_domains, reading.prediction
-    base = next(iter(reading.compared))
-    mean, half = reading.by_loss[base]
-    by_loss = reading.compared[base].prediction.losses
-    best = reading.compared.get(BEST)
+    names, now = explorer.predictor.val_domains, comparison.prediction
+    base = next(iter(comparison.compared))
+    mean, half = comparison.by_loss[base]
+    by_loss = comparison.compared[base].prediction.losses
+    best = comparison.compared.get(BEST)
     shift = np.array([best.prediction.losses[n] - by_loss[n] if best else 0.0 for n in names])
     chosen = np.sort(np.argsort(-np.maximum(np.abs(mean), np.abs(shift)), kind="stable")[:LOSSES])
     ends = np.abs([mean - half, mean + half, shift])[:, chosen].max()

@@ -4,17 +4,19 @@ The browser keeps the state and sends it with every event, so that the server ho
 page and several can be open.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
+from fitting.artifact.spec import Target
 from optimization.domain.feasible import feasible
 from optimization.mixture.solve import OBSERVED, Mixture
 from pipelines.command import texts
 from pipelines.page import moves
-from pipelines.page.explorer import Explorer, Target
+from pipelines.page.explorer import Ends, Explorer
 from pipelines.page.moves import Rules
 from training.record.errors import InputError
 
@@ -25,7 +27,8 @@ SHOWN = 12  # sliders where there are more than FEW variables
 FEW = 16
 TOPS = (0.05, 0.1, 0.2, 0.5, 1.0)  # ends of the sliders' common scale
 HEADROOM = 1.5  # from the largest compared proportion to the end of the scale
-HERE = "here"  # key of the search that the user starts
+HERE = "here"  # of the key of a search that the user starts
+LISTS = ("proportions", "before", "shown", "locked", "known")
 FORMATS = ("JSON", "YAML", "Python", "train")
 
 
@@ -39,7 +42,7 @@ class State:
     shown: tuple[str, ...] = ()  # variables with a slider
     top: float = 1.0  # end of the sliders' scale
     locked: tuple[str, ...] = ()
-    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # set on the page
+    bounds: dict[str, Ends] = field(default_factory=dict)  # set on the page
     filter: str = ""
     radius: str = ""  # of the trust region of a search from here, as typed
     searched: bool = False
@@ -48,10 +51,17 @@ class State:
     moving: str = ""  # variable of the moves that came last
     before: tuple[float, ...] = ()  # proportions before these moves
     turn: int = 0  # counts the events
+    known: tuple[str, ...] = ()  # names of the mixtures to start from
+    page: str = ""  # tells open pages apart
 
     @property
     def target(self) -> Target:
         return Target(self.n_params, self.tokens)
+
+    @property
+    def here(self) -> tuple[str, str]:
+        """Key of the search that the user starts on this page."""
+        return HERE, self.page
 
     def rules(self, explorer: Explorer) -> Rules:
         """The rules of the page, without its locks."""
@@ -71,7 +81,7 @@ class State:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         known = {name: raw[name] for name in cls.__dataclass_fields__}
-        lists = {name: tuple(known[name]) for name in ("proportions", "before", "shown", "locked")}
+        lists = {name: tuple(known[name]) for name in LISTS}
         bounds = {name: (low, high) for name, (low, high) in raw["bounds"].items()}
         return cls(**known | lists | {"bounds": bounds})
 
@@ -81,8 +91,9 @@ def first(explorer: Explorer) -> State:
     target = explorer.target
     rules = explorer.rules(target, {})
     _, default = explorer.default
-    state = State(_placed(explorer, rules, default), target.n_params, target.tokens)
-    return _arranged(explorer, state)
+    placed = _placed(explorer, rules, default)
+    state = State(placed, target.n_params, target.tokens, page=secrets.token_hex(8))
+    return replace(_arranged(explorer, state), known=_known(explorer, state))
 
 
 def _arranged(explorer: Explorer, state: State) -> State:
@@ -119,14 +130,23 @@ def largest(explorer: Explorer, state: State) -> tuple[str, ...]:
 
 def updated(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
     """The page after an event: its kind, and where it has them the name of what it is about and
-    the value. A mistake changes nothing but the message."""
-    state = replace(state, message="", turn=state.turn + 1)
+    the value. A mistake changes nothing but the message, and what is no change leaves it."""
+    after = _changed(explorer, state, event) if event["kind"] in _CHANGES else state
+    explorer.searches.want(after.page, after.target, *([after.here] if after.searched else []))
+    return replace(after, turn=state.turn + 1, known=_known(explorer, after))
+
+
+def _known(explorer: Explorer, state: State) -> tuple[str, ...]:
+    return tuple(explorer.mixtures(state.target))
+
+
+def _changed(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
+    state, change = replace(state, message=""), _CHANGES[event["kind"]]
     try:
-        change = _CHANGES.get(event["kind"])
-        after = change(explorer, state, event) if change else state
+        after = change(explorer, state, event)
     except InputError as error:
         return replace(state, message=str(error))
-    moved_on = change not in (None, _move, _text, _filter, _search)
+    moved_on = change not in (_move, _text, _filter, _search)
     return replace(after, moving="", before=()) if moved_on else after
 
 
@@ -163,13 +183,14 @@ def _lock(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
 
 def _bound(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
     """A bound has a value; an empty one is the problem's again. The mixture moves inside."""
-    name, text = event["name"], str(event["value"] or "").strip()
+    kind, name, text = event["kind"], event["name"], str(event["value"] or "").strip()
+    value = texts.number(f"bounds: {name}", text) if text else None
     rules, index = state.rules(explorer), _index(explorer, state, name)
-    bounds = {other: limits for other, limits in state.bounds.items() if other != name}
-    if text:
-        value = texts.number(f"bounds: {name}", text)
-        low, high = float(rules.lower[index]), float(rules.upper[index])
-        bounds[name] = (value, high) if event["kind"] == "low" else (low, value)
+    low, high = state.bounds.get(name, (None, None))
+    ends = (value, high) if kind == "low" else (low, value)
+    bounds = {**state.bounds, name: ends}
+    if ends == (None, None):
+        del bounds[name]
     after = replace(state, bounds=bounds)
     changed = after.rules(explorer)
     held = changed.fixed(state.values(), state.locked)
@@ -180,8 +201,8 @@ def _bound(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
         raise
     if not changed.broken(state.values()):
         inside = state.values()
-    own = changed.lower[index] if event["kind"] == "low" else changed.upper[index]
-    tighter = text and abs(own - texts.number(name, text)) > 10.0**-rules.decimals
+    own = changed.lower[index] if kind == "low" else changed.upper[index]
+    tighter = value is not None and abs(own - value) > 10.0**-rules.decimals
     message = f"{name}: another rule of the search keeps this bound at {own:.4g}."
     return replace(after, proportions=tuple(inside.tolist()), message=message if tighter else "")
 
@@ -196,7 +217,7 @@ def _start(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
 
 def _take(explorer: Explorer, state: State, _event: Mapping[str, Any]) -> State:
     """The page has the mixture that the search from here found."""
-    search = explorer.searches.get(HERE)
+    search = explorer.searches.get(state.here)
     if search is None or search.best is None:
         raise InputError("there is no answer to take; search first")
     return _at(explorer, state, search.best)
@@ -235,7 +256,7 @@ def _search(explorer: Explorer, state: State, _event: Mapping[str, Any]) -> Stat
         radius = texts.number("how far from here", state.radius)
         constraints = replace(problem.constraints, trust=radius)
         problem = replace(problem, constraints=constraints, centre=state.mixture(explorer))
-    explorer.searches.start(HERE, explorer.at(state.target), problem)
+    explorer.searches.start(state.here, explorer.at(state.target), problem)
     return replace(state, searched=True)
 
 

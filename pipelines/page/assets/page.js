@@ -2,15 +2,25 @@
 // arrive meanwhile only the last is sent, so that no queue builds up. What comes back is shown.
 (() => {
   const dash = (window.dash_clientside = window.dash_clientside || {});
-  const PATIENCE = 5000; // milliseconds until an event counts as lost
+  const PATIENCE = 15000; // milliseconds until an event is sent again
+  const TIMES = 2; // that an event is sent before it counts as lost
   let waiting = [];
-  let sent = 0; // when the event in flight was sent; 0: none is
+  let flying = null; // the event in flight
+  let timer;
+  let last = { turn: -1 }; // the newest state
 
-  function send() {
-    if (waiting.length && Date.now() - sent > PATIENCE) {
-      sent = Date.now();
-      dash.set_props("event", { data: waiting.shift() });
+  // an event is sent again from the state that it was first sent from, so it is done only once
+  function send(again = false) {
+    if (flying && !again) return;
+    if (!flying || flying.times === TIMES) {
+      const event = waiting.shift();
+      flying = event ? { ...event, times: 0 } : null;
     }
+    clearTimeout(timer);
+    if (!flying) return;
+    flying = { ...flying, times: flying.times + 1 };
+    timer = setTimeout(send, PATIENCE, true);
+    dash.set_props("event", { data: { ...flying, sent: Date.now() } });
   }
 
   function post(event) {
@@ -56,7 +66,10 @@
 
     // no output of a callback, for which Dash would hold back what the user does meanwhile
     show(state, ...ids) {
-      sent = 0;
+      if (state.turn < last.turn) dash.set_props("state", { data: last }); // an answer too late
+      if (state.turn <= last.turn) return;
+      last = state;
+      flying = null;
       for (const id of ids.flat()) {
         const value = state.controls[id.kind][id.name];
         if (value !== undefined && !busy(id)) dash.set_props(id, { value });

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -50,24 +51,33 @@ class Running:
         return got.status, got.read().decode()
 
 
-@pytest.fixture(scope="module")
-def running(registered: Store) -> Iterator[Running]:
+@contextmanager
+def exploring(registered: Store) -> Iterator[Running]:
+    """The command until its page answers, in a process of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines", "explore", "--model", registered.model, "--port", "0"],
         cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": registered.uri}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=take_ctrl_c,
     )  # fmt: skip
     assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if found := re.search(r"the page is at (http://127\.0\.0\.1:\d+/)", line):
-            yield Running(process, found[1])
-            break
-    else:
-        pytest.fail("".join(lines))
-    process.kill()
-    process.wait()
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"the page is at (http://127\.0\.0\.1:\d+/)", line):
+                yield Running(process, found[1])
+                break
+        else:
+            pytest.fail("".join(lines))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def running(registered: Store) -> Iterator[Running]:
+    with exploring(registered) as made:
+        yield made
 
 
 class Page:
@@ -91,6 +101,15 @@ class Page:
 
         self.until(clicked)
 
+    def lock(self, name: str) -> None:
+        self.click("lock", name)
+        self.until(lambda _: self.control("slider", name).get_property("disabled"))
+
+    def type(self, name: str, text: str) -> None:
+        """Give a domain a proportion."""
+        self.control("number", name).send_keys(Keys.CONTROL, "a")
+        self.control("number", name).send_keys(text, Keys.ENTER)
+
     def number(self, name: str) -> str:
         return str(self.control("number", name).get_property("value"))
 
@@ -110,14 +129,21 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     if why := browser.missing():
         pytest.skip(why)
-    with browser.chromium(tmp_path_factory.mktemp("profile"), 1400, 1000) as driver:
-        driver.get(running.url)
-        opened = Page(driver)
-        opened.text_has("#row-best", "worse")
-        yield opened
+    with browser.chromium(tmp_path_factory.mktemp("profile"), 1400, 1000) as made:
+        yield made
+
+
+@pytest.fixture
+def page(running: Running, driver: Any) -> Page:
+    """The page as it opens, and an empty log of the browser."""
+    driver.get_log("browser")
+    driver.get(running.url)
+    opened = Page(driver)
+    opened.text_has("#row-best", "worse")
+    return opened
 
 
 def test_a_slider_moves_the_others_and_the_numbers_are_the_predictors(
@@ -130,8 +156,7 @@ def test_a_slider_moves_the_others_and_the_numbers_are_the_predictors(
         slider.send_keys(Keys.ARROW_RIGHT)
     page.until(lambda _: page.shown() == {"web": "0.6900", "code": "0.2200", "papers": "0.0900"})
     page.sums_to_one()
-    page.control("number", "papers").send_keys(Keys.CONTROL, "a")
-    page.control("number", "papers").send_keys("0.3", Keys.ENTER)
+    page.type("papers", "0.3")
     page.until(lambda _: page.number("web") == "0.5850")
     page.sums_to_one()
     assert page.control("slider", "web").get_property("value") == "0.585"
@@ -151,11 +176,10 @@ def test_a_slider_moves_the_others_and_the_numbers_are_the_predictors(
 
 
 def test_a_lock_holds_in_moves_and_in_a_search_from_here(page: Page) -> None:
-    page.click("lock", "code")
-    page.until(lambda _: page.control("slider", "code").get_property("disabled"))
+    page.lock("code")
     code = page.number("code")
     page.control("slider", "papers").send_keys(Keys.PAGE_UP)
-    page.until(lambda _: page.number("papers") == "0.4000")
+    page.until(lambda _: page.number("papers") == "0.2000")
     assert page.number("code") == code
     page.click("search")
     page.text_has("#found", "Take it")
@@ -167,6 +191,25 @@ def test_a_lock_holds_in_moves_and_in_a_search_from_here(page: Page) -> None:
     page.sums_to_one()
 
 
+def test_an_answer_that_comes_too_late_is_refused(page: Page) -> None:
+    page.driver.execute_script(
+        """const { page } = window.dash_clientside, { show } = page;
+        window.shown = [];
+        page.show = (state, ...ids) => { window.shown.push(state); return show(state, ...ids); };"""
+    )
+    for text in ("0.5", "0.4"):
+        page.type("web", text)
+        page.text_has("#copy-text", f'"web": {text}')
+    late = """const [first, last] = [window.shown[0], window.shown.at(-1)];
+        window.shown = [];
+        window.dash_clientside.set_props("state", { data: first });
+        return last.turn"""
+    turn = page.driver.execute_script(late)
+    back = "return window.shown.length > 1 && window.shown.at(-1).turn"
+    page.until(lambda _: page.driver.execute_script(back) == turn)
+    assert page.number("web") == "0.4000"
+
+
 def test_the_mixture_can_be_copied(page: Page) -> None:
     page.driver.find_element(By.XPATH, "//label[contains(., 'study YAML')]").click()
     page.text_has("#copy-text", "default_mixture:")
@@ -175,6 +218,7 @@ def test_the_mixture_can_be_copied(page: Page) -> None:
 
 
 def test_the_page_asks_nobody_else_and_has_no_errors(page: Page, running: Running) -> None:
+    page.lock("code")
     script = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
     asked = page.driver.execute_script(script)
     assert len(asked) > 5
@@ -197,13 +241,11 @@ def test_a_foreign_page_is_refused_and_nothing_may_frame_it(page: Page, running:
             assert status == 403
             assert text.startswith("refused: ")
             assert text.count("\n") == 1
-    url = page.driver.current_url
     page.driver.get("data:text/html,<title>evil</title>")
     script = """const done = arguments[arguments.length - 1];
         fetch(arguments[0] + "_dash-layout", {mode: "no-cors"}).then(
             (answer) => done(answer.type), (error) => done("failed"))"""
     assert page.driver.execute_async_script(script, running.url) == "failed"
-    page.driver.get(url)
     connection = http.client.HTTPConnection(host)
     connection.request("GET", "/")
     got = connection.getresponse()
@@ -212,16 +254,19 @@ def test_a_foreign_page_is_refused_and_nothing_may_frame_it(page: Page, running:
     assert got.getheader("Access-Control-Allow-Origin") is None
 
 
-def test_ctrl_c_ends_it_well(running: Running, registered: Store) -> None:
+def test_ctrl_c_ends_it_well(registered: Store) -> None:
     client = mlflow.MlflowClient(registered.uri)
-    (run,) = client.search_runs(["0"], f"tags.{keys.STAGE} = '{keys.EXPLORE}'")
-    assert run.info.status == "RUNNING"
-    assert run.info.run_name == "explore mixture-predictor v1"
-    metrics = dict(run.data.metrics)
-    running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(WAIT) == 0
-    assert running.process.stdout is not None
-    assert running.process.stdout.read() == "the page has ended\n"
+    stage = f"tags.{keys.STAGE} = '{keys.EXPLORE}'"
+    others = {run.info.run_id for run in client.search_runs(["0"], stage)}
+    with exploring(registered) as running:
+        (run,) = (r for r in client.search_runs(["0"], stage) if r.info.run_id not in others)
+        assert run.info.status == "RUNNING"
+        assert run.info.run_name == "explore mixture-predictor v1"
+        metrics = dict(run.data.metrics)
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(WAIT) == 0
+        assert running.process.stdout is not None
+        assert running.process.stdout.read() == "the page has ended\n"
     run = client.get_run(run.info.run_id)
     assert (run.info.status, run.data.metrics) == ("FINISHED", metrics)
     assert keys.ERROR not in run.data.tags

@@ -2,6 +2,9 @@
 
 import json
 import shlex
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +13,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from fitting.artifact.spec import Target
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
+from optimization.mixture import solve
 from pipelines import explore
 from pipelines.command import texts
 from pipelines.page import app, copies, layout, state
 from pipelines.page.copies import Source
-from pipelines.page.explorer import Explorer, Target
+from pipelines.page.explorer import Explorer
 from pipelines.page.state import State
 from tests.pipelines.page.conftest import DEFAULT
 from tests.support import synthetic, wide
@@ -33,6 +38,20 @@ def explorer(predictor: Predictor) -> Explorer:
     return made
 
 
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Searches wait until this is set."""
+    free, solved = threading.Event(), solve.solve
+
+    def waits(*args: Any, **options: Any) -> solve.Answer:
+        assert free.wait(60)
+        return solved(*args, **options)
+
+    monkeypatch.setattr(solve, "solve", waits)
+    yield free
+    free.set()
+
+
 def after(explorer: Explorer, page: State, *events: dict[str, Any]) -> State:
     """The page after events, as the browser sends and keeps them."""
     for event in events:
@@ -47,25 +66,25 @@ def test_the_numbers_are_the_predictors(explorer: Explorer, predictor: Predictor
     )
     mixture = page.mixture(explorer)
     assert mixture == {"web": 0.6, "code": 0.4, "papers": 0.0}
-    reading = explorer.read(mixture, page.target)
+    comparison = explorer.read(mixture, page.target)
     row = pd.DataFrame([keys.with_prefix(keys.MIXTURE, mixture)])
     best = explorer.search_at(page.target).best
     assert best is not None
     for name, reference in (("default", DEFAULT), ("best", best)):
         params = {"reference": reference, "domain_intervals": True}
         answer = predictor.loaded.predict(row, params=params).iloc[0]
-        assert reading.prediction.objective == answer["objective"]
-        assert reading.prediction.low == answer["objective_low"]
-        mean, half = reading.differences[name]
+        assert comparison.prediction.objective == answer["objective"]
+        assert comparison.prediction.low == answer["objective_low"]
+        mean, half = comparison.differences[name]
         assert mean == pytest.approx(answer["difference"], abs=1e-12)
         assert mean + half == pytest.approx(answer["difference_high"], abs=1e-12)
-        losses, halves = reading.by_loss[name]
+        losses, halves = comparison.by_loss[name]
         weighted = float(losses @ predictor.weights)
         assert weighted == pytest.approx(answer["difference"], abs=1e-12)
         assert (halves > 0).all()
         assert half < halves.max()
     for name in predictor.val_domains:
-        assert reading.prediction.losses_high[name] == answer[keys.VAL_LOSS_HIGH + name]
+        assert comparison.prediction.losses_high[name] == answer[keys.VAL_LOSS_HIGH + name]
 
 
 def test_a_difference_of_one_loss_is_that_of_an_objective_of_it_alone(explorer: Explorer) -> None:
@@ -105,6 +124,24 @@ def test_locks_bounds_and_starts(explorer: Explorer) -> None:
     assert [*page.mixture(explorer).values()] == pytest.approx([*best.values()], abs=1e-4)
 
 
+def test_clearing_a_bound_leaves_the_other_end(predictor: Predictor) -> None:
+    explorer = explore.explorer(predictor, None)
+    own = replace(explorer.problem.constraints, bounds={"papers": (0.01, 0.5)})
+    explorer.problem = replace(explorer.problem, constraints=own)
+    page = after(
+        explorer, state.first(explorer),
+        {"kind": "low", "name": "papers", "value": "0.05"},
+        {"kind": "high", "name": "papers", "value": "0.3"},
+        {"kind": "low", "name": "papers", "value": ""},
+    )  # fmt: skip
+    assert page.bounds == {"papers": (None, 0.3)}
+    shown = state.controls(explorer, page)
+    assert (shown["low"]["papers"], shown["high"]["papers"]) == ("0.01", "0.3")
+    page = after(explorer, page, {"kind": "high", "name": "papers", "value": ""})
+    assert page.bounds == {}
+    assert state.controls(explorer, page)["high"]["papers"] == "0.5"
+
+
 def test_a_slider_that_goes_back_takes_the_others_back(explorer: Explorer) -> None:
     page = first = state.first(explorer)
     for value in ("0.4", "0.9", "1", "0.6", "0.2"):
@@ -137,7 +174,19 @@ def test_a_mistake_changes_nothing(explorer: Explorer, event: dict[str, Any], me
     assert replace(wrong, message="", turn=page.turn) == page
 
 
-def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer) -> None:
+def test_a_message_stays_until_the_next_change(explorer: Explorer) -> None:
+    page = after(
+        explorer, state.first(explorer),
+        {"kind": "number", "name": "web", "value": "2"},
+        {"kind": "tick", "name": ""},
+    )  # fmt: skip
+    assert "web can lie from 0 to 1" in page.message
+    assert after(explorer, page, {"kind": "lock", "name": "web"}).message == ""
+
+
+def test_a_search_from_here_keeps_locks_bounds_and_the_region(
+    explorer: Explorer, blocked: threading.Event
+) -> None:
     page = after(
         explorer, state.first(explorer),
         {"kind": "lock", "name": "code"},
@@ -145,19 +194,39 @@ def test_a_search_from_here_keeps_locks_bounds_and_the_region(explorer: Explorer
         {"kind": "radius", "name": "", "value": "0.1"},
         {"kind": "search", "name": ""},
     )  # fmt: skip
-    search = explorer.searches.get(state.HERE)
+    search = explorer.searches.get(page.here)
     assert search is not None
     again = after(explorer, page, {"kind": "search", "name": ""})
-    assert not search.running or "a search is running" in again.message
+    assert "a search is running" in again.message
+    assert explorer.searches.get(page.here) is search
+    blocked.set()
     search.thread.join()
     assert search.error is None
     page = after(explorer, page, {"kind": "take", "name": ""})
     assert page.proportions[1] == 0.2
     assert page.proportions[2] == pytest.approx(0.2, abs=2e-4)  # the region's edge
     assert sum(page.proportions) == pytest.approx(1, abs=1e-12)
-    parts = str(layout.found(explorer, page, explorer.searches.get(state.HERE)))
+    parts = str(layout.found(explorer, page, explorer.searches.get(page.here)))
     assert "certified by a bound of the law" in parts
     assert "Take it" in parts
+
+
+def test_each_page_takes_the_answer_of_its_own_search(explorer: Explorer) -> None:
+    pages = []
+    for code in ("0.3", "0.1"):
+        page = after(
+            explorer, state.first(explorer),
+            {"kind": "number", "name": "code", "value": code},
+            {"kind": "lock", "name": "code"},
+            {"kind": "search", "name": ""},
+        )  # fmt: skip
+        pages.append(page)
+    for page in pages:
+        search = explorer.searches.get(page.here)
+        assert search is not None
+        search.thread.join()
+    taken = [after(explorer, page, {"kind": "take", "name": ""}) for page in pages]
+    assert [page.proportions[1] for page in taken] == [0.3, 0.1]
 
 
 def test_another_target_has_another_best_mixture(explorer: Explorer) -> None:
@@ -165,15 +234,37 @@ def test_another_target_has_another_best_mixture(explorer: Explorer) -> None:
     assert page.target == Target(64e6, 8e8)
     search = explorer.search_at(page.target)
     search.thread.join()
-    reading = explorer.read(DEFAULT, page.target)
+    found = after(explorer, page, {"kind": "tick", "name": ""})
+    assert ("best" in page.known, "best" in found.known) == (False, True)
+    comparison = explorer.read(DEFAULT, page.target)
     assert (
-        reading.prediction.objective
+        comparison.prediction.objective
         == explorer.predictor.at(64e6, 8e8).predict_one(DEFAULT).objective
     )
-    (line,) = reading.warnings
+    (line,) = comparison.warnings
     assert "4× the parameters of the largest fitted model (16M)." in line
     beyond = explorer.read(DEFAULT, explorer.target).warnings
     assert "4× the most tokens of a fitted run (800M)" in beyond[-1]
+
+
+def test_a_search_that_waits_is_dropped_when_its_page_goes_on(
+    explorer: Explorer, blocked: threading.Event
+) -> None:
+    """Of the targets typed in one after another only the first and the last are searched."""
+    pages = [state.first(explorer) for _ in range(2)]
+    typed = [{"kind": "tokens", "name": "", "value": f"{8 + i}e8"} for i in range(4)]
+    pages[0] = after(explorer, pages[0], typed[0])
+    searches = [explorer.search_at(pages[0].target)]
+    while not searches[0].begun:
+        time.sleep(0.001)
+    pages[1] = after(explorer, pages[1], typed[2])
+    for event in typed[1:]:
+        pages[0] = after(explorer, pages[0], event)
+        searches.append(explorer.search_at(pages[0].target))
+    blocked.set()
+    for search in searches:
+        search.thread.join()
+    assert [search.begun for search in searches] == [True, False, True, True]  # one by the other
 
 
 def test_a_strange_mixture_warns(explorer: Explorer) -> None:
@@ -199,7 +290,7 @@ def test_a_strange_mixture_warns(explorer: Explorer) -> None:
 
 def test_what_is_copied_can_be_pasted(explorer: Explorer, registered: Any) -> None:
     mixture = {"web": 0.4321, "code": 0.3, "papers": 0.2679}
-    source = Source(registered.model, "0", "my study.yaml", "64M")
+    source = Source(registered.model, "0", "my study.yaml", "64M", "500", Target(64e6, 8e8))
     scale = {"n_params": 64e6, "tokens": 8e8}
     text = {form: copies.copied(form, mixture, source, scale, DEFAULT) for form in state.FORMATS}
     assert texts.mixture(text["JSON"], DOMAINS) == mixture
@@ -209,7 +300,13 @@ def test_what_is_copied_can_be_pasted(explorer: Explorer, registered: Any) -> No
     words = shlex.split(text["train"])
     assert words[:8] == ["mlflow", "run", ".", "--env-manager", "uv", "-e", "train", "-P"]
     given = dict(word.split("=", 1) for word in words[8::2])
-    assert given["study"] == "my study.yaml"
+    assert (given["study"], given["steps"]) == ("my study.yaml", "500")
+    other = copies.copied("train", mixture, source, {**scale, "tokens": 4e8}, DEFAULT)
+    comment = (
+        "# trains the study's target, of 64M parameters and 800M tokens; "
+        "the page is at 64M parameters and 400M tokens"
+    )
+    assert other.splitlines() == [comment, text["train"]]
     assert texts.mixture(given["mixture"], DOMAINS) == mixture
     printed: list[Any] = []
     exec(text["Python"], {"print": printed.append})  # as a user would
