@@ -1,18 +1,17 @@
 """What to do next, from what the runs say, with the commands that do it."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fitting.registry import BACKTESTS
-from optimization.mixture.solve import BEST
 from pipelines.command import advice
+from pipelines.html_report import measured
 from pipelines.html_report.findings import Findings
 from pipelines.html_report.numbers import fixed, scientific
 from pipelines.html_report.statements import Number, Sentence
 from pipelines.proof import verdict
-from training.record import keys
+from training.record import keys, layout
 
 STUDIES = Path(__file__).parents[1] / "studies"
 LARGE_REGRET = 0.1  # share of the predicted gain, from which on more mixtures are advised
@@ -59,13 +58,14 @@ def _seeds(f: Findings, study: str) -> Iterator[Step]:
         why = "Train a second seed: the noise between seeds is unknown. List two in target.seeds."
         yield Step((why,), (again,))
     elif verdict.outcome(gain) == verdict.UNCLEAR and gain.value > 0:
-        seeds = int((f.proof.table["mixture"] == BEST).sum())
-        needed = math.ceil(seeds * (gain.half_width / gain.value) ** 2)
+        error, _ = measured.seed_error(f.proof.table)
+        needed = measured.seeds_needed(error, gain.value)
         yield Step(
             (
                 "Train more seeds: if the gain is as large as measured, about ",
-                Number(str(needed), run),
-                " of each mixture show it. List them in target.seeds.",
+                Number(layout.count(needed, "seed"), run),
+                " per mixture would make the interval exclude 0, with an even chance. List them in "
+                "target.seeds.",
             ),
             (again,),
         )

@@ -15,12 +15,13 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.entities import Run
+from scipy import stats
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipelines import entry, optimize, report
 from pipelines import imports as importing
-from pipelines.html_report import page
+from pipelines.html_report import measured, page
 from pipelines.html_report.links import Links
 from pipelines.prepare import prepare
 from pipelines.study import load as studies
@@ -284,6 +285,14 @@ def reported(**given: str) -> str:
     with entry.stage(keys.REPORT) as active:
         call(report, **given)
     return mlflow.artifacts.load_text(f"runs:/{active.info.run_id}/report.html")
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.7, 1.0, 2.0, 5.0])
+def test_seeds_that_make_the_interval_exclude_0_are_the_fewest(ratio: float) -> None:
+    """`ratio` is the error between seeds over the gain."""
+    needed = measured.seeds_needed(0.01 * ratio, 0.01)
+    widths = {n: stats.t.ppf(0.95, 2 * n - 2) * ratio * (2 / n) ** 0.5 for n in range(2, 200)}
+    assert needed == min(n for n, width in widths.items() if width <= 1)
 
 
 @pytest.mark.usefixtures("study")
