@@ -53,6 +53,7 @@ class Findings:
     predicted: tuple[Curve, ...]  # by the law, of the target
     proxies: tuple[Curve, ...]
     against: dict[str, pd.DataFrame]  # domain → the loss against its proportion
+    uncertainty: dict[str, float]  # loss → half the interval of its predicted change
     fitted: tuple[Run, ...]
     targets: dict[str, Run]  # by id
     trained: tuple[Trained, ...]  # what was trained, and what it cost
@@ -101,6 +102,7 @@ def gather(found: Lineage) -> Findings:
     compared_with = params.get("compared_with", other)
     fitted = tuple(lineage.fitted_runs(fit)) if fit else ()
     evaluations = lineage.evaluations(fit)
+    proof = measured.proof(found, losses, targets, own, unit)
     return Findings(
         lineage=found,
         study=_study(fitted, found),
@@ -112,7 +114,7 @@ def gather(found: Lineage) -> Findings:
         compared=compared,
         compared_with=compared_with,
         gain=_gain(compared, compared_with),
-        proof=measured.proof(found, losses, targets, own, unit),
+        proof=proof,
         standing=registry.standing(found.model),
         ranges=lineage.table(searched, "near_optimal.json"),
         regrets=tuple(lineage.table(searched, "optimum_by_replicate.json").get("regret", ())),
@@ -122,6 +124,9 @@ def gather(found: Lineage) -> Findings:
         predicted=predicted.over_tokens(predictor, mixtures, weights, evaluations),
         proxies=measured.of_proxies(evaluations, own, fitted),
         against=predicted.against_proportions(predictor, mixtures[BEST], weights),
+        uncertainty=predicted.uncertainty(
+            predictor, mixtures[BEST], mixtures.get(DEFAULT if proof else compared_with)
+        ),
         fitted=fitted,
         targets=targets,
         trained=cost.of(fitted, list(targets.values())),

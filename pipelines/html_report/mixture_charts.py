@@ -10,7 +10,8 @@ from optimization.mixture.solve import BEST, DEFAULT
 from pipelines.html_report import charts
 from pipelines.html_report.charts import INK, MUTED, PAPER, Chart
 from pipelines.html_report.findings import Findings
-from pipelines.html_report.numbers import fixed, joined, listed, losses
+from pipelines.html_report.measured import half_width
+from pipelines.html_report.numbers import fixed, joined, listed
 from training.record import keys, layout
 from training.record.figures import largest_first
 
@@ -176,6 +177,10 @@ def by_loss(f: Findings) -> Chart | None:
     values = measured or predicted
     if len(values) < 2:
         return None
+    repeated = f.proof is not None and f.proof.repeated and bool(measured)
+    widths = f.uncertainty
+    if f.proof is not None and repeated:
+        widths = {n: half_width(f.proof.table, f"measured/{n}") for n in measured}
     large = charts.largest({name: abs(x) for name, x in values.items()})
     shown = sorted(large, key=lambda name: values[name])
     rows, chart = charts.names(shown), charts.figure()
@@ -195,23 +200,21 @@ def by_loss(f: Findings) -> Chart | None:
     )
     if measured:
         hover = "measured %{x:+.4f}<extra></extra>"
-        charts.add_measured(chart, [measured[n] for n in shown], rows, hovertemplate=hover)
+        ends = [widths.get(n) for n in shown] if repeated else None
+        interval = {"type": "data", "array": ends, "width": 5, "thickness": 1.5, "color": INK}
+        charts.add_measured(
+            chart, [measured[n] for n in shown], rows, hovertemplate=hover, error_x=interval
+        )
     chart.add_vline(x=0, line={"color": MUTED, "width": 1})
     chart.update_layout(hovermode="closest", showlegend=bool(measured))
     chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_xaxes(title=f"change of the loss ({keys.unit_text(f.unit)}), left is better")
-    worse = sorted((n for n in values if values[n] > 0), key=lambda n: -values[n])
-    cut = layout.short(worse[:3], charts.NAME)
-    most = listed({cut[n]: values[n] for n in worse[:3]}, 3, sign=True)
-    verb = "gets" if len(worse) == 1 else "get"
-    title = f"{losses(len(worse))} of {len(values)} {verb} worse: {most}"
-    if not worse:
-        title = f"All {losses(len(values))} get better"
     of, other = ("measured", DEFAULT) if measured else ("predicted", f.compared_with)
     return Chart(
         "by_loss",
-        title + (", …" if len(worse) > 3 else ""),
-        f"Loss on the best mixture less that on {charts.the(other)}."
+        told(values, widths),
+        f"Loss on the best mixture less that on {charts.the(other)}. A change is clear if its 90 % "
+        f"interval, {'between seeds' if repeated else 'by the law'}, excludes 0."
         + (f" The {len(shown)} largest changes of {len(values)}. {BEHIND}"
            if len(shown) < len(values) else ""),
         f"Change of each loss, {of}: {listed({n: values[n] for n in shown}, sign=True)}",
@@ -219,6 +222,28 @@ def by_loss(f: Findings) -> Chart | None:
         f.lineage.verify if measured else f.lineage.search or f.lineage.fit,
         charts.height(len(shown)),
     )  # fmt: skip
+
+
+def told(values: Mapping[str, float], widths: Mapping[str, float]) -> str:
+    """How many changes are clear: larger than half their intervals, where these are known."""
+    clear = {n: x for n, x in values.items() if abs(x) > widths.get(n, np.inf)}
+    higher = sorted((n for n in clear if clear[n] > 0), key=lambda n: -clear[n])
+    lower, unclear, count = len(clear) - len(higher), len(values) - len(clear), len(values)
+    if lower == count:
+        return f"All {count} losses are clearly lower"
+    if not clear:
+        return f"None of {count} losses is clearly higher or lower"
+    cut = layout.short(higher[:3], charts.NAME)
+    most = listed({cut[n]: clear[n] for n in higher[:3]}, 3, sign=True)
+    title = f"{len(higher)} of {count} losses {_are(len(higher))} clearly higher: {most}"
+    title += ", …" if len(higher) > 3 else ""
+    if not higher:
+        title = f"{lower} of {count} losses {_are(lower)} clearly lower and none is higher"
+    return title + (f"; {unclear} {_are(unclear)} unclear" if unclear else "")
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def against(f: Findings) -> Chart | None:

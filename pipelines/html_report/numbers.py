@@ -46,8 +46,3 @@ def joined(names: list[str], most: int = 8) -> str:
     cut = layout.short(names)
     shown = [cut[name] for name in names]
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
-def losses(count: int) -> str:
-    """`1 loss`, `2 losses`."""
-    return "1 loss" if count == 1 else f"{count:,} losses"

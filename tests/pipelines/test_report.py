@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from pipelines import entry, optimize, report
 from pipelines import imports as importing
-from pipelines.html_report import measured, page
+from pipelines.html_report import measured, mixture_charts, page
 from pipelines.html_report.links import Links
 from pipelines.prepare import prepare
 from pipelines.study import load as studies
@@ -293,6 +293,16 @@ def test_seeds_that_make_the_interval_exclude_0_are_the_fewest(ratio: float) -> 
     needed = measured.seeds_needed(0.01 * ratio, 0.01)
     widths = {n: stats.t.ppf(0.95, 2 * n - 2) * ratio * (2 / n) ** 0.5 for n in range(2, 200)}
     assert needed == min(n for n, width in widths.items() if width <= 1)
+
+
+def test_a_change_within_its_interval_is_unclear() -> None:
+    changes = {"web": -0.2, "stubs": 0.343, "cpp": 0.007, "python": 0.342}
+    widths = {"web": 0.02, "stubs": 0.1, "cpp": 0.02, "python": 0.02}
+    title = mixture_charts.told(changes, widths)
+    assert title == "2 of 4 losses are clearly higher: stubs +0.343, python +0.342; 1 is unclear"
+    title = mixture_charts.told({"web": -0.2, "cpp": 0.007}, widths)
+    assert title == "1 of 2 losses is clearly lower and none is higher; 1 is unclear"
+    assert mixture_charts.told(changes, {}) == "None of 4 losses is clearly higher or lower"
 
 
 @pytest.mark.usefixtures("study")
