@@ -5,7 +5,7 @@ import numpy as np
 from pipelines.html_report import charts
 from pipelines.html_report.charts import MUTED, Chart
 from pipelines.html_report.findings import Findings
-from pipelines.html_report.numbers import fixed, listed
+from pipelines.html_report.numbers import fixed, listed, ordinal
 from training.record import keys, layout
 
 SHADES = 4  # of the sizes of proxies, in page.css
@@ -114,7 +114,7 @@ def held_out(f: Findings) -> Chart | None:
     metrics = f.lineage.fit.data.metrics if f.lineage.fit else {}
     error = metrics.get("cv/objective_mae", float(np.abs(values[:, 0] - values[:, 1]).mean()))
     mean = metrics.get("cv/mean_prediction_mae")
-    other = f"; predicting their mean errs by {fixed(mean)}" if mean is not None else ""
+    other = f"; predicting the mean: {fixed(mean)}" if mean is not None else ""
     return Chart(
         "held_out",
         f"Held-out mixtures are predicted with a mean error of {fixed(error)} {unit}{other}",
@@ -155,13 +155,14 @@ def laws(f: Findings) -> Chart | None:
     chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_layout(hovermode="closest")
     errors = dict(zip(table["law"], table["held_out_rmse"], strict=True))
-    title = f"The laws err by {fixed(min(errors.values()))} to {fixed(max(errors.values()))}"
+    ends = f"{fixed(min(errors.values()))} to {fixed(max(errors.values()))}"
+    title = f"The laws have an RMSE of {ends} on held-out mixtures"
     if len(chosen):
         row = chosen.iloc[0]
         rank = 1 + int((table["held_out_rmse"] < row["held_out_rmse"]).sum())
         title = (
-            f"The chosen law, {row['law']}, errs by {fixed(row['held_out_rmse'])} on held-out "
-            f"mixtures: rank {rank} of {len(table)}"
+            f"The chosen law has an RMSE of {fixed(row['held_out_rmse'])} on held-out mixtures "
+            f"({ordinal(rank)} of {len(table)})"
         )
     return Chart(
         "laws",

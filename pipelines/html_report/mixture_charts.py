@@ -105,7 +105,7 @@ def gains(f: Findings) -> Chart | None:
     unclear = [name for name in rows if name not in clear]
     parts = [
         f"is better than {joined(clear)}" if clear else "",
-        f"cannot be told from {joined(unclear)}" if unclear else "",
+        f"cannot be distinguished from {joined(unclear, word='or')}" if unclear else "",
     ]
     return Chart(
         "gains",
@@ -124,11 +124,12 @@ def beside(f: Findings) -> Chart | None:
     """Measured losses of the targets beside the predicted ones."""
     if f.proof is None:
         return None
-    table = f.proof.table
+    table = _once(f.proof.table)
     groups = table.groupby("mixture", sort=False)
     first, means = groups.first(), groups["measured"].mean()
     rows, chart, styles = list(first.index), charts.figure(), charts.styles(list(f.mixtures))
-    colours = [styles.get(name, charts.OTHERS[-1])[0] for name in rows]
+    known = [styles.get(name.partition(", ")[0], charts.OTHERS[-1]) for name in rows]
+    colours = [colour for colour, *_ in known]
     charts.add_intervals(chart, first["predicted"], rows, colours, first["low"], first["high"])
     hover = "measured %{x:.4f}, seed %{customdata}<extra></extra>"
     charts.add_measured(
@@ -150,6 +151,18 @@ def beside(f: Findings) -> Chart | None:
         f.lineage.verify,
         charts.height(len(rows), row=44),
     )
+
+
+def _once(targets: pd.DataFrame) -> pd.DataFrame:
+    """The targets, each once; a mixture whose runs are all another one's is named beside it."""
+    runs: dict[tuple[str, ...], set[str]] = {}
+    for name, rows in targets.groupby("mixture", sort=False):
+        ids = set(rows["run_id"])
+        same = next((names for names, held in runs.items() if ids <= held), ())
+        held = runs.pop(same, ids)
+        runs[(*same, str(name))] = held
+    label = {names[0]: ", ".join(names) for names in runs}
+    return targets[targets["mixture"].isin(label)].replace({"mixture": label})
 
 
 def changes(f: Findings) -> tuple[dict[str, float], dict[str, float]]:
@@ -238,7 +251,7 @@ def told(values: Mapping[str, float], widths: Mapping[str, float]) -> str:
     title = f"{len(higher)} of {count} losses {_are(len(higher))} clearly higher: {most}"
     title += ", …" if len(higher) > 3 else ""
     if not higher:
-        title = f"{lower} of {count} losses {_are(lower)} clearly lower and none is higher"
+        title = f"{lower} of {count} losses {_are(lower)} clearly lower, none clearly higher"
     return title + (f"; {unclear} {_are(unclear)} unclear" if unclear else "")
 
 

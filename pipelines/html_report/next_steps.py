@@ -119,15 +119,16 @@ def _mixtures(f: Findings, study: str) -> Iterator[Step]:
         yield Step(why, () if longer > metrics["expected_gain"] else commands)
     elif searched is not None and f.gain is not None and "regret" in searched.data.metrics:
         regret = searched.data.metrics["regret"]
-        large = regret > LARGE_REGRET * max(f.gain.value, 0.0)
-        worth = "they may move the answer" if large else "they would change the answer little"
+        if regret <= LARGE_REGRET * max(f.gain.value, 0.0):
+            return  # they would change the answer little
         yield Step(
             (
                 "Train more mixtures: with another sample of them, another one would be better by ",
                 Number(fixed(regret), searched),
-                f" {unit} on average, so {worth}. What a batch is expected to gain, design says.",
+                f" {unit} on average, so they may move the answer. `design` estimates what a batch "
+                "would gain.",
             ),
-            commands if large else commands[:1],
+            commands,
         )
     else:
         yield Step(("Train more mixtures, where the predictor is uncertain:",), commands)

@@ -14,14 +14,14 @@ from typing import Any
 
 import mlflow
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData
 from scipy import stats
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipelines import entry, optimize, report
 from pipelines import imports as importing
-from pipelines.html_report import measured, mixture_charts, page
+from pipelines.html_report import findings, measured, mixture_charts, page
 from pipelines.html_report.links import Links
 from pipelines.prepare import prepare
 from pipelines.study import load as studies
@@ -301,8 +301,19 @@ def test_a_change_within_its_interval_is_unclear() -> None:
     title = mixture_charts.told(changes, widths)
     assert title == "2 of 4 losses are clearly higher: stubs +0.343, python +0.342; 1 is unclear"
     title = mixture_charts.told({"web": -0.2, "cpp": 0.007}, widths)
-    assert title == "1 of 2 losses is clearly lower and none is higher; 1 is unclear"
+    assert title == "1 of 2 losses is clearly lower, none clearly higher; 1 is unclear"
     assert mixture_charts.told(changes, {}) == "None of 4 losses is clearly higher or lower"
+
+
+def test_a_name_that_begins_like_another_is_another_predictor() -> None:
+    def of(uri: str) -> bool:
+        params = [mlflow.entities.Param("model_uri", uri)]
+        info = mlflow.entities.RunInfo("abc", "3", "me", "FINISHED", 0, 1, "active")
+        return findings._of_model(Run(info, RunData(params=params)), "models:/mixture-predictor")
+
+    assert of("models:/mixture-predictor/3")
+    assert of("models:/mixture-predictor@champion")
+    assert not of("models:/mixture-predictor-continued/3")
 
 
 @pytest.mark.usefixtures("study")
