@@ -26,6 +26,7 @@ from training.record.mlflow_runs import search
 
 Mixture = dict[str, float]  # domain → proportion
 OBJECTIVE = "objective"  # all that an implicit fit predicts
+SAME_WEIGHT = 1e-6  # difference of weights that are the same
 NEAR_OPTIMAL = "near_optimal.json"
 SEARCHED = "best of the search"  # where another mixture was verified
 
@@ -39,7 +40,8 @@ class Findings:
     unit: str
     n_params: float  # of the target
     tokens: float
-    weights: dict[str, float]  # of the losses; they sum to one
+    weights: dict[str, float]  # of the losses, by the search if there is one; they sum to one
+    fit_weights: dict[str, float]  # by which targets are verified and held-out errors are taken
     mixtures: dict[str, Mixture]  # the best first
     compared: pd.DataFrame  # a row a mixture: predicted losses, and differences from the best
     compared_with: str  # the mixture over which the gain is
@@ -70,9 +72,22 @@ class Findings:
         return SEARCHED if SEARCHED in self.mixtures else BEST
 
     @property
-    def weighed(self) -> list[str]:
-        """What has a weight, the heaviest first."""
-        return sorted((n for n, w in self.weights.items() if w), key=lambda n: -self.weights[n])
+    def reweighed(self) -> bool:
+        """Whether the search weighed the losses otherwise than the fit did."""
+        names = {*self.weights, *self.fit_weights}
+        apart = (self.weights.get(n, 0.0) - self.fit_weights.get(n, 0.0) for n in names)
+        return any(abs(difference) > SAME_WEIGHT for difference in apart)
+
+    @property
+    def as_fitted(self) -> str:
+        """What the caption of something adds that is weighed as the fit did."""
+        return " The losses are weighed as the fit did." if self.reweighed else ""
+
+    @property
+    def targets_weighed(self) -> pd.DataFrame:
+        """The targets, measured by the weights of the search; empty without a proof."""
+        table = self.proof.table if self.proof else pd.DataFrame()
+        return measured.weighed(table, self.weights) if self.reweighed and len(table) else table
 
     @property
     def imported(self) -> bool:
@@ -91,6 +106,7 @@ def gather(found: Lineage) -> Findings:
     n_params, tokens = (float(params[k]) for k in (keys.TARGET_N_PARAMS, keys.TARGET_TOKENS))
     weights = _normalised(keys.without_prefix(keys.WEIGHT, params))
     own = _normalised(keys.without_prefix(keys.WEIGHT, fit.data.params)) if fit else weights
+    weights = own if set(weights) == {OBJECTIVE} else weights
     predictor = _predictor(found.model, n_params, tokens)
     losses = lineage.table(found.verify, "measured_beside_predicted.json")
     targets = measured.runs_of(losses)
@@ -118,7 +134,8 @@ def gather(found: Lineage) -> Findings:
         unit=unit,
         n_params=n_params,
         tokens=tokens,
-        weights=own if set(weights) == {OBJECTIVE} else weights,
+        weights=weights,
+        fit_weights=own,
         mixtures=mixtures,
         compared=compared,
         compared_with=compared_with,
@@ -128,9 +145,9 @@ def gather(found: Lineage) -> Findings:
         ranges=pd.DataFrame() if SEARCHED in mixtures else lineage.table(searched, NEAR_OPTIMAL),
         held_out=measured.held_out(lineage.table(fit, "held_out_predictions.json"), own),
         laws=lineage.table(fit, "laws.json"),
-        measured=measured.of_targets(losses, targets, own, unit),
+        measured=measured.of_targets(losses, targets, weights, unit),
         predicted=predicted.over_tokens(predictor, mixtures, weights, evaluations),
-        proxies=measured.of_proxies(evaluations, own, fitted),
+        proxies=measured.of_proxies(evaluations, weights, fitted),
         against=predicted.against_proportions(predictor, mixtures[BEST], weights),
         uncertainty=predicted.uncertainty(
             predictor, mixtures[BEST], mixtures.get(DEFAULT if proof else compared_with)

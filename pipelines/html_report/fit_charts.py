@@ -55,8 +55,9 @@ def over_tokens(f: Findings) -> Chart | None:
     ends = {curve.label: curve.losses[-1] for curve in curves}
     kind = "measured" if f.measured else "predicted"
     title = f"At {layout.short_count(f.tokens)} tokens, {kind}: {listed(ends)}"
-    if f.proof is not None and f.proof.steps_to_default is not None and f.proof.steps:
-        share = f.proof.steps_to_default / f.proof.steps
+    proof = None if f.reweighed else f.proof
+    if proof is not None and proof.steps_to_default is not None and proof.steps:
+        share = proof.steps_to_default / proof.steps
         part = f"{100 * share:.0f} % of the tokens"
         title = f"The best mixture has the default's final loss after {part}"
     return Chart(
@@ -118,7 +119,8 @@ def held_out(f: Findings) -> Chart | None:
     return Chart(
         "held_out",
         f"Held-out mixtures are predicted with a mean error of {fixed(error)} {unit}{other}",
-        "Each point is a run at its last evaluation, predicted by a law without its mixture.",
+        "Each point is a run at its last evaluation, predicted by a law without its mixture."
+        + f.as_fitted,
         f"{layout.count(len(table), 'run')}, mean absolute error {fixed(error)} {unit}{other}",
         (chart,),
         f.lineage.fit,

@@ -116,6 +116,11 @@ def seeds_needed(error: float, gain: float) -> int:
     )
 
 
+def weighed(targets: pd.DataFrame, weights: Weights) -> pd.DataFrame:
+    """The targets with `measured` by other weights; nan where a loss was not measured."""
+    return targets.assign(measured=_weighted(targets, "measured/", weights))
+
+
 def held_out(table: pd.DataFrame, weights: Weights) -> pd.DataFrame:
     """Columns run, n_params, observed and predicted: the weighted losses of each run's last
     evaluation, predicted by the law without its mixture."""

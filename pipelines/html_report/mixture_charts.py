@@ -92,9 +92,10 @@ def gains(f: Findings) -> Chart | None:
     charts.add_intervals(chart, table["difference"], rows, colours, *ends)
     measured: dict[str, float] = {}
     if f.proof is not None:
-        by_seed = f.proof.table.pivot_table("measured", "seed", "mixture")
+        by_seed = f.targets_weighed.pivot_table("measured", "seed", "mixture")
         measured = {n: float((by_seed[n] - by_seed[BEST]).mean()) for n in rows if n in by_seed}
-        half = [f.proof.gain.half_width if name == DEFAULT else None for name in measured]
+        gain = half_width(f.targets_weighed) if f.reweighed else f.proof.gain.half_width
+        half = [gain if name == DEFAULT else None for name in measured]
         interval = {"type": "data", "array": half, "width": 5, "thickness": 1.5, "color": INK}
         charts.add_measured(chart, list(measured.values()), list(measured), error_x=interval)
     chart.add_vline(x=0, line={"color": "var(--best)", "width": 2})
@@ -144,7 +145,7 @@ def beside(f: Findings) -> Chart | None:
         "beside",
         f"{inside} of {len(rows)} measured losses lie within the predicted interval",
         f"Predictions lie within {100 * f.proof.error:.1f} % of the measured losses, which are "
-        "means over seeds.",
+        f"means over seeds.{f.as_fitted}",
         "Predicted and measured losses: "
         + "; ".join(f"{n} {fixed(first['predicted'][n])} and {fixed(means[n])}" for n in rows),
         (chart,),

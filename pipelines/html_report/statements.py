@@ -1,6 +1,6 @@
 """The sentences of the report: a number in them knows the run that holds it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlflow.entities import Run
@@ -11,7 +11,7 @@ from optimization.domain.objective import LOSS
 from optimization.mixture.solve import BEST, DEFAULT
 from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
-from pipelines.html_report.findings import SEARCHED, Findings
+from pipelines.html_report.findings import SAME_WEIGHT, SEARCHED, Findings
 from pipelines.html_report.numbers import duration, fixed, joined, scientific
 from pipelines.proof import verdict
 from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
@@ -20,7 +20,6 @@ from training.record import keys, layout
 NOT_SEARCHED, PREDICTED = "NOT SEARCHED", "PREDICTED"
 NAMED = 8  # domains, at most, that the question names
 TERMS = 8  # of the weighted loss, at most, that are named
-SAME_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,12 @@ def question(f: Findings) -> str:
 
 def method(f: Findings) -> Sentence:
     """Which loss is meant, and by which runs the question was answered."""
-    names, unit = f.weighed, keys.unit_text(f.unit)
-    if len(names) < 2:
-        loss = f"the validation loss of {joined(names)}"
-    elif f.weights[names[0]] - f.weights[names[-1]] < SAME_WEIGHT:
-        loss = f"the mean validation loss of {joined(names)}"
-    else:
-        cut, more = layout.short(names), len(names) - TERMS
-        parts = [f"{f.weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
-        loss = " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
-    first = f"The loss is {loss}, in {unit}."
+    first = f"The loss is {_loss(f.weights)}, in {keys.unit_text(f.unit)}."
+    if f.reweighed:
+        first += (
+            " So the search weighs it; the verdict of trained targets, their own figure and table, "
+            f"and held-out errors are of {_loss(f.fit_weights)}, as the fit weighs it."
+        )
     if not f.fitted:
         return (first,)
     noun = "imported run" if f.imported else "proxy run"
@@ -85,6 +80,18 @@ def method(f: Findings) -> Sentence:
         trained = Number(layout.count(len(f.targets), "trained target"), f.lineage.verify)
         runs += (" and checked by ", trained)
     return (f"{first} The question is answered with ", *runs, ".")
+
+
+def _loss(weights: Mapping[str, float]) -> str:
+    """Which loss weights mean."""
+    names = sorted((n for n, w in weights.items() if w), key=lambda n: -weights[n])
+    if len(names) < 2:
+        return f"the validation loss of {joined(names)}"
+    if weights[names[0]] - weights[names[-1]] < SAME_WEIGHT:
+        return f"the mean validation loss of {joined(names)}"
+    cut, more = layout.short(names), len(names) - TERMS
+    parts = [f"{weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
+    return " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
 
 
 def answer(f: Findings) -> Verdict:
@@ -199,7 +206,7 @@ def _gain(name: str, gain: Gain, run: Run | None, unit: str) -> Fact:
 
 def _steps(f: Findings) -> Iterator[Fact]:
     proof, searched = f.proof, f.lineage.search
-    of_search = searched is not None and SEARCHED not in f.mixtures
+    of_search = SEARCHED not in f.mixtures and not (proof and f.reweighed)
     fewer = searched.data.metrics.get("steps_fewer") if searched and of_search else None
     by_law = None if fewer is None or fewer >= 1 else f"{100 * (1 - fewer):.0f} %"
     if proof is not None and proof.steps_to_default is not None and proof.steps:

@@ -77,7 +77,7 @@ def mixtures(f: Findings) -> Table:
 
 def compared(f: Findings) -> Table:
     """Predicted and measured losses of the mixtures."""
-    means = f.proof.table.groupby("mixture")["measured"].mean() if f.proof else {}
+    means = f.targets_weighed.groupby("mixture")["measured"].mean() if f.proof else {}
     differences = "difference" in f.compared
     above = "above the best" if f.base == BEST else f"above the {f.base}"
     rows = []
@@ -201,6 +201,7 @@ def targets(f: Findings) -> Table:
             )
         )
     caption = f"Targets, weighted losses in {keys.unit_text(f.unit)}"
+    caption += ", weighed as the fit did" if f.reweighed else ""
     columns = ("target", "mixture", "seed", "predicted", "measured", "hours")
     return Table("targets", caption, columns, tuple(rows), f.lineage.verify)
 

@@ -9,28 +9,41 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.entities import Run, RunData
 from scipy import stats
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
+from optimization.domain import predictor as predictors
 from pipelines import entry, optimize, report
 from pipelines import imports as importing
-from pipelines.html_report import findings, measured, mixture_charts, page
+from pipelines.html_report import (
+    findings,
+    lineage,
+    measured,
+    mixture_charts,
+    page,
+    statements,
+    tables,
+)
+from pipelines.html_report.findings import Findings
 from pipelines.html_report.links import Links
 from pipelines.prepare import prepare
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.prepared import Prepared
 from tests.pipelines.command.test_advice import answer, free_port
 from tests.support import browser, synthetic
 from tests.support.commands import call, run_entry
 from tests.support.logged_runs import fit_table
-from tests.support.recorded import found, prove
+from tests.support.recorded import Recorded, found, prove
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
 from training.record import keys, markdown
@@ -332,6 +345,68 @@ def test_mistakes_are_told() -> None:
         reported(experiment="empty")
     with pytest.raises(InputError, match="output: there is no folder"):
         reported(output="/nowhere/report.html")
+
+
+def verified(study: str, best: dict[str, float] | None, **changed: Any) -> Findings:
+    """What is found where the search has another problem, or another mixture is trained."""
+    prepared = Prepared.find(studies.load(study))
+    assert prepared is not None
+    predictor = predictors.load(optimize.champion(prepared.study.model))
+    problem = replace(search_problem.of_study(prepared.study, predictor), **changed)
+    with entry.stage(keys.VERIFY) as active:
+        with entry.stage(keys.OPTIMIZE):
+            answer = optimize.optimize(predictor, problem)
+        prove(Recorded(prepared, predictor, answer), {}, active, best)
+    return findings.gather(lineage.of(mlflow.get_run(active.info.run_id)))
+
+
+def test_what_is_compared_has_the_weights_of_the_search(study: str) -> None:
+    weights = {"news": 0.7, "code": 0.2, "math": 0.1}
+    f = verified(study, None, weights=weights)
+    assert f.proof is not None
+    assert f.weights == pytest.approx(weights)
+    assert "0.7 news + 0.2 code + 0.1 math" in str(statements.method(f)[0])
+    assert "are of the mean validation loss" in str(statements.method(f)[0])
+    means = f.proof.table.groupby("mixture").mean(numeric_only=True)
+    told = {row[0].text: row[-1].value for row in tables.compared(f).rows}
+    for name in ("best", "default"):
+        expected = sum(w * means.loc[name, f"measured/{d}"] for d, w in weights.items())
+        assert told[name] == pytest.approx(expected)
+        measured_at_end, by_law = (
+            {curve.label: curve.losses[-1] for curve in curves}[name]
+            for curves in (f.measured, f.predicted)
+        )
+        assert measured_at_end == pytest.approx(expected)
+        assert by_law == pytest.approx(expected, abs=0.01)
+
+
+def test_a_verified_mixture_is_not_taken_for_that_of_the_search(study: str) -> None:
+    f = verified(study, {"news": 0.2, "code": 0.2, "math": 0.6})
+    assert "above the best of the search" in tables.compared(f).columns
+    assert "near-optimal from" not in tables.mixtures(f).columns
+    assert statements.certificate(f) == statements.near_optimal(f) == ()
+    assert any("is not that of the search" in str(text) for text, *_ in statements.cautions(f))
+
+
+def test_a_misfit_comes_before_what_was_measured(study: str) -> None:
+    f = verified(study, None)
+    f = replace(f, standing=replace(f.standing, misfit="the law does not describe its runs"))
+    answer = statements.answer(f)
+    assert answer.word == "NOT TO BE BELIEVED:"
+    told = "".join(part if isinstance(part, str) else part.text for part in answer.sentence)
+    assert told.startswith("The law does not describe its runs (run ")
+    assert ". For what it is worth, trained on the best mixture, the target's loss is" in told
+
+
+def test_a_run_that_mixtures_share_is_shown_once() -> None:
+    targets = pd.DataFrame(
+        {
+            "mixture": ["best", "best", "default", "uniform", "best observed"],
+            "run_id": ["a", "b", "c", "d", "d"],
+        }
+    )
+    once = mixture_charts._once(targets)
+    assert list(once["mixture"]) == ["best", "best", "default", "uniform, best observed"]
 
 
 @pytest.mark.usefixtures("study")
