@@ -26,6 +26,8 @@ from training.record.mlflow_runs import search
 
 Mixture = dict[str, float]  # domain → proportion
 OBJECTIVE = "objective"  # all that an implicit fit predicts
+SAME_WEIGHT = 1e-6  # difference of weights that are the same
+NEAR_OPTIMAL = "near_optimal.json"
 SEARCHED = "best of the search"  # where another mixture was verified
 
 
@@ -38,7 +40,8 @@ class Findings:
     unit: str
     n_params: float  # of the target
     tokens: float
-    weights: dict[str, float]  # of the losses; they sum to one
+    weights: dict[str, float]  # of the losses, by the search if there is one; they sum to one
+    fit_weights: dict[str, float]  # by which targets are verified and held-out errors are taken
     mixtures: dict[str, Mixture]  # the best first
     compared: pd.DataFrame  # a row a mixture: predicted losses, and differences from the best
     compared_with: str  # the mixture over which the gain is
@@ -46,13 +49,13 @@ class Findings:
     proof: Proof | None
     standing: Standing
     ranges: pd.DataFrame  # domain, lowest, highest: the near-optimal set
-    regrets: tuple[float, ...]
     held_out: pd.DataFrame  # run, n_params, observed, predicted: weighted losses
     laws: pd.DataFrame
     measured: tuple[Curve, ...]  # of targets, over tokens
     predicted: tuple[Curve, ...]  # by the law, of the target
     proxies: tuple[Curve, ...]
     against: dict[str, pd.DataFrame]  # domain → the loss against its proportion
+    uncertainty: dict[str, float]  # loss → half the interval of its predicted change
     fitted: tuple[Run, ...]
     targets: dict[str, Run]  # by id
     trained: tuple[Trained, ...]  # what was trained, and what it cost
@@ -64,9 +67,27 @@ class Findings:
         return self.mixtures[BEST]
 
     @property
-    def weighed(self) -> list[str]:
-        """What has a weight, the heaviest first."""
-        return sorted((n for n, w in self.weights.items() if w), key=lambda n: -self.weights[n])
+    def base(self) -> str:
+        """The mixture from which the differences of `compared` are."""
+        return SEARCHED if SEARCHED in self.mixtures else BEST
+
+    @property
+    def reweighed(self) -> bool:
+        """Whether the search weighed the losses otherwise than the fit did."""
+        names = {*self.weights, *self.fit_weights}
+        apart = (self.weights.get(n, 0.0) - self.fit_weights.get(n, 0.0) for n in names)
+        return any(abs(difference) > SAME_WEIGHT for difference in apart)
+
+    @property
+    def as_fitted(self) -> str:
+        """What the caption of something adds that is weighed as the fit did."""
+        return " The losses are weighed as the fit did." if self.reweighed else ""
+
+    @property
+    def targets_weighed(self) -> pd.DataFrame:
+        """The targets, measured by the weights of the search; empty without a proof."""
+        table = self.proof.table if self.proof else pd.DataFrame()
+        return measured.weighed(table, self.weights) if self.reweighed and len(table) else table
 
     @property
     def imported(self) -> bool:
@@ -80,11 +101,12 @@ def gather(found: Lineage) -> Findings:
     Raises InputError if neither a search nor a predictor that can be loaded is left.
     """
     fit, searched = found.fit, found.search
-    params: dict[str, str] = next(run.data.params for run in (searched, fit) if run)
+    params = _params(found)
     unit = params.get(keys.LOSS_UNIT) or keys.NATS
     n_params, tokens = (float(params[k]) for k in (keys.TARGET_N_PARAMS, keys.TARGET_TOKENS))
     weights = _normalised(keys.without_prefix(keys.WEIGHT, params))
     own = _normalised(keys.without_prefix(keys.WEIGHT, fit.data.params)) if fit else weights
+    weights = own if set(weights) == {OBJECTIVE} else weights
     predictor = _predictor(found.model, n_params, tokens)
     losses = lineage.table(found.verify, "measured_beside_predicted.json")
     targets = measured.runs_of(losses)
@@ -97,37 +119,59 @@ def gather(found: Lineage) -> Findings:
             "no search of it was logged; fit again"
         )
     compared, mixtures = _verified(compared, losses, targets)
-    other = DEFAULT if DEFAULT in mixtures else next(n for n in mixtures if n != BEST)
-    compared_with = params.get("compared_with", other)
+    others = [DEFAULT, params.get("compared_with", DEFAULT), *mixtures]
+    known = [name for name in others if name in mixtures and name != BEST]
+    if not known:
+        raise InputError("report: the best mixture was compared with no other; optimize again")
+    compared_with = params.get("compared_with", "")
+    compared_with = compared_with if compared_with in known else known[0]
     fitted = tuple(lineage.fitted_runs(fit)) if fit else ()
     evaluations = lineage.evaluations(fit)
+    proof = measured.proof(found, losses, targets, own, unit)
     return Findings(
         lineage=found,
         study=_study(fitted, found),
         unit=unit,
         n_params=n_params,
         tokens=tokens,
-        weights=own if set(weights) == {OBJECTIVE} else weights,
+        weights=weights,
+        fit_weights=own,
         mixtures=mixtures,
         compared=compared,
         compared_with=compared_with,
         gain=_gain(compared, compared_with),
-        proof=measured.proof(found, losses, targets, own, unit),
+        proof=proof,
         standing=registry.standing(found.model),
-        ranges=lineage.table(searched, "near_optimal.json"),
-        regrets=tuple(lineage.table(searched, "optimum_by_replicate.json").get("regret", ())),
+        ranges=pd.DataFrame() if SEARCHED in mixtures else lineage.table(searched, NEAR_OPTIMAL),
         held_out=measured.held_out(lineage.table(fit, "held_out_predictions.json"), own),
         laws=lineage.table(fit, "laws.json"),
-        measured=measured.of_targets(losses, targets, own, unit),
+        measured=measured.of_targets(losses, targets, weights, unit),
         predicted=predicted.over_tokens(predictor, mixtures, weights, evaluations),
-        proxies=measured.of_proxies(evaluations, own, fitted),
+        proxies=measured.of_proxies(evaluations, weights, fitted),
         against=predicted.against_proportions(predictor, mixtures[BEST], weights),
+        uncertainty=predicted.uncertainty(
+            predictor, mixtures[BEST], mixtures.get(DEFAULT if proof else compared_with)
+        ),
         fitted=fitted,
         targets=targets,
         trained=cost.of(fitted, list(targets.values())),
         design=_design(found),
         newer=_newer(found),
     )
+
+
+def _params(found: Lineage) -> dict[str, str]:
+    """The parameters of the search, or else of the fit."""
+    run = found.search or found.fit
+    if run is None:
+        raise InputError("report: the runs of the search and of the fit are gone; fit again")
+    for key in (keys.TARGET_N_PARAMS, keys.TARGET_TOKENS):
+        if key not in run.data.params:
+            raise InputError(
+                f"report: run {run.info.run_name!r} ({run.info.run_id}) of an older version "
+                f"recorded no {key}; {'optimize' if found.search else 'fit'} again"
+            )
+    return dict(run.data.params)
 
 
 def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
@@ -145,6 +189,11 @@ def _predictor(uri: str, n_params: float, tokens: float) -> Predictor | None:
 def _optimum(fit: Run) -> Mixture:
     """The best mixture of the target by the law, which a fit finds by itself."""
     table = lineage.table(fit, "optimum_by_size.json")
+    if table.empty:
+        raise InputError(
+            f"report: the fit {fit.info.run_name!r} ({fit.info.run_id}) recorded no best mixture; "
+            "fit again, or search one with optimize"
+        )
     row = {str(key): value for key, value in table.iloc[-1].items()}
     return keys.without_prefix(keys.MIXTURE, row)
 
@@ -157,6 +206,8 @@ def _verified(
         str(row["mixture"]): keys.without_prefix(keys.MIXTURE, row)
         for row in compared.to_dict("records")
     }
+    if BEST not in mixtures:
+        raise InputError("report: the search recorded no best mixture; optimize again")
     domains = list(mixtures[BEST])
     for run_id in losses.loc[losses["mixture"] == BEST, "run_id"] if len(losses) else ():
         if run_id not in targets:
@@ -191,8 +242,7 @@ def _design(found: Lineage) -> Run | None:
     """The newest `design` whose predictor is the answer's."""
     runs = _later(found, keys.DESIGN, found.fit)
     name = found.model.rpartition("/")[0]
-    same = (run for run in runs if run.data.params.get("model_uri", "").startswith(name))
-    return next(same, None) if found.model else None
+    return next((run for run in runs if _of_model(run, name)), None)
 
 
 def _newer(found: Lineage) -> Run | None:
@@ -201,10 +251,15 @@ def _newer(found: Lineage) -> Run | None:
         return None
     name = found.model.rpartition("/")[0]
     for run in _later(found, keys.OPTIMIZE, found.verify):
-        uri = run.data.params.get("model_uri", "")
-        if uri.startswith((f"{name}/", f"{name}@")) and run.info.run_id != _id(found.search):
+        if _of_model(run, name) and run.info.run_id != _id(found.search):
             return run
     return None
+
+
+def _of_model(run: Run, name: str) -> bool:
+    """Whether a run used a version or an alias of `models:/name`."""
+    uri = run.data.params.get("model_uri", "")
+    return bool(name) and uri.startswith((f"{name}/", f"{name}@"))
 
 
 def _later(found: Lineage, stage: str, than: Run | None) -> list[Run]:

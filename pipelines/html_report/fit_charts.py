@@ -5,7 +5,7 @@ import numpy as np
 from pipelines.html_report import charts
 from pipelines.html_report.charts import MUTED, Chart
 from pipelines.html_report.findings import Findings
-from pipelines.html_report.numbers import fixed, listed
+from pipelines.html_report.numbers import fixed, listed, ordinal
 from training.record import keys, layout
 
 SHADES = 4  # of the sizes of proxies, in page.css
@@ -55,8 +55,9 @@ def over_tokens(f: Findings) -> Chart | None:
     ends = {curve.label: curve.losses[-1] for curve in curves}
     kind = "measured" if f.measured else "predicted"
     title = f"At {layout.short_count(f.tokens)} tokens, {kind}: {listed(ends)}"
-    if f.proof is not None and f.proof.steps_to_default is not None and f.proof.steps:
-        share = f.proof.steps_to_default / f.proof.steps
+    proof = None if f.reweighed else f.proof
+    if proof is not None and proof.steps_to_default is not None and proof.steps:
+        share = proof.steps_to_default / proof.steps
         part = f"{100 * share:.0f} % of the tokens"
         title = f"The best mixture has the default's final loss after {part}"
     return Chart(
@@ -114,11 +115,12 @@ def held_out(f: Findings) -> Chart | None:
     metrics = f.lineage.fit.data.metrics if f.lineage.fit else {}
     error = metrics.get("cv/objective_mae", float(np.abs(values[:, 0] - values[:, 1]).mean()))
     mean = metrics.get("cv/mean_prediction_mae")
-    other = f"; predicting their mean errs by {fixed(mean)}" if mean is not None else ""
+    other = f"; predicting the mean: {fixed(mean)}" if mean is not None else ""
     return Chart(
         "held_out",
         f"Held-out mixtures are predicted with a mean error of {fixed(error)} {unit}{other}",
-        "Each point is a run at its last evaluation, predicted by a law without its mixture.",
+        "Each point is a run at its last evaluation, predicted by a law without its mixture."
+        + f.as_fitted,
         f"{layout.count(len(table), 'run')}, mean absolute error {fixed(error)} {unit}{other}",
         (chart,),
         f.lineage.fit,
@@ -155,13 +157,14 @@ def laws(f: Findings) -> Chart | None:
     chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_layout(hovermode="closest")
     errors = dict(zip(table["law"], table["held_out_rmse"], strict=True))
-    title = f"The laws err by {fixed(min(errors.values()))} to {fixed(max(errors.values()))}"
+    ends = f"{fixed(min(errors.values()))} to {fixed(max(errors.values()))}"
+    title = f"The laws have an RMSE of {ends} on held-out mixtures"
     if len(chosen):
         row = chosen.iloc[0]
         rank = 1 + int((table["held_out_rmse"] < row["held_out_rmse"]).sum())
         title = (
-            f"The chosen law, {row['law']}, errs by {fixed(row['held_out_rmse'])} on held-out "
-            f"mixtures: rank {rank} of {len(table)}"
+            f"The chosen law has an RMSE of {fixed(row['held_out_rmse'])} on held-out mixtures "
+            f"({ordinal(rank)} of {len(table)})"
         )
     return Chart(
         "laws",

@@ -1,5 +1,7 @@
 """What trained models measured, as the report shows it."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +18,11 @@ from pipelines.proof.verdict import EARLIER, Earlier, Gain, Proof
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import history_from_tags
+from training.record.intervals import t_quantile
 from training.record.mlflow_runs import in_unit
 
 Weights = Mapping[str, float]
+NORMAL = 1.644  # no quantile of Student's t, for the 90 % interval, is smaller
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,42 @@ def _earlier(verify: Run) -> Earlier | None:
         objective = verify.data.metrics["earlier_objective"]
         return Earlier(str(run.info.run_name), run.info.run_id, objective)
     return None
+
+
+def seed_error(targets: pd.DataFrame, column: str = "measured") -> tuple[float, int]:
+    """The standard deviation of a measurement between seeds, pooled over the mixtures, and its
+    degrees of freedom; nan and 0 if no mixture has two seeds."""
+    groups = targets.groupby("mixture")[column]
+    degrees = int((groups.count() - 1).sum())
+    if not degrees:
+        return math.nan, 0
+    squares = float(((targets[column] - groups.transform("mean")) ** 2).sum())
+    return math.sqrt(squares / degrees), degrees
+
+
+def half_width(targets: pd.DataFrame, column: str = "measured") -> float:
+    """Half the 90 % interval of the difference between the best and the default mixture; nan if no
+    mixture has two seeds."""
+    error, degrees = seed_error(targets, column)
+    counts = targets["mixture"].value_counts()
+    apart = math.sqrt(1 / counts[BEST] + 1 / counts[DEFAULT])
+    return t_quantile(degrees) * error * apart if degrees else math.nan
+
+
+def seeds_needed(error: float, gain: float) -> int:
+    """How many seeds of each of two mixtures make the 90 % interval of their difference exclude 0,
+    if it is measured as `gain` > 0; `error` is the standard deviation between seeds."""
+    fewest = int(2 * (NORMAL * error / gain) ** 2)  # with the error known
+    return next(
+        n
+        for n in itertools.count(max(2, fewest))
+        if t_quantile(2 * (n - 1)) * error * math.sqrt(2 / n) <= gain
+    )
+
+
+def weighed(targets: pd.DataFrame, weights: Weights) -> pd.DataFrame:
+    """The targets with `measured` by other weights; nan where a loss was not measured."""
+    return targets.assign(measured=_weighted(targets, "measured/", weights))
 
 
 def held_out(table: pd.DataFrame, weights: Weights) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from optimization.mixture.solve import BEST, DEFAULT
 from pipelines.html_report import charts
 from pipelines.html_report.charts import INK, MUTED, PAPER, Chart
 from pipelines.html_report.findings import Findings
-from pipelines.html_report.numbers import fixed, joined, listed, losses
+from pipelines.html_report.measured import half_width
+from pipelines.html_report.numbers import fixed, joined, listed
 from training.record import keys, layout
 from training.record.figures import largest_first
 
@@ -91,9 +92,10 @@ def gains(f: Findings) -> Chart | None:
     charts.add_intervals(chart, table["difference"], rows, colours, *ends)
     measured: dict[str, float] = {}
     if f.proof is not None:
-        by_seed = f.proof.table.pivot_table("measured", "seed", "mixture")
+        by_seed = f.targets_weighed.pivot_table("measured", "seed", "mixture")
         measured = {n: float((by_seed[n] - by_seed[BEST]).mean()) for n in rows if n in by_seed}
-        half = [f.proof.gain.half_width if name == DEFAULT else None for name in measured]
+        gain = half_width(f.targets_weighed) if f.reweighed else f.proof.gain.half_width
+        half = [gain if name == DEFAULT else None for name in measured]
         interval = {"type": "data", "array": half, "width": 5, "thickness": 1.5, "color": INK}
         charts.add_measured(chart, list(measured.values()), list(measured), error_x=interval)
     chart.add_vline(x=0, line={"color": "var(--best)", "width": 2})
@@ -104,7 +106,7 @@ def gains(f: Findings) -> Chart | None:
     unclear = [name for name in rows if name not in clear]
     parts = [
         f"is better than {joined(clear)}" if clear else "",
-        f"cannot be told from {joined(unclear)}" if unclear else "",
+        f"cannot be distinguished from {joined(unclear, word='or')}" if unclear else "",
     ]
     return Chart(
         "gains",
@@ -123,11 +125,12 @@ def beside(f: Findings) -> Chart | None:
     """Measured losses of the targets beside the predicted ones."""
     if f.proof is None:
         return None
-    table = f.proof.table
+    table = _once(f.proof.table)
     groups = table.groupby("mixture", sort=False)
     first, means = groups.first(), groups["measured"].mean()
     rows, chart, styles = list(first.index), charts.figure(), charts.styles(list(f.mixtures))
-    colours = [styles.get(name, charts.OTHERS[-1])[0] for name in rows]
+    known = [styles.get(name.partition(", ")[0], charts.OTHERS[-1]) for name in rows]
+    colours = [colour for colour, *_ in known]
     charts.add_intervals(chart, first["predicted"], rows, colours, first["low"], first["high"])
     hover = "measured %{x:.4f}, seed %{customdata}<extra></extra>"
     charts.add_measured(
@@ -142,13 +145,25 @@ def beside(f: Findings) -> Chart | None:
         "beside",
         f"{inside} of {len(rows)} measured losses lie within the predicted interval",
         f"Predictions lie within {100 * f.proof.error:.1f} % of the measured losses, which are "
-        "means over seeds.",
+        f"means over seeds.{f.as_fitted}",
         "Predicted and measured losses: "
         + "; ".join(f"{n} {fixed(first['predicted'][n])} and {fixed(means[n])}" for n in rows),
         (chart,),
         f.lineage.verify,
         charts.height(len(rows), row=44),
     )
+
+
+def _once(targets: pd.DataFrame) -> pd.DataFrame:
+    """The targets, each once; a mixture whose runs are all another one's is named beside it."""
+    runs: dict[tuple[str, ...], set[str]] = {}
+    for name, rows in targets.groupby("mixture", sort=False):
+        ids = set(rows["run_id"])
+        same = next((names for names, held in runs.items() if ids <= held), ())
+        held = runs.pop(same, ids)
+        runs[(*same, str(name))] = held
+    label = {names[0]: ", ".join(names) for names in runs}
+    return targets[targets["mixture"].isin(label)].replace({"mixture": label})
 
 
 def changes(f: Findings) -> tuple[dict[str, float], dict[str, float]]:
@@ -176,6 +191,10 @@ def by_loss(f: Findings) -> Chart | None:
     values = measured or predicted
     if len(values) < 2:
         return None
+    repeated = f.proof is not None and f.proof.repeated and bool(measured)
+    widths = f.uncertainty
+    if f.proof is not None and repeated:
+        widths = {n: half_width(f.proof.table, f"measured/{n}") for n in measured}
     large = charts.largest({name: abs(x) for name, x in values.items()})
     shown = sorted(large, key=lambda name: values[name])
     rows, chart = charts.names(shown), charts.figure()
@@ -195,23 +214,21 @@ def by_loss(f: Findings) -> Chart | None:
     )
     if measured:
         hover = "measured %{x:+.4f}<extra></extra>"
-        charts.add_measured(chart, [measured[n] for n in shown], rows, hovertemplate=hover)
+        ends = [widths.get(n) for n in shown] if repeated else None
+        interval = {"type": "data", "array": ends, "width": 5, "thickness": 1.5, "color": INK}
+        charts.add_measured(
+            chart, [measured[n] for n in shown], rows, hovertemplate=hover, error_x=interval
+        )
     chart.add_vline(x=0, line={"color": MUTED, "width": 1})
     chart.update_layout(hovermode="closest", showlegend=bool(measured))
     chart.update_yaxes(**charts.row_axis(len(rows)))
     chart.update_xaxes(title=f"change of the loss ({keys.unit_text(f.unit)}), left is better")
-    worse = sorted((n for n in values if values[n] > 0), key=lambda n: -values[n])
-    cut = layout.short(worse[:3], charts.NAME)
-    most = listed({cut[n]: values[n] for n in worse[:3]}, 3, sign=True)
-    verb = "gets" if len(worse) == 1 else "get"
-    title = f"{losses(len(worse))} of {len(values)} {verb} worse: {most}"
-    if not worse:
-        title = f"All {losses(len(values))} get better"
     of, other = ("measured", DEFAULT) if measured else ("predicted", f.compared_with)
     return Chart(
         "by_loss",
-        title + (", …" if len(worse) > 3 else ""),
-        f"Loss on the best mixture less that on {charts.the(other)}."
+        told(values, widths),
+        f"Loss on the best mixture less that on {charts.the(other)}. A change is clear if its 90 % "
+        f"interval, {'between seeds' if repeated else 'by the law'}, excludes 0."
         + (f" The {len(shown)} largest changes of {len(values)}. {BEHIND}"
            if len(shown) < len(values) else ""),
         f"Change of each loss, {of}: {listed({n: values[n] for n in shown}, sign=True)}",
@@ -219,6 +236,28 @@ def by_loss(f: Findings) -> Chart | None:
         f.lineage.verify if measured else f.lineage.search or f.lineage.fit,
         charts.height(len(shown)),
     )  # fmt: skip
+
+
+def told(values: Mapping[str, float], widths: Mapping[str, float]) -> str:
+    """How many changes are clear: larger than half their intervals, where these are known."""
+    clear = {n: x for n, x in values.items() if abs(x) > widths.get(n, np.inf)}
+    higher = sorted((n for n in clear if clear[n] > 0), key=lambda n: -clear[n])
+    lower, unclear, count = len(clear) - len(higher), len(values) - len(clear), len(values)
+    if lower == count:
+        return f"All {count} losses are clearly lower"
+    if not clear:
+        return f"None of {count} losses is clearly higher or lower"
+    cut = layout.short(higher[:3], charts.NAME)
+    most = listed({cut[n]: clear[n] for n in higher[:3]}, 3, sign=True)
+    title = f"{len(higher)} of {count} losses {_are(len(higher))} clearly higher: {most}"
+    title += ", …" if len(higher) > 3 else ""
+    if not higher:
+        title = f"{lower} of {count} losses {_are(lower)} clearly lower, none clearly higher"
+    return title + (f"; {unclear} {_are(unclear)} unclear" if unclear else "")
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def against(f: Findings) -> Chart | None:

@@ -1,18 +1,17 @@
 """What to do next, from what the runs say, with the commands that do it."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fitting.registry import BACKTESTS
-from optimization.mixture.solve import BEST
 from pipelines.command import advice
+from pipelines.html_report import measured
 from pipelines.html_report.findings import Findings
 from pipelines.html_report.numbers import fixed, scientific
 from pipelines.html_report.statements import Number, Sentence
 from pipelines.proof import verdict
-from training.record import keys
+from training.record import keys, layout
 
 STUDIES = Path(__file__).parents[1] / "studies"
 LARGE_REGRET = 0.1  # share of the predicted gain, from which on more mixtures are advised
@@ -59,13 +58,14 @@ def _seeds(f: Findings, study: str) -> Iterator[Step]:
         why = "Train a second seed: the noise between seeds is unknown. List two in target.seeds."
         yield Step((why,), (again,))
     elif verdict.outcome(gain) == verdict.UNCLEAR and gain.value > 0:
-        seeds = int((f.proof.table["mixture"] == BEST).sum())
-        needed = math.ceil(seeds * (gain.half_width / gain.value) ** 2)
+        error, _ = measured.seed_error(f.proof.table)
+        needed = measured.seeds_needed(error, gain.value)
         yield Step(
             (
                 "Train more seeds: if the gain is as large as measured, about ",
-                Number(str(needed), run),
-                " of each mixture show it. List them in target.seeds.",
+                Number(layout.count(needed, "seed"), run),
+                " per mixture would make the interval exclude 0, with an even chance. List them in "
+                "target.seeds.",
             ),
             (again,),
         )
@@ -119,15 +119,16 @@ def _mixtures(f: Findings, study: str) -> Iterator[Step]:
         yield Step(why, () if longer > metrics["expected_gain"] else commands)
     elif searched is not None and f.gain is not None and "regret" in searched.data.metrics:
         regret = searched.data.metrics["regret"]
-        large = regret > LARGE_REGRET * max(f.gain.value, 0.0)
-        worth = "they may move the answer" if large else "they would change the answer little"
+        if regret <= LARGE_REGRET * max(f.gain.value, 0.0):
+            return  # they would change the answer little
         yield Step(
             (
                 "Train more mixtures: with another sample of them, another one would be better by ",
                 Number(fixed(regret), searched),
-                f" {unit} on average, so {worth}. What a batch is expected to gain, design says.",
+                f" {unit} on average, so they may move the answer. `design` estimates what a batch "
+                "would gain.",
             ),
-            commands if large else commands[:1],
+            commands,
         )
     else:
         yield Step(("Train more mixtures, where the predictor is uncertain:",), commands)

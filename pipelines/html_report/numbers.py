@@ -39,15 +39,16 @@ def listed(values: Mapping[str, float], decimals: int = 4, *, sign: bool = False
     return ", ".join(f"{name} {fixed(v, decimals, sign=sign)}" for name, v in values.items())
 
 
-def joined(names: list[str], most: int = 8) -> str:
+def joined(names: list[str], most: int = 8, word: str = "and") -> str:
     """`web, code and papers`; of many, the first few and the number of the others."""
     if len(names) > most:
         return layout.some(names, most)
     cut = layout.short(names)
     shown = [cut[name] for name in names]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return f" {word} ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def losses(count: int) -> str:
-    """`1 loss`, `2 losses`."""
-    return "1 loss" if count == 1 else f"{count:,} losses"
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th`."""
+    teens = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

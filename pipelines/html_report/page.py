@@ -45,7 +45,6 @@ def render(f: Findings, run: Run, study: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["url"] = links
     charts = [draw(f) for draw in CHARTS]
     drawn = {chart.name: chart for chart in charts if chart is not None}
     page = environment.get_template("page.html").render(

@@ -57,7 +57,7 @@ def over_tokens(
         return ()
     first = min(float(evaluations[keys.TOKENS].min()), predictor.tokens / 2)
     tokens = np.geomspace(first, predictor.tokens, POINTS)
-    w = np.array([weights[d] for d in predictor.val_domains])
+    w = _weights(predictor, weights)
     curves = []
     for name in (BEST, DEFAULT):
         if name in mixtures:
@@ -68,6 +68,18 @@ def over_tokens(
     return tuple(curves)
 
 
+def uncertainty(
+    predictor: Predictor | None, best: Mixture, other: Mixture | None
+) -> dict[str, float]:
+    """Loss → half the 90 % interval of its predicted difference between two mixtures."""
+    if predictor is None or other is None:
+        return {}
+    rows = np.array([[mixture[d] for d in predictor.domains] for mixture in (best, other)])
+    differences = Differences.of(predictor, weighted(predictor, predictor.weights), rows[0])
+    half = differences.by_loss(rows[1:])[1][0]
+    return dict(zip(predictor.val_domains, half.tolist(), strict=True))
+
+
 def against_proportions(
     predictor: Predictor | None, best: Mixture, weights: Mapping[str, float]
 ) -> dict[str, pd.DataFrame]:
@@ -75,7 +87,7 @@ def against_proportions(
     domain's proportion changes and the others keep their ratios."""
     if predictor is None:
         return {}
-    w = np.array([weights[d] for d in predictor.val_domains])
+    w = _weights(predictor, weights)
     base = np.array([best[d] for d in predictor.domains])
     differences = Differences.of(predictor, weighted(predictor, w), base)
     curves = loss_curves(predictor, w, _explored(predictor), differences)
@@ -86,6 +98,13 @@ def against_proportions(
         if domain in curves
     }
     return {domain: curve for domain, curve in within.items() if len(curve) > 1}
+
+
+def _weights(predictor: Predictor, weights: Mapping[str, float]) -> Array:
+    """The weights of the predicted losses, (V,); the predictor's own where it predicts none of
+    those that are weighed, but their sum."""
+    found = np.array([weights.get(d, 0.0) for d in predictor.val_domains])
+    return found if found.any() else np.asarray(predictor.weights)
 
 
 def _explored(predictor: Predictor) -> Feasible:

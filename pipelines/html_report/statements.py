@@ -1,24 +1,25 @@
 """The sentences of the report: a number in them knows the run that holds it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlflow.entities import Run
 
+from fitting.diagnostics.diagnostics import MISFIT
+from fitting.registry import BACKTESTS, DIAGNOSTIC, OLD_DIAGNOSTIC
 from optimization.domain.objective import LOSS
-from optimization.mixture.solve import BEST
+from optimization.mixture.solve import BEST, DEFAULT
 from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
-from pipelines.html_report.findings import SEARCHED, Findings
+from pipelines.html_report.findings import SAME_WEIGHT, SEARCHED, Findings
 from pipelines.html_report.numbers import duration, fixed, joined, scientific
 from pipelines.proof import verdict
 from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
 from training.record import keys, layout
 
-FITTED, PREDICTED = "NOT SEARCHED", "PREDICTED"
+NOT_SEARCHED, PREDICTED = "NOT SEARCHED", "PREDICTED"
 NAMED = 8  # domains, at most, that the question names
 TERMS = 8  # of the weighted loss, at most, that are named
-SAME_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,12 @@ def question(f: Findings) -> str:
 
 def method(f: Findings) -> Sentence:
     """Which loss is meant, and by which runs the question was answered."""
-    names, unit = f.weighed, keys.unit_text(f.unit)
-    if len(names) < 2:
-        loss = f"the validation loss of {joined(names)}"
-    elif f.weights[names[0]] - f.weights[names[-1]] < SAME_WEIGHT:
-        loss = f"the mean validation loss of {joined(names)}"
-    else:
-        cut, more = layout.short(names), len(names) - TERMS
-        parts = [f"{f.weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
-        loss = " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
-    first = f"The loss is {loss}, in {unit}."
+    first = f"The loss is {_loss(f.weights)}, in {keys.unit_text(f.unit)}."
+    if f.reweighed:
+        first += (
+            " So the search weighs it; the verdict of trained targets, their own figure and table, "
+            f"and held-out errors are of {_loss(f.fit_weights)}, as the fit weighs it."
+        )
     if not f.fitted:
         return (first,)
     noun = "imported run" if f.imported else "proxy run"
@@ -83,6 +80,18 @@ def method(f: Findings) -> Sentence:
         trained = Number(layout.count(len(f.targets), "trained target"), f.lineage.verify)
         runs += (" and checked by ", trained)
     return (f"{first} The question is answered with ", *runs, ".")
+
+
+def _loss(weights: Mapping[str, float]) -> str:
+    """Which loss weights mean."""
+    names = sorted((n for n, w in weights.items() if w), key=lambda n: -weights[n])
+    if len(names) < 2:
+        return f"the validation loss of {joined(names)}"
+    if weights[names[0]] - weights[names[-1]] < SAME_WEIGHT:
+        return f"the mean validation loss of {joined(names)}"
+    cut, more = layout.short(names), len(names) - TERMS
+    parts = [f"{weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
+    return " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
 
 
 def answer(f: Findings) -> Verdict:
@@ -100,11 +109,10 @@ def answer(f: Findings) -> Verdict:
             "Measured gain: ",
         }[verdict.outcome(gain)]
         end = f" {unit} (90 % interval), with {layout.count(seeds, 'seed')} each."
-        return Verdict(verdict.headline(f.proof, f.standing), (how, Number(_ends(gain), run), end))
-    word = PREDICTED if f.lineage.search else FITTED
-    word = DOUBTED if f.standing.misfit else word
+        return _verdict(f, verdict.outcome(gain), (how, Number(_ends(gain), run), end))
+    word = PREDICTED if f.lineage.search else NOT_SEARCHED
     if f.gain is None:
-        return Verdict(word, ("A best mixture is predicted; no target was trained on it.",))
+        return _verdict(f, word, ("A best mixture is predicted; no target was trained on it.",))
     other = the(f.compared_with)
     how = {
         BETTER: f"By the law, the best mixture's loss is lower than that of {other}.",
@@ -113,14 +121,24 @@ def answer(f: Findings) -> Verdict:
     }[verdict.outcome(f.gain)]
     number = Number(_ends(f.gain), f.lineage.search or f.lineage.fit)
     end = f" {unit} (90 % interval). No target was trained on it."
-    return Verdict(word, (f"{how} Predicted gain: ", number, end))
+    return _verdict(f, word, (f"{how} Predicted gain: ", number, end))
+
+
+def _verdict(f: Findings, word: str, sentence: Sentence) -> Verdict:
+    """The verdict; a law that does not describe its runs comes before what was found with it."""
+    if not f.standing.misfit:
+        return Verdict(word, sentence)
+    first, *rest = sentence
+    start = f"{first[:1].lower()}{first[1:]}" if isinstance(first, str) else first
+    why: Sentence = (_sentence(f.standing.misfit), *_source(f.lineage.fit))
+    return Verdict(f"{DOUBTED}:", (*why, ". For what it is worth, ", start, *rest))
 
 
 def cautions(f: Findings) -> list[Sentence]:
-    """Reasons for caution, the most important first."""
+    """Reasons for caution but a misfit, which the verdict names; the most important first."""
     fit, verify, standing = f.lineage.fit, f.lineage.verify, f.standing
     minimised = f.lineage.search.data.params.get("minimised", LOSS) if f.lineage.search else LOSS
-    found: list[tuple[str, Run | None]] = [(standing.misfit, fit)] if standing.misfit else []
+    found: list[tuple[str, Run | None]] = []
     if f.proof is not None:
         of_fit = set(standing.warnings)
         doubts = verdict.doubts(f.proof, standing)
@@ -137,9 +155,27 @@ def cautions(f: Findings) -> list[Sentence]:
         if standing.champion and standing.champion != standing.version:
             text = f"the predictor is version {standing.version}, which is not the champion: "
             found.append((text + standing.reason, fit))
+    if SEARCHED in f.mixtures:
+        text = f"the verified mixture is not that of the search, which is named {SEARCHED!r} here"
+        found.append((text, f.lineage.search))
     if f.newer is not None:
         found.append(("a newer search with this predictor's name is not verified", f.newer))
     return [(_sentence(text), *_source(run)) for text, run in found]
+
+
+def clear(f: Findings) -> str:
+    """What was tested, where no reason for caution was found."""
+    tags = f.lineage.fit.data.tags if f.lineage.fit else {}
+    tested = {key.removeprefix(prefix) for prefix in (DIAGNOSTIC, OLD_DIAGNOSTIC) for key in tags
+              if key.startswith(prefix)}  # fmt: skip
+    others = set(f.mixtures) - {BEST, DEFAULT}
+    compared = f.proof is not None and others & set(f.proof.table["mixture"])
+    parts = [
+        "the law fits its runs" if MISFIT in tested else "",
+        "the backtests hold" if tested & set(BACKTESTS) else "the runs allowed no backtest",
+        "no other trained mixture measured better" if compared else "",
+    ]
+    return _sentence(joined([part for part in parts if part])) + "."
 
 
 def facts(f: Findings) -> Iterator[Fact]:
@@ -158,7 +194,7 @@ def facts(f: Findings) -> Iterator[Fact]:
             "Held-out error",
             Number(fixed(metrics["cv/objective_mae"]), fit),
             unit,
-            f"predicting the mean errs by {fixed(metrics['cv/mean_prediction_mae'])}",
+            f"predicting the mean: {fixed(metrics['cv/mean_prediction_mae'])}",
         )
 
 
@@ -170,7 +206,8 @@ def _gain(name: str, gain: Gain, run: Run | None, unit: str) -> Fact:
 
 def _steps(f: Findings) -> Iterator[Fact]:
     proof, searched = f.proof, f.lineage.search
-    fewer = searched.data.metrics.get("steps_fewer") if searched else None
+    of_search = SEARCHED not in f.mixtures and not (proof and f.reweighed)
+    fewer = searched.data.metrics.get("steps_fewer") if searched and of_search else None
     by_law = None if fewer is None or fewer >= 1 else f"{100 * (1 - fewer):.0f} %"
     if proof is not None and proof.steps_to_default is not None and proof.steps:
         saved = 100 * (1 - proof.steps_to_default / proof.steps)
@@ -182,10 +219,10 @@ def _steps(f: Findings) -> Iterator[Fact]:
         yield Fact("Steps saved", Number(by_law, searched), "", note)
 
 
-def freedom(f: Findings) -> Sentence:
+def near_optimal(f: Findings) -> Sentence:
     """How well the data determine the best mixture."""
     searched = f.lineage.search
-    if searched is None or "regret" not in searched.data.metrics:
+    if searched is None or "regret" not in searched.data.metrics or SEARCHED in f.mixtures:
         return ()
     regret, share = searched.data.metrics["regret"], ""
     if f.gain is not None and f.gain.value > 0:
@@ -201,7 +238,7 @@ def freedom(f: Findings) -> Sentence:
 def certificate(f: Findings) -> Sentence:
     """How far the answer can be from the law's optimum."""
     searched = f.lineage.search
-    if searched is None:
+    if searched is None or SEARCHED in f.mixtures:
         return ()
     if "gap" not in searched.data.metrics:
         return ("The search is not certified.",)
@@ -234,17 +271,16 @@ def spent(f: Findings) -> Sentence:
     """What was trained."""
     parts: Sentence = ()
     for kind, one, run in (
-        (PROXIES, "proxy", f.lineage.fit),
+        (PROXIES, "proxy run", f.lineage.fit),
         (TARGETS, "target", f.lineage.verify),
     ):
         rows = [row for row in f.trained if row.kind == kind]
         if rows:
-            number = sum(row.runs for row in rows)
             hours = [row.hours for row in rows if row.hours is not None]
             took = f" and {duration(sum(hours))}" if len(hours) == len(rows) else ""
             parts += (
                 " and " if parts else "",
-                Number(f"1 {one}" if number == 1 else f"{number:,} {kind}", run),
+                Number(layout.count(sum(row.runs for row in rows), one), run),
                 f" took {scientific(sum(row.flops for row in rows))} FLOPs{took}",
             )
     return (*parts, ".") if parts else ("The fit did not record which runs it took.",)

@@ -77,14 +77,15 @@ def mixtures(f: Findings) -> Table:
 
 def compared(f: Findings) -> Table:
     """Predicted and measured losses of the mixtures."""
-    means = f.proof.table.groupby("mixture")["measured"].mean() if f.proof else {}
+    means = f.targets_weighed.groupby("mixture")["measured"].mean() if f.proof else {}
     differences = "difference" in f.compared
+    above = "above the best" if f.base == BEST else f"above the {f.base}"
     rows = []
     for row in f.compared.to_dict("records"):
         cells = [Cell(str(row["mixture"])), *_with_interval(row, "objective")]
         if differences:
             none = [Cell(NO_VALUE)] * 3
-            cells += none if row["mixture"] == BEST else _with_interval(row, "difference", True)
+            cells += none if row["mixture"] == f.base else _with_interval(row, "difference", True)
         cells.append(_number(row["distance"], 3))
         cells += [_number(means.get(row["mixture"]))] if f.proof else []
         rows.append(tuple(cells))
@@ -94,7 +95,7 @@ def compared(f: Findings) -> Table:
         "tokens by which a mixture differs from the nearest one that was trained",
         (
             *("mixture", "predicted loss", "90 % from", "to"),
-            *(("above the best", "90 % from", "to") if differences else ()),
+            *((above, "90 % from", "to") if differences else ()),
             "distance",
             *(("measured loss",) if f.proof else ()),
         ),
@@ -200,6 +201,7 @@ def targets(f: Findings) -> Table:
             )
         )
     caption = f"Targets, weighted losses in {keys.unit_text(f.unit)}"
+    caption += ", weighed as the fit did" if f.reweighed else ""
     columns = ("target", "mixture", "seed", "predicted", "measured", "hours")
     return Table("targets", caption, columns, tuple(rows), f.lineage.verify)
 

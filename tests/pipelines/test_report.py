@@ -9,27 +9,41 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData
+from scipy import stats
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
+from optimization.domain import predictor as predictors
 from pipelines import entry, optimize, report
 from pipelines import imports as importing
-from pipelines.html_report import page
+from pipelines.html_report import (
+    findings,
+    lineage,
+    measured,
+    mixture_charts,
+    page,
+    statements,
+    tables,
+)
+from pipelines.html_report.findings import Findings
 from pipelines.html_report.links import Links
 from pipelines.prepare import prepare
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.prepared import Prepared
 from tests.pipelines.command.test_advice import answer, free_port
 from tests.support import browser, synthetic
 from tests.support.commands import call, run_entry
 from tests.support.logged_runs import fit_table
-from tests.support.recorded import found, prove
+from tests.support.recorded import Recorded, found, prove
 from tests.support.stores import empty_store
 from tests.support.studies import miniature_study, written
 from training.record import keys, markdown
@@ -286,6 +300,35 @@ def reported(**given: str) -> str:
     return mlflow.artifacts.load_text(f"runs:/{active.info.run_id}/report.html")
 
 
+@pytest.mark.parametrize("ratio", [0.4, 0.7, 1.0, 2.0, 5.0])
+def test_seeds_that_make_the_interval_exclude_0_are_the_fewest(ratio: float) -> None:
+    """`ratio` is the error between seeds over the gain."""
+    needed = measured.seeds_needed(0.01 * ratio, 0.01)
+    widths = {n: stats.t.ppf(0.95, 2 * n - 2) * ratio * (2 / n) ** 0.5 for n in range(2, 200)}
+    assert needed == min(n for n, width in widths.items() if width <= 1)
+
+
+def test_a_change_within_its_interval_is_unclear() -> None:
+    changes = {"web": -0.2, "stubs": 0.343, "cpp": 0.007, "python": 0.342}
+    widths = {"web": 0.02, "stubs": 0.1, "cpp": 0.02, "python": 0.02}
+    title = mixture_charts.told(changes, widths)
+    assert title == "2 of 4 losses are clearly higher: stubs +0.343, python +0.342; 1 is unclear"
+    title = mixture_charts.told({"web": -0.2, "cpp": 0.007}, widths)
+    assert title == "1 of 2 losses is clearly lower, none clearly higher; 1 is unclear"
+    assert mixture_charts.told(changes, {}) == "None of 4 losses is clearly higher or lower"
+
+
+def test_a_name_that_begins_like_another_is_another_predictor() -> None:
+    def of(uri: str) -> bool:
+        params = [mlflow.entities.Param("model_uri", uri)]
+        info = mlflow.entities.RunInfo("abc", "3", "me", "FINISHED", 0, 1, "active")
+        return findings._of_model(Run(info, RunData(params=params)), "models:/mixture-predictor")
+
+    assert of("models:/mixture-predictor/3")
+    assert of("models:/mixture-predictor@champion")
+    assert not of("models:/mixture-predictor-continued/3")
+
+
 @pytest.mark.usefixtures("study")
 def test_another_study_has_no_report(texts: dict[str, list[str]], tmp_path: Path) -> None:
     other = written(tmp_path, {**miniature_study(tmp_path, texts), "name": "other"})
@@ -302,6 +345,68 @@ def test_mistakes_are_told() -> None:
         reported(experiment="empty")
     with pytest.raises(InputError, match="output: there is no folder"):
         reported(output="/nowhere/report.html")
+
+
+def verified(study: str, best: dict[str, float] | None, **changed: Any) -> Findings:
+    """What is found where the search has another problem, or another mixture is trained."""
+    prepared = Prepared.find(studies.load(study))
+    assert prepared is not None
+    predictor = predictors.load(optimize.champion(prepared.study.model))
+    problem = replace(search_problem.of_study(prepared.study, predictor), **changed)
+    with entry.stage(keys.VERIFY) as active:
+        with entry.stage(keys.OPTIMIZE):
+            answer = optimize.optimize(predictor, problem)
+        prove(Recorded(prepared, predictor, answer), {}, active, best)
+    return findings.gather(lineage.of(mlflow.get_run(active.info.run_id)))
+
+
+def test_what_is_compared_has_the_weights_of_the_search(study: str) -> None:
+    weights = {"news": 0.7, "code": 0.2, "math": 0.1}
+    f = verified(study, None, weights=weights)
+    assert f.proof is not None
+    assert f.weights == pytest.approx(weights)
+    assert "0.7 news + 0.2 code + 0.1 math" in str(statements.method(f)[0])
+    assert "are of the mean validation loss" in str(statements.method(f)[0])
+    means = f.proof.table.groupby("mixture").mean(numeric_only=True)
+    told = {row[0].text: row[-1].value for row in tables.compared(f).rows}
+    for name in ("best", "default"):
+        expected = sum(w * means.loc[name, f"measured/{d}"] for d, w in weights.items())
+        assert told[name] == pytest.approx(expected)
+        measured_at_end, by_law = (
+            {curve.label: curve.losses[-1] for curve in curves}[name]
+            for curves in (f.measured, f.predicted)
+        )
+        assert measured_at_end == pytest.approx(expected)
+        assert by_law == pytest.approx(expected, abs=0.01)
+
+
+def test_a_verified_mixture_is_not_taken_for_that_of_the_search(study: str) -> None:
+    f = verified(study, {"news": 0.2, "code": 0.2, "math": 0.6})
+    assert "above the best of the search" in tables.compared(f).columns
+    assert "near-optimal from" not in tables.mixtures(f).columns
+    assert statements.certificate(f) == statements.near_optimal(f) == ()
+    assert any("is not that of the search" in str(text) for text, *_ in statements.cautions(f))
+
+
+def test_a_misfit_comes_before_what_was_measured(study: str) -> None:
+    f = verified(study, None)
+    f = replace(f, standing=replace(f.standing, misfit="the law does not describe its runs"))
+    answer = statements.answer(f)
+    assert answer.word == "NOT TO BE BELIEVED:"
+    told = "".join(part if isinstance(part, str) else part.text for part in answer.sentence)
+    assert told.startswith("The law does not describe its runs (run ")
+    assert ". For what it is worth, trained on the best mixture, the target's loss is" in told
+
+
+def test_a_run_that_mixtures_share_is_shown_once() -> None:
+    targets = pd.DataFrame(
+        {
+            "mixture": ["best", "best", "default", "uniform", "best observed"],
+            "run_id": ["a", "b", "c", "d", "d"],
+        }
+    )
+    once = mixture_charts._once(targets)
+    assert list(once["mixture"]) == ["best", "best", "default", "uniform, best observed"]
 
 
 @pytest.mark.usefixtures("study")

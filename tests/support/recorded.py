@@ -10,7 +10,7 @@ import numpy as np
 from fitting.selection.forms import Options
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
-from optimization.mixture.solve import Answer
+from optimization.mixture.solve import BEST, Answer, Mixture
 from pipelines import entry, fit, optimize
 from pipelines.proof import targets
 from pipelines.proof.verdict import Proof
@@ -92,9 +92,12 @@ def found(prepared: Prepared, noise: float) -> Recorded:
     return Recorded(prepared, predictor, answer)
 
 
-def prove(study: Recorded, above: Losses, active: mlflow.ActiveRun) -> Proof:
-    """Record targets whose losses lie so far above the predicted ones, and compare the two."""
-    mixtures = targets.to_train(study.answer)
+def prove(
+    study: Recorded, above: Losses, active: mlflow.ActiveRun, best: Mixture | None = None
+) -> Proof:
+    """Record targets whose losses lie so far above the predicted ones, and compare the two; `best`
+    is trained in place of the best mixture."""
+    mixtures = targets.to_train(study.answer) | ({BEST: best} if best else {})
     for key, run in targets.target_runs(study.prepared, mixtures).items():
         name = key.rsplit("-", 1)[0]
         off = above.get(name, (0.001, -0.001))[run.seed]
