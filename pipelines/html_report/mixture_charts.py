@@ -275,7 +275,7 @@ def against(f: Findings) -> Chart | None:
     unit, cut = keys.unit_text(f.unit), layout.short([steepest], charts.NAME)
     return Chart(
         "against",
-        f"Within what the runs had, the proportion of {cut[steepest]} matters most: up to "
+        f"Within the bounds of the fit, the proportion of {cut[steepest]} matters most: up to "
         f"{fixed(rises[steepest], sign=True)} {unit}",
         f"Loss above the best mixture's ({unit}) as one domain's proportion changes and the others "
         "keep their ratios, with its 90 % interval. The thick part cannot be told from the best."

@@ -28,7 +28,7 @@ class Step:
 def missing(f: Findings, study: str = "") -> Iterator[Step]:
     """The parts of an answer that are not there; `study` is the study file, if it is known."""
     if f.lineage.search is None:
-        why = "No search: the best mixture is the law's own, within what the runs explored."
+        why = "No search: the best mixture is the law's own, within the bounds of the fit."
         yield Step((why,), (_command(f, "optimize", model=f.lineage.model),))
     if f.proof is None and f.imported:
         why = "No verification: train the target on the best mixture, where the runs were trained."

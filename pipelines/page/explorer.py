@@ -156,7 +156,7 @@ class Explorer:
         broken = [row.name for row in rows if row.coefficients @ mixture > row.limit + 1e-4]
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            lines.append(f"Outside what the fitted runs explored ({broken[0]}{more}).")
+            lines.append(f"Outside the bounds of the fit ({broken[0]}{more}).")
         if distance > self.usual_distance:
             lines.append(
                 f"{distance:.3f} from the nearest fitted mixture: farther than any fitted mixture "

@@ -277,7 +277,7 @@ def test_a_strange_mixture_warns(explorer: Explorer) -> None:
     predictor = replace(explorer.predictor, spec=replace(spec, explored=narrow))
     strange = explore.explorer(predictor, None).read(code, explorer.target)
     assert strange.warnings[0] == (
-        "Outside what the fitted runs explored (bounds: web at least 0.1 and 1 more). The law may "
+        "Outside the bounds of the fit (bounds: web at least 0.1 and 1 more). The law may "
         "be wrong here."
     )
     assert not [line for line in explorer.read(DEFAULT, explorer.target).warnings if "Out" in line]
