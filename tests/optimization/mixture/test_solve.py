@@ -178,7 +178,7 @@ def test_the_entry_point_logs_an_answer_without_drowning_the_ui(predictor: Predi
     logged = client.get_run(run.info.run_id).data
     assert {"gain", "steps_fewer", "gap", "objective/best", "highest/web"} <= set(logged.metrics)
     assert float(logged.params["mixture/web"]) == found.best["web"]
-    assert "predicted gain over the default" in logged.tags["mlflow.note.content"]
+    assert "predicted to lower the loss by" in logged.tags["mlflow.note.content"]
     text = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/trials.json")
     trials = pd.read_json(StringIO(text), orient="split")
     assert (trials["kind"] == "polish").sum() == len(trials) - 200
