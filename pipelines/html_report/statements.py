@@ -175,7 +175,7 @@ def clear(f: Findings) -> str:
         "the backtests hold" if tested & set(BACKTESTS) else "the runs allowed no backtest",
         "no other trained mixture measured better" if compared else "",
     ]
-    return _sentence(joined([part for part in parts if part])) + "."
+    return _sentence("; ".join(filter(None, parts))) + "."
 
 
 def facts(f: Findings) -> Iterator[Fact]:

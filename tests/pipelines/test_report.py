@@ -284,6 +284,7 @@ def test_parts_are_reported_and_what_is_missing_is_said(tmp_path: Path) -> None:
     gain = newest(keys.OPTIMIZE).data.metrics["gain"]
     assert "PREDICTED" in text_of(written)
     assert "No warnings" in text_of(written)
+    assert "The law fits its runs; the backtests hold." in text_of(written)
     assert f"{gain:.4f} [" in text_of(written)
     assert HOSTILE not in written
     mlflow.MlflowClient().delete_registered_model("mixture-predictor")
