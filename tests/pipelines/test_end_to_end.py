@@ -168,8 +168,13 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
         by_name = dict(zip(DOMAINS, shares, strict=True))
         return by_name["math"] == 0 and 0.5 - 1e-9 <= by_name["code"] <= 0.8 + 1e-9
 
-    done = run_entry("main", "--study", study)
+    done = mlflow_run("main", study=study)  # on JSONL files
     assert done.returncode == 0, done.stderr[-3000:]
+    page = Path(study).with_name("report.html")
+    reported = mlflow_run("report", study=study, output=str(page))
+    assert reported.returncode == 0, reported.stderr[-3000:]
+    gain = runs_of("verify")[0].data.metrics["gain"]
+    assert f"{gain:.4f}".replace("-", "−") in page.read_text()
     assert "nearest to uniform" in done.stdout
     assert not re.search(r"^uniform|\]   breaks ", done.stdout, re.M)
     run = run_entry("design", "--study", study, "--count=1", "--enqueue=true")
