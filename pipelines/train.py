@@ -55,7 +55,7 @@ def train(run: Run, corpus: Corpus, machines: Machines, active: mlflow.ActiveRun
     """Train a model into the active MLflow run, from its checkpoint if there is one."""
     run_id = active.info.run_id
     run_log.log_datasets(run_id, corpus)
-    pool.train([run], corpus, SingleRun(run, run_id), machines)
+    pool.train([run], corpus, SingleRun(run, run_id, active.info.experiment_id), machines)
     history = history_from_tags(mlflow.get_run(run_id).data.tags)
     if history is None:
         raise InputError("the training processes died; run the command again to resume")

@@ -95,6 +95,7 @@ def single_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained by one worker in a thread of this process, real but for its start."""
 
     def train(runs: Any, corpus: Any, work: Any, machines: Any) -> None:
+        from training.delivery.courier import Courier
         from training.engine import devices
         from training.workers import ledger, messages, worker
 
@@ -105,7 +106,8 @@ def single_worker(monkeypatch: pytest.MonkeyPatch) -> None:
             for name in ("interrupt_on_signals", "ignore_signals"):  # for main threads only
                 patch.setattr(worker, name, lambda: None)
             patch.setattr(devices.Machines, "threads", 1)
-            thread.submit(worker.main, job, 0, told.append).result()
+            with Courier(runs[0].workspace).running():
+                thread.submit(worker.main, job, 0, told.append).result()
         for event in told:
             if isinstance(event, messages.Failed):
                 raise event.error

@@ -313,6 +313,11 @@ class Engine(Section):
     checkpoint_minutes: float = Field(default=5, ge=0)
     """Time between two checkpoints, from which a killed run resumes. Slow checkpoints are written
     less often."""
+    patience_minutes: float = Field(default=60, gt=0)
+    """How long workers wait for a tracking server, a ledger or disk space that is away. What they
+    trained waits on disk meanwhile, and stays there when the command ends."""
+    stall_minutes: float = Field(default=30, gt=0)
+    """Time without progress after which a worker that trains is stopped and started again."""
     save_models: bool = False
     """Log every trained model as the artifact `model` of its run, a Transformers checkpoint."""
 

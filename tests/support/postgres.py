@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -40,18 +40,25 @@ def _started(folder: Path) -> Iterator["Server"]:
     def control(*arguments: str) -> None:
         pgexec("pg_ctl", ("-w", "-D", str(folder), *arguments), bin_path=made.bin_path, user=user)
 
-    control("-o", f"-h 127.0.0.1 -p {port} -k {folder}", "-l", str(made.log), "start")
-    try:
-        yield Server(port)
-    finally:
+    def start() -> None:
+        control("-o", f"-h 127.0.0.1 -p {port} -k {folder}", "-l", str(made.log), "start")
+
+    def kill() -> None:
         control("-m", "immediate", "stop")
+
+    start()
+    try:
+        yield Server(port, start, kill)
+    finally:
+        if (folder / "postmaster.pid").exists():
+            kill()
 
 
 class Server:
     """Where it is, and databases on it."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, start: Callable[[], None], kill: Callable[[], None]) -> None:
+        self.port, self.start, self.kill = port, start, kill
         self.databases = 0
 
     def url(self, database: str = "postgres", password: str = PASSWORD, user: str = USER) -> str:

@@ -9,8 +9,10 @@ written, so a kill at any moment leaves a checkpoint that can be loaded. The sam
 the step.
 """
 
+import errno
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +25,36 @@ from training.record.errors import InputError, first_line
 from training.record.files import write_json
 from training.run import Run, fingerprint
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SPARE_BYTES = 2**26  # a disk with less counts as full when PyTorch cannot write
 STATE = "state.json"
 LOG_STATE = "kept"  # its key for the state of the run's log
 CHECKPOINTS, STATES = "checkpoints", "states"
+
+
+class DamagedError(InputError):
+    """A checkpoint cannot be read."""
+
+    def __init__(self, folder: Path, error: Exception) -> None:
+        super().__init__(
+            f"checkpoint {folder} cannot be loaded: {first_line(error)}; delete this folder to "
+            "train the run from its start"
+        )
+        self._folder = folder
+
+    def set_aside(self) -> Path:
+        """Rename the checkpoint, so that training begins without it; returns its new place."""
+        place = self._folder.with_name(f"{self._folder.name}.damaged-{int(time.time())}")
+        self._folder.rename(place)
+        return place
+
+
+class BusyError(InputError):
+    """Another process trains the same run in the same workspace."""
+
+
+class NoSpaceError(OSError):
+    """The disk is full; the previous checkpoint is unchanged."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +72,19 @@ class Checkpoint:
     def load_into(self, engine: Any) -> None:
         """Load model, optimizer and learning-rate schedule; every process calls it.
 
-        Raises InputError if the files are damaged.
+        Raises DamagedError for damaged files.
         """
         try:
             engine.load_checkpoint(str(self.folder), tag=str(self.step))
         except Exception as error:  # a damaged file may raise anything
-            raise _damaged(self.folder, error) from error
+            raise DamagedError(self.folder, error) from error
 
 
 def find(run: Run, ranks: int) -> Checkpoint | None:
     """The checkpoint of this run, else its latest branch point: the kept state of a run that ends
     where a phase of this run begins. It must match the number of processes and the ZeRO stage.
 
-    Raises InputError if it is damaged.
+    Raises DamagedError if it is damaged.
     """
     before_decay = run.training.steps - run.training.decay_steps
     starts = [step for step, _ in run.phases[:0:-1] if step <= before_decay]
@@ -72,7 +101,7 @@ def _read(folder: Path, ranks: int, zero_stage: int) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(folder, error) from error
+        raise DamagedError(folder, error) from error
     if (checkpoint.ranks, checkpoint.zero_stage) != (ranks, zero_stage):
         return None
     return checkpoint
@@ -82,7 +111,7 @@ def _read(folder: Path, ranks: int, zero_stage: int) -> Checkpoint | None:
 def exclusive(run: Run) -> Iterator[None]:
     """Lock a run's checkpoint for this process; a killed process releases the lock.
 
-    Raises InputError if another process trains the same run in the same workspace.
+    Raises BusyError if another process trains the same run in the same workspace.
     """
     folder = _folder(run)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +119,19 @@ def exclusive(run: Run) -> Iterator[None]:
         with FileLock(folder.with_suffix(".lock"), timeout=0):
             yield
     except Timeout:
-        raise InputError(
+        raise BusyError(
             f"run {run.name}: another process trains it in the workspace {run.workspace}; wait "
             "until it ends, or give this study another workspace"
         ) from None
+
+
+def is_locked(workspace: Path, fingerprint: str) -> bool:
+    """Whether a process trains the run with this fingerprint in a workspace."""
+    try:
+        with FileLock(workspace / CHECKPOINTS / f"{fingerprint}.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def save(
@@ -108,11 +146,23 @@ def save(
     """Write a checkpoint and remove the previous one; every process calls it.
 
     Only the first process calls `log_state`. A `branch_point` is a state that other runs start
-    from.
+    from. Raises NoSpaceError if the disk is full.
     """
+    folder = _folder(run, STATES if branch_point else CHECKPOINTS)
+    try:
+        _save(run, folder, engine, step, ranks, log_state)
+    except (OSError, RuntimeError) as error:  # PyTorch raises the latter
+        if not _disk_is_full(folder, error):
+            raise
+        shutil.rmtree(folder / str(step), ignore_errors=True)
+        raise NoSpaceError(f"no space left for the checkpoint {folder / str(step)}") from error
+
+
+def _save(
+    run: Run, folder: Path, engine: Any, step: int, ranks: int, log_state: Callable[[], Any]
+) -> None:
     from torch import distributed
 
-    folder = _folder(run, STATES if branch_point else CHECKPOINTS)
     engine.save_checkpoint(str(folder), tag=str(step), save_latest=False)
     if ranks > 1:
         distributed.barrier()  # until all have written
@@ -129,16 +179,15 @@ def save(
                 shutil.rmtree(entry)
 
 
+def _disk_is_full(folder: Path, error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in NO_SPACE
+    return "PytorchStreamWriter" in str(error) and shutil.disk_usage(folder).free < SPARE_BYTES
+
+
 def remove(run: Run) -> None:
     """Delete the checkpoint of a run that has ended."""
     shutil.rmtree(_folder(run), ignore_errors=True)
-
-
-def _damaged(folder: Path, error: Exception) -> InputError:
-    return InputError(
-        f"checkpoint {folder} cannot be loaded: {first_line(error)}; delete this folder to train "
-        "the run from its start"
-    )
 
 
 def _folder(run: Run, kind: str = CHECKPOINTS) -> Path:

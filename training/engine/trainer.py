@@ -34,6 +34,8 @@ from training.record.history import Evaluation
 from training.record.quiet import quiet
 from training.run import Run
 
+logger = logging.getLogger("training")
+
 REPORT_EVERY = 10  # steps between reports, at which processes synchronise and losses are checked
 VALIDATION_BATCH = 32  # maximum sequences that a process evaluates at once
 CHECKPOINT_SHARE = 0.05  # maximum share of time spent on checkpoints
@@ -110,11 +112,16 @@ class Trainer:
             self._done = saved.step
             saved.load_into(self.engine)
 
-    def reports(self, log_state: Callable[[], object] = dict) -> Iterator[Report]:
+    def reports(
+        self,
+        log_state: Callable[[], object] = dict,
+        is_interrupted: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Report]:
         """Train to the last step, reporting every `REPORT_EVERY` steps and at evaluations.
 
         `log_state` returns what the first process stores in a checkpoint; it is called after a
-        report was consumed. Raises DivergedError if a loss is not finite.
+        report was consumed. If `is_interrupted` in the first process, a checkpoint is saved and
+        KeyboardInterrupt raised. Raises DivergedError if a loss is not finite.
         """
         training = self.run.training
         evaluate_at = set(evaluation_steps(training))
@@ -134,10 +141,15 @@ class Trainer:
             self._done = step
             yield Report(step, step * training.tokens_per_step, loss, speed, evaluation)
             started = time.perf_counter()
-            if step < training.steps and self._due(started - saved_at, saving):
-                checkpoint.save(self.run, self.engine, step, self.ranks, log_state)
+            if step == training.steps:
+                return
+            due, interrupted = self._due(started - saved_at, saving, is_interrupted())
+            if due:
+                self._save(step, log_state)
                 saved_at = time.perf_counter()
                 saving, started = saved_at - started, saved_at
+            if interrupted:
+                raise KeyboardInterrupt
 
     def keep_state(self) -> None:
         """Keep the final state as a branch point for other runs; every process calls it."""
@@ -225,13 +237,23 @@ class Trainer:
             raise DivergedError(f"validation loss not finite at step {step}: {', '.join(bad)}")
         return evaluation
 
-    def _due(self, waited: float, saving: float) -> bool:
-        """Whether to save a checkpoint now; the first process decides."""
+    def _due(self, waited: float, saving: float, interrupted: bool) -> tuple[bool, bool]:
+        """Whether to save a checkpoint now, and to end then; the first process decides."""
         wait = max(self.run.engine.checkpoint_minutes * 60, saving / CHECKPOINT_SHARE)
-        due = torch.tensor([waited >= wait], device=self.engine.device)
+        flags = [waited >= wait or interrupted, interrupted]
+        due = torch.tensor(flags, device=self.engine.device)
         if self.ranks > 1:
             distributed.broadcast(due, 0)
-        return bool(due)
+        return bool(due[0]), bool(due[1])
+
+    def _save(self, step: int, log_state: Callable[[], object]) -> None:
+        """Save a checkpoint; a single process whose disk is full goes on without one."""
+        try:
+            checkpoint.save(self.run, self.engine, step, self.ranks, log_state)
+        except checkpoint.NoSpaceError as error:
+            if self.ranks > 1:
+                raise
+            logger.warning(f"{self.run.name}: {error}; training goes on without a checkpoint")
 
 
 def connect() -> None:

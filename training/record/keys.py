@@ -37,6 +37,7 @@ CRITICAL = "critical"
 SCHEDULE = "schedule"
 EVALUATE = "evaluate"
 REPORT = "report"
+STATUS, DELIVER = "status", "deliver"
 SCHEDULED = "scheduled"  # a model whose mixture changes during training; fits never read it
 
 # params

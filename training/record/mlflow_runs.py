@@ -1,7 +1,7 @@
 """Starting, ending, finding and reading MLflow runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -31,13 +31,19 @@ def open_run(**options: Any) -> Iterator[mlflow.ActiveRun]:
             mlflow.set_tag(TAG, version())
             yield active
         except KeyboardInterrupt:
-            with stores.short_timeouts():
-                mlflow.set_tag(keys.ERROR, "interrupted")
-                mlflow.end_run("KILLED")
+            _end("KILLED", "interrupted")
             raise
         except Exception as error:
-            mlflow.set_tag(keys.ERROR, masked(str(error))[: keys.TAG_LIMIT])
+            _end("FAILED", masked(str(error))[: keys.TAG_LIMIT])
             raise
+
+
+def _end(status: str, reason: str) -> None:
+    """End the active run; a server that is away is not waited for."""
+    with stores.short_timeouts(), suppress(MlflowException):
+        mlflow.set_tag(keys.ERROR, reason)
+    with stores.short_timeouts(), suppress(MlflowException):
+        mlflow.end_run(status)
 
 
 def close(run_id: str, reason: str) -> None:

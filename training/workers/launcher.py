@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import queue
 import re
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 from training.engine.devices import Machines, free_port, visible_gpus
 from training.record.errors import InputError
 from training.record.secrets import VARIABLES
-from training.workers.messages import Job
+from training.workers.messages import Event, Job
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
@@ -31,14 +32,13 @@ class Mailbox(BaseManager):
 
 
 class LaunchedWorker:
-    """A worker of several processes, on this machine or those of the job's hostfile.
+    """A worker of several processes, on this machine or those of the job's hostfile."""
 
-    It has the methods of `multiprocessing.Process` that `training.workers.pool` uses.
-    """
-
-    def __init__(self, job: Job, index: int, events: Any) -> None:
+    def __init__(self, job: Job, index: int) -> None:
         self.name = f"worker-{index}"
-        self._job, self._index, self._events = job, index, events
+        self._job, self._index = job, index
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._connected = self._leaving = False
         self._job_file = job.corpus.parent / f"job-{os.getpid()}-{index}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -50,8 +50,8 @@ class LaunchedWorker:
         local = self._job.machines.hostfile is None
         host, key = "127.0.0.1" if local else socket.gethostname(), secrets.token_bytes()
         Mailbox.register("events", callable=lambda: self._events, exposed=["put"])
-        work = {"job": self._job, "environment": _private_variables()}
-        Mailbox.register("work", callable=lambda: work, exposed=["get"])
+        Mailbox.register("work", callable=self._work, exposed=["get"])
+        Mailbox.register("worker", callable=lambda: self, exposed=["is_leaving"])
         server = Mailbox((host if local else "", 0), key).get_server()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = int(server.address[1])  # type: ignore[index]
@@ -72,11 +72,27 @@ class LaunchedWorker:
             start_new_session=True,  # so that `terminate` reaches every process
         )
 
+    def _work(self) -> dict[str, Any]:
+        """What the first process asks for when it is there."""
+        self._connected = True
+        return {"job": self._job, "environment": _private_variables()}
+
+    def events(self) -> list[Event]:
+        """The events that have arrived."""
+        return [self._events.get() for _ in range(self._events.qsize())]
+
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def is_leaving(self) -> bool:
+        """Whether the first process should save a checkpoint and end; it asks now and then."""
+        return self._leaving
+
     def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
+        """End the processes. DeepSpeed's launcher would kill them, so the first one is told."""
+        self._leaving = True
+        if not self._connected:
+            self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

@@ -27,6 +27,7 @@ class SingleRun:
 
     run: Run
     run_id: str
+    experiment_id: str
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ class Job:
     tracking_uri: str = field(repr=False)
     corpus: Path
     machines: Machines
+    token: str = ""
+    """The name of the parent that starts the worker."""
 
 
 @dataclass(frozen=True)
 class Starting:
     """What a worker does before it can claim runs; empty when it is ready."""
 
-    worker: int
     doing: str = ""
 
 
@@ -77,16 +79,32 @@ class Finished:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing to claim while other workers hold this many runs."""
+    """The worker cannot go on before this is over."""
 
-    runs: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should know."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """A run's training failed, and the worker ends; another attempt may succeed."""
+
+    name: str
+    reason: str
+    traceback: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker ends with this error: the user's mistake, or a RuntimeError with the traceback."""
+    """The worker ends with this error, and so does the command."""
 
     error: Exception
 
 
-Event = Starting | Alive | Started | Progress | Finished | Waiting | Failed
+Event = Starting | Alive | Started | Progress | Finished | Waiting | Note | Crashed | Failed

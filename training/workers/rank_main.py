@@ -6,10 +6,12 @@ train with it and log nothing.
 
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.managers import RemoteError
 from pathlib import Path
 
@@ -36,12 +38,14 @@ def main(job_file: str) -> None:
     if os.environ["RANK"] == "0":
         Mailbox.register("events", exposed=["put"])
         Mailbox.register("work", exposed=["get"])
+        Mailbox.register("worker", exposed=["is_leaving"])
         mailbox = Mailbox(address, authkey=key)
         try:
             mailbox.connect()
             work = mailbox.work()  # type: ignore[attr-defined]
             os.environ.update(work.get("environment"))
             events = mailbox.events()  # type: ignore[attr-defined]
+            parent = mailbox.worker()  # type: ignore[attr-defined]
         except (OSError, EOFError):
             sys.exit(1)  # nobody is left to work for
 
@@ -51,7 +55,7 @@ def main(job_file: str) -> None:
             except (OSError, EOFError):
                 raise KeyboardInterrupt from None  # nobody is left to work for
 
-        threading.Thread(target=_watch, args=(put,), daemon=True).start()
+        threading.Thread(target=_watch, args=(put, parent.is_leaving), daemon=True).start()
         sys.exit(worker.main(work.get("job"), index, put))
     quiet()
     interrupt_on_signals()
@@ -66,12 +70,17 @@ def main(job_file: str) -> None:
         sys.exit(1)  # the first process is gone
 
 
-def _watch(put: Callable[[Event], None]) -> None:
-    """End this process, and so the others, when their parent is gone."""
+def _watch(put: Callable[[Event], None], is_leaving: Callable[[], bool]) -> None:
+    """Interrupt this process when its parent asks for it; end it, and so the others, when the
+    parent is gone."""
     try:
         while True:
             time.sleep(WATCH_SECONDS)
             put(Alive())
+            with suppress(OSError, EOFError):  # the parent is gone, which `put` will see
+                if is_leaving():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
     except KeyboardInterrupt:
         end()
     except RemoteError:

@@ -1,4 +1,7 @@
-"""Interruption: SIGTERM and a closed terminal act like Ctrl-C; children end with their parent."""
+"""Interruption: SIGTERM and a closed terminal act like Ctrl-C; children end with their parent.
+
+A worker that trains saves a checkpoint first.
+"""
 
 import multiprocessing
 import os
@@ -14,16 +17,31 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINAL = (signal.SIGINT, signal.SIGHUP)  # what a terminal sends to a command and its children
 INTERRUPTED = "interrupted; run the command again to resume"
 END_SECONDS = 30  # time for a worker to close its MLflow run
+SAVE_SECONDS = 20  # time for a worker that trains to reach a checkpoint, part of the above
 REPEAT_SECONDS = 0.1
+
+
+class _Deferral:
+    """Whether an interrupt waits for the end of a block, and whether there was one."""
+
+    active = False
+    requested = False
 
 
 def interrupt_on_signals() -> None:
     """Raise KeyboardInterrupt at the first of these signals, and ignore later ones.
 
-    SIGHUP stays ignored if it was, as under `nohup`.
+    Within `deferred` it is raised at the end of the block, or after `SAVE_SECONDS`. SIGHUP stays
+    ignored if it was, as under `nohup`.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if _Deferral.active and not _Deferral.requested:
+            _Deferral.requested = True
+            timer = threading.Timer(SAVE_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+            timer.daemon = True
+            timer.start()
+            return
         ignore_signals()
         raise KeyboardInterrupt
 
@@ -46,6 +64,20 @@ def ignore_signals() -> None:
         """Used instead of SIG_IGN, for which Python reports pending signals as errors."""
 
     _handle(ignore)
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Let a block end itself when an interrupt is requested, which the value tells."""
+    _Deferral.active = True
+    try:
+        yield lambda: _Deferral.requested
+    finally:
+        _Deferral.active = False
+        if _Deferral.requested:
+            ignore_signals()
+    if _Deferral.requested:
+        raise KeyboardInterrupt
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:

@@ -13,9 +13,8 @@ import pytest
 from tests.support.postgres import Server
 from tests.support.tiny_runs import RUNS, unprepared
 from training.record.errors import InputError
-from training.run import Run
 from training.workers import ledger
-from training.workers.ledger import Ledger
+from training.workers.ledger import Claim, Ledger, Trained
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -31,11 +30,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def trained_by(book: Ledger) -> list[str]:
     names: list[str] = []
 
-    def train(claimed: Run) -> float:
-        names.append(claimed.name)
-        return 1.0
+    def train(claim: Claim) -> Trained:
+        names.append(claim.run.name)
+        return Trained(1.0)
 
-    book.work(train, lambda _: None)
+    book.work(train, lambda *_: None)
     return names
 
 
@@ -49,12 +48,12 @@ def test_runs_are_claimed_in_order_and_once(url: str) -> None:
 
 
 def _work(url: str, folder: Path) -> None:
-    def train(claimed: Run) -> float:
-        with (folder / claimed.name).open("a") as file:
+    def train(claim: Claim) -> Trained:
+        with (folder / claim.run.name).open("a") as file:
             file.write(f"{os.getpid()}\n")
-        return 1.0
+        return Trained(1.0)
 
-    Ledger(url, "sweep").work(train, lambda _: None)
+    Ledger(url, "sweep").work(train, lambda *_: None)
 
 
 @pytest.mark.slow
@@ -79,13 +78,13 @@ def test_an_interrupted_run_is_planned_again(url: str) -> None:
     book = Ledger(url, "sweep")
     book.enqueue(RUNS)
 
-    def interrupted(claimed: Run) -> float:
-        if claimed.name == "run2":
+    def interrupted(claim: Claim) -> Trained:
+        if claim.run.name == "run2":
             raise KeyboardInterrupt
-        return 1.0
+        return Trained(1.0)
 
     with pytest.raises(KeyboardInterrupt):
-        book.work(interrupted, lambda _: None)
+        book.work(interrupted, lambda *_: None)
     book.enqueue(RUNS[2:])
     assert sorted(trained_by(book)) == ["run2", "run3", "run4"]
 
@@ -93,11 +92,11 @@ def test_an_interrupted_run_is_planned_again(url: str) -> None:
 def _die(url: str) -> None:
     ledger.HEARTBEAT_SECONDS, ledger.GRACE_SECONDS = 1, 2
 
-    def train(_: Run) -> float:
+    def train(_: Claim) -> Trained:
         time.sleep(1.5)  # its heart has beaten
         os._exit(9)
 
-    Ledger(url, "sweep").work(train, lambda _: None)
+    Ledger(url, "sweep").work(train, lambda *_: None)
 
 
 def _die_at_once(url: str) -> None:
@@ -141,7 +140,7 @@ def test_a_ledger_that_stops_answering_is_one_clear_error(server: Server) -> Non
     book.enqueue(RUNS)
     server.run(f"DROP DATABASE test{server.databases} WITH (FORCE)")
     with pytest.raises(InputError, match=r"^ledger '.*:\*\*\*@.*' does not answer: [^\n]+$"):
-        book.work(lambda _: 1.0, lambda _: None)
+        book.work(lambda _: Trained(1.0), lambda *_: None)
 
 
 def test_the_url_of_another_driver_goes_on_working(server: Server) -> None:
@@ -155,35 +154,35 @@ def test_an_interrupted_proposal_still_waits(tmp_path: Path) -> None:
     book = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep")
     book.enqueue(RUNS[:3])
 
-    def train(claimed: Run) -> float:
-        if claimed == RUNS[1]:
+    def train(claim: Claim) -> Trained:
+        if claim.run == RUNS[1]:
             raise KeyboardInterrupt
-        return 1.0
+        return Trained(1.0)
 
     with pytest.raises(KeyboardInterrupt):
-        book.work(train, lambda _: None)
+        book.work(train, lambda *_: None)
     assert book.open_runs() == RUNS[1:3]
     book.enqueue(book.open_runs())
-    book.work(lambda _: 1.0, lambda _: None)
+    book.work(lambda _: Trained(1.0), lambda *_: None)
     assert book.open_runs() == []
 
 
 def test_a_withdrawn_run_is_trained_by_nobody_until_it_is_planned_again(tmp_path: Path) -> None:
     book, trained = Ledger(f"sqlite:///{tmp_path}/ledger.db", "sweep"), []
 
-    def train(claimed: Run) -> float:
-        trained.append(claimed)
+    def train(claim: Claim) -> Trained:
+        trained.append(claim.run)
         if len(trained) == 1:
             raise KeyboardInterrupt
-        return 1.0
+        return Trained(1.0)
 
     book.enqueue(RUNS[:3])
     with pytest.raises(KeyboardInterrupt):
-        book.work(train, lambda _: None)
+        book.work(train, lambda *_: None)
     book.withdraw(RUNS[:2])  # one that was begun and one that waits
-    book.work(train, lambda _: None)
+    book.work(train, lambda *_: None)
     assert trained == [RUNS[0], RUNS[2]]
     book.enqueue(RUNS[:2])
     assert book.open_runs() == RUNS[:2]
-    book.work(train, lambda _: None)
+    book.work(train, lambda *_: None)
     assert trained[2:] == RUNS[:2]

@@ -1,12 +1,13 @@
 """Workers that train, log and go on: after a kill, without a server, on several machines."""
 
-import dataclasses
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,23 @@ from tests.benchmarks import stores
 from tests.support.tiny_runs import DOMAINS, TRAINING, evaluations, planned
 from training.config import Engine, Size
 from training.data.corpus import Corpus
+from training.delivery import outbox
+from training.delivery.courier import Courier
+from training.delivery.outbox import Outbox
 from training.engine import checkpoint, devices
+from training.engine.checkpoint import Checkpoint
+from training.engine.devices import free_port
 from training.engine.evaluation import Evaluator
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import Evaluation, history_from_tags
 from training.run import Run
-from training.workers import launcher, ledger, pool, worker
-from training.workers.messages import Event, Failed, Finished, Job, Queue
+from training.workers import launcher, ledger, one_run, pool, worker
+from training.workers.messages import Event, Finished, Job, Queue
 
 pytestmark = pytest.mark.usefixtures("cpu")
+
+LONG = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
 
 
 def queue(store: str, folder: Path, run: Run) -> Queue:
@@ -39,27 +47,36 @@ def queue(store: str, folder: Path, run: Run) -> Queue:
     return Queue(url, "sweep", "0", parent, run.workspace, run.engine)
 
 
-def work(job: Job, events: Any) -> None:
-    """A worker's process, whose death is seen soon."""
-    ledger.HEARTBEAT_SECONDS, ledger.GRACE_SECONDS = 1, 2
-    sys.exit(worker.main(job, 0, events.put))
+@contextmanager
+def training(run: Run, corpus: Corpus, store: str, folder: Path) -> "Iterator[Future[None]]":
+    """A sweep of one run in another thread, which has saved a checkpoint."""
+    checkpoint.remove(run)
+    machines = devices.Machines(devices.cores())
+    with ThreadPoolExecutor(1) as thread:
+        work = queue(store, folder, run)
+        sweep = thread.submit(pool.train, [run], corpus, work, machines)
+        deadline = time.monotonic() + 240
+        while (saved := checkpoint.find(run, 1)) is None or saved.step < 60:
+            assert not sweep.done(), sweep.result()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield sweep
 
 
-def start(job: Job) -> tuple[Any, Any]:
-    """A worker's process and the queue of what it tells."""
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
-    process = context.Process(target=work, args=(job, events))
-    process.start()
-    return process, events
-
-
-def wait_for_checkpoint(run: Run, process: Any) -> None:
-    deadline = time.monotonic() + 120
-    while (saved := checkpoint.find(run, 1)) is None or saved.step < 60:
-        assert process.is_alive()
+def wait_for_end(run: Run) -> None:
+    """Until its training has ended, and its log waits for the server."""
+    deadline = time.monotonic() + 240
+    while not any(box.end() for box in outbox.of_run(run)):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.05)
+
+
+def train_and_log(run: Run, corpus: Corpus, run_id: str, saved: Checkpoint | None = None) -> None:
+    box = Outbox.create(run, "0", run_id=run_id)
+    try:
+        one_run.train_and_log(run, corpus, box, saved, lambda _: None)
+    finally:
+        Courier(run.workspace).deliver()
 
 
 def points(run: MlflowRun, key: str) -> dict[int, float]:
@@ -69,35 +86,13 @@ def points(run: MlflowRun, key: str) -> dict[int, float]:
     return {m.step: m.value for m in found}
 
 
-@pytest.mark.slow
-def test_a_killed_worker_goes_on_in_the_same_run(
-    corpus: Corpus, store: str, tmp_path: Path
-) -> None:
-    training = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
-    run = planned(corpus, training=training, engine=Engine(checkpoint_minutes=0))
-    checkpoint.remove(run)
-    job = Job(
-        queue(store, tmp_path, run), store, corpus.manifest, devices.Machines(devices.cores())
-    )
-    assert isinstance(job.work, Queue)
-    book = ledger.Ledger(job.work.ledger_url, job.work.name)
-    book.enqueue([run])
-    first, _ = start(job)
-    wait_for_checkpoint(run, first)
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    (dead,) = proxies()
-    assert dead.info.status == "RUNNING"
-    assert keys.COMPLETE not in dead.data.tags
-
-    second, _ = start(job)
-    second.join(120)
-    assert second.exitcode == 0
-    (done,) = proxies()
-    assert done.info.run_id == dead.info.run_id
+def assert_whole(done: MlflowRun, run: Run, corpus: Corpus) -> None:
+    """That a run has every point once, those of a run that was trained at one go."""
     assert done.info.status == "FINISHED"
     assert done.data.tags[keys.COMPLETE] == "true"
+    assert keys.ERROR not in done.data.tags
     assert checkpoint.find(run, 1) is None
+    assert not outbox.of_run(run)
     expected = dict(evaluations(run, corpus))
     for name in DOMAINS:
         losses = {step: found.losses[name] for step, found in expected.items()}
@@ -108,43 +103,41 @@ def test_a_killed_worker_goes_on_in_the_same_run(
     assert history is not None
     assert history.steps == tuple(expected)
     assert list(points(done, keys.TRAIN_LOSS)) == list(range(10, 301, 10))
+    assert done.data.params["mixture/code"] == "0.3"
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_the_server_is_back(
-    corpus: Corpus, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_worker_is_started_again_and_goes_on_in_the_same_run(
+    corpus: Corpus, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planned(corpus, training=LONG, engine=Engine(checkpoint_minutes=0))
+    with training(run, corpus, store, tmp_path) as sweep:
+        (child,) = multiprocessing.active_children()
+        os.kill(int(child.pid or 0), signal.SIGKILL)
+        sweep.result(240)
+    assert (
+        "worker-0 during run: killed by signal 9; started again (1 of 10)" in capsys.readouterr()[0]
+    )
+    (done,) = proxies()
+    assert_whole(done, run, corpus)
+
+
+@pytest.mark.slow
+def test_training_goes_on_without_the_server_and_is_delivered_when_it_is_back(
+    corpus: Corpus, store: str, tmp_path: Path
 ) -> None:
     assert store
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    training = TRAINING.model_copy(update={"steps": 300, "evaluations": 6})
-    engine = Engine(checkpoint_minutes=0)
-    run = planned(corpus, training=training, engine=engine, seed=11)
-    with stores.http(tmp_path) as server:
-        work_queue = queue(server, tmp_path, run)
-        ledger.Ledger(work_queue.ledger_url, work_queue.name).enqueue([run])
-        one_thread = devices.Machines(devices.cores())
-        job = Job(work_queue, server, corpus.manifest, one_thread)
-        worker_of, events = start(job)
-        wait_for_checkpoint(run, worker_of)
-    told = []
-    while not isinstance(event := events.get(timeout=120), Failed):
-        told.append(event)
-    assert isinstance(event.error, InputError)
-    assert "run the command again to resume once it answers" in str(event.error)
-    worker_of.join(60)
-    assert worker_of.exitcode == 1
-
-    with stores.http(tmp_path) as server:
-        mlflow.set_tracking_uri(server)
-        book = ledger.Ledger(work_queue.ledger_url, work_queue.name)
-        book.enqueue([run])
-        again, _ = start(dataclasses.replace(job, tracking_uri=server))
-        again.join(120)
-        assert again.exitcode == 0
-        (done,) = proxies()
-        assert done.data.tags[keys.COMPLETE] == "true"
-        losses = {step: found.losses["news"] for step, found in evaluations(run, corpus)}
-        assert points(done, keys.VAL_LOSS + "news") == losses
+    run = planned(corpus, training=LONG, engine=Engine(checkpoint_minutes=0), seed=11)
+    port = free_port()
+    with ExitStack() as until_the_end:
+        with stores.http(tmp_path, port) as server:
+            sweep = until_the_end.enter_context(training(run, corpus, server, tmp_path))
+        wait_for_end(run)
+        assert not sweep.done()
+        with stores.http(tmp_path, port):
+            sweep.result(240)
+            (done,) = proxies()
+            assert_whole(done, run, corpus)
 
 
 @pytest.mark.slow
@@ -165,10 +158,10 @@ def test_a_model_that_goes_on_in_another_run_brings_its_points(corpus: Corpus, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", impatient)
         with pytest.raises(KeyboardInterrupt):
-            worker.train_and_log(run, corpus, first, None, lambda _: None)
+            train_and_log(run, corpus, first)
     saved = checkpoint.find(run, 1)
     assert saved is not None
-    worker.train_and_log(run, corpus, second, saved, lambda _: None)
+    train_and_log(run, corpus, second, saved)
     found = client.get_run(second)
     for name in DOMAINS:
         losses = {step: e.losses[name] for step, e in evaluations(run, corpus)}
@@ -180,7 +173,7 @@ def test_what_was_drawn_is_logged(corpus: Corpus, store: str) -> None:
     mlflow.set_tracking_uri(store)
     run_id = mlflow.MlflowClient().create_run("0").info.run_id
     run = planned(corpus, data_share=0.05, seed=6)
-    worker.train_and_log(run, corpus, run_id, None, lambda _: None)
+    train_and_log(run, corpus, run_id)
     inputs = mlflow.get_run(run_id).inputs.dataset_inputs
     assert {json.loads(i.dataset.profile)["skipped"] for i in inputs} == {3}
     metrics = mlflow.get_run(run_id).data.metrics
@@ -205,7 +198,8 @@ def test_divergence_ends_a_run_and_not_the_sweep(
     ledger.Ledger(job.work.ledger_url, job.work.name).enqueue([bad, good])
     told: list[Event] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    code = worker.main(job, 0, told.append)
+    with Courier(bad.workspace).running():
+        code = worker.main(job, 0, told.append)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert code == 0, told
