@@ -11,6 +11,7 @@ from training.workers.signals import INTERRUPTED, interrupt_on_signals
 COMMANDS = (
     *("main", "prepare", "sweep", "train", "import", "export", "fit", "optimize", "explore"),
     *("design", "verify", "evaluate", "critical", "schedule", "report"),
+    *("status", "deliver"),
 )
 MODULES = {"import": "imports"}  # command → module, where the command is a Python keyword
 

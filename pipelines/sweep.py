@@ -10,7 +10,8 @@ from fitting.data import origin
 from pipelines import entry
 from pipelines.command import advice, experiment_page, saved_view, table
 from pipelines.prepare import prepare
-from pipelines.runs import budget, dry_run, preflight
+from pipelines.runs import budget, dry_run, preflight, sweep_status
+from pipelines.runs.earlier_sweeps import refuse_incomparable
 from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import planned_runs, proxy_runs, refuse_design, train_missing
 from pipelines.study import load as studies
@@ -41,10 +42,12 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
     log_params(active.info.run_id, purpose.params())
     mlflow.set_tag(keys.BUNDLES, json.dumps(purpose.bundles))
     mlflow.log_dict(study.model_dump(mode="json"), "study.json")
+    refuse_incomparable(prepared, active.info.experiment_id)
     runs = planned_runs(prepared, active)
     _adopt(prepared, runs, active)
     _describe(prepared, runs, active)
-    train_missing(prepared, runs, machines, keys.SWEEP, active)
+    with sweep_status.logged(prepared, active):
+        train_missing(prepared, runs, machines, keys.SWEEP, active)
 
 
 def _describe(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
