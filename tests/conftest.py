@@ -1,7 +1,6 @@
 """Fixtures that tests of several folders take."""
 
 import os
-import random
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from hypothesis import settings
 
 from tests.support import postgres
 from tests.support.stores import empty_store
-from tests.support.studies import WriteStudy, miniature_study, written
+from tests.support.studies import WriteStudy, made_up_texts, miniature_study, written
 from training.record import secrets
 
 settings.register_profile("any machine", deadline=None)
@@ -64,17 +63,7 @@ def server() -> Iterator[postgres.Server]:
 @pytest.fixture(scope="session")
 def texts() -> dict[str, list[str]]:
     """Three made-up domains with words of their own: domain → documents."""
-    rng = random.Random(0)
-    sentences = {
-        "news": "the market rose as officials said prices fell in spring trade talks",
-        "code": "def return self if else for in range print len import value = ( ) :",
-        "math": "let x be a real number such that the sum of squares is less than one",
-    }
-    vocabularies = {name: sentence.split() for name, sentence in sentences.items()}
-    return {
-        name: [" ".join(rng.choices(words, k=120)) for _ in range(400)]
-        for name, words in vocabularies.items()
-    }
+    return made_up_texts()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pipelines.runs import proxy_runs
 from pipelines.study.prepared import Prepared
 from training import run_log
 from training.delivery import courier
-from training.record import keys, layout
+from training.record import keys, layout, stores
 from training.record.errors import InputError
 from training.run import Run, fingerprint
 from training.workers import ledger as ledgers
@@ -201,7 +201,8 @@ def logged(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[None]:
     stop = threading.Event()
 
     def log() -> None:
-        with suppress(MlflowException, InputError):  # a server or a ledger that is away
+        # a server or a ledger may be away
+        with stores.short_timeouts(), suppress(MlflowException, InputError):
             table = gather(prepared, active).table()
             client = mlflow.MlflowClient()
             client.log_text(active.info.run_id, table.to_csv(index=False), FILE)

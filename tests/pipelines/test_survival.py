@@ -7,11 +7,13 @@ from typing import Any
 import mlflow
 import pytest
 
+from tests.benchmarks import stores
 from tests.support import chaos
 from tests.support.chaos import Chaos, Command, TrackingServer, Wire
 from tests.support.commands import run_entry
 from tests.support.postgres import Server
 from tests.support.studies import WriteStudy
+from training.engine.devices import free_port
 
 WAIT_SECONDS = 300
 
@@ -34,15 +36,15 @@ def test_a_sweep_survives_every_fault(
     tmp_path: Path,
 ) -> None:
     assert store
-    miniature["training"].update(steps=1500, evaluations=3)
+    miniature["training"].update(steps=800, evaluations=3)
     miniature["engine"] = {"checkpoint_minutes": 0.01, "stall_minutes": 0.2}
-    miniature["sweep"] = {"mixtures": 5, "sizes": ["tiny", "small"]}
-    miniature["sizes"]["wild"] = {"hidden_size": 16, "layers": 1, "heads": 1, "learning_rate": 1e30}
-    miniature["sweep"]["sizes"].append("wild")
+    wild = {"hidden_size": 16, "layers": 1, "heads": 1, "learning_rate": 1e30}
+    miniature["sizes"]["wild"] = wild
+    miniature["sweep"] = {"mixtures": 6, "sizes": ["tiny", "wild"]}
     quiet = run_entry("sweep", "--study", write_study(miniature), "--workers", "2")
     assert quiet.returncode == 0, quiet.stderr[-3000:]
     expected = chaos.histories()
-    assert len(expected) == 10
+    assert len(expected) == 6
 
     workspace = tmp_path / "small disk"
     miniature.update(workspace=str(workspace), ledger=server.database())
@@ -72,5 +74,102 @@ def test_a_sweep_survives_every_fault(
         assert chaos.histories() == expected
 
         done = run_entry("status", "--study", study, env={"MLFLOW_TRACKING_URI": uri})
-        assert "15 runs" in done.stdout
-        assert "10 done, 5 diverged, 0 running, 0 waiting" in done.stdout, done.stderr
+        assert "12 runs" in done.stdout
+        assert "6 done, 6 diverged, 0 running, 0 waiting" in done.stdout, done.stderr
+
+
+def test_what_a_server_that_stays_away_has_missed_is_delivered_later(
+    store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    assert store
+    miniature["engine"] = {"patience_minutes": 0.05}
+    study, port = write_study(miniature), free_port()
+    env = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+    log, workspace = tmp_path / "log", Path(miniature["workspace"])
+    with stores.http(tmp_path, port):
+        command = Command("sweep", "--study", study, "--workers", "1", env=env, log=log)
+        while not list(workspace.glob("outbox/*/journal")):
+            assert command.process.poll() is None, log.read_text()
+    assert command.process.wait(WAIT_SECONDS) == 1
+    last = log.read_text().rstrip().splitlines()[-1]
+    assert last.startswith("sweep: waited 0.05 minutes (engine.patience_minutes) for the tracking ")
+    assert "send it with the entry point deliver" in last
+    assert "Traceback" not in log.read_text()
+    waiting = len(list(workspace.glob("outbox/*/journal")))
+    assert waiting >= 7
+
+    with stores.http(tmp_path, port):
+        mlflow.set_tracking_uri(env["MLFLOW_TRACKING_URI"])
+        done = run_entry("deliver", "--study", study, env=env)
+        assert done.returncode == 0, done.stderr
+        assert "deliver: the logs of" in done.stdout
+        assert len(chaos.histories()) == 8
+        assert not list(workspace.glob("outbox/*/journal"))
+        done = run_entry("sweep", "--study", study, env=env)
+        assert "8 runs, 8 already trained" in done.stderr
+        done = run_entry("status", "--study", study, env=env)
+        assert "8 done, 0 running, 0 waiting" in done.stdout
+
+        (tmp_path / "elsewhere").mkdir()  # what waits may also go to another server
+        miniature["sweep"]["mixtures"] = 5
+        miniature["engine"] = {"patience_minutes": 0.02}
+        study = write_study(miniature)
+        command = Command("sweep", "--study", study, "--workers", "1", env=env, log=log)
+        while not list(workspace.glob("outbox/*/journal")):
+            assert command.process.poll() is None, log.read_text()
+    assert command.process.wait(WAIT_SECONDS) == 1
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    done = run_entry("deliver", "--study", study, env={"MLFLOW_TRACKING_URI": elsewhere})
+    assert done.returncode == 0, done.stderr
+    mlflow.set_tracking_uri(elsewhere)
+    delivered = chaos.histories()
+    assert set(delivered) == {f"mix04-{size}" for size in ("tiny", "small")}
+
+
+def test_two_people_share_a_sweep_on_two_machines(
+    store: str,
+    server: Server,
+    miniature: dict[str, Any],
+    write_study: WriteStudy,
+    tmp_path: Path,
+) -> None:
+    """The machines are two users' homes; they share the workspace, the ledger and the server."""
+    assert store
+    miniature["sweep"]["mixtures"] = 12
+    miniature["ledger"] = server.database()
+    study = write_study(miniature)
+    assert run_entry("prepare", "--study", study).returncode == 0
+    tracking = server.database()
+    mlflow.set_tracking_uri(tracking)
+    mlflow.search_experiments()  # makes the tables
+    commands = []
+    for name in ("one", "two"):
+        home = tmp_path / name
+        home.mkdir()
+        env = {"MLFLOW_TRACKING_URI": tracking, "HOME": str(home), "USER": name, "LOGNAME": name}
+        log = home / "log"
+        commands.append(Command("sweep", "--study", study, "--workers", "2", env=env, log=log))
+    for command in commands:
+        assert "sweep: all 24 runs are done" in finished(command)
+    assert len(chaos.histories()) == 24
+    trainers = {run.data.tags["mlflow.user"] for run in mlflow.search_runs(output_format="list")}
+    assert trainers == {"one", "two"}
+
+
+def test_a_study_grows_only_by_runs_that_can_be_compared(
+    store: str, miniature: dict[str, Any], write_study: WriteStudy
+) -> None:
+    assert store
+    miniature["sweep"] = {"mixtures": 2, "sizes": ["tiny"]}
+    assert run_entry("sweep", "--study", write_study(miniature)).returncode == 0
+    miniature["sweep"] = {"mixtures": 3, "sizes": ["tiny", "small"]}
+    done = run_entry("sweep", "--study", write_study(miniature))
+    assert "sweep: all 6 runs are done, 4 of them trained now" in done.stdout, done.stderr
+    miniature["training"]["batch_size"] = 4
+    miniature["tokenizer"]["vocab_size"] = 330
+    done = run_entry("sweep", "--study", write_study(miniature))
+    assert done.returncode == 1
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert "tokenizer.vocab_size: 320 → 330, training.batch_size: 8 → 4" in last
+    assert "another name, or another experiment (--experiment-name)" in last
+    assert len(chaos.histories()) == 6

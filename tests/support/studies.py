@@ -1,6 +1,7 @@
 """A study of seconds."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,21 @@ from typing import Any
 import yaml
 
 WriteStudy = Callable[[dict[str, Any]], str]  # writes a study file and returns its path
+
+
+def made_up_texts() -> dict[str, list[str]]:
+    """Three made-up domains with words of their own: domain → documents."""
+    rng = random.Random(0)
+    sentences = {
+        "news": "the market rose as officials said prices fell in spring trade talks",
+        "code": "def return self if else for in range print len import value = ( ) :",
+        "math": "let x be a real number such that the sum of squares is less than one",
+    }
+    vocabularies = {name: sentence.split() for name, sentence in sentences.items()}
+    return {
+        name: [" ".join(rng.choices(words, k=120)) for _ in range(400)]
+        for name, words in vocabularies.items()
+    }
 
 
 def miniature_study(folder: Path, texts: dict[str, list[str]]) -> dict[str, Any]:

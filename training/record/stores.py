@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy
@@ -14,6 +16,10 @@ from training.record.errors import InputError, first_line
 
 CONNECT_SECONDS = 10  # timeout of a database server
 SERVER_SECONDS = 10  # timeout of a request to a tracking server
+SHORT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SERVER_SECONDS),
+}
 DRIVERS = {  # drivers of SQLAlchemy's plain URLs, and what to pip install
     "psycopg": '"psycopg[binary]"',
     "psycopg2": "psycopg2-binary",
@@ -114,17 +120,34 @@ def _refuse_unwritable_database(engine: sqlalchemy.Engine, table: str) -> None:
 
 @contextmanager
 def short_timeouts() -> Iterator[None]:
-    """MLflow retries a request twice with short timeouts, rather than for minutes."""
-    settings = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SERVER_SECONDS),
-    }
-    previous = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
+    """MLflow retries a request twice with short timeouts, rather than for minutes.
+
+    The settings are those of the process: they hold until the last thread has left.
+    """
+    with _SHORT.lock:
+        if not _SHORT.users:
+            _SHORT.previous = {key: os.environ.get(key) for key in SHORT}
+            os.environ.update(SHORT)
+        _SHORT.users += 1
     try:
         yield
     finally:
-        for key, value in previous.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
+        with _SHORT.lock:
+            _SHORT.users -= 1
+            if not _SHORT.users:
+                for key, value in _SHORT.previous.items():
+                    os.environ.pop(key)
+                    if value is not None:
+                        os.environ[key] = value
+
+
+@dataclass
+class _ShortTimeouts:
+    """Who needs short timeouts, and the settings before."""
+
+    users: int = 0
+    previous: dict[str, str | None] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_SHORT = _ShortTimeouts()

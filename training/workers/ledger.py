@@ -18,6 +18,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
 from training.engine.checkpoint import BusyError
 from training.record import process, secrets, stores
@@ -29,6 +30,7 @@ from training.workers.trial_store import TrialStore
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat before a worker counts as dead
 POLL_SECONDS = 1.0
+MANY = 500  # runs whose enqueueing takes seconds
 ATTEMPTS = 3  # at a run whose worker dies, before it is given up
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
@@ -102,7 +104,8 @@ class Ledger:
             withdrawn = set(self._study.user_attrs.get(WITHDRAWN, []))
             if again := withdrawn & {fingerprint(run) for run in runs}:
                 self._study.set_user_attr(WITHDRAWN, sorted(withdrawn - again))
-            for run in runs:
+            few = len(runs) < MANY
+            for run in tqdm(runs, desc="enqueueing", unit="run", disable=few, leave=False):
                 key = fingerprint(run)
                 if key not in queued:
                     attributes = {FINGERPRINT: key, RUN: run.model_dump(mode="json")}

@@ -85,6 +85,13 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Undelivered:
+    """Nothing is left to train; the logs of so many of the worker's runs wait for the server."""
+
+    runs: int
+
+
+@dataclass(frozen=True)
 class Note:
     """Something that the user should know."""
 
@@ -107,4 +114,15 @@ class Failed:
     error: Exception
 
 
-Event = Starting | Alive | Started | Progress | Finished | Waiting | Note | Crashed | Failed
+Event = (
+    Starting
+    | Alive
+    | Started
+    | Progress
+    | Finished
+    | Waiting
+    | Undelivered
+    | Note
+    | Crashed
+    | Failed
+)

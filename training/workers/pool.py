@@ -38,6 +38,7 @@ from training.workers.messages import (
     SingleRun,
     Started,
     Starting,
+    Undelivered,
     Waiting,
 )
 from training.workers.signals import END_SECONDS, terminal_blocked
@@ -88,6 +89,8 @@ class _Member:
     """What it does before it is ready; empty afterwards."""
     run: str = ""
     """What it trains."""
+    undelivered: bool = False
+    """Whether it only waits for the tracking server."""
     death: str = ""
     """Why it ends, if that is known."""
     traceback: str = ""
@@ -170,7 +173,7 @@ class _Pool:
     def _only_delivery_is_left(self) -> bool:
         """Whether nothing trains, and the tracking server was away for too long."""
         since, minutes = self._courier.blocked_since, self._engine.patience_minutes
-        idle = not any(member.run or member.doing for member in self._members)
+        idle = all(member.undelivered or member.done for member in self._members)
         return idle and since is not None and time.monotonic() - since > minutes * 60
 
     def _undelivered(self) -> InputError:
@@ -196,6 +199,7 @@ class _Pool:
         bar = self._bar
         if not isinstance(event, Alive):
             member.heard = time.monotonic()
+            member.undelivered = isinstance(event, Undelivered)
         match event:
             case Starting(doing):
                 member.doing = doing
@@ -215,6 +219,9 @@ class _Pool:
             case Waiting(reason):
                 member.run = ""
                 bar.set_description_str(f"waiting for {reason}", refresh=False)
+            case Undelivered(count):
+                text = f"waiting for the tracking server to take {layout.count(count, 'run')}"
+                bar.set_description_str(text, refresh=False)
             case Note(text):
                 bar.write(text)
             case Crashed(name, reason, traceback):
@@ -258,6 +265,8 @@ class _Pool:
                 "between; run the command again to resume"
             )
         self._restarts += 1
+        member.worker.kill()  # what is left of several processes
+        member.worker.join(NOTICE_SECONDS)
         if isinstance(self._job.work, Queue):
             with contextlib.suppress(InputError):  # a store that is away: workers find it later
                 ledger = Ledger(self._job.work.ledger_url, self._job.work.name)

@@ -19,7 +19,7 @@ from training.delivery.outbox import Outbox
 from training.engine import checkpoint
 from training.engine.checkpoint import Checkpoint, DamagedError
 from training.engine.devices import use_device
-from training.record import secrets, stores
+from training.record import layout, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.quiet import quiet
 from training.run import Run, fingerprint
@@ -30,9 +30,11 @@ from training.workers.messages import (
     Failed,
     Finished,
     Job,
+    Note,
     Queue,
     SingleRun,
     Starting,
+    Undelivered,
     Waiting,
 )
 from training.workers.one_run import Emit, train_and_log
@@ -114,6 +116,8 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, token: str, emit
         engine = queue.engine
         if memory.NO_MEMORY in claim.deaths:
             engine = memory.halved(engine, claim.run.training, processes)
+            size = engine.micro_batch_size
+            emit(Note(f"{claim.run.name}: memory ran out; now with a micro-batch of {size}"))
         current = {"workspace": queue.workspace, "engine": engine}
         run = claim.run.model_copy(update=current)
         _wait_for_room(run, patience)
@@ -138,9 +142,9 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, token: str, emit
 
     def waiting(others: int, undelivered: int) -> None:
         if others:
-            emit(Waiting(f"{others} runs of other workers"))
+            emit(Waiting(f"{layout.count(others, 'run')} of other workers"))
         else:
-            emit(Waiting(f"the tracking server to take {undelivered} runs"))
+            emit(Undelivered(undelivered))
 
     book = Ledger(queue.ledger_url, queue.name, patience)
     book.work(train, waiting, token)

@@ -14,6 +14,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 from mlflow.entities import Run as MlflowRun
 
 from tests.benchmarks import stores
@@ -27,12 +28,14 @@ from training.engine import checkpoint, devices
 from training.engine.checkpoint import Checkpoint
 from training.engine.devices import free_port
 from training.engine.evaluation import Evaluator
+from training.engine.trainer import Trainer
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import Evaluation, history_from_tags
-from training.run import Run
-from training.workers import launcher, ledger, one_run, pool, worker
-from training.workers.messages import Event, Finished, Job, Queue
+from training.run import Run, fingerprint
+from training.workers import launcher, one_run, pool, worker
+from training.workers.ledger import Ledger
+from training.workers.messages import Crashed, Event, Finished, Job, Note, Queue
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -195,13 +198,8 @@ def test_divergence_ends_a_run_and_not_the_sweep(
         queue(store, tmp_path, bad), store, corpus.manifest, devices.Machines(devices.cores())
     )
     assert isinstance(job.work, Queue)
-    ledger.Ledger(job.work.ledger_url, job.work.name).enqueue([bad, good])
-    told: list[Event] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with Courier(bad.workspace).running():
-        code = worker.main(job, 0, told.append)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    Ledger(job.work.ledger_url, job.work.name).enqueue([bad, good])
+    code, told = worked(job, bad)
     assert code == 0, told
     ends = [event for event in told if isinstance(event, Finished)]
     message = "training loss not finite at step 2: news, code, math"
@@ -210,6 +208,91 @@ def test_divergence_ends_a_run_and_not_the_sweep(
     assert runs["run"].info.status == "FAILED"
     assert runs["run"].data.tags["error"] == message
     assert runs["good"].data.tags["complete"] == "true"
+
+
+def worked(job: Job, run: Run) -> tuple[int, list[Event]]:
+    """The exit code of a worker in this process, and what it told."""
+    told: list[Event] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with Courier(run.workspace).running():
+        code = worker.main(job, 0, told.append)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return code, told
+
+
+def test_a_model_that_does_not_fit_is_trained_with_half_the_micro_batch(
+    corpus: Corpus, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(corpus, seed=21)
+    work = queue(store, tmp_path, run)
+    job = Job(work, store, corpus.manifest, devices.Machines(devices.cores()))
+    Ledger(work.ledger_url, work.name).enqueue([run])
+    step = Trainer._train_step
+
+    def limited(self: Trainer, *batch: Any) -> None:
+        if self._micro > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", limited)
+    code, told = worked(job, run)
+    assert code == 1
+    assert [(e.name, e.reason) for e in told if isinstance(e, Crashed)] == [
+        ("run", "out of memory")
+    ]
+    code, told = worked(job, run)
+    assert code == 0
+    notes = [event.text for event in told if isinstance(event, Note)]
+    assert notes == ["run: memory ran out; now with a micro-batch of 4"]
+    (done,) = [r for r in proxies() if keys.COMPLETE in r.data.tags]
+    assert done.data.params["micro_batch_size"] == "4"
+    assert not [r for r in proxies() if r.info.status == "RUNNING"]
+
+
+def test_a_damaged_checkpoint_is_moved_aside(corpus: Corpus, store: str, tmp_path: Path) -> None:
+    run = planned(corpus, seed=22)
+    work = queue(store, tmp_path, run)
+    job = Job(work, store, corpus.manifest, devices.Machines(devices.cores()))
+    Ledger(work.ledger_url, work.name).enqueue([run])
+    folder = run.workspace / checkpoint.CHECKPOINTS / fingerprint(run)
+    folder.mkdir(parents=True)
+    (folder / checkpoint.STATE).write_text('{"step": 10, "ra')
+    code, told = worked(job, run)
+    assert code == 1
+    (crash,) = [event for event in told if isinstance(event, Crashed)]
+    assert f"checkpoint {folder} cannot be loaded" in crash.reason
+    (aside,) = folder.parent.glob(f"{folder.name}.damaged-*")
+    assert crash.reason.endswith(f"it was moved to {aside}")
+    assert worked(job, run)[0] == 0
+    assert [r for r in proxies() if keys.COMPLETE in r.data.tags]
+
+
+def test_a_run_that_fails_again_and_again_is_given_up(
+    corpus: Corpus, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = planned(corpus, seed=23, name="bad"), planned(corpus, seed=24, name="good")
+    work = queue(store, tmp_path, bad)
+    job = Job(work, store, corpus.manifest, devices.Machines(devices.cores()))
+    book = Ledger(work.ledger_url, work.name)
+    book.enqueue([bad, good])
+    step = Trainer._train_step
+
+    def failing(self: Trainer, *batch: Any) -> None:
+        if self.run.name == "bad":
+            raise RuntimeError("NCCL error: unhandled system error")
+        step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", failing)
+    codes = [worked(job, bad)[0] for _ in range(4)]
+    assert codes == [1, 1, 1, 0]
+    reason = "RuntimeError: NCCL error: unhandled system error"
+    assert book.given_up([bad, good]) == {"bad": reason}
+    runs = {r.info.run_name: r for r in proxies() if keys.ERROR not in r.data.tags}
+    assert list(runs) == ["good"]
+    assert not [r for r in proxies() if r.info.status == "RUNNING"]
+    book.enqueue([bad])  # a new start tries anew
+    assert [run.name for run in book.open_runs()] == ["bad"]
 
 
 @pytest.mark.slow
