@@ -4,6 +4,7 @@ The pool starts it once per sweep, so libraries are imported once and not per ru
 through the outbox of each run, so that it never waits for the tracking server.
 """
 
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ from training.workers.messages import (
 from training.workers.one_run import Emit, train_and_log
 from training.workers.patience import Patience
 from training.workers.signals import ignore_signals, interrupt_on_signals
+
+AWAY_SECONDS = 60  # without asking a tracking server again that did not answer
 
 
 def main(job: Job, index: int, emit: Emit) -> int:
@@ -111,6 +114,7 @@ def _train_single(work: SingleRun, processes: int, corpus: Corpus, emit: Emit) -
 def _work_through(queue: Queue, processes: int, corpus: Corpus, token: str, emit: Emit) -> None:
     """Train the ledger's runs, each logged to its own MLflow run."""
     patience = _patience(queue.engine.patience_minutes, emit)
+    finished = _Finished(queue.experiment_id)
 
     def train(claim: Claim) -> Trained:
         engine = queue.engine
@@ -127,7 +131,7 @@ def _work_through(queue: Queue, processes: int, corpus: Corpus, token: str, emit
                 if (end := box.end()) and end.trained:
                     emit(Finished(run.name, end.diverged))
                     return Trained(end.loss, box.is_delivered)
-            if _is_finished(run, queue.experiment_id):
+            if finished.has(run):
                 emit(Finished(run.name))
                 return Trained(0.0)
             saved = checkpoint.find(run, processes)
@@ -168,17 +172,27 @@ class _NoRoomError(Exception):
     """Too much waits for the tracking server."""
 
 
-def _is_finished(run: Run, experiment_id: str) -> bool:
-    """Whether the tracking server has the run; not known, and so not, while it is away.
+class _Finished:
+    """Which runs the tracking server has already; not known, and so none, while it is away.
 
     The ledger gives a run to one worker. If it is trained twice nevertheless, the first one that
     the server has counts.
     """
-    with stores.short_timeouts():
-        try:
-            return bool(run_log.finished_ids(experiment_id, run.stage, fingerprint(run)))
-        except MlflowException:
+
+    def __init__(self, experiment_id: str) -> None:
+        self._experiment_id = experiment_id
+        self._ask_again = 0.0  # by the monotonic clock
+
+    def has(self, run: Run) -> bool:
+        if time.monotonic() < self._ask_again:
             return False
+        with stores.short_timeouts():
+            try:
+                key = fingerprint(run)
+                return bool(run_log.finished_ids(self._experiment_id, run.stage, key))
+            except MlflowException:
+                self._ask_again = time.monotonic() + AWAY_SECONDS
+                return False
 
 
 def _box(
