@@ -8,6 +8,7 @@ from mlflow.utils import name_utils
 
 from fitting import registry
 from fitting.registry import CHAMPION, DEFAULT_NAME
+from pipelines.study import load as studies
 from training.record import keys
 
 LONGEST = 100  # characters
@@ -31,9 +32,8 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
     if "source" in parameters:
         return ", ".join(Path(source).name for source in parameters["source"].split(","))
     if "study" in parameters:
-        study = parameters["study"]
         size = f" {parameters['size']}" if "size" in parameters else ""
-        return (Path(study).stem if study.endswith((".yaml", ".yml")) else study) + size
+        return studies.title(parameters["study"]) + size
     if stage == keys.CRITICAL and "experiment" not in parameters:
         return "quickstart"
     return parameters.get("experiment") or str(mlflow.get_experiment(experiment_id).name)
