@@ -162,6 +162,7 @@ def test_a_slider_that_goes_back_takes_the_others_back(explorer: Explorer) -> No
         ({"kind": "low", "name": "web", "value": "-1"}, "is not 0 <= lowest <= highest <= 1"),
         ({"kind": "slider", "name": "wbe", "value": "1"}, "'wbe' is not a domain"),
         ({"kind": "n_params", "name": "", "value": "0.5"}, "n_params: '0.5' is not an integer"),
+        ({"kind": "tokens", "name": "", "value": str(2**63 - 1)}, "is not less than 9.2e+18"),
         ({"kind": "start", "name": "none"}, "the mixture 'none' is not known yet"),
         ({"kind": "take", "name": ""}, "there is no answer to take"),
     ],
@@ -202,13 +203,14 @@ def test_a_search_from_here_keeps_locks_bounds_and_the_region(
     blocked.set()
     search.thread.join()
     assert search.error is None
+    parts = str(layout.found(explorer, page, search))
+    assert "certified by a bound of the law" in parts
+    assert "Take it" in parts
     page = after(explorer, page, {"kind": "take", "name": ""})
+    assert layout.found(explorer, page, search) == []
     assert page.proportions[1] == 0.2
     assert page.proportions[2] == pytest.approx(0.2, abs=2e-4)  # the region's edge
     assert sum(page.proportions) == pytest.approx(1, abs=1e-12)
-    parts = str(layout.found(explorer, page, explorer.searches.get(page.here)))
-    assert "certified by a bound of the law" in parts
-    assert "Take it" in parts
 
 
 def test_each_page_takes_the_answer_of_its_own_search(explorer: Explorer) -> None:
