@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines import entry
 from pipelines.command import advice, table
+from pipelines.command.output import writing
 from pipelines.html_report import findings, lineage, page
 from pipelines.html_report.lineage import Lineage
 from pipelines.runs import preflight
@@ -67,7 +68,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     stage, name = newest.data.tags[keys.STAGE], newest.info.run_name
     print(f"report: what {stage} run {name!r} ({newest.info.run_id}) found")
     if output is not None:
-        output.write_text(html)
+        with writing(output):
+            output.write_text(html)
         print(f"  {len(html) / 1e6:.1f} MB → {output}")
     print(f"look at it:  {advice.look_at(run, FILE)}")
 

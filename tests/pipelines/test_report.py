@@ -337,6 +337,11 @@ def test_another_study_has_no_report(texts: dict[str, list[str]], tmp_path: Path
         reported(study=other)
 
 
+def test_a_full_disk_is_told(study: str) -> None:
+    with pytest.raises(InputError, match="output: /dev/full could not be written: No space left"):
+        reported(study=study, output="/dev/full")
+
+
 @pytest.mark.usefixtures("store")
 def test_mistakes_are_told() -> None:
     mlflow.create_experiment("empty")
