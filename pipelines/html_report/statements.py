@@ -9,6 +9,7 @@ from fitting.diagnostics.diagnostics import MISFIT
 from fitting.registry import BACKTESTS, DIAGNOSTIC, OLD_DIAGNOSTIC
 from optimization.domain.objective import LOSS
 from optimization.mixture.solve import BEST, DEFAULT
+from pipelines.command import texts
 from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
 from pipelines.html_report.findings import SAME_WEIGHT, SEARCHED, Findings
@@ -19,6 +20,7 @@ from training.record import keys, layout
 
 NOT_SEARCHED, PREDICTED = "NOT SEARCHED", "PREDICTED"
 NAMED = 8  # domains, at most, that the question names
+WIDE = 0.8  # part of the trained proportions: near-optimal ones over more say little
 TERMS = 8  # of the weighted loss, at most, that are named
 
 
@@ -121,6 +123,8 @@ def answer(f: Findings) -> Verdict:
     }[verdict.outcome(f.gain)]
     number = Number(_ends(f.gain), f.lineage.search or f.lineage.fit)
     end = f" {unit} (90 % interval). No target was trained on it."
+    if f.standing.unidentified:
+        end += " The runs do not identify all of the law that predicts it."
     return _verdict(f, word, (f"{how} Predicted gain: ", number, end))
 
 
@@ -155,6 +159,12 @@ def cautions(f: Findings) -> list[Sentence]:
         if standing.champion and standing.champion != standing.version:
             text = f"the predictor is version {standing.version}, which is not the champion: "
             found.append((text + standing.reason, fit))
+    if f.spanned > WIDE:
+        text = (
+            f"near-optimal proportions range over {100 * min(1, f.spanned):.0f} % of what was "
+            "trained: the runs hardly say which mixture is best"
+        )
+        found.append((text, f.lineage.search))
     if SEARCHED in f.mixtures:
         text = f"the verified mixture is not that of the search, which is named {SEARCHED!r} here"
         found.append((text, f.lineage.search))
@@ -256,15 +266,15 @@ def law(f: Findings) -> Sentence:
     return (Number("The law", f.lineage.fit), f": {form}.")
 
 
-def as_parameter(f: Findings) -> str:
-    """The best mixture as a parameter: a run that holds it; empty if there is none."""
-    searched = f.lineage.search
+def as_parameter(f: Findings) -> list[str]:
+    """The best mixture as a parameter: its proportions, and a run that holds it if there is one."""
+    searched, shares = f.lineage.search, texts.as_parameter(f.best)
     if searched is not None and SEARCHED not in f.mixtures:
-        return f"runs:/{searched.info.run_id}"
+        return [shares, f"runs:/{searched.info.run_id}"]
     if f.proof is None:
-        return ""
+        return [shares]
     trained = f.proof.table.loc[f.proof.table["mixture"] == BEST, "run_id"]
-    return f"runs:/{trained.iloc[0]}"
+    return [shares, f"runs:/{trained.iloc[0]}"]
 
 
 def spent(f: Findings) -> Sentence:

@@ -9,7 +9,7 @@ import mlflow
 import yaml
 
 from fitting.artifact.spec import Target
-from pipelines.command import advice
+from pipelines.command import advice, texts
 from training.record import keys, secrets
 from training.record.layout import short_count
 
@@ -40,10 +40,11 @@ def copied(form: str, mixture: Mapping[str, float], source: Source, scale: Mappi
         return f"{whole}\n# or one of sweep.mixtures:\n" + textwrap.indent(entry, "#  ")
     if form == "Python":
         return _python(mixture, source, scale, reference)
-    proportions = ",".join(f"{domain}={share:.12g}" for domain, share in mixture.items())
     given = {"study": source.study or "STUDY", "size": source.size or "SIZE"}
     given |= {"steps": source.steps} if source.steps else {}
-    command = advice.command("train", source.experiment_id, **given, mixture=proportions)
+    command = advice.command(
+        "train", source.experiment_id, **given, mixture=texts.as_parameter(mixture)
+    )
     return _other_scale(source.target, scale) + command
 
 
