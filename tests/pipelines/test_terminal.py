@@ -142,7 +142,7 @@ def test_a_name_that_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_run_is_called_after_what_it_does(
     stage: str, parameters: dict[str, str], name: str
 ) -> None:
-    assert titles.title(stage, parameters, "0") == name
+    assert entry.title(stage, parameters, "0") == name
 
 
 @pytest.mark.usefixtures("store")
@@ -154,4 +154,4 @@ def test_a_run_is_called_after_the_name_in_the_study_file(tmp_path: Path) -> Non
         ("name: 'web\n", "main study-2"),
     ):
         path.write_text(content)
-        assert titles.title(keys.MAIN, {"study": str(path)}, "0") == name
+        assert entry.title(keys.MAIN, {"study": str(path)}, "0") == name
