@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from pipelines import entry
 from pipelines.command import advice, table
 from pipelines.command.output import writing
-from pipelines.html_report import findings, lineage, page
+from pipelines.html_report import findings, lineage, render
 from pipelines.html_report.lineage import Lineage
 from pipelines.runs import preflight
 from pipelines.study import load as studies
@@ -33,7 +33,7 @@ class Parameters:
 
 def write(found: Lineage, run: Run, study: str = "") -> str:
     """The report of an answer, logged to a run; `study` is the study file, if it is known."""
-    html = page.render(findings.gather(found), run, study)
+    html = render.render(findings.gather(found), run, study)
     mlflow.log_text(html, FILE, run_id=run.info.run_id)
     return html
 

@@ -15,9 +15,9 @@ from fitting.artifact.spec import Target
 from optimization.domain.feasible import feasible
 from optimization.mixture.solve import OBSERVED, Mixture
 from pipelines.command import texts
-from pipelines.page import moves
-from pipelines.page.explorer import Ends, Explorer
-from pipelines.page.moves import Rules
+from pipelines.explorer import moves
+from pipelines.explorer.explorer import Ends, Explorer
+from pipelines.explorer.moves import Rules
 from training.record import keys
 from training.record.errors import InputError
 

@@ -31,8 +31,8 @@ from pipelines.html_report import (
     lineage,
     measured,
     mixture_charts,
-    page,
     predicted,
+    render,
     statements,
     tables,
 )
@@ -446,7 +446,7 @@ def test_a_report_that_fails_loses_no_study(monkeypatch: pytest.MonkeyPatch) -> 
     def fails(*_: Any) -> str:
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(page, "render", fails)
+    monkeypatch.setattr(render, "render", fails)
     with entry.stage(keys.VERIFY) as active:
         told = report.attach_report(active, "quickstart")
     assert told.startswith("report.html could not be written (")

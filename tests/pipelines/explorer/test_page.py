@@ -25,8 +25,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from optimization.domain.predictor import Predictor
-from pipelines.page.layout import dom_id
-from tests.pipelines.page.conftest import DEFAULT, Store
+from pipelines.explorer.layout import dom_id
+from tests.pipelines.explorer.conftest import DEFAULT, Store
 from tests.support import browser
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
 from training.record import keys

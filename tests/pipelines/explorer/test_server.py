@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pipelines.page import server
+from pipelines.explorer import server
 from training.record.errors import InputError
 
 HERE = "127.0.0.1:8050"
