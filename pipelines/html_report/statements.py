@@ -16,12 +16,11 @@ from pipelines.html_report.findings import SAME_WEIGHT, SEARCHED, Findings
 from pipelines.html_report.numbers import duration, fixed, joined, scientific
 from pipelines.proof import verdict
 from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
-from training.record import keys, layout
+from training.record import keys, layout, words
 
 NOT_SEARCHED, PREDICTED = "NOT SEARCHED", "PREDICTED"
 NAMED = 8  # domains, at most, that the question names
 WIDE = 0.8  # part of the trained proportions: near-optimal ones over more say little
-TERMS = 8  # of the weighted loss, at most, that are named
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ def _loss(weights: Mapping[str, float]) -> str:
         return f"the validation loss of {joined(names)}"
     if weights[names[0]] - weights[names[-1]] < SAME_WEIGHT:
         return f"the mean validation loss of {joined(names)}"
-    cut, more = layout.short(names), len(names) - TERMS
-    parts = [f"{weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
-    return " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
+    return words.weighted(weights)
 
 
 def answer(f: Findings) -> Verdict:
@@ -204,7 +201,7 @@ def facts(f: Findings) -> Iterator[Fact]:
             "Held-out error",
             Number(fixed(metrics["cv/objective_mae"]), fit),
             unit,
-            f"predicting the mean: {fixed(metrics['cv/mean_prediction_mae'])}",
+            words.beside_mean(fixed(metrics["cv/mean_prediction_mae"])),
         )
 
 
@@ -237,11 +234,11 @@ def near_optimal(f: Findings) -> Sentence:
     regret, share = searched.data.metrics["regret"], ""
     if f.gain is not None and f.gain.value > 0:
         share = f", {100 * regret / f.gain.value:.2g} % of the predicted gain"
+    before, after = words.regret(keys.unit_text(f.unit))
     return (
-        "With another sample of the fitted mixtures, another mixture would be better by ",
+        _sentence(before),
         Number(fixed(regret), searched),
-        f" {keys.unit_text(f.unit)} on average{share}. The ranges are in the first figure and its "
-        "table.",
+        f"{after}{share}. The ranges are in the first figure and its table.",
     )
 
 
@@ -253,9 +250,8 @@ def certificate(f: Findings) -> Sentence:
     if "gap" not in searched.data.metrics:
         return ("The search is not certified.",)
     gap = Number(scientific(max(0.0, searched.data.metrics["gap"]), 2), searched)
-    unit = keys.unit_text(f.unit)
-    first = "The search is certified: by the law no allowed mixture is better by more than "
-    return (first, gap, f" {unit}.")
+    before, after = words.certificate(keys.unit_text(f.unit))
+    return (f"The search is certified: {before}", gap, f"{after}.")
 
 
 def law(f: Findings) -> Sentence:
