@@ -53,7 +53,7 @@ def log(
         {f"{registry.DIAGNOSTIC}{one.name}": one.warning or "ok" for one in fit.diagnostics}
     )
     if fit.unidentified:
-        mlflow.set_tag("not_identified", "; ".join(fit.unidentified)[: keys.TAG_LIMIT])
+        mlflow.set_tag(registry.NOT_IDENTIFIED, "; ".join(fit.unidentified)[: keys.TAG_LIMIT])
     numbers = pulled.table.drop(columns="run").astype(float)
     mlflow.log_input(mlflow.data.from_pandas(numbers, name="proxy-runs"), context="fitting")
     mlflow.log_text(pulled.table.to_csv(index=False), "runs.csv")

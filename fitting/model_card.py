@@ -9,7 +9,7 @@ from fitting.artifact.spec import Spec
 from fitting.data.histories import Histories
 from fitting.fit import Fit
 from fitting.registry import Registered
-from training.record import keys, layout, markdown
+from training.record import keys, layout, markdown, words
 
 
 def version(fit: Fit, spec: Spec, pulled: Histories, run: Run, uri: str) -> list[str]:
@@ -33,8 +33,8 @@ def of_fit(fit: Fit, registered: Registered, pulled: Histories, run: Run) -> str
     return markdown.description(
         [
             f"Losses of mixtures that were left out are predicted within "
-            f"**{scores.objective_mae:.4f} {unit}** (predicting the mean: "
-            f"{scores.mean_prediction_mae:.4f}). Registered as "
+            f"**{scores.objective_mae:.4f} {unit}** "
+            f"({words.beside_mean(f'{scores.mean_prediction_mae:.4f}')}). Registered as "
             f"{markdown.version_link(registered.name, registered.version)}, its "
             f"{markdown.escaped(standing)}.",
             markdown.cautions(_warnings(fit)),
@@ -57,10 +57,7 @@ def _warnings(fit: Fit) -> list[str]:
 
 def _facts(fit: Fit, unit: str, pulled: Histories) -> dict[str, str]:
     o, scores = fit.observations, fit.choice.scores
-    weighed = [(w, d) for w, d in zip(fit.weights, o.val_domains, strict=True) if w]
-    weights = ", ".join(
-        f"{d} {w:.2g}" for w, d in sorted(weighed, reverse=True)[: layout.ROWS // 2]
-    )
+    weights = dict(zip(o.val_domains, fit.weights.tolist(), strict=True))
     inside, half_width = fit.coverage(), fit.half_width(fit.target)
     sizes = sorted(set(o.n_params.tolist()))
     return {
@@ -69,10 +66,11 @@ def _facts(fit: Fit, unit: str, pulled: Histories) -> dict[str, str]:
         f"{len(pulled.left_out)} left out",
         "Law": markdown.escaped(str(fit.choice.stack)),
         "Error on held-out mixtures": f"{scores.objective_mae:.4f} {keys.unit_text(unit)} "
-        f"(mean: {scores.mean_prediction_mae:.4f}), R² {scores.r2:.3f}, ρ {scores.spearman:.3f}",
+        f"({words.beside_mean(f'{scores.mean_prediction_mae:.4f}')}), R² {scores.r2:.3f}, "
+        f"ρ {scores.spearman:.3f}",
         "90 % interval": f"±{half_width:.4f} at the target on average; inside the data it covers "
         f"{100 * inside:.0f} % of {layout.count(len(fit.choice.held_out.losses), 'held-out run')}",
-        "Weights": markdown.escaped(weights),
+        "Weights": markdown.escaped(words.weighted(weights, layout.ROWS // 2)),
         "Target": f"{_size(fit.target.n_params)} parameters, {_size(fit.target.tokens)} tokens",
     }
 

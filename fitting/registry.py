@@ -37,6 +37,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version; a metric of its model
 WHY_NOT_CHAMPION = "why_not_champion"  # tag of a fit's run
+NOT_IDENTIFIED = "not_identified"  # another: what its runs cannot identify
 DIAGNOSTIC = "diagnostic/"  # prefix of tags of a fit's run: `ok`, or a warning
 OLD_DIAGNOSTIC = "sign/"  # their prefix before version 0.2
 BACKTESTS = ("backtest_size_and_steps", "backtest_steps", "backtest_size")  # hardest first
@@ -84,7 +85,8 @@ class Standing:
     champion: str  # the champion's version; empty if there is none
     reason: str  # why this version is not the champion
     misfit: str  # warning that the law does not describe its runs; empty if it does
-    warnings: tuple[str, ...]  # the other warnings; only the hardest of the backtests
+    warnings: tuple[str, ...]  # all others; of the backtests only the hardest
+    unidentified: str  # the warning among them that names what the runs cannot identify; or empty
     fitted: bool  # whether the run of its fit, which holds the warnings, could be read
 
 
@@ -104,7 +106,7 @@ def standing(uri: str) -> Standing:
     """The standing of `models:/name/version` or `models:/name@alias`; empty for other models."""
     client, version = mlflow.MlflowClient(), version_of(uri)
     if version is None:
-        return Standing("", "", "", "", "", (), False)
+        return Standing("", "", "", "", "", (), "", False)
     tags: dict[str, str] = {}
     champion = ""
     with suppress(MlflowException):
@@ -121,8 +123,12 @@ def standing(uri: str) -> Standing:
     backtests = [failed.pop(name) for name in BACKTESTS if name in failed]
     reason = tags.get(WHY_NOT_CHAMPION, f"champion is version {champion}")
     number = str(version.version)
-    warnings = (*failed.values(), *backtests[:1])
-    return Standing(version.name, number, champion, reason, misfit, warnings, bool(tags))
+    missing = tags.get(NOT_IDENTIFIED, "")
+    unidentified = f"the runs do not identify all of the law: {missing}" if missing else ""
+    warnings = (*failed.values(), *backtests[:1], *filter(None, [unidentified]))
+    return Standing(
+        version.name, number, champion, reason, misfit, warnings, unidentified, bool(tags)
+    )
 
 
 def refuse_bad_name(name: str, where: str) -> None:

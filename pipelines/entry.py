@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.command import processes, table, texts, titles
 from pipelines.runs import preflight
+from pipelines.study import load as studies
 from training.engine.devices import Machines, cores, visible_gpus
 from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
@@ -41,13 +42,19 @@ def stage(
             processes.close_dead(active.info.experiment_id)
             preflight.registry_and_artifacts(active)  # a title may ask the registry
         if parameters is not None and (not joins or titles.generated(active.info.run_name)):
-            title = secrets.masked(titles.title(stage_name, parameters, active.info.experiment_id))
-            mlflow.set_tag(keys.RUN_NAME, title)
+            named = title(stage_name, parameters, active.info.experiment_id)
+            mlflow.set_tag(keys.RUN_NAME, named)
         for key, value in active.data.tags.items():  # such as a repository's URL
             if (safe := secrets.masked(value)) != value:
                 mlflow.set_tag(key, safe)
         yield active
         processes.unmark(active.info.run_id)
+
+
+def title(stage_name: str, parameters: Mapping[str, str], experiment_id: str) -> str:
+    """The name of a run of this stage with these parameters."""
+    study = studies.title(parameters["study"]) if parameters.get("study") else ""
+    return secrets.masked(titles.title(stage_name, {**parameters, "study": study}, experiment_id))
 
 
 def main(name: str, body: Callable[[Any, mlflow.ActiveRun], object], parameters: type) -> None:

@@ -16,9 +16,9 @@ from optimization.mixture.solve import DEFAULT, REFERENCE, Problem
 from optimization.search import projection
 from pipelines import entry
 from pipelines.command import table, titles
-from pipelines.page import app, server
-from pipelines.page.copies import Source
-from pipelines.page.explorer import Explorer
+from pipelines.explorer import app, server
+from pipelines.explorer.copies import Origin
+from pipelines.explorer.explorer import Explorer
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.study import Study
@@ -88,12 +88,12 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     search.thread.join()
     if search.error is not None:
         raise search.error
-    source = Source(uri, active.info.experiment_id)
+    origin = Origin(uri, active.info.experiment_id)
     if study:
         size, steps = study.target.size, str(study.target.steps)
         target = Target(study.size(size).n_params, study.target_tokens())
-        source = replace(source, study=parameters.study, size=size, steps=steps, target=target)
-    made = app.app(explored, source, titles.model_title(uri))
+        origin = replace(origin, study=parameters.study, size=size, steps=steps, target=target)
+    made = app.app(explored, origin, titles.model_title(uri))
     if not server.is_loopback(parameters.host):
         print(f"WARNING: whoever reaches port {listening.getsockname()[1]} can use the page")
     print(f"the page is at {server.url(parameters.host, listening)}   Ctrl-C ends it", flush=True)

@@ -8,6 +8,7 @@ import mlflow
 from fitting.data import histories
 from pipelines import entry
 from pipelines.command import table
+from pipelines.command.output import writing
 from pipelines.runs import preflight
 from training.record import keys
 from training.record.errors import InputError
@@ -36,7 +37,8 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
     if pulled.unit != keys.NATS:
         table.insert(1, keys.UNIT, pulled.unit)
     write = table.to_csv if path.suffix == ".csv" else table.to_parquet
-    write(path, index=False)
+    with writing(path):
+        write(path, index=False)
     count = table["run"].nunique()
     mlflow.log_metrics({"runs_exported": count, "runs_left_out": len(pulled.left_out)})
     print(f"export: {count} runs, {len(table):,} evaluations → {path}")

@@ -32,7 +32,7 @@ from pipelines.study import search_problem
 from pipelines.sweep import sweep
 from pipelines.verify import conclude
 from training.engine import kernels
-from training.record import keys, layout, markdown, secrets
+from training.record import keys, layout, markdown, secrets, words
 
 RULE = "─" * 78
 LINES = 3  # at most, of a mixture that is written out
@@ -116,7 +116,7 @@ def summary(fitted: RegisteredFit, answer: Answer, proof: Proof, standing: Stand
         *verdict.table(proof),
         "",
         f"cross-validated error of the predicted loss: {scores.objective_mae:.4f} {unit} "
-        f"(predicting the mean: {scores.mean_prediction_mae:.4f})",
+        f"({words.beside_mean(f'{scores.mean_prediction_mae:.4f}')})",
     ]
 
 

@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from pipelines import entry
 from pipelines.command import advice, table
-from pipelines.html_report import findings, lineage, page
+from pipelines.command.output import writing
+from pipelines.html_report import findings, lineage, render
 from pipelines.html_report.lineage import Lineage
 from pipelines.runs import preflight
 from pipelines.study import load as studies
@@ -32,7 +33,7 @@ class Parameters:
 
 def write(found: Lineage, run: Run, study: str = "") -> str:
     """The report of an answer, logged to a run; `study` is the study file, if it is known."""
-    html = page.render(findings.gather(found), run, study)
+    html = render.render(findings.gather(found), run, study)
     mlflow.log_text(html, FILE, run_id=run.info.run_id)
     return html
 
@@ -67,7 +68,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     stage, name = newest.data.tags[keys.STAGE], newest.info.run_name
     print(f"report: what {stage} run {name!r} ({newest.info.run_id}) found")
     if output is not None:
-        output.write_text(html)
+        with writing(output):
+            output.write_text(html)
         print(f"  {len(html) / 1e6:.1f} MB → {output}")
     print(f"look at it:  {advice.look_at(run, FILE)}")
 

@@ -95,7 +95,7 @@ ROOMS = {  # room → the rooms of its own package that it may import
     "optimization/schedule": {"domain", "search"},
     "pipelines/command": set(),
     "pipelines/study": {"command"},
-    "pipelines/page": {"command", "study"},
+    "pipelines/explorer": {"command", "study"},
     "pipelines/runs": {"command", "study"},
     "pipelines/benchmarks": {"command"},
     "pipelines/proof": {"command", "study", "runs", "benchmarks"},

@@ -63,7 +63,10 @@ def table(model_input: Any, required: Sequence[str], optional: Sequence[str] = (
         saved_index = j == 0 and column == SAVED_INDEX
         if column not in known and not saved_index and not str(column).startswith(MEASURED):
             filled = np.flatnonzero(rows.iloc[:, j].notna())  # only some records may have it
-            similar = get_close_matches(str(column), known, 1, MIN_SIMILARITY)
+            whole = [name for name in required if name.endswith(f"/{column}")]  # of a bare domain
+            similar = sorted(whole, key=len) or get_close_matches(
+                str(column), known, 1, MIN_SIMILARITY
+            )
             hint = f" (did you mean {similar[0]!r}?)" if similar else ""
             if j == 0 and len(rows.columns) == 1 and set(SEPARATORS) & set(str(column)):
                 hint = " (separate the columns of a CSV by commas)"

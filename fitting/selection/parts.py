@@ -72,9 +72,11 @@ class Parts:
         return scores, backtest.extrapolation(stacked, self.weights)
 
     def form(self, method: str) -> str:
-        """A method's form in words; where domains choose among two, the first."""
+        """A method's form in words; where domains choose among two, both."""
         if method in self.of:
-            return str(self.of[method].members[0].candidate)
+            part = self.of[method]
+            members = zip(part.members, part.taken, strict=True)
+            return " or, by domain, ".join(str(m.candidate) for m, taken in members if taken.any())
         return str(self.search.chosen((method,)).candidate)
 
     def _weighed(self, rows: slice | Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from optimization.domain.predictor import Prediction
 from optimization.mixture.sensitivity import Sensitivity, Steps
 from optimization.mixture.solve import BEST, Answer
 from optimization.search.search import Front, SearchResult
-from training.record import keys, layout, markdown
+from training.record import keys, layout, markdown, words
 
 SAME_WEIGHT = 1e-9
 WORDS = 8  # domains of a mixture that a sentence names
@@ -37,10 +37,10 @@ def _known(answer: Answer) -> Iterator[str]:
         )
     if answer.sensitivity is not None:
         regrets = answer.sensitivity.regrets
+        before, after = words.regret(unit)
         yield (
-            "with another sample of the fitted mixtures, another mixture would be better by "
-            f"{regrets.mean():.4f} on average, and by {np.quantile(regrets, 0.9):.4f} in one case "
-            "in ten"
+            f"{before}{regrets.mean():.4f}{after}, and by {np.quantile(regrets, 0.9):.4f} in one "
+            "case in ten"
         )
 
 
@@ -112,11 +112,10 @@ def _table(answer: Answer) -> list[str]:
 def _weights(answer: Answer) -> Iterator[str]:
     """What the loss adds up, where the weights are not equal."""
     names = answer.predictor.val_domains
-    shares = [(w, name) for name, w in zip(names, answer.weights, strict=True) if w]
-    if len(shares) == len(names) and np.ptp(answer.weights) < SAME_WEIGHT:
+    if answer.weights.all() and np.ptp(answer.weights) < SAME_WEIGHT:
         return
-    parts = (f"{w:.3g} {name}" for w, name in sorted(shares, key=lambda share: -share[0]))
-    yield from layout.wrapped(" + ".join(parts), "loss = ")
+    shares = dict(zip(names, answer.weights.tolist(), strict=True))
+    yield from layout.wrapped(words.weighted(shares, layout.ROWS), "loss = ")
 
 
 def _gain(answer: Answer, unit: str) -> Iterator[str]:
@@ -169,11 +168,9 @@ def _proof(answer: Answer, result: SearchResult, unit: str) -> Iterator[str]:
     if result.bound is None:
         yield f"the lowest {kind} found ({tried}), not certified"
     else:
-        yield (
-            "by the law no allowed mixture is better by more than "
-            f"{max(0.0, result.value - result.bound):.1e} {unit}, certified by a bound of "
-            f"the law; {tried}"
-        )
+        before, after = words.certificate(unit)
+        gap = max(0.0, result.value - result.bound)
+        yield f"{before}{gap:.1e}{after}, certified by a bound of the law; {tried}"
 
 
 def _front(front: Front) -> Iterator[str]:

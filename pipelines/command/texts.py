@@ -133,6 +133,11 @@ def mixture(text: str, domains: Sequence[str], name: str = "mixture") -> dict[st
     return checked_mixture(proportions, domains, name)
 
 
+def as_parameter(mixture: Mapping[str, float]) -> str:
+    """A mixture as the parameter `mixture` reads it: `web=0.5,code=0.5`."""
+    return ",".join(f"{domain}={share:.12g}" for domain, share in mixture.items())
+
+
 def of_run(name: str, uri: str) -> dict[str, float]:
     """The mixture of the run `runs:/<id>`."""
     run_id = uri.removeprefix("runs:/").split("/")[0]

@@ -15,7 +15,7 @@ COMMANDS = {keys.PROXY: "train"}  # stage → command, where they differ
 
 
 def title(stage: str, parameters: Mapping[str, str], experiment_id: str) -> str:
-    """The name of a run of this stage with these parameters."""
+    """The name of a run of this stage with these parameters; `study` is the study's name."""
     name = f"{COMMANDS.get(stage, stage)} {_subject(stage, parameters, experiment_id)}"
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
@@ -31,9 +31,8 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
     if "source" in parameters:
         return ", ".join(Path(source).name for source in parameters["source"].split(","))
     if "study" in parameters:
-        study = parameters["study"]
         size = f" {parameters['size']}" if "size" in parameters else ""
-        return (Path(study).stem if study.endswith((".yaml", ".yml")) else study) + size
+        return parameters["study"] + size
     if stage == keys.CRITICAL and "experiment" not in parameters:
         return "quickstart"
     return parameters.get("experiment") or str(mlflow.get_experiment(experiment_id).name)

@@ -133,9 +133,10 @@ def plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def largest(sizes: Mapping[str, float]) -> list[str]:
-    """The names of the largest values, as many as a figure shows."""
-    return sorted(sizes, key=lambda name: -sizes[name])[:ROWS]
+def largest(sizes: Mapping[str, float], most: int = ROWS) -> list[str]:
+    """The names of the largest values, as many as a figure shows, in their own order."""
+    kept = set(sorted(sizes, key=lambda name: -sizes[name])[:most])
+    return [name for name in sizes if name in kept]
 
 
 def log_axis(low: float, high: float, form: str = "g") -> dict[str, Any]:

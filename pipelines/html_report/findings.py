@@ -49,6 +49,7 @@ class Findings:
     proof: Proof | None
     standing: Standing
     ranges: pd.DataFrame  # domain, lowest, highest: the near-optimal set
+    spanned: float  # part of the trained proportions over which these range
     held_out: pd.DataFrame  # run, n_params, observed, predicted: weighted losses
     laws: pd.DataFrame
     measured: tuple[Curve, ...]  # of targets, over tokens
@@ -119,6 +120,7 @@ def gather(found: Lineage) -> Findings:
             "no search of it was logged; fit again"
         )
     compared, mixtures = _verified(compared, losses, targets)
+    ranges = pd.DataFrame() if SEARCHED in mixtures else lineage.table(searched, NEAR_OPTIMAL)
     others = [DEFAULT, params.get("compared_with", DEFAULT), *mixtures]
     known = [name for name in others if name in mixtures and name != BEST]
     if not known:
@@ -142,7 +144,8 @@ def gather(found: Lineage) -> Findings:
         gain=_gain(compared, compared_with),
         proof=proof,
         standing=registry.standing(found.model),
-        ranges=pd.DataFrame() if SEARCHED in mixtures else lineage.table(searched, NEAR_OPTIMAL),
+        ranges=ranges,
+        spanned=predicted.spanned(predictor, ranges),
         held_out=measured.held_out(lineage.table(fit, "held_out_predictions.json"), own),
         laws=lineage.table(fit, "laws.json"),
         measured=measured.of_targets(losses, targets, weights, unit),
@@ -212,7 +215,8 @@ def _verified(
     for run_id in losses.loc[losses["mixture"] == BEST, "run_id"] if len(losses) else ():
         if run_id not in targets:
             continue
-        trained = keys.without_prefix(keys.MIXTURE, targets[run_id].data.params)
+        shares = keys.without_prefix(keys.MIXTURE, targets[run_id].data.params)
+        trained = {domain: shares.get(domain, 0.0) for domain in domains}
         if mixture_key(trained, domains) != mixture_key(mixtures[BEST], domains):
             compared = compared.replace({"mixture": {BEST: SEARCHED}})
             searched = mixtures.pop(BEST)

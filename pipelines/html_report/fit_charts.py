@@ -6,7 +6,7 @@ from pipelines.html_report import charts
 from pipelines.html_report.charts import MUTED, Chart
 from pipelines.html_report.findings import Findings
 from pipelines.html_report.numbers import fixed, listed, ordinal
-from training.record import keys, layout
+from training.record import keys, layout, words
 
 SHADES = 4  # of the sizes of proxies, in page.css
 FEW_RUNS = 60  # whose points are drawn large
@@ -115,7 +115,7 @@ def held_out(f: Findings) -> Chart | None:
     metrics = f.lineage.fit.data.metrics if f.lineage.fit else {}
     error = metrics.get("cv/objective_mae", float(np.abs(values[:, 0] - values[:, 1]).mean()))
     mean = metrics.get("cv/mean_prediction_mae")
-    other = f"; predicting the mean: {fixed(mean)}" if mean is not None else ""
+    other = f"; {words.beside_mean(fixed(mean))}" if mean is not None else ""
     return Chart(
         "held_out",
         f"Held-out mixtures are predicted with a mean error of {fixed(error)} {unit}{other}",

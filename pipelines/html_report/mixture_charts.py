@@ -13,7 +13,6 @@ from pipelines.html_report.findings import Findings
 from pipelines.html_report.measured import half_width
 from pipelines.html_report.numbers import fixed, joined, listed
 from training.record import keys, layout
-from training.record.figures import largest_first
 
 PANELS = 12  # figures of single domains, at most
 FIRST = 6  # values, at most, of a text alternative that names domains
@@ -24,7 +23,7 @@ def proportions(f: Findings) -> Chart:
     """Proportions of the mixtures, and the near-optimal range of each domain."""
     best, other = f.best, f.mixtures[f.compared_with]
     most = {d: max(m[d] for m in f.mixtures.values()) for d in best}
-    shown = [d for d in largest_first(best) if d in charts.largest(most)]
+    shown = charts.largest(most)
     rows, chart = charts.names(shown), charts.figure()
     if len(f.ranges):
         ranges = f.ranges.set_index("domain").loc[shown]
@@ -67,7 +66,7 @@ def proportions(f: Findings) -> Chart:
         if len(shown) < len(best)
         else "",
     ]
-    first = {d: best[d] for d in largest_first(best)[:FIRST]}
+    first = {d: best[d] for d in charts.largest(best, FIRST)}
     return Chart(
         "proportions",
         f"The best mixture beside {charts.the(f.compared_with)}: "
@@ -195,8 +194,7 @@ def by_loss(f: Findings) -> Chart | None:
     widths = f.uncertainty
     if f.proof is not None and repeated:
         widths = {n: half_width(f.proof.table, f"measured/{n}") for n in measured}
-    large = charts.largest({name: abs(x) for name, x in values.items()})
-    shown = sorted(large, key=lambda name: values[name])
+    shown = charts.largest({name: abs(x) for name, x in values.items()})
     rows, chart = charts.names(shown), charts.figure()
     row_of = dict(zip(shown, rows, strict=True))
     known = [name for name in shown if name in predicted]
@@ -262,7 +260,7 @@ def _are(count: int) -> str:
 
 def against(f: Findings) -> Chart | None:
     """The loss above the best mixture's against the proportion of each large domain."""
-    shown = [d for d in largest_first(f.best) if d in f.against][:PANELS]
+    shown = charts.largest({d: share for d, share in f.best.items() if d in f.against}, PANELS)
     if not shown:
         return None
     curves = {d: f.against[d] for d in shown}

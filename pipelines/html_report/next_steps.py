@@ -11,7 +11,7 @@ from pipelines.html_report.findings import Findings
 from pipelines.html_report.numbers import fixed, scientific
 from pipelines.html_report.statements import Number, Sentence
 from pipelines.proof import verdict
-from training.record import keys, layout
+from training.record import keys, layout, words
 
 STUDIES = Path(__file__).parents[1] / "studies"
 LARGE_REGRET = 0.1  # share of the predicted gain, from which on more mixtures are advised
@@ -121,12 +121,13 @@ def _mixtures(f: Findings, study: str) -> Iterator[Step]:
         regret = searched.data.metrics["regret"]
         if regret <= LARGE_REGRET * max(f.gain.value, 0.0):
             return  # they would change the answer little
+        before, after = words.regret(unit)
         yield Step(
             (
-                "Train more mixtures: with another sample of them, another one would be better by ",
+                f"Train more mixtures: {before}",
                 Number(fixed(regret), searched),
-                f" {unit} on average, so they may move the answer. `design` estimates what a batch "
-                "would gain.",
+                f"{after}, so they may move the answer. `design` estimates what a batch would "
+                "gain.",
             ),
             commands,
         )

@@ -28,6 +28,9 @@
     const { data, layout } = figures[plot.dataset.figure][plot.dataset.panel];
     const style = getComputedStyle(document.body);
     const narrow = plot.clientWidth < 480;
+    plot.dataset.height ??= parseFloat(plot.style.height);
+    const rows = layout.showlegend === false ? 0 : data.filter((trace) => trace.name && trace.showlegend !== false).length - 1;
+    plot.style.height = `${Number(plot.dataset.height) + (narrow ? 19 * Math.max(0, rows) : 0)}px`;
     const whole = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
       hoverlabel: { bgcolor: "var(--paper)", bordercolor: "var(--rule)", font: { color: "var(--ink)" } },

@@ -100,6 +100,17 @@ def against_proportions(
     return {domain: curve for domain, curve in within.items() if len(curve) > 1}
 
 
+def spanned(predictor: Predictor | None, ranges: pd.DataFrame) -> float:
+    """The part of the proportions that were trained over which near-optimal ones range; 0 where
+    either is not known."""
+    if predictor is None or ranges.empty:
+        return 0.0
+    ends = ranges.set_index("domain").loc[list(predictor.domains)]
+    trained = float(np.ptp(predictor.fitted, axis=0).sum())
+    near = float((ends["highest"] - ends["lowest"]).sum())
+    return near / trained if trained else 0.0
+
+
 def _weights(predictor: Predictor, weights: Mapping[str, float]) -> Array:
     """The weights of the predicted losses, (V,); the predictor's own where it predicts none of
     those that are weighed, but their sum."""

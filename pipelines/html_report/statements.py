@@ -9,17 +9,18 @@ from fitting.diagnostics.diagnostics import MISFIT
 from fitting.registry import BACKTESTS, DIAGNOSTIC, OLD_DIAGNOSTIC
 from optimization.domain.objective import LOSS
 from optimization.mixture.solve import BEST, DEFAULT
+from pipelines.command import texts
 from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
 from pipelines.html_report.findings import SAME_WEIGHT, SEARCHED, Findings
 from pipelines.html_report.numbers import duration, fixed, joined, scientific
 from pipelines.proof import verdict
 from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
-from training.record import keys, layout
+from training.record import keys, layout, words
 
 NOT_SEARCHED, PREDICTED = "NOT SEARCHED", "PREDICTED"
 NAMED = 8  # domains, at most, that the question names
-TERMS = 8  # of the weighted loss, at most, that are named
+WIDE = 0.8  # part of the trained proportions: near-optimal ones over more say little
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ def _loss(weights: Mapping[str, float]) -> str:
         return f"the validation loss of {joined(names)}"
     if weights[names[0]] - weights[names[-1]] < SAME_WEIGHT:
         return f"the mean validation loss of {joined(names)}"
-    cut, more = layout.short(names), len(names) - TERMS
-    parts = [f"{weights[name]:.3g} {cut[name]}" for name in names[:TERMS]]
-    return " + ".join([*parts, *([f"{more} more"] if more > 0 else [])])
+    return words.weighted(weights)
 
 
 def answer(f: Findings) -> Verdict:
@@ -121,6 +120,8 @@ def answer(f: Findings) -> Verdict:
     }[verdict.outcome(f.gain)]
     number = Number(_ends(f.gain), f.lineage.search or f.lineage.fit)
     end = f" {unit} (90 % interval). No target was trained on it."
+    if f.standing.unidentified:
+        end += " The runs do not identify all of the law that predicts it."
     return _verdict(f, word, (f"{how} Predicted gain: ", number, end))
 
 
@@ -155,6 +156,12 @@ def cautions(f: Findings) -> list[Sentence]:
         if standing.champion and standing.champion != standing.version:
             text = f"the predictor is version {standing.version}, which is not the champion: "
             found.append((text + standing.reason, fit))
+    if f.spanned > WIDE:
+        text = (
+            f"near-optimal proportions range over {100 * min(1, f.spanned):.0f} % of what was "
+            "trained: the runs hardly say which mixture is best"
+        )
+        found.append((text, f.lineage.search))
     if SEARCHED in f.mixtures:
         text = f"the verified mixture is not that of the search, which is named {SEARCHED!r} here"
         found.append((text, f.lineage.search))
@@ -194,7 +201,7 @@ def facts(f: Findings) -> Iterator[Fact]:
             "Held-out error",
             Number(fixed(metrics["cv/objective_mae"]), fit),
             unit,
-            f"predicting the mean: {fixed(metrics['cv/mean_prediction_mae'])}",
+            words.beside_mean(fixed(metrics["cv/mean_prediction_mae"])),
         )
 
 
@@ -227,11 +234,11 @@ def near_optimal(f: Findings) -> Sentence:
     regret, share = searched.data.metrics["regret"], ""
     if f.gain is not None and f.gain.value > 0:
         share = f", {100 * regret / f.gain.value:.2g} % of the predicted gain"
+    before, after = words.regret(keys.unit_text(f.unit))
     return (
-        "With another sample of the fitted mixtures, another mixture would be better by ",
+        _sentence(before),
         Number(fixed(regret), searched),
-        f" {keys.unit_text(f.unit)} on average{share}. The ranges are in the first figure and its "
-        "table.",
+        f"{after}{share}. The ranges are in the first figure and its table.",
     )
 
 
@@ -243,9 +250,8 @@ def certificate(f: Findings) -> Sentence:
     if "gap" not in searched.data.metrics:
         return ("The search is not certified.",)
     gap = Number(scientific(max(0.0, searched.data.metrics["gap"]), 2), searched)
-    unit = keys.unit_text(f.unit)
-    first = "The search is certified: by the law no allowed mixture is better by more than "
-    return (first, gap, f" {unit}.")
+    before, after = words.certificate(keys.unit_text(f.unit))
+    return (f"The search is certified: {before}", gap, f"{after}.")
 
 
 def law(f: Findings) -> Sentence:
@@ -256,15 +262,15 @@ def law(f: Findings) -> Sentence:
     return (Number("The law", f.lineage.fit), f": {form}.")
 
 
-def as_parameter(f: Findings) -> str:
-    """The best mixture as a parameter: a run that holds it; empty if there is none."""
-    searched = f.lineage.search
+def as_parameter(f: Findings) -> list[str]:
+    """The best mixture as a parameter: its proportions, and a run that holds it if there is one."""
+    searched, shares = f.lineage.search, texts.as_parameter(f.best)
     if searched is not None and SEARCHED not in f.mixtures:
-        return f"runs:/{searched.info.run_id}"
+        return [shares, f"runs:/{searched.info.run_id}"]
     if f.proof is None:
-        return ""
+        return [shares]
     trained = f.proof.table.loc[f.proof.table["mixture"] == BEST, "run_id"]
-    return f"runs:/{trained.iloc[0]}"
+    return [shares, f"runs:/{trained.iloc[0]}"]
 
 
 def spent(f: Findings) -> Sentence:

@@ -12,10 +12,10 @@ from optimization.mixture.solve import BEST, DEFAULT
 from pipelines.html_report import cost, lineage
 from pipelines.html_report.findings import Findings
 from pipelines.html_report.mixture_charts import changes
-from pipelines.html_report.numbers import NO_VALUE, fixed, scientific
+from pipelines.html_report.numbers import NO_VALUE, duration, fixed, scientific
 from training.record import keys, layout
-from training.record.figures import largest_first
 
+TIME = "time"
 LAW_COLUMNS = {  # of laws.json, with their names and decimals
     "weight": ("weight", 3),
     "held_out_rmse": ("held-out error", 4),
@@ -64,7 +64,7 @@ def mixtures(f: Findings) -> Table:
     """The proportions, and the near-optimal range of each domain."""
     ranges = f.ranges.set_index("domain") if len(f.ranges) else None
     rows = []
-    for domain in largest_first(f.best):
+    for domain in f.best:
         cells = [Cell(domain), *(_number(m[domain]) for m in f.mixtures.values())]
         if ranges is not None:
             cells += [_number(float(ranges.loc[domain, end])) for end in ("lowest", "highest")]
@@ -110,7 +110,7 @@ def losses(f: Findings) -> Table:
     means = f.proof.table.drop(columns="run_id").groupby("mixture").mean() if f.proof else None
     predicted, measured = changes(f)
     rows = []
-    for name in sorted({**predicted, **measured}, key=lambda n: -f.weights.get(n, 0.0)):
+    for name in {**predicted, **measured}:
         column = keys.VAL_LOSS + name
         cells = [Cell(name), _number(f.weights.get(name), 3)]
         for mixture in (BEST, f.compared_with):
@@ -177,11 +177,11 @@ def trained(f: Findings) -> Table:
             _number(float(row.runs), 0),
             _count(row.tokens),
             Cell(scientific(row.flops), row.flops if math.isfinite(row.flops) else None),
-            _hours(row.hours),
+            _time(row.hours),
         )
         for row in f.trained
     ]
-    columns = ("models", "parameters", "runs", "tokens", "FLOPs", "hours")
+    columns = ("models", "parameters", "runs", "tokens", "FLOPs", TIME)
     return Table("trained", "What was trained", columns, tuple(rows), f.lineage.fit)
 
 
@@ -197,12 +197,12 @@ def targets(f: Findings) -> Table:
                 _number(float(row["seed"]), 0),
                 _number(row["predicted"]),
                 _number(row["measured"]),
-                _hours(cost.hours(run) if run else None),
+                _time(cost.hours(run) if run else None),
             )
         )
     caption = f"Targets, weighted losses in {keys.unit_text(f.unit)}"
     caption += ", weighed as the fit did" if f.reweighed else ""
-    columns = ("target", "mixture", "seed", "predicted", "measured", "hours")
+    columns = ("target", "mixture", "seed", "predicted", "measured", TIME)
     return Table("targets", caption, columns, tuple(rows), f.lineage.verify)
 
 
@@ -215,18 +215,18 @@ def proxies(f: Findings) -> Table:
             _count(float(run.data.params.get(keys.N_PARAMS, "nan"))),
             _count(run.data.metrics.get(keys.TOKENS, math.nan)),
             _number(last.get(run.info.run_id)),
-            _hours(cost.hours(run)),
+            _time(cost.hours(run)),
         )
         for run in sorted(f.fitted, key=lambda r: str(r.info.run_name))
     ]
     caption = f"Fitted runs, weighted losses in {keys.unit_text(f.unit)}"
-    columns = ("run", "parameters", "tokens", "last loss", "hours")
+    columns = ("run", "parameters", "tokens", "last loss", TIME)
     return Table("proxies", caption, columns, tuple(rows), f.lineage.fit)
 
 
 def proposals(f: Findings) -> Table:
     """The mixtures that `design` proposed."""
-    table, domains = lineage.table(f.design, "proposals.json"), largest_first(f.best)
+    table, domains = lineage.table(f.design, "proposals.json"), list(f.best)
     rows = tuple(
         (Cell(str(row["mixture"])), *(_number(row.get(keys.MIXTURE + d)) for d in domains))
         for row in table.to_dict("records")
@@ -250,5 +250,5 @@ def _count(number: float) -> Cell:
     return Cell(layout.short_count(number), number) if math.isfinite(number) else Cell(NO_VALUE)
 
 
-def _hours(hours: float | None) -> Cell:
-    return Cell(NO_VALUE) if hours is None else Cell(scientific(hours), hours)
+def _time(hours: float | None) -> Cell:
+    return Cell(NO_VALUE) if hours is None else Cell(duration(hours), hours)

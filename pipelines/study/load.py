@@ -3,6 +3,7 @@
 import datetime
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -37,6 +38,17 @@ def load(name: str) -> Study:
         raise InputError(f"{path}: {_explain(error.errors())}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def title(name: str) -> str:
+    """The name in the study that `load` would find; its file's where the study has none to read."""
+    path = Path(name)
+    with suppress(InputError):
+        path = _find(name)
+        raw = yaml_file.load(path)
+        if isinstance(raw, dict) and isinstance(raw.get("name"), str) and raw["name"].strip():
+            return str(raw["name"])
+    return path.stem if path.suffix in (".yaml", ".yml") else name
 
 
 def with_sizes(study: Study, names: Iterable[str]) -> Study:

@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from optimization.domain import predictor as predictors
 from pipelines import explore
-from pipelines.page import app, layout, server, state
-from pipelines.page.copies import Source
-from pipelines.page.explorer import Explorer
+from pipelines.explorer import app, layout, server, state
+from pipelines.explorer.copies import Origin
+from pipelines.explorer.explorer import Explorer
 from tests.support import wide
 from tests.support.stores import empty_store
 
@@ -46,7 +46,7 @@ def measured(domains: int, losses: int, members: int) -> str:
     explored = explore.explorer(predictor, None)
     explored.search_at(explored.target).thread.join()
     start = time.perf_counter() - began
-    made = app.app(explored, Source(predictor.uri, "0"), "benchmark")
+    made = app.app(explored, Origin(predictor.uri, "0"), "benchmark")
     with threadpool_limits(1), running(made) as url:
         bare = timed(lambda _: predictor.table(predictor.fitted[:1]))
         page = Page(explored, url)

@@ -72,7 +72,7 @@ def test_mlflow_run_leaves_a_verified_mixture(
     targets = runs_of("target")
     assert {r.data.tags[keys.PARENT] for r in targets} == {stages["verify"].info.run_id}
     assert all(r.info.status == "FINISHED" for r in [main, sweep, *proxies, *targets])
-    assert (main.info.run_name, sweep.info.run_name) == ("main study", "sweep miniature")
+    assert (main.info.run_name, sweep.info.run_name) == ("main miniature", "sweep miniature")
     assert not pages.dead_links()
     assert "**Answers of this version**" in pages.descriptions()["version 1 of mixture-predictor"]
 

@@ -21,15 +21,18 @@ from scipy import stats
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
+from fitting import registry
 from optimization.domain import predictor as predictors
 from pipelines import entry, optimize, report
 from pipelines import imports as importing
+from pipelines.command import texts as command_texts
 from pipelines.html_report import (
     findings,
     lineage,
     measured,
     mixture_charts,
-    page,
+    predicted,
+    render,
     statements,
     tables,
 )
@@ -116,6 +119,12 @@ def test_its_claims_are_those_of_the_runs(file: Path) -> None:
     assert "16 proxy runs on 8 mixtures" in text
     for domain in ("news", "code", "math"):
         assert f"{float(searched.data.params[f'mixture/{domain}']):.4f}" in text
+    best = {d: float(searched.data.params[f"mixture/{d}"]) for d in ("news", "code", "math")}
+    (parameter,) = re.findall(r'data-copy="(news=[^"]+)"', written)
+    assert command_texts.mixture(parameter, [*best]) == pytest.approx(best)
+    assert f'data-copy="runs:/{searched.info.run_id}"' in written
+    domains = re.findall(r'<th scope="row">(news|code|math)</th>', written)
+    assert domains == [*best] * 2  # of the mixtures and of the losses
     for title in ("Reasons for caution", "Measured beside predicted", "The laws compared",
                   "Near-optimal ranges", "What to train next", "Cost", "Runs"):  # fmt: skip
         assert title in text
@@ -287,6 +296,12 @@ def test_parts_are_reported_and_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "The law fits its runs; the backtests hold." in text_of(written)
     assert f"{gain:.4f} [" in text_of(written)
     assert HOSTILE not in written
+    note = "two sizes for the three parameters of the size law"
+    mlflow.MlflowClient().set_tag(newest(keys.FIT).info.run_id, registry.NOT_IDENTIFIED, note)
+    text = text_of(reported(experiment="mine"))
+    assert "The runs do not identify all of the law that predicts it." in text
+    assert f"The runs do not identify all of the law: {note}" in text
+    assert "No warnings" not in text
     mlflow.MlflowClient().delete_registered_model("mixture-predictor")
     text = text_of(reported())
     assert f"{gain:.4f} [" in text  # as the search logged it
@@ -335,6 +350,11 @@ def test_another_study_has_no_report(texts: dict[str, list[str]], tmp_path: Path
     other = written(tmp_path, {**miniature_study(tmp_path, texts), "name": "other"})
     with pytest.raises(InputError, match=r"there is no finished fit of study .* in 'Default'; fit"):
         reported(study=other)
+
+
+def test_a_full_disk_is_told(study: str) -> None:
+    with pytest.raises(InputError, match="output: /dev/full could not be written: No space left"):
+        reported(study=study, output="/dev/full")
 
 
 @pytest.mark.usefixtures("store")
@@ -389,6 +409,17 @@ def test_a_verified_mixture_is_not_taken_for_that_of_the_search(study: str) -> N
     assert any("is not that of the search" in str(text) for text, *_ in statements.cautions(f))
 
 
+def test_a_near_optimal_set_of_everything_is_a_caution(study: str) -> None:
+    f, predictor = verified(study, None), predictors.load(f"models:/{studies.load(study).model}/1")
+    lowest, highest = predictor.fitted.min(axis=0), predictor.fitted.max(axis=0)
+    every = pd.DataFrame({"domain": predictor.domains, "lowest": lowest, "highest": highest})
+    assert predicted.spanned(predictor, every) == pytest.approx(1)
+    assert 0 < f.spanned == predicted.spanned(predictor, f.ranges) < statements.WIDE
+    told = "near-optimal proportions range over 100 % of what was trained"
+    assert told.capitalize() in str(statements.cautions(replace(f, spanned=1.0)))
+    assert "near-optimal proportions" not in str(statements.cautions(f)).lower()
+
+
 def test_a_misfit_comes_before_what_was_measured(study: str) -> None:
     f = verified(study, None)
     f = replace(f, standing=replace(f.standing, misfit="the law does not describe its runs"))
@@ -415,7 +446,7 @@ def test_a_report_that_fails_loses_no_study(monkeypatch: pytest.MonkeyPatch) -> 
     def fails(*_: Any) -> str:
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(page, "render", fails)
+    monkeypatch.setattr(render, "render", fails)
     with entry.stage(keys.VERIFY) as active:
         told = report.attach_report(active, "quickstart")
     assert told.startswith("report.html could not be written (")

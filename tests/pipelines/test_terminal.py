@@ -68,7 +68,7 @@ def test_only_our_lines_are_printed_and_runs_are_named(
     top = f"attributes.status = 'FINISHED' and tags.{keys.STAGE} != 'x'"
     names = [run.info.run_name for run in mlflow.MlflowClient().search_runs(["0"], top)]
     assert names[::-1] == [
-        "train study tiny",
+        "train miniature tiny",
         "import runs.csv",
         "fit mine",
         "fit mine",
@@ -125,7 +125,7 @@ def test_a_name_that_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     ("stage", "parameters", "name"),
     [
         (keys.MAIN, {"study": "quickstart", "workers": "auto"}, "main quickstart"),
-        (keys.SWEEP, {"study": "/data/mine.yaml"}, "sweep mine"),
+        (keys.SWEEP, {"study": "/no/folder/mine.yaml"}, "sweep mine"),
         (keys.PROXY, {"study": "quickstart", "size": "57k"}, "train quickstart 57k"),
         (keys.FIT, {"study": "", "experiment": ""}, "fit Default"),
         (keys.FIT, {"study": "", "experiment": "old,new"}, "fit old,new"),
@@ -142,4 +142,16 @@ def test_a_name_that_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_run_is_called_after_what_it_does(
     stage: str, parameters: dict[str, str], name: str
 ) -> None:
-    assert titles.title(stage, parameters, "0") == name
+    assert entry.title(stage, parameters, "0") == name
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_is_called_after_the_name_in_the_study_file(tmp_path: Path) -> None:
+    path = tmp_path / "study-2.yaml"
+    for content, name in (
+        ("name: web_code\n", "main web_code"),
+        ("name: [web]\n", "main study-2"),  # which `load` explains
+        ("name: 'web\n", "main study-2"),
+    ):
+        path.write_text(content)
+        assert entry.title(keys.MAIN, {"study": str(path)}, "0") == name

@@ -155,6 +155,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {  # what is changed in the second 
     "unknown domain": ({"mixture/books": 0.4}, f"'mixture/books': unknown column; {LISTED}"),
     "near miss": ({"n_param": 4e6}, r"'n_param': unknown column \(did you mean 'n_params'\?\); "),
     "other prefix": ({"mixtures/web": 0.3}, "'mixtures/web': unknown column .*'mixture/web'"),
+    "bare domain": ({"web": 0.3}, r"'web': unknown column \(did you mean 'mixture/web'\?\); "),
     "identifier": ({"id": 7}, f"'id': unknown column; {LISTED}"),
     "step alone": ({"step": 100}, "'step': unknown column"),
     "sum": ({"mixture/web": 0.4}, "'mixture/tables': the proportions sum to 1.1; they must sum"),

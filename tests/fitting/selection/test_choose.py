@@ -43,6 +43,8 @@ def test_cross_validation_beats_the_mean_and_finds_the_feature() -> None:
     }
     assert compared.loc["joint", "held_out_rmse"] < compared.loc["boosting", "held_out_rmse"]
     assert "'news' is not a training domain" in compared.loc["bimix", "note"]
+    members = [str(m) for m in result.stack.members]
+    assert all(any(m in form for form in compared["form"].dropna().iloc[1:]) for m in members)
 
 
 def test_more_than_one_exponential_is_recognised_where_there_are_many_mixtures() -> None:

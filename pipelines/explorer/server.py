@@ -15,6 +15,7 @@ from training.record.errors import InputError
 
 LARGEST_PORT = 65535
 LOCAL = "localhost"
+LARGEST_BODY = 2**20  # bytes of a request
 HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
@@ -91,13 +92,21 @@ def refusal(method: str, headers: Mapping[str, str], host: str) -> str:
     if not _known(asked, host):
         return f"refused: {asked!r} is not a name of this page"
     origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != asked:
+    if origin is not None and _place(origin) != asked:
         return f"refused: the origin {origin!r} is not this page"
     site = headers.get("Sec-Fetch-Site", "same-origin")
     link = method == "GET" and headers.get("Sec-Fetch-Dest") == "document"
     if site not in ("same-origin", "none") and not link:
         return "refused: a page of another origin may not call this one"
     return ""
+
+
+def _place(origin: str) -> str:
+    """Host and port of an Origin header; empty where it is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _known(asked: str, host: str) -> bool:
@@ -128,6 +137,7 @@ def guard(app: dash.Dash, host: str) -> None:
         response.headers.update({**HEADERS, "Content-Security-Policy": policy})
         return response
 
+    app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY  # beyond it the answer is 413
     app.server.before_request(check)
     app.server.after_request(headed)
 

@@ -46,6 +46,15 @@
   document.addEventListener("pointerup", (event) =>
     event.target.type === "range" && setTimeout(() => post({ kind: "tick", name: "" }), 50));
 
+  // a control that is drawn again keeps the focus, unless the user has left it
+  let focused = "";
+  document.addEventListener("focusin", (event) => (focused = event.target.id));
+  document.addEventListener("pointerdown", (event) =>
+    event.target !== document.activeElement && (focused = ""), true);
+  new MutationObserver(() => document.activeElement === document.body && focused &&
+    document.getElementById(focused)?.focus({ preventScroll: true })
+  ).observe(document.body, { childList: true, subtree: true });
+
   dash.page = {
     act(...args) {
       const state = args[args.length - 1];

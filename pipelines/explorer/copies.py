@@ -9,7 +9,7 @@ import mlflow
 import yaml
 
 from fitting.artifact.spec import Target
-from pipelines.command import advice
+from pipelines.command import advice, texts
 from training.record import keys, secrets
 from training.record.layout import short_count
 
@@ -18,7 +18,7 @@ LABELS = {"n_params": "parameters", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where the page's predictor and study come from."""
 
     model: str  # URI of the version
@@ -29,7 +29,7 @@ class Source:
     target: Target | None = None  # the study's
 
 
-def copied(form: str, mixture: Mapping[str, float], source: Source, scale: Mapping[str, float],
+def copied(form: str, mixture: Mapping[str, float], origin: Origin, scale: Mapping[str, float],
            reference: Mapping[str, float]) -> str:  # fmt: skip
     """The mixture as the JSON that a parameter `mixture` reads, as YAML for a study file, as a call
     of the predictor in Python, or as the command that trains on it."""
@@ -39,12 +39,13 @@ def copied(form: str, mixture: Mapping[str, float], source: Source, scale: Mappi
         whole, entry = _flow({"default_mixture": dict(mixture)}), _flow([dict(mixture)])
         return f"{whole}\n# or one of sweep.mixtures:\n" + textwrap.indent(entry, "#  ")
     if form == "Python":
-        return _python(mixture, source, scale, reference)
-    proportions = ",".join(f"{domain}={share:.12g}" for domain, share in mixture.items())
-    given = {"study": source.study or "STUDY", "size": source.size or "SIZE"}
-    given |= {"steps": source.steps} if source.steps else {}
-    command = advice.command("train", source.experiment_id, **given, mixture=proportions)
-    return _other_scale(source.target, scale) + command
+        return _python(mixture, origin, scale, reference)
+    given = {"study": origin.study or "STUDY", "size": origin.size or "SIZE"}
+    given |= {"steps": origin.steps} if origin.steps else {}
+    command = advice.command(
+        "train", origin.experiment_id, **given, mixture=texts.as_parameter(mixture)
+    )
+    return _other_scale(origin.target, scale) + command
 
 
 def _other_scale(target: Target | None, scale: Mapping[str, float]) -> str:
@@ -63,7 +64,7 @@ def _flow(value: object) -> str:
     return text.rstrip()
 
 
-def _python(mixture: Mapping[str, float], source: Source, scale: Mapping[str, float],
+def _python(mixture: Mapping[str, float], origin: Origin, scale: Mapping[str, float],
             reference: Mapping[str, float]) -> str:  # fmt: skip
     uri = mlflow.get_tracking_uri()
     row = {**keys.with_prefix(keys.MIXTURE, mixture), **scale}
@@ -72,7 +73,7 @@ def _python(mixture: Mapping[str, float], source: Source, scale: Mapping[str, fl
         [
             "import mlflow, pandas as pd",
             *store,
-            f"model = mlflow.pyfunc.load_model({source.model!r})",
+            f"model = mlflow.pyfunc.load_model({origin.model!r})",
             f"row = {json.dumps(row, indent=1)}",
             f"default = {json.dumps(reference, indent=1)}",
             'params = {"domain_intervals": True, "reference": default}',

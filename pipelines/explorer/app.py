@@ -10,9 +10,9 @@ from typing import Any
 import dash
 from dash import ALL, ClientsideFunction, Input, Output, State
 
-from pipelines.page import layout, state
-from pipelines.page.copies import Source, copied
-from pipelines.page.explorer import Explorer
+from pipelines.explorer import layout, prediction, state
+from pipelines.explorer.copies import Origin, copied
+from pipelines.explorer.explorer import Explorer
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ FILLED = (
 ROWS_OF = ("shown", "top", "locked", "bounds", "n_params", "tokens", "filter", "known")
 
 
-def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
+def app(explorer: Explorer, origin: Origin, title: str) -> dash.Dash:
     """The page of an explorer as a Flask application (`.server`)."""
     made = dash.Dash(
         __name__,
@@ -54,7 +54,7 @@ def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
             layout.with_controls(explorer, after),
             layout.rows(explorer, after) if _other_rows(before, after) else dash.no_update,
             not _waits(explorer, after),
-            *filled(explorer, source, after),
+            *filled(explorer, origin, after),
         )
 
     made.callback(
@@ -69,7 +69,7 @@ def app(explorer: Explorer, source: Source, title: str) -> dash.Dash:
     return made
 
 
-def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
+def filled(explorer: Explorer, origin: Origin, now: state.State) -> list[Any]:
     """The parts of the page that depend on the mixture, in the order of `FILLED`."""
     mixture = now.mixture(explorer)
     comparison = explorer.read(mixture, now.target)
@@ -81,15 +81,15 @@ def filled(explorer: Explorer, source: Source, now: state.State) -> list[Any]:
     error = explorer.search_at(now.target).error
     faults += [f"The best mixture is not known: {error}"] if error else []
     return [
-        layout.scale(explorer, now),
+        prediction.scale(explorer, now),
         layout.starts(explorer, now),
         layout.rest(explorer, now),
         now.message,
-        layout.summary(comparison),
-        layout.warnings([*faults, *comparison.warnings]),
-        layout.losses(explorer, comparison),
+        prediction.summary(comparison),
+        prediction.warnings([*faults, *comparison.warnings]),
+        prediction.losses(explorer, comparison),
         layout.found(explorer, now, explorer.searches.get(now.here)),
-        copied(now.format, mixture, source, scale, default),
+        copied(now.format, mixture, origin, scale, default),
     ]
 
 

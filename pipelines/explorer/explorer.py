@@ -13,8 +13,8 @@ from optimization.domain.differences import Differences
 from optimization.domain.feasible import distances
 from optimization.domain.predictor import Prediction, Predictor
 from optimization.mixture.solve import BEST, OBSERVED, Mixture, Problem
-from pipelines.page.moves import Rules
-from pipelines.page.searches import RunningSearch, Searches
+from pipelines.explorer.moves import Rules
+from pipelines.explorer.searches import RunningSearch, Searches
 from training.record.layout import short_count
 from training.record.mixtures import checked_weights
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pipelines.page import server
+from pipelines.explorer import server
 from training.record.errors import InputError
 
 HERE = "127.0.0.1:8050"
@@ -27,6 +27,7 @@ HERE = "127.0.0.1:8050"
         ({}, "'' is not a name of this page"),
         ({"Host": HERE, "Origin": "http://127.0.0.1:5000"}, "'http://127.0.0.1:5000' is not this"),
         ({"Host": HERE, "Origin": "null"}, "'null' is not this page"),
+        ({"Host": HERE, "Origin": "http://["}, "the origin 'http://[' is not this page"),
         ({"Host": HERE, "Sec-Fetch-Site": "same-site"}, "a page of another origin"),
         ({"Host": HERE, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, "another"),
     ],

@@ -19,11 +19,11 @@ from optimization.domain.predictor import Predictor
 from optimization.mixture import solve
 from pipelines import explore
 from pipelines.command import texts
-from pipelines.page import app, copies, layout, state
-from pipelines.page.copies import Source
-from pipelines.page.explorer import Explorer
-from pipelines.page.state import State
-from tests.pipelines.page.conftest import DEFAULT
+from pipelines.explorer import app, copies, layout, state
+from pipelines.explorer.copies import Origin
+from pipelines.explorer.explorer import Explorer
+from pipelines.explorer.state import State
+from tests.pipelines.explorer.conftest import DEFAULT
 from tests.support import synthetic, wide
 from training.record import keys
 from training.record.errors import InputError
@@ -162,6 +162,7 @@ def test_a_slider_that_goes_back_takes_the_others_back(explorer: Explorer) -> No
         ({"kind": "low", "name": "web", "value": "-1"}, "is not 0 <= lowest <= highest <= 1"),
         ({"kind": "slider", "name": "wbe", "value": "1"}, "'wbe' is not a domain"),
         ({"kind": "n_params", "name": "", "value": "0.5"}, "n_params: '0.5' is not an integer"),
+        ({"kind": "tokens", "name": "", "value": str(2**63 - 1)}, "is not less than 9.2e+18"),
         ({"kind": "start", "name": "none"}, "the mixture 'none' is not known yet"),
         ({"kind": "take", "name": ""}, "there is no answer to take"),
     ],
@@ -202,13 +203,14 @@ def test_a_search_from_here_keeps_locks_bounds_and_the_region(
     blocked.set()
     search.thread.join()
     assert search.error is None
+    parts = str(layout.found(explorer, page, search))
+    assert "certified by a bound of the law" in parts
+    assert "Take it" in parts
     page = after(explorer, page, {"kind": "take", "name": ""})
+    assert layout.found(explorer, page, search) == []
     assert page.proportions[1] == 0.2
     assert page.proportions[2] == pytest.approx(0.2, abs=2e-4)  # the region's edge
     assert sum(page.proportions) == pytest.approx(1, abs=1e-12)
-    parts = str(layout.found(explorer, page, explorer.searches.get(page.here)))
-    assert "certified by a bound of the law" in parts
-    assert "Take it" in parts
 
 
 def test_each_page_takes_the_answer_of_its_own_search(explorer: Explorer) -> None:
@@ -290,9 +292,9 @@ def test_a_strange_mixture_warns(explorer: Explorer) -> None:
 
 def test_what_is_copied_can_be_pasted(explorer: Explorer, registered: Any) -> None:
     mixture = {"web": 0.4321, "code": 0.3, "papers": 0.2679}
-    source = Source(registered.model, "0", "my study.yaml", "64M", "500", Target(64e6, 8e8))
+    origin = Origin(registered.model, "0", "my study.yaml", "64M", "500", Target(64e6, 8e8))
     scale = {"n_params": 64e6, "tokens": 8e8}
-    text = {form: copies.copied(form, mixture, source, scale, DEFAULT) for form in state.FORMATS}
+    text = {form: copies.copied(form, mixture, origin, scale, DEFAULT) for form in state.FORMATS}
     assert texts.mixture(text["JSON"], DOMAINS) == mixture
     assert yaml.safe_load(text["YAML"]) == {"default_mixture": mixture}
     listed = text["YAML"].partition("sweep.mixtures:\n")[2].replace("#", " ")
@@ -301,7 +303,7 @@ def test_what_is_copied_can_be_pasted(explorer: Explorer, registered: Any) -> No
     assert words[:8] == ["mlflow", "run", ".", "--env-manager", "uv", "-e", "train", "-P"]
     given = dict(word.split("=", 1) for word in words[8::2])
     assert (given["study"], given["steps"]) == ("my study.yaml", "500")
-    other = copies.copied("train", mixture, source, {**scale, "tokens": 4e8}, DEFAULT)
+    other = copies.copied("train", mixture, origin, {**scale, "tokens": 4e8}, DEFAULT)
     comment = (
         "# trains the study's target, of 64M parameters and 800M tokens; "
         "the page is at 64M parameters and 400M tokens"
@@ -335,7 +337,7 @@ def test_hundreds_of_domains_stay_usable() -> None:
     assert round(sum(page.proportions) * 1e5) == 100_000
     rest = str(layout.rest(explorer, page))
     assert f"and {200 - len(page.shown)} further domains" in rest
-    parts = app.filled(explorer, Source("m", "0"), page)
+    parts = app.filled(explorer, Origin("m", "0"), page)
     assert len(parts) == len(app.FILLED)
     assert "and 6 further losses" in str(parts[app.FILLED.index("losses")])
 

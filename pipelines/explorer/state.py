@@ -15,9 +15,10 @@ from fitting.artifact.spec import Target
 from optimization.domain.feasible import feasible
 from optimization.mixture.solve import OBSERVED, Mixture
 from pipelines.command import texts
-from pipelines.page import moves
-from pipelines.page.explorer import Ends, Explorer
-from pipelines.page.moves import Rules
+from pipelines.explorer import moves
+from pipelines.explorer.explorer import Ends, Explorer
+from pipelines.explorer.moves import Rules
+from training.record import keys
 from training.record.errors import InputError
 
 Array = np.ndarray
@@ -220,7 +221,8 @@ def _take(explorer: Explorer, state: State, _event: Mapping[str, Any]) -> State:
     search = explorer.searches.get(state.here)
     if search is None or search.best is None:
         raise InputError("there is no answer to take; search first")
-    return _at(explorer, state, search.best)
+    message = "The page has the mixture that the search found."
+    return replace(_at(explorer, state, search.best), searched=False, message=message)
 
 
 def _at(explorer: Explorer, state: State, mixture: Mixture) -> State:
@@ -236,7 +238,10 @@ def _filter(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State
 def _scale(explorer: Explorer, state: State, event: Mapping[str, Any]) -> State:
     """The target has another size or other tokens."""
     kind = event["kind"]
-    value = float(texts.integer(kind, str(event["value"] or ""), least=1))
+    text = str(event["value"] or "")
+    value = float(texts.integer(kind, text, least=1))
+    if value > keys.MAX_INTEGER:  # which the float has rounded up
+        raise InputError(f"{kind}: {text!r} is not less than {keys.MAX_INTEGER:.2g}")
     change: dict[str, Any] = {kind: value}
     after = replace(state, searched=False, **change)
     after.rules(explorer)

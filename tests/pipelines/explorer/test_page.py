@@ -25,8 +25,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from optimization.domain.predictor import Predictor
-from pipelines.page.layout import dom_id
-from tests.pipelines.page.conftest import DEFAULT, Store
+from pipelines.explorer.layout import dom_id
+from tests.pipelines.explorer.conftest import DEFAULT, Store
 from tests.support import browser
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
 from training.record import keys
@@ -177,6 +177,7 @@ def test_a_slider_moves_the_others_and_the_numbers_are_the_predictors(
 
 def test_a_lock_holds_in_moves_and_in_a_search_from_here(page: Page) -> None:
     page.lock("code")
+    assert page.driver.switch_to.active_element.accessible_name == "lock code"
     code = page.number("code")
     page.control("slider", "papers").send_keys(Keys.PAGE_UP)
     page.until(lambda _: page.number("papers") == "0.2000")
@@ -241,6 +242,8 @@ def test_a_foreign_page_is_refused_and_nothing_may_frame_it(page: Page, running:
             assert status == 403
             assert text.startswith("refused: ")
             assert text.count("\n") == 1
+    large = {"Host": host, "Content_Length": str(2**20 + 1), "Content_Type": "application/json"}
+    assert running.answer("_dash-update-component", "POST", **large)[0] == 413
     page.driver.get("data:text/html,<title>evil</title>")
     script = """const done = arguments[arguments.length - 1];
         fetch(arguments[0] + "_dash-layout", {mode: "no-cors"}).then(

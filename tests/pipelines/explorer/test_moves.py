@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from optimization.domain.constraints import Constraints
-from pipelines.page import moves
-from pipelines.page.moves import Rules
+from pipelines.explorer import moves
+from pipelines.explorer.moves import Rules
 from training.record.errors import InputError
 
 Array = np.ndarray
