@@ -21,7 +21,7 @@ from training.delivery import outbox
 from training.delivery.courier import Courier
 from training.delivery.outbox import Outbox
 from training.engine import checkpoint
-from training.record import keys, layout
+from training.record import attempts, keys, layout
 from training.record.errors import InputError
 from training.record.mlflow_runs import close, search
 from training.run import fingerprint
@@ -79,7 +79,7 @@ def _clean(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[str]:
     experiment, workspace = active.info.experiment_id, prepared.study.workspace
     status = sweep_status.gather(prepared, active)
     planned = {fingerprint(run.run): run.state for run in status.runs}
-    finished = run_log.finished_ids(experiment, keys.PROXY)
+    finished = attempts.finished_ids(experiment, keys.PROXY)
     going_on = {key for key in planned if key not in finished}
     for box in outbox.waiting(workspace):
         with suppress(FileNotFoundError):  # delivered meanwhile

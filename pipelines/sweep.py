@@ -16,10 +16,9 @@ from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import planned_runs, proxy_runs, refuse_design, train_missing
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
-from training import run_log
 from training.engine import kernels
 from training.engine.devices import Machines
-from training.record import keys, layout, markdown
+from training.record import attempts, keys, layout, markdown
 from training.record.errors import InputError
 from training.record.mlflow_runs import log_params
 from training.run import Run, fingerprint
@@ -80,7 +79,7 @@ def _adopt(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) ->
 
     Raises InputError if another study has trained some of them.
     """
-    finished = run_log.finished_runs(active.info.experiment_id, keys.PROXY)
+    finished = attempts.finished_runs(active.info.experiment_id, keys.PROXY)
     planned = [fingerprint(run) for run in runs]
     trained = [finished[key] for key in planned if key in finished]
     others = {run.data.tags.get(keys.STUDY) for run in trained} - {prepared.tag}
@@ -118,7 +117,7 @@ def _end(prepared: Prepared, study: str, active: mlflow.ActiveRun) -> Iterator[s
     runs, trained = int(metrics["runs_planned"]), int(metrics["runs_trained"])
     diverged = [
         str(run.info.run_name)
-        for run in run_log.finished_runs(experiment, keys.PROXY).values()
+        for run in attempts.finished_runs(experiment, keys.PROXY).values()
         if keys.DIVERGED in run.data.tags and run.data.tags.get(keys.STUDY) == tag
     ]
     yield (

@@ -15,8 +15,7 @@ from pipelines.benchmarks import saved_model, scores
 from pipelines.benchmarks.harness import Suite
 from pipelines.benchmarks.scores import Outcome, Score
 from pipelines.study.prepared import Prepared
-from training import run_log
-from training.record import keys, layout
+from training.record import attempts, keys, layout
 from training.record.errors import InputError
 from training.run import Run, fingerprint
 
@@ -82,7 +81,7 @@ def refuse_unsaved(runs: Mapping[str, Run], active: mlflow.ActiveRun) -> None:
     """Raise InputError if one of these runs is trained already and did not save its model."""
     done = {
         key: run.info.run_id
-        for key, run in run_log.finished_runs(active.info.experiment_id, keys.TARGET).items()
+        for key, run in attempts.finished_runs(active.info.experiment_id, keys.TARGET).items()
         if keys.COMPLETE in run.data.tags
     }
     trained = {run.name: done[key] for run in runs.values() if (key := fingerprint(run)) in done}

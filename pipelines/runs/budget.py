@@ -10,11 +10,10 @@ from pipelines.study import repetition
 from pipelines.study.prepared import Prepared
 from pipelines.study.repetition import Repeated
 from pipelines.study.study import Study
-from training import run_log
 from training.config import Domain, Tokenizer
 from training.data import sources
 from training.data.corpus import Corpus, TokenFiles
-from training.record import keys
+from training.record import attempts, keys
 from training.record.mlflow_runs import search
 from training.run import Run, fingerprint
 
@@ -229,7 +228,7 @@ def _token_bytes(corpus: Corpus) -> int:
 
 
 def _missing(runs: Sequence[Run], experiment: str) -> list[Run]:
-    done = run_log.finished_ids(experiment, keys.PROXY)
+    done = attempts.finished_ids(experiment, keys.PROXY)
     return [run for run in runs if fingerprint(run) not in done]
 
 

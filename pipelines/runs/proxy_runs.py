@@ -12,7 +12,7 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training import run_log
 from training.engine.devices import Machines
-from training.record import keys, layout
+from training.record import attempts, keys, layout
 from training.record.errors import InputError
 from training.record.mixtures import SAME_DECIMALS
 from training.run import Run, fingerprint
@@ -145,7 +145,7 @@ def train_missing(
     if stage != keys.CRITICAL:  # its mixtures are not bound by the study's rules
         prepared.study.refuse_forbidden({name: m for run in runs for name, m in _mixtures_of(run)})
         withdraw_forbidden(prepared, active, stage)
-    done = run_log.finished_ids(experiment, runs[0].stage)
+    done = attempts.finished_ids(experiment, runs[0].stage)
     missing = [run for run in runs if fingerprint(run) not in done]
     run_log.log_datasets(active.info.run_id, prepared.corpus)
     logger.info(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
@@ -170,7 +170,7 @@ def _trained(
     left = missing
     while True:
         pool.train(left, prepared.corpus, queue(prepared, active, stage), machines)
-        done = run_log.finished_ids(active.info.experiment_id, missing[0].stage)
+        done = attempts.finished_ids(active.info.experiment_id, missing[0].stage)
         before, left = left, [run for run in left if fingerprint(run) not in done]
         if not left:
             return done

@@ -14,9 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.runs import proxy_runs
 from pipelines.study.prepared import Prepared
-from training import run_log
 from training.delivery import courier
-from training.record import keys, layout, stores
+from training.record import attempts, keys, layout, stores
 from training.record.errors import InputError
 from training.run import Run, fingerprint
 from training.workers import ledger as ledgers
@@ -97,7 +96,7 @@ class Status:
 def gather(prepared: Prepared, active: mlflow.ActiveRun) -> Status:
     """The state of a study's proxies in the experiment of the active run."""
     experiment = active.info.experiment_id
-    finished = run_log.finished_runs(experiment, keys.PROXY)
+    finished = attempts.finished_runs(experiment, keys.PROXY)
     trials = {
         t.user_attrs[ledgers.FINGERPRINT]: t for t in proxy_runs.ledger(prepared, active).trials()
     }

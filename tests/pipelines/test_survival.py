@@ -1,5 +1,6 @@
 """Sweeps that need no hand: workers, commands, servers, databases and disks fail meanwhile."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def test_two_people_share_a_sweep_on_two_machines(
     for name in ("one", "two"):
         home = tmp_path / name
         home.mkdir()
-        env = {"MLFLOW_TRACKING_URI": tracking, "HOME": str(home), "USER": name, "LOGNAME": name}
+        env = {"MLFLOW_TRACKING_URI": tracking, "HOME": str(home), "LOGNAME": name}
+        env["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         log = home / "log"
         commands.append(Command("sweep", "--study", study, "--workers", "2", env=env, log=log))
     for command in commands:

@@ -6,6 +6,7 @@ step, time and value once, so that nothing is doubled.
 
 import json
 import logging
+import re
 import shutil
 import threading
 import time
@@ -20,10 +21,9 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from training import run_log
 from training.delivery import outbox
 from training.delivery.outbox import ARTIFACTS, SENT, End, Header, Outbox
-from training.record import keys, stores
+from training.record import attempts, keys, stores
 from training.record.errors import first_line
 from training.record.files import write_json
 from training.record.mlflow_runs import PARAM_BATCH
@@ -114,11 +114,10 @@ class Courier:
                     waits.refused = "its run is on another tracking server"
                 except MlflowException as error:
                     waits.outboxes += 1
-                    reason = masked(first_line(error))
                     if error.error_code in REFUSED:
-                        waits.refused = reason
+                        waits.refused = masked(first_line(error))
                     else:
-                        waits.away = reason
+                        waits.away = _short(error)
                 except FileNotFoundError:
                     continue  # another machine has delivered it
                 except Exception as error:  # of a driver or an artifact store
@@ -162,7 +161,7 @@ class Courier:
         run = created[0] if created else self._client.create_run(
             place, header.started, _tags(box, header, parent), header.name
         )  # fmt: skip
-        run_log.close_abandoned(place, header.fingerprint, header.started, run.info.run_id)
+        attempts.close_abandoned(place, header.fingerprint, header.started, run.info.run_id)
         write_json(box.folder / SENT, {"run_id": run.info.run_id, "offset": 0})
         return run.info.run_id, 0
 
@@ -226,7 +225,7 @@ class Courier:
     def _trained_elsewhere(self, header: Header, run_id: str) -> str | None:
         """The id of another complete run of the same model, if there is one."""
         place = self._client.get_run(run_id).info.experiment_id
-        done = run_log.finished_ids(place, header.stage, header.fingerprint)
+        done = attempts.finished_ids(place, header.stage, header.fingerprint)
         other = done.get(header.fingerprint)
         return other if other != run_id else None
 
@@ -258,6 +257,13 @@ def waits(workspace: Path, fingerprints: Collection[str]) -> bool:
 def count(workspace: Path) -> int:
     """Number of runs of which the server lacks records."""
     return sum(map(_has_records, outbox.waiting(workspace)))
+
+
+def _short(error: MlflowException) -> str:
+    """Why a server does not answer, in a few words."""
+    text = masked(first_line(error))
+    cause = re.search(r"\[Errno -?\d+\] [\w ]+|[\w ]*timed out|Connection aborted", text)
+    return cause[0].strip() if cause and "Max retries exceeded" in text else text
 
 
 def _sent(box: Outbox) -> dict[str, Any]:

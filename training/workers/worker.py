@@ -20,7 +20,7 @@ from training.delivery.outbox import Outbox
 from training.engine import checkpoint
 from training.engine.checkpoint import Checkpoint, DamagedError
 from training.engine.devices import use_device
-from training.record import layout, secrets, stores
+from training.record import attempts, layout, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.quiet import quiet
 from training.run import Run, fingerprint
@@ -189,7 +189,7 @@ class _Finished:
         with stores.short_timeouts():
             try:
                 key = fingerprint(run)
-                return bool(run_log.finished_ids(self._experiment_id, run.stage, key))
+                return bool(attempts.finished_ids(self._experiment_id, run.stage, key))
             except MlflowException:
                 self._ask_again = time.monotonic() + AWAY_SECONDS
                 return False
