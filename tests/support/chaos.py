@@ -190,7 +190,7 @@ class Chaos:
         while sum(self.caused.values()) < faults and self._command.is_running():
             fewest = min(self.caused[name] for name in self._faults)
             rare = [name for name in self._faults if self.caused[name] == fewest]
-            name = self._rng.choice(rare if self._rng.random() < 0.7 else list(self._faults))
+            name = self._rng.choice(rare)
             if self._faults[name]():
                 self.caused[name] += 1
                 print(f"  {sum(self.caused.values()):>3}  {name}", flush=True)
