@@ -73,6 +73,7 @@ class Courier:
         self.waits = Waits()
         self.blocked_since: float | None = None
         """Since when the server does not answer, or refuses records, by the monotonic clock."""
+        self._foreign: set[str] = set()  # outboxes whose runs are on another server
         self._stop = threading.Event()
 
     @contextmanager
@@ -110,8 +111,7 @@ class Courier:
                 try:
                     self._send(box)
                 except AnotherServerError:
-                    waits.outboxes += 1
-                    waits.refused = "its run is on another tracking server"
+                    self._foreign.add(box.name)
                 except MlflowException as error:
                     waits.outboxes += 1
                     if error.error_code in REFUSED:
@@ -131,6 +131,30 @@ class Courier:
             self.blocked_since = time.monotonic()
         self.waits = waits
         return waits
+
+    def finish(
+        self, fingerprints: Collection[str], minutes: float, tell: Callable[[str], None]
+    ) -> bool:
+        """Deliver until the server has everything of these runs; False if that takes longer than
+        `minutes`."""
+        deadline = time.monotonic() + minutes * 60
+        while True:
+            waits = self.deliver()
+            if not self.is_due(fingerprints):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            tell(waits.away or waits.refused or "another command delivers it")
+            time.sleep(RETRY_SECONDS if waits.away or waits.refused else POLL_SECONDS)
+
+    def is_due(self, fingerprints: Collection[str]) -> bool:
+        """Whether the server lacks records of one of these runs that belong to it."""
+        for box in outbox.waiting(self._workspace):
+            with suppress(FileNotFoundError):  # delivered meanwhile
+                ours = box.name not in self._foreign and box.header.fingerprint in fingerprints
+                if ours and _has_records(box):
+                    return True
+        return False
 
     def _send(self, box: Outbox) -> None:
         """Send an outbox's records, and delete it if the last one is among them."""
@@ -228,30 +252,6 @@ class Courier:
         done = attempts.finished_ids(place, header.stage, header.fingerprint)
         other = done.get(header.fingerprint)
         return other if other != run_id else None
-
-
-def finish(
-    courier: Courier, minutes: float, tell: Callable[[str], None], wanted: Callable[[], bool]
-) -> bool:
-    """Deliver until nothing that is `wanted` waits; False if that takes longer than `minutes`."""
-    deadline = time.monotonic() + minutes * 60
-    while True:
-        waits = courier.deliver()
-        if not wanted():
-            return True
-        if time.monotonic() > deadline:
-            return False
-        tell(waits.away or waits.refused or "another command delivers it")
-        time.sleep(RETRY_SECONDS if waits.away or waits.refused else POLL_SECONDS)
-
-
-def waits(workspace: Path, fingerprints: Collection[str]) -> bool:
-    """Whether the server lacks records of one of these runs."""
-    for box in outbox.waiting(workspace):
-        with suppress(FileNotFoundError):  # delivered meanwhile
-            if box.header.fingerprint in fingerprints and _has_records(box):
-                return True
-    return False
 
 
 def count(workspace: Path) -> int:

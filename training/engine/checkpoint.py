@@ -127,8 +127,11 @@ def exclusive(run: Run) -> Iterator[None]:
 
 def is_locked(workspace: Path, fingerprint: str) -> bool:
     """Whether a process trains the run with this fingerprint in a workspace."""
+    lock = workspace / CHECKPOINTS / f"{fingerprint}.lock"
+    if not lock.exists():
+        return False
     try:
-        with FileLock(workspace / CHECKPOINTS / f"{fingerprint}.lock", timeout=0):
+        with FileLock(lock, timeout=0):
             return False
     except Timeout:
         return True

@@ -13,7 +13,6 @@ import mlflow
 from tqdm import tqdm
 
 from training.data.corpus import Corpus
-from training.delivery import courier as couriers
 from training.delivery import outbox
 from training.delivery.courier import Courier
 from training.engine import kernels
@@ -135,7 +134,7 @@ class _Pool:
         _end([member.worker for member in self._members])
         outbox.close_dead(self._workspace, self._fingerprints)
         if self._courier.blocked_since is None:  # deliver that they were interrupted
-            couriers.finish(self._courier, LAST_MINUTES, lambda _: None, self._waits)
+            self._courier.finish(self._fingerprints, LAST_MINUTES, lambda _: None)
 
     def follow(self) -> None:
         """Show the workers' events until all have ended; raises a failed worker's error."""
@@ -163,12 +162,8 @@ class _Pool:
             self._bar.set_description_str(text, refresh=False)
             self._bar.update(0)
 
-        if not couriers.finish(self._courier, minutes, tell, self._waits):
+        if not self._courier.finish(self._fingerprints, minutes, tell):
             raise self._undelivered()
-
-    def _waits(self) -> bool:
-        """Whether the tracking server lacks something that these runs logged."""
-        return couriers.waits(self._workspace, self._fingerprints)
 
     def _only_delivery_is_left(self) -> bool:
         """Whether nothing trains, and the tracking server was away for too long."""
