@@ -24,7 +24,7 @@ from pipelines.prepare import log, prepare
 from pipelines.proof import targets, verdict
 from pipelines.proof.verdict import Proof
 from pipelines.report import attach_report
-from pipelines.runs import budget, dry_run, preflight
+from pipelines.runs import budget, dry_run, earlier_sweeps, preflight
 from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import proxy_runs, refuse_design
 from pipelines.study import load as studies
@@ -55,7 +55,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     machines = entry.machines(parameters.workers, parameters.ranks)
     if dry_run.requested(parameters.plan, parameters.throughput):
         basis = budget.basis(study)
-        runs = proxy_runs(basis.prepared)
+        kept = earlier_sweeps.design(basis.prepared, active.info.experiment_id)
+        runs = proxy_runs(basis.prepared, kept)
         dry_run.show(
             basis,
             runs,

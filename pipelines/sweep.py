@@ -10,10 +10,9 @@ from fitting.data import origin
 from pipelines import entry
 from pipelines.command import advice, experiment_page, saved_view, table
 from pipelines.prepare import prepare
-from pipelines.runs import budget, dry_run, preflight, sweep_status
-from pipelines.runs.earlier_sweeps import refuse_incomparable
+from pipelines.runs import budget, dry_run, earlier_sweeps, preflight, proxy_runs, sweep_status
 from pipelines.runs.fitted_runs import purpose_of
-from pipelines.runs.proxy_runs import planned_runs, proxy_runs, refuse_design, train_missing
+from pipelines.runs.proxy_runs import planned_runs, refuse_design, train_missing
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
 from training.engine import kernels
@@ -41,7 +40,9 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
     log_params(active.info.run_id, purpose.params())
     mlflow.set_tag(keys.BUNDLES, json.dumps(purpose.bundles))
     mlflow.log_dict(study.model_dump(mode="json"), "study.json")
-    refuse_incomparable(prepared, active.info.experiment_id)
+    earlier_sweeps.refuse_incomparable(prepared, active.info.experiment_id)
+    kept = earlier_sweeps.design(prepared, active.info.experiment_id)
+    earlier_sweeps.log_design(prepared, proxy_runs.mixtures(prepared, kept))
     runs = planned_runs(prepared, active)
     _adopt(prepared, runs, active)
     _describe(prepared, runs, active)
@@ -99,7 +100,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     machines = entry.machines(parameters.workers, parameters.ranks)
     if dry_run.requested(parameters.plan, parameters.throughput):
         basis = budget.basis(study)
-        runs = proxy_runs(basis.prepared)
+        kept = earlier_sweeps.design(basis.prepared, active.info.experiment_id)
+        runs = proxy_runs.proxy_runs(basis.prepared, kept)
         dry_run.show(basis, runs, machines.workers, parameters.throughput, active, targets=True)
         return
     preflight.training(study, machines, study.sweep.sizes)

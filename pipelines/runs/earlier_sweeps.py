@@ -5,8 +5,8 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
+from optimization.design.space_filling import HALVED, SPREAD
 from pipelines.study.prepared import TAG_DIGITS, Prepared
 from training.record import keys, layout
 from training.record.errors import InputError
@@ -18,6 +18,7 @@ FREE = {  # keys below these sections that may change from one sweep to the next
 }
 SECTIONS = ("domains", "tokenizer", "validation", "training")
 MISSING = "absent"
+DESIGN = "design.json"  # an artifact of a sweep
 
 
 def refuse_incomparable(prepared: Prepared, experiment_id: str) -> None:
@@ -28,7 +29,7 @@ def refuse_incomparable(prepared: Prepared, experiment_id: str) -> None:
     earlier = _earlier(prepared, experiment_id)
     if earlier is None:
         return
-    differences = list(_differences(_study_of(earlier), prepared))
+    differences = list(_differences(_logged(earlier, "study.json"), prepared))
     what = layout.some(differences) if differences else "the text of its domains"
     raise InputError(
         f"name: study {prepared.study.name!r} has runs in this experiment whose losses cannot be "
@@ -53,13 +54,45 @@ def _earlier(prepared: Prepared, experiment_id: str) -> Run | None:
     return None
 
 
-def _study_of(sweep: Run) -> dict[str, Any]:
-    """The study that a sweep logged; empty if it cannot be read any more."""
-    try:
-        study: dict[str, Any] = mlflow.artifacts.load_dict(f"{sweep.info.artifact_uri}/study.json")
-    except (MlflowException, OSError):
+def design(prepared: Prepared, experiment_id: str) -> dict[str, dict[str, float]]:
+    """Label → mixture of the largest earlier design of this study, which a larger one keeps; empty
+    if there is none.
+
+    The designs that draw one mixture after another keep the first ones by themselves. A study whose
+    default mixture, rules or way of designing have changed is designed anew.
+    """
+    study = prepared.study
+    if study.listed_mixtures() or study.sweep.design not in (SPREAD, HALVED):
         return {}
-    return study
+    largest: dict[str, dict[str, float]] = {}
+    query = f"tags.{keys.STAGE} = '{keys.SWEEP}' and tags.{keys.STUDY} = '{prepared.tag}'"
+    for sweep in search([experiment_id], query):
+        logged = _logged(sweep, DESIGN)
+        named = logged.get("mixtures", {})
+        if logged.get("settings") == settings(prepared) and len(named) > len(largest):
+            largest = named
+    broken = any(study.broken_rule(mixture) for mixture in largest.values())
+    return {} if broken else largest
+
+
+def settings(prepared: Prepared) -> dict[str, object]:
+    """What a design depends on beside the number of mixtures and the rules."""
+    sweep = prepared.study.sweep
+    return {"design": sweep.design, "seed": sweep.seed, "default": prepared.default}
+
+
+def log_design(prepared: Prepared, mixtures: Mapping[str, Mapping[str, float]]) -> None:
+    """Log a sweep's mixtures to the active run, for `design` of a later one."""
+    mlflow.log_dict({"settings": settings(prepared), "mixtures": dict(mixtures)}, DESIGN)
+
+
+def _logged(sweep: Run, name: str) -> dict[str, Any]:
+    """A JSON artifact of a sweep; empty if it has none of this name."""
+    run_id = sweep.info.run_id
+    if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return {}
+    value: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{run_id}/{name}")
+    return value
 
 
 def _differences(before: Mapping[str, Any], prepared: Prepared) -> Iterator[str]:

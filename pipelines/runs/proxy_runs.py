@@ -8,12 +8,14 @@ import numpy as np
 
 from optimization.design import space_filling
 from optimization.search import projection
+from pipelines.runs import earlier_sweeps
 from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training import run_log
 from training.engine.devices import Machines
 from training.record import attempts, keys, layout
 from training.record.errors import InputError
+from training.record.layout import Mixtures
 from training.record.mixtures import SAME_DECIMALS
 from training.run import Run, fingerprint
 from training.workers import pool
@@ -23,17 +25,22 @@ from training.workers.messages import Queue
 logger = logging.getLogger("pipelines")
 
 
-def proxy_runs(prepared: Prepared) -> list[Run]:
+def proxy_runs(prepared: Prepared, earlier: Mixtures | None = None) -> list[Run]:
     """The planned proxies, the largest first: every mixture at every size, and the first one again
-    with each further seed."""
+    with each further seed. `earlier` mixtures are kept."""
+    named = mixtures(prepared, earlier)
+    first = dict([next(iter(named.items()))])
+    seeds = prepared.study.sweep.seeds
+    again = [run for seed in seeds for run in prepared.at_every_size(first, seed)]
+    return sorted([*prepared.at_every_size(named), *again], key=lambda run: -run.size.n_params)
+
+
+def mixtures(prepared: Prepared, earlier: Mixtures | None = None) -> dict[str, dict[str, float]]:
+    """Label → mixture of the study's sweep: listed, or designed around the earlier ones."""
     study = prepared.study
     if isinstance(study.sweep.mixtures, int):
-        named = designed(study, study.sweep.mixtures, prepared.default)
-    else:
-        named = {f"mix{i:02d}": mixture for i, mixture in enumerate(study.listed_mixtures())}
-    first = dict([next(iter(named.items()))])
-    again = [run for seed in study.sweep.seeds for run in prepared.at_every_size(first, seed)]
-    return sorted([*prepared.at_every_size(named), *again], key=lambda run: -run.size.n_params)
+        return designed(study, study.sweep.mixtures, prepared.default, earlier)
+    return {f"mix{i:02d}": mixture for i, mixture in enumerate(study.listed_mixtures())}
 
 
 def refuse_design(study: Study, count: int | None = None) -> None:
@@ -44,20 +51,25 @@ def refuse_design(study: Study, count: int | None = None) -> None:
     """
     if count is None and study.listed_mixtures():
         return
-    mixtures = study.sweep.mixtures if count is None else count
-    assert isinstance(mixtures, int)
+    number = study.sweep.mixtures if count is None else count
+    assert isinstance(number, int)
     default = study.explicit_default()
     # dirichlet draws around the default mixture
     if default is not None or study.sweep.design != space_filling.DIRICHLET:
-        designed(study, mixtures, default or dict.fromkeys(study.domains, 1 / len(study.domains)))
+        designed(study, number, default or dict.fromkeys(study.domains, 1 / len(study.domains)))
 
 
-def designed(study: Study, count: int, default: dict[str, float]) -> dict[str, dict[str, float]]:
+def designed(
+    study: Study, count: int, default: dict[str, float], earlier: Mixtures | None = None
+) -> dict[str, dict[str, float]]:
     """Label → mixture: the default mixture, the uniform one, and others that cover the rest.
 
     Where bounds forbid the uniform mixture, the nearest allowed one takes its place. A study with
-    bundles has only those of the first two that keep its bundles.
+    bundles has only those of the first two that keep its bundles. With `earlier` mixtures, they are
+    kept and others cover what they leave.
     """
+    if earlier:
+        return _grown(study, count, earlier)
     names, allowed = list(study.domains), study.feasible()
     even = np.full(len(names), 1 / len(names))
     fixed = {"default": np.array([*default.values()]), projection.UNIFORM: even}
@@ -67,7 +79,7 @@ def designed(study: Study, count: int, default: dict[str, float]) -> dict[str, d
         fixed = {name: m for name, m in fixed.items() if allowed.inside(m[None])[0]}
     elif label != projection.UNIFORM and same:
         del fixed[projection.UNIFORM]  # the mixture nearest to it is the default one
-    mixtures = space_filling.designed(
+    drawn = space_filling.designed(
         study.sweep.design,
         count,
         fixed=np.array([*fixed.values()]).reshape(-1, len(names)),
@@ -76,13 +88,29 @@ def designed(study: Study, count: int, default: dict[str, float]) -> dict[str, d
         reference=fixed.get("default", np.array([*default.values()])),
         concentration=study.sweep.concentration,
     )
-    labels = [*fixed, *(f"mix{i:02d}" for i in range(len(fixed), len(mixtures)))]
+    labels = [*fixed, *(f"mix{i:02d}" for i in range(len(fixed), len(drawn)))]
     if projection.UNIFORM in labels:
         place = labels.index(projection.UNIFORM)
-        labels[place], mixtures[place] = label.replace(" ", "-"), nearest
+        labels[place], drawn[place] = label.replace(" ", "-"), nearest
     return {
         label: dict(zip(names, map(float, mixture), strict=True))
-        for label, mixture in zip(labels, mixtures, strict=True)
+        for label, mixture in zip(labels, drawn, strict=True)
+    }
+
+
+def _grown(study: Study, count: int, earlier: Mixtures) -> dict[str, dict[str, float]]:
+    """Label → mixture: the first `count` of the earlier ones, and further ones."""
+    names, labels = list(study.domains), list(earlier)[:count]
+    if len(labels) == count:
+        return {label: dict(earlier[label]) for label in labels}
+    fixed = np.array([[earlier[label][name] for name in names] for label in labels])
+    grown = space_filling.designed(
+        study.sweep.design, count, fixed=fixed, allowed=study.feasible(), seed=study.sweep.seed
+    )
+    labels += [f"mix{i:02d}" for i in range(len(labels), count)]
+    return {
+        label: dict(zip(names, map(float, mixture), strict=True))
+        for label, mixture in zip(labels, grown, strict=True)
     }
 
 
@@ -107,7 +135,7 @@ def ledger(prepared: Prepared, active: mlflow.ActiveRun, stage: str = keys.SWEEP
 
 def planned_runs(prepared: Prepared, active: mlflow.ActiveRun) -> list[Run]:
     """The study's proxies and the other runs in the ledger's queue (`design` may enqueue some)."""
-    runs = proxy_runs(prepared)
+    runs = proxy_runs(prepared, earlier_sweeps.design(prepared, active.info.experiment_id))
     known = {fingerprint(run) for run in runs}
     waiting = [r for r in ledger(prepared, active).open_runs() if fingerprint(r) not in known]
     return [*runs, *(run for run in waiting if not prepared.study.broken_rule(run.mixture))]

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipelines.runs import proxy_runs
 from pipelines.study.prepared import Prepared
 from training.delivery import courier
-from training.record import attempts, keys, layout, stores
+from training.record import attempts, keys, layout, process, stores
 from training.record.errors import InputError
 from training.run import Run, fingerprint
 from training.workers import ledger as ledgers
@@ -132,9 +132,12 @@ def _of_run(
         deaths = trial.user_attrs.get(ledgers.DEATHS, [])
         reason = f"after: {deaths[-1]}" if deaths else ""
         return RunStatus(run, WAITING, flops, reason=reason)
+    worker = trial.user_attrs.get(ledgers.CLAIMED_BY, ["? ? ? ? ?"])[0]
+    if process.is_dead(worker):
+        return RunStatus(run, WAITING, flops, reason="its worker was killed")
     progress = trial.user_attrs.get(ledgers.PROGRESS, {})
     step = int(progress.get("step", 0))
-    host, *_, pid, _ = (trial.user_attrs.get(ledgers.CLAIMED_BY, [""])[0] or "? ? ?").split()
+    host, *_, pid, _ = worker.split()
     return RunStatus(
         run,
         DELIVERING if step == run.training.steps else RUNNING,

@@ -1,6 +1,9 @@
 """Sweeps that need no hand: workers, commands, servers, databases and disks fail meanwhile."""
 
 import os
+import re
+import shutil
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,13 +12,16 @@ from typing import Any
 import mlflow
 import pytest
 
+from pipelines import entry, sweep
 from tests.benchmarks import stores
 from tests.support import chaos
 from tests.support.chaos import Chaos, Command, TrackingServer, Wire
-from tests.support.commands import run_entry
+from tests.support.commands import call, run_entry
 from tests.support.postgres import Server
 from tests.support.studies import WriteStudy
 from training.engine.devices import free_port
+from training.record import keys
+from training.record.errors import InputError
 
 WAIT_SECONDS = 300
 KINDS = 8  # of the faults, each once or twice
@@ -163,20 +169,54 @@ def test_two_people_share_a_sweep_on_two_machines(
     assert trainers == {"one", "two"}
 
 
+@pytest.mark.usefixtures("store", "single_worker")
 def test_a_study_grows_only_by_runs_that_can_be_compared(
-    store: str, miniature: dict[str, Any], write_study: WriteStudy
+    miniature: dict[str, Any], write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert store
-    miniature["sweep"] = {"mixtures": 3, "sizes": ["tiny"]}
-    assert run_entry("sweep", "--study", write_study(miniature)).returncode == 0
-    miniature["sweep"] = {"mixtures": 4, "sizes": ["tiny", "small"]}
-    done = run_entry("sweep", "--study", write_study(miniature))
-    assert "sweep: all 8 runs are done, 5 of them trained now" in done.stdout, done.stderr
+    def swept(**changes: Any) -> str:
+        miniature["sweep"].update(changes)
+        with entry.stage(keys.SWEEP):
+            call(sweep, study=write_study(miniature), workers="1")
+        return capsys.readouterr()[0]
+
+    assert "all 3 runs are done, 3 of them trained now" in swept(mixtures=3, sizes=["small"])
+    grown = swept(mixtures=5, sizes=["tiny", "small"])
+    assert "all 10 runs are done, 7 of them trained now" in grown
+    assert "all 6 runs are done, 0 of them" in swept(mixtures=3)
+    assert "all 10 runs are done, 0 of them" in swept(mixtures=5)  # of the larger sweep
     miniature["training"]["batch_size"] = 4
     miniature["tokenizer"]["vocab_size"] = 330
-    done = run_entry("sweep", "--study", write_study(miniature))
-    assert done.returncode == 1
-    last = done.stderr.rstrip().splitlines()[-1]
-    assert "tokenizer.vocab_size: 320 → 330, training.batch_size: 8 → 4" in last
-    assert "another name, or another experiment (--experiment-name)" in last
-    assert len(chaos.histories()) == 8
+    what = r"tokenizer\.vocab_size: 320 → 330, training\.batch_size: 8 → 4; .* another name, or"
+    with pytest.raises(InputError, match=what):
+        swept()
+    assert len(chaos.histories()) == 10
+
+
+def test_status_says_how_far_a_sweep_is_and_cleans_up(
+    store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    assert store
+    miniature["training"].update(steps=100_000)
+    miniature["engine"] = {"checkpoint_minutes": 0.001}
+    miniature["sweep"] = {"mixtures": 3, "sizes": ["small"]}
+    study, checkpoints = write_study(miniature), Path(miniature["workspace"], "checkpoints")
+    command = Command("sweep", "--study", study, "--workers", "1", env={}, log=tmp_path / "log")
+    while not list(checkpoints.glob("*/state.json")):
+        assert command.process.poll() is None, command.log.read_text()
+        time.sleep(0.1)
+    status = run_entry("status", "--study", study)
+    assert "sweep of study 'miniature'" in status.stdout, status.stderr
+    assert "0 done, 1 running, 2 waiting" in status.stdout
+    assert re.search(rf"default-small +{socket.gethostname()}, process \d+", status.stdout)
+    command.process.kill()
+    command.process.wait()
+
+    (folder,) = checkpoints.glob("*/")
+    damaged = folder.with_name(f"{folder.name}.damaged-1")
+    shutil.copytree(folder, damaged)
+    while "0 done, 0 running, 3 waiting" not in status.stdout:
+        status = run_entry("status", "--study", study, "--clean", "true")
+    assert folder.exists()  # the next sweep goes on from it
+    assert not damaged.exists()
+    runs = mlflow.search_runs(filter_string="tags.stage = 'proxy'", output_format="list")
+    assert [run.info.status for run in runs] == ["KILLED"]
