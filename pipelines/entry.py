@@ -18,7 +18,7 @@ from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import open_run
 from training.record.quiet import log_to_terminal, quiet
-from training.workers import launcher
+from training.workers import launcher, slurm
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 
@@ -115,6 +115,20 @@ def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machi
             f"ranks: {count} x {ranks} processes need as many GPUs; this machine offers {gpus}"
         )
     return Machines(count, ranks)
+
+
+def array(kind: str, sbatch: str, workers: str, ranks: int) -> slurm.Array | None:
+    """The Slurm job array that these parameters ask for; None if workers are started here."""
+    if kind == table.LOCAL:
+        if sbatch:
+            raise InputError("sbatch: these are options for launcher=slurm; give that too")
+        return None
+    if workers == "auto":
+        raise InputError(
+            "workers: give the number of tasks of Slurm's job array, such as workers=8; auto "
+            "counts what this machine has"
+        )
+    return slurm.Array(texts.integer("workers", workers, least=1), slurm.options(sbatch), ranks)
 
 
 def experiment_ids(names: str, active: mlflow.ActiveRun) -> list[str]:
