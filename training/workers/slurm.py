@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -276,7 +277,7 @@ def _slurm(command: str, *arguments: str, environment: dict[str, str] | None = N
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{command} does not answer within {ANSWER_SECONDS} seconds") from error
     if done.returncode:
-        lines = [line.removeprefix(f"{command}: error: ") for line in done.stderr.splitlines()]
-        said = "; ".join(line for line in lines if line.strip())
+        lines = filter(None, map(str.strip, done.stderr.splitlines()))
+        said = "; ".join(re.sub(rf"^{command}: (error: )?", "", line) for line in lines)
         raise InputError(f"{command}: {said or f'exit code {done.returncode}'}")
     return done.stdout.strip()
