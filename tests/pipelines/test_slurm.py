@@ -16,11 +16,9 @@ import pytest
 from mlflow.entities import Run
 
 from pipelines import sweep
-from tests.benchmarks import stores
 from tests.support import postgres, slurm
-from tests.support.commands import ROOT, call, run_entry, take_ctrl_c
+from tests.support.commands import ROOT, call, take_ctrl_c
 from tests.support.studies import WriteStudy
-from training.record import keys
 from training.record.errors import InputError
 from training.record.history import history_from_tags
 
@@ -57,8 +55,8 @@ def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
         time.sleep(0.1)
 
 
-def complete() -> list[Run]:
-    return mlflow.MlflowClient().search_runs(["0"], "tags.complete = 'true'")
+def complete(experiment: str = "0") -> list[Run]:
+    return mlflow.MlflowClient().search_runs([experiment], "tags.complete = 'true'")
 
 
 def histories(runs: list[Run]) -> dict[str, Any]:
@@ -66,60 +64,48 @@ def histories(runs: list[Run]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("single_worker")  # for the sweep of this process
 def test_an_array_trains_every_proxy_once_whatever_happens_to_its_tasks(
     cluster: slurm.Cluster,
     server: postgres.Server,
     store: str,
     miniature: dict[str, Any],
     write_study: WriteStudy,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store
-    miniature["training"] |= {"steps": 300, "evaluations": 3}
-    miniature["engine"] = {"checkpoint_minutes": 0}
+    tracking = server.database()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    mlflow.set_tracking_uri(tracking)
+    miniature["training"]["steps"] = 200
     study = write_study({**miniature, "ledger": server.database()})
-    with stores.http(tmp_path) as tracking:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
-        mlflow.set_tracking_uri(tracking)
-        given = (f"--study={study}", "--launcher=slurm", "--workers=2", "--sbatch=--time=10:00")
-        first = started(*given)
-        wait_for(lambda: complete() and len(cluster.tasks()) == 2, first)
-        (array,) = set(cluster.arrays())
-        shown = [" ".join(process.cmdline()) for process in psutil.process_iter()]
-        shown.append(slurm.slurm("scontrol", "show", "job", "--details"))
+    process = started(
+        f"--study={study}", "--launcher=slurm", "--workers=2", "--sbatch=--time=10:00"
+    )
+    wait_for(complete, process)
+    (array,) = set(cluster.arrays())
+    shown = [" ".join(one.cmdline()) for one in psutil.process_iter()]
+    shown.append(slurm.slurm("scontrol", "show", "job", "--details"))
 
-        # the command is killed and starts again; both tasks are told that their time is over
-        os.killpg(first.pid, signal.SIGKILL)
-        shown += first.communicate()
-        slurm.slurm("scancel", "--signal=USR1", "--batch", array)
-        before = len(complete())
-        again = started(*given)
-        wait_for(lambda: len(complete()) > before, again)
+    # the time of one task is nearly over and the other one is cancelled: when the first one starts
+    # again, it trains the runs of both
+    slurm.slurm("scancel", "--signal=USR1", "--batch", f"{array}_0")
+    slurm.slurm("scancel", f"{array}_1")
+    shown += process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, shown[-1][-3000:]
+    assert "sweep: all 8 runs are done" in shown[-2]
+    assert not cluster.tasks()
+    told = slurm.slurm("scontrol", "show", "job", f"{array}_0")
+    assert "Restarts=1 " in told
+    assert "JobState=COMPLETED " in told
 
-        # one task is cancelled: the other one trains what is left
-        slurm.slurm("scancel", f"{array}_1")
-        shown += again.communicate(timeout=PATIENCE)
-        assert again.returncode == 0, shown[-1][-3000:]
-        assert f"array {array} of this sweep is in the queue already, with 2 tasks" in shown[-1]
-        assert "sweep: all 8 runs are done" in shown[-2]
-        assert not cluster.tasks()
-        told = slurm.slurm("scontrol", "show", "job")
-        assert told.count("Restarts=1") == 2
-        assert {word for word in told.split() if word.startswith("ArrayJobId")} == {
-            f"ArrayJobId={array}"
-        }
-
-        # every proxy is trained once, as this machine alone trains it
-        by_slurm = complete()
-        assert len(histories(by_slurm)) == len(by_slurm) == 8
-        assert not mlflow.MlflowClient().search_runs(["0"], "attributes.status = 'RUNNING'")
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "alone")
-        alone = run_entry("sweep", f"--study={study}", "--workers=2")
-        assert alone.returncode == 0, alone.stderr[-3000:]
-        place = mlflow.get_experiment_by_name("alone").experiment_id
-        here = mlflow.MlflowClient().search_runs([place], f"tags.{keys.COMPLETE} = 'true'")
-        assert histories(here) == histories(by_slurm)
+    # every proxy is trained once, as this process alone trains it
+    client, done = mlflow.MlflowClient(), complete()
+    assert len(histories(done)) == len(done) == 8
+    assert not client.search_runs(["0"], "attributes.status = 'RUNNING'")
+    with mlflow.start_run(experiment_id=client.create_experiment("alone")) as run:
+        call(sweep, study=study, workers="1")
+    assert histories(complete(run.info.experiment_id)) == histories(done)
 
     files = list(Path(miniature["workspace"], "slurm").iterdir())
     assert len(files) == 3  # the job and a log for each task
@@ -130,13 +116,26 @@ def test_an_array_trains_every_proxy_once_whatever_happens_to_its_tasks(
 
 
 @pytest.mark.slow
-def test_ctrl_c_cancels_the_array(
+def test_a_killed_command_finds_its_array_again_and_ctrl_c_cancels_it(
     cluster: slurm.Cluster, store: str, miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     assert store
     later = "--sbatch=-p one --begin=now+1hour"  # one node may have SQLite
-    process = started(f"--study={write_study(miniature)}", "--launcher=slurm", "--workers=3", later)
-    wait_for(lambda: len(cluster.tasks()) == 3, process)
+    command = (f"--study={write_study(miniature)}", "--launcher=slurm", "--workers=3", later)
+    killed = started(*command)
+    wait_for(lambda: len(cluster.tasks()) == 3, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    array = cluster.arrays()[0]
+
+    process = started(*command)
+    assert process.stderr is not None
+    told = [process.stderr.readline()]
+    while "Slurm array" not in told[-1]:
+        told.append(process.stderr.readline())
+        assert told[-1], told
+    assert f"array {array} of this sweep is in the queue already, with 3 tasks" in "".join(told)
+    assert set(cluster.arrays()) == {array}
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert "sweep: interrupted; run the command again to resume" in errors
@@ -150,20 +149,22 @@ def test_tasks_that_fail_say_why(
     miniature: dict[str, Any],
     write_study: WriteStudy,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store
     assert cluster
     tools = tmp_path / "tools"  # all that the nodes have: no compiler
     tools.mkdir()
-    for name in ("sbatch", "squeue", "sinfo", "scancel", "scontrol", "bash"):
+    for name in ("sbatch", "squeue", "sinfo", "scancel", "scontrol"):
         (tools / name).symlink_to(f"/usr/bin/{name}")
-    study = f"--study={write_study(miniature)}"
-    given = (study, "--launcher=slurm", "--workers=1", "--sbatch=--partition=one")
-    done = run_entry("sweep", *given, env={"PATH": str(tools), "CXX": ""})
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("sweep: the tasks of Slurm have ended and 8 runs not trained (")
-    assert ".log: 'no C++ compiler (c++ or g++) on the PATH: DeepSpeed compiles a kernel" in last
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("CXX", "")
+    given = {"launcher": "slurm", "workers": "1", "sbatch": "--partition=one"}
+    with mlflow.start_run(), pytest.raises(InputError) as caught:
+        call(sweep, study=write_study(miniature), **given)
+    message = str(caught.value)
+    assert message.startswith("the tasks of Slurm have ended and 8 runs not trained (")
+    assert ".log: 'no C++ compiler (c++ or g++) on the PATH: DeepSpeed compiles a ker" in message
 
 
 @pytest.mark.parametrize(
