@@ -40,8 +40,8 @@ POLL_SECONDS = 5.0
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # refresh of the progress line, on a terminal and in a log
 ANSWER_SECONDS = 60  # timeout of a command of Slurm
 PATIENCE_SECONDS = 600  # without an answer of Slurm before the command ends
-OWN = ("array", "job-name", "export", "wrap")  # options of sbatch that this module sets or excludes
-SHORT = {"array": "-a", "job-name": "-J"}
+OWN = ("array", "job-name", "export", "chdir", "wrap")  # of sbatch: set or excluded by this module
+SHORT = {"array": "-a", "job-name": "-J", "chdir": "-D"}
 
 
 @dataclass(frozen=True)
