@@ -71,6 +71,7 @@ def test_an_array_trains_every_proxy_once_whatever_happens_to_its_tasks(
     store: str,
     miniature: dict[str, Any],
     write_study: WriteStudy,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store
@@ -84,7 +85,9 @@ def test_an_array_trains_every_proxy_once_whatever_happens_to_its_tasks(
     )
     wait_for(complete, process)
     (array,) = set(cluster.arrays())
-    shown = [" ".join(one.cmdline()) for one in psutil.process_iter()]
+    lines = [" ".join(one.cmdline()) for one in psutil.process_iter()]
+    shown = [line for line in lines if str(tmp_path) in line]
+    assert len(shown) > 2  # the sweep and its tasks
     shown.append(slurm.slurm("scontrol", "show", "job", "--details"))
 
     # the time of one task is nearly over and the other one is cancelled: when the first one starts

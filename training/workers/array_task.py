@@ -5,10 +5,13 @@ environment.
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+import mlflow
 
 from training.config import Engine
 from training.data import corpus as corpora
@@ -19,7 +22,10 @@ from training.record.quiet import log_to_terminal, quiet
 from training.workers import pool
 from training.workers.ledger import Ledger
 from training.workers.messages import Job, Queue
+from training.workers.patience import Patience
 from training.workers.signals import interrupt_on_signals
+
+logger = logging.getLogger("training")
 
 LEDGER = "MIXTURE_LEDGER"  # environment variable: the ledger's URL
 TRACKING = "MLFLOW_TRACKING_URI"
@@ -43,8 +49,8 @@ def write_job(path: Path, queue: Queue, corpus: Path, ranks: int) -> None:
     scratch.replace(path)
 
 
-def read_job(path: Path) -> Job:
-    """The job of a file and of this environment, for one worker."""
+def read_job(path: Path) -> tuple[Queue, Job]:
+    """The queue and the job of a file and of this environment, for one worker."""
     if LEDGER not in os.environ or TRACKING not in os.environ:
         raise InputError(
             f"the environment has no {LEDGER} or {TRACKING}: Slurm must hand it over, which is "
@@ -65,8 +71,8 @@ def read_job(path: Path) -> Job:
         workspace=Path(job["workspace"]),
         engine=Engine.model_validate(job["engine"]),
     )
-    ranks = int(job["ranks"])
-    return Job(queue, os.environ[TRACKING], Path(job["corpus"]), Machines(1, ranks))
+    machines = Machines(1, int(job["ranks"]))
+    return queue, Job(queue, os.environ[TRACKING], Path(job["corpus"]), machines)
 
 
 def main(job_file: str) -> None:
@@ -76,33 +82,27 @@ def main(job_file: str) -> None:
     log_to_terminal()
     interrupt_on_signals()
     try:
-        job = read_job(Path(job_file))
-        secrets.remember(job.work.ledger_url if isinstance(job.work, Queue) else None)
+        queue, job = read_job(Path(job_file))
+        secrets.remember(queue.ledger_url)
         gpus = len(visible_gpus())
         if gpus and job.machines.ranks > gpus:
             raise InputError(
                 f"ranks: {job.machines.ranks} processes need as many GPUs; Slurm gave this task "
                 f"{gpus}: ask for more in sbatch, such as --gres=gpu:{job.machines.ranks}"
             )
-        serve(job)
+        serve(queue, job)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except InputError as error:
         sys.exit(str(error))
 
 
-def serve(job: Job) -> None:
-    """Stand-in for `pool.serve`, to be replaced by it."""
-    import mlflow
-
-    assert isinstance(job.work, Queue)
+def serve(queue: Queue, job: Job) -> None:
+    """Train the runs that are left by one worker, with those of the other tasks."""
     mlflow.set_tracking_uri(job.tracking_uri)
-    book = Ledger(job.work.ledger_url, job.work.name)
-    try:
-        pool.train(book.open_runs(), corpora.load(job.corpus), job.work, job.machines)
-    except KeyboardInterrupt:
-        book.enqueue(book.open_runs())  # what was interrupted, for the other tasks
-        raise
+    patience = Patience(queue.engine.patience_minutes, logger.warning)
+    if runs := Ledger(queue.ledger_url, queue.name, patience).open_runs():
+        pool.serve(runs, job, corpora.load(job.corpus).vocab_size)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+from optuna.trial import TrialState
 from tqdm import tqdm
 
 from training.data.corpus import Corpus
@@ -27,7 +28,7 @@ from training.record import layout
 from training.record.errors import InputError
 from training.run import Run
 from training.workers import array_task
-from training.workers.ledger import Ledger
+from training.workers.ledger import RUN, Ledger, is_given_up
 from training.workers.messages import Queue
 
 logger = logging.getLogger("training")
@@ -39,8 +40,9 @@ WARN_SECONDS = 120  # before a task's time is over
 POLL_SECONDS = 5.0
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # refresh of the progress line, on a terminal and in a log
 ANSWER_SECONDS = 60  # timeout of a command of Slurm
-PATIENCE_SECONDS = 600  # without an answer of Slurm before the command ends
+PATIENCE_SECONDS = 600  # without an answer of Slurm or the ledger before the command ends
 OWN = ("array", "job-name", "export", "chdir", "wrap")  # of sbatch: set or excluded by this module
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 SHORT = {"array": "-a", "job-name": "-J", "chdir": "-D"}
 
 
@@ -97,7 +99,7 @@ def refuse_unusable(array: Array, stores: Sequence[str]) -> None:
 def train(runs: Sequence[Run], corpus: Corpus, work: Queue, array: Array) -> None:
     """Train every run that is not trained yet by the tasks of a job array.
 
-    Raises InputError if Slurm refuses it, or if it has ended and runs are left.
+    Raises InputError if Slurm refuses it, or if it has ended and left runs that no worker gave up.
     """
     book = Ledger(work.ledger_url, work.name)
     book.enqueue(runs)
@@ -113,7 +115,7 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue, array: Array) -> Non
                 f"{layout.count(len(queued), 'task')}; no other is submitted"
             )
             _follow(name, book, len(runs))
-        if not queued or book.open_runs():
+        if not queued or _left(book):
             number = _submit(name, array, work, job_file)
             logger.info(f"Slurm: submitted array {number} of {layout.count(array.tasks, 'task')}")
             _follow(name, book, len(runs))
@@ -121,11 +123,10 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue, array: Array) -> Non
         logger.warning("Slurm: cancelling the array")
         _slurm("scancel", *_selected(name))
         raise
-    if left := book.open_runs():
+    if left := _left(book):
         raise InputError(
             f"the tasks of Slurm have ended and {layout.count(len(left), 'run')} not trained "
-            f"({layout.some([run.name for run in left])}); {_last_words(folder)}; run the command "
-            "again to train the rest"
+            f"({layout.some(left)}); {_last_words(folder)}; run the command again to train the rest"
         )
 
 
@@ -172,7 +173,7 @@ def _follow(name: str, book: Ledger, runs: int) -> None:
     ) as bar:
         while True:
             try:
-                tasks = _tasks(name)
+                tasks, left = _tasks(name), len(_left(book))
                 answered = time.monotonic()
             except InputError as error:
                 if time.monotonic() - answered > PATIENCE_SECONDS:
@@ -181,7 +182,6 @@ def _follow(name: str, book: Ledger, runs: int) -> None:
                     ) from error
                 time.sleep(POLL_SECONDS)
                 continue
-            left = len(book.open_runs())
             bar.set_description_str(_described(tasks), refresh=False)
             bar.update(max(0, runs - left - bar.n))
             if not tasks:
@@ -189,6 +189,12 @@ def _follow(name: str, book: Ledger, runs: int) -> None:
             if not left and any(task.state == "PENDING" for task in tasks):
                 _slurm("scancel", "--state=PENDING", *_selected(name))
             time.sleep(POLL_SECONDS)
+
+
+def _left(book: Ledger) -> list[str]:
+    """Names of the runs that are neither trained nor given up."""
+    open_trials = (t for t in book.trials() if t.state not in ENDED and not is_given_up(t))
+    return [trial.user_attrs[RUN]["name"] for trial in open_trials]
 
 
 def _tasks(name: str) -> list[_Task]:
