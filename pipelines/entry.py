@@ -18,7 +18,7 @@ from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import open_run
 from training.record.quiet import log_to_terminal, quiet
-from training.workers import launcher, slurm
+from training.workers import launcher, slurm, step_tasks
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 
@@ -98,13 +98,22 @@ def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machi
     """The processes that these parameters ask for.
 
     `auto` workers take all GPUs, or all cores: single-threaded processes suit tiny models best.
-    Raises InputError for more processes than there are GPUs.
+    In a Slurm job of several nodes, all its tasks train one model together. Raises InputError for
+    more processes than there are GPUs or tasks.
     """
     if hostfile:
         if ranks != 1:
             raise InputError("ranks: a hostfile says how many processes there are; leave ranks out")
         path = Path(hostfile).absolute()
         return Machines(workers=1, ranks=launcher.slots(path), hostfile=path)
+    tasks = step_tasks.of_several_nodes()
+    if tasks and ranks > 1:
+        if ranks != tasks or workers not in ("auto", "1"):
+            raise InputError(
+                f"ranks: {ranks}; this Slurm job has {tasks} tasks on several nodes, which train "
+                f"one model together: give ranks={tasks}, and leave workers out"
+            )
+        return Machines(1, ranks)
     gpus = len(visible_gpus())
     if workers == "auto":
         count = max(1, (gpus or cores()) // ranks)

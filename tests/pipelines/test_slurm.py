@@ -15,10 +15,12 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
-from pipelines import sweep
+from pipelines import entry, sweep, train
 from tests.support import postgres, slurm
 from tests.support.commands import ROOT, call, take_ctrl_c
 from tests.support.studies import WriteStudy
+from training.engine.devices import Machines
+from training.record import keys
 from training.record.errors import InputError
 from training.record.history import history_from_tags
 
@@ -168,6 +170,47 @@ def test_tasks_that_fail_say_why(
     message = str(caught.value)
     assert message.startswith("the tasks of Slurm have ended and 8 runs not trained (")
     assert ".log: 'no C++ compiler (c++ or g++) on the PATH: DeepSpeed compiles a ker" in message
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("single_worker")  # for the model that this process trains
+def test_one_model_on_the_nodes_of_a_job(
+    cluster: slurm.Cluster,
+    store: str,
+    miniature: dict[str, Any],
+    write_study: WriteStudy,
+    tmp_path: Path,
+) -> None:
+    assert store
+    assert cluster
+    study = write_study(miniature)
+    given = {"study": study, "size": "tiny", "steps": "6"}
+    options = " ".join(f"--{key}={value}" for key, value in given.items())
+    log = tmp_path / "train.log"
+    job = ["--wait", "--nodes=2", "--ntasks-per-node=1", f"--output={log}", f"--chdir={ROOT}"]
+    slurm.slurm("sbatch", *job, f"--wrap={sys.executable} -m pipelines train {options} --ranks=2")
+    (together,) = complete()
+    assert together.data.params["processes"] == "2", log.read_text()
+    with mlflow.start_run() as run:
+        call(train, **given)
+    alone = mlflow.get_run(run.info.run_id).data
+    assert alone.params["processes"] == "1"
+    for name in ("news", "code", "math"):
+        metric = keys.VAL_LOSS + name
+        assert together.data.metrics[metric] == pytest.approx(alone.metrics[metric], abs=1e-5)
+
+
+def test_all_tasks_of_a_job_on_several_nodes_train_one_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"JOB_ID": "7", "NNODES": "2", "NTASKS": "16"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert entry.machines("auto", 16) == Machines(1, 16)
+    message = (
+        "^ranks: 8; this Slurm job has 16 tasks on several nodes, which train one model togeth"
+    )
+    with pytest.raises(InputError, match=message):
+        entry.machines("auto", 8)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Cluster:
 
 def slurm(command: str, *arguments: str) -> str:
     """The output of a command of Slurm."""
-    done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=600)
     return done.stdout
 
 

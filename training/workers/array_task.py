@@ -19,7 +19,7 @@ from training.engine.devices import Machines, visible_gpus
 from training.record import secrets
 from training.record.errors import InputError
 from training.record.quiet import log_to_terminal, quiet
-from training.workers import pool
+from training.workers import pool, step_tasks
 from training.workers.ledger import Ledger
 from training.workers.messages import Job, Queue
 from training.workers.patience import Patience
@@ -85,7 +85,7 @@ def main(job_file: str) -> None:
         queue, job = read_job(Path(job_file))
         secrets.remember(queue.ledger_url)
         gpus = len(visible_gpus())
-        if gpus and job.machines.ranks > gpus:
+        if gpus and job.machines.ranks > (step_tasks.of_several_nodes() or gpus):
             raise InputError(
                 f"ranks: {job.machines.ranks} processes need as many GPUs; Slurm gave this task "
                 f"{gpus}: ask for more in sbatch, such as --gres=gpu:{job.machines.ranks}"
