@@ -191,7 +191,8 @@ def test_one_model_on_the_nodes_of_a_job(
     slurm.slurm("sbatch", *job, f"--wrap={sys.executable} -m pipelines train {options} --ranks=2")
     (together,) = complete()
     assert together.data.params["processes"] == "2", log.read_text()
-    with mlflow.start_run() as run:
+    place = mlflow.MlflowClient().create_experiment("alone")
+    with mlflow.start_run(experiment_id=place) as run:
         call(train, **given)
     alone = mlflow.get_run(run.info.run_id).data
     assert alone.params["processes"] == "1"
