@@ -18,7 +18,7 @@ from training.record import keys, secrets, stores
 from training.record.errors import DivergedError, InputError, first_line
 from training.record.mlflow_runs import open_run
 from training.record.quiet import log_to_terminal, quiet
-from training.workers import launcher
+from training.workers import launcher, slurm, step_tasks
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
 
@@ -98,13 +98,22 @@ def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machi
     """The processes that these parameters ask for.
 
     `auto` workers take all GPUs, or all cores: single-threaded processes suit tiny models best.
-    Raises InputError for more processes than there are GPUs.
+    In a Slurm job of several nodes, all its tasks train one model together. Raises InputError for
+    more processes than there are GPUs or tasks.
     """
     if hostfile:
         if ranks != 1:
             raise InputError("ranks: a hostfile says how many processes there are; leave ranks out")
         path = Path(hostfile).absolute()
         return Machines(workers=1, ranks=launcher.slots(path), hostfile=path)
+    tasks = step_tasks.of_several_nodes()
+    if tasks and ranks > 1:
+        if ranks != tasks or workers not in ("auto", "1"):
+            raise InputError(
+                f"ranks: {ranks}; this Slurm job has {tasks} tasks on several nodes, which train "
+                f"one model together: give ranks={tasks}, and leave workers out"
+            )
+        return Machines(1, ranks)
     gpus = len(visible_gpus())
     if workers == "auto":
         count = max(1, (gpus or cores()) // ranks)
@@ -115,6 +124,20 @@ def machines(workers: str = "auto", ranks: int = 1, hostfile: str = "") -> Machi
             f"ranks: {count} x {ranks} processes need as many GPUs; this machine offers {gpus}"
         )
     return Machines(count, ranks)
+
+
+def array(kind: str, sbatch: str, workers: str, ranks: int) -> slurm.Array | None:
+    """The Slurm job array that these parameters ask for; None if workers are started here."""
+    if kind == table.LOCAL:
+        if sbatch:
+            raise InputError("sbatch: these are options for launcher=slurm; give that too")
+        return None
+    if workers == "auto":
+        raise InputError(
+            "workers: give the number of tasks of Slurm's job array, such as workers=8; auto "
+            "counts what this machine has"
+        )
+    return slurm.Array(texts.integer("workers", workers, least=1), slurm.options(sbatch), ranks)
 
 
 def experiment_ids(names: str, active: mlflow.ActiveRun) -> list[str]:

@@ -21,6 +21,7 @@ from training.record import attempts, keys, layout, markdown
 from training.record.errors import InputError
 from training.record.mlflow_runs import log_params
 from training.run import Run, fingerprint
+from training.workers import slurm
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,19 @@ class Parameters:
     study: str = table.study()
     workers: str = table.workers()
     ranks: int = table.ranks()
+    launcher: str = table.launcher()
+    sbatch: str = table.sbatch()
     plan: bool = table.dry_run()
     throughput: float | None = table.throughput()
 
 
-def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> None:
-    """Train the study's proxies below the active run."""
+def sweep(
+    prepared: Prepared,
+    machines: Machines,
+    active: mlflow.ActiveRun,
+    array: slurm.Array | None = None,
+) -> None:
+    """Train the study's proxies below the active run, here or by the tasks of a Slurm array."""
     study = prepared.study
     mlflow.set_tag(keys.STUDY, prepared.tag)
     purpose = purpose_of(study, prepared)
@@ -47,7 +55,7 @@ def sweep(prepared: Prepared, machines: Machines, active: mlflow.ActiveRun) -> N
     _adopt(prepared, runs, active)
     _describe(prepared, runs, active)
     with sweep_status.logged(prepared, active):
-        train_missing(prepared, runs, machines, keys.SWEEP, active)
+        train_missing(prepared, runs, machines, keys.SWEEP, active, array)
 
 
 def _describe(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) -> None:
@@ -97,18 +105,23 @@ def _adopt(prepared: Prepared, runs: Sequence[Run], active: mlflow.ActiveRun) ->
 
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     study = studies.load(parameters.study)
-    machines = entry.machines(parameters.workers, parameters.ranks)
+    workers, ranks = parameters.workers, parameters.ranks
+    array = entry.array(parameters.launcher, parameters.sbatch, workers, ranks)
+    machines = Machines(array.tasks, ranks) if array else entry.machines(workers, ranks)
     if dry_run.requested(parameters.plan, parameters.throughput):
         basis = budget.basis(study)
         kept = earlier_sweeps.design(basis.prepared, active.info.experiment_id)
         runs = proxy_runs.proxy_runs(basis.prepared, kept)
         dry_run.show(basis, runs, machines.workers, parameters.throughput, active, targets=True)
         return
-    preflight.training(study, machines, study.sweep.sizes)
+    preflight.training(study, machines, study.sweep.sizes, here=array is None)
     refuse_design(study)
-    kernels.build_for(machines)
+    if array is None:
+        kernels.build_for(machines)
+    else:
+        slurm.refuse_unusable(array, [study.ledger_url(), mlflow.get_tracking_uri()])
     prepared = prepare(study)
-    sweep(prepared, machines, active)
+    sweep(prepared, machines, active, array)
     print("\n".join(_end(prepared, parameters.study, active)))
 
 

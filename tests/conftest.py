@@ -84,19 +84,24 @@ def single_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained by one worker in a thread of this process, real but for its start."""
 
     def train(runs: Any, corpus: Any, work: Any, machines: Any) -> None:
-        from training.delivery.courier import Courier
+        from training.delivery import courier
         from training.engine import devices
+        from training.run import fingerprint
         from training.workers import ledger, messages, worker
 
         told: list[Any] = []
-        ledger.Ledger(work.ledger_url, work.name).enqueue(runs)
+        if isinstance(work, messages.Queue):
+            ledger.Ledger(work.ledger_url, work.name).enqueue(runs)
         job = messages.Job(work, mlflow.get_tracking_uri(), corpus.manifest, machines)
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
             for name in ("interrupt_on_signals", "ignore_signals"):  # for main threads only
                 patch.setattr(worker, name, lambda: None)
             patch.setattr(devices.Machines, "threads", 1)
-            with Courier(runs[0].workspace).running():
+            carrier, place = courier.Courier(runs[0].workspace), runs[0].workspace
+            with carrier.running():
                 thread.submit(worker.main, job, 0, told.append).result()
+                keys = {fingerprint(run) for run in runs}
+                courier.finish(carrier, 1, lambda _: None, lambda: courier.waits(place, keys))
         for event in told:
             if isinstance(event, messages.Failed):
                 raise event.error

@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pipelines.command import texts
 
+LOCAL, SLURM = "local", "slurm"  # launchers
+
 Table = TypeVar("Table")
 Read = Callable[[str, str], Any]  # a parameter's name and text → its value
 
@@ -65,6 +67,15 @@ def hostfile() -> Any:
     return parameter(
         "A DeepSpeed hostfile, lines `host slots=n`: its processes train one model together."
     )
+
+
+def launcher() -> Any:
+    help = "`local`: workers on this machine; `slurm`: `workers` tasks of one Slurm job array."
+    return parameter(help, texts.one_of(LOCAL, SLURM), default=LOCAL)
+
+
+def sbatch() -> Any:
+    return parameter("Options of `sbatch` for each task, such as `--partition=gpu --gres=gpu:1`.")
 
 
 def experiment() -> Any:

@@ -41,11 +41,17 @@ def preparing(study: Study) -> None:
 
 
 def training(
-    study: Study, machines: Machines, sizes: Sequence[str], *, queued: bool = True
+    study: Study,
+    machines: Machines,
+    sizes: Sequence[str],
+    *,
+    queued: bool = True,
+    here: bool = True,
 ) -> None:
-    """Models of these sizes can be trained here; `queued`: the ledger distributes the runs."""
+    """Models of these sizes can be trained; `queued`: the ledger distributes the runs; `here`: this
+    machine trains."""
     preparing(study)
-    if machines.hostfile is None and not visible_gpus():
+    if here and machines.hostfile is None and not visible_gpus():
         check_compiler()
     study.engine.micro_batch(study.training, machines.ranks)
     if machines.hostfile is not None:

@@ -18,7 +18,7 @@ from training.record.errors import InputError
 from training.record.layout import Mixtures
 from training.record.mixtures import SAME_DECIMALS
 from training.run import Run, fingerprint
-from training.workers import pool
+from training.workers import pool, slurm
 from training.workers.ledger import ATTEMPTS, Ledger
 from training.workers.messages import Queue
 
@@ -164,8 +164,10 @@ def train_missing(
     machines: Machines,
     stage: str,
     active: mlflow.ActiveRun,
+    array: slurm.Array | None = None,
 ) -> dict[str, str]:
-    """Train the runs that MLflow does not have yet, below the active run.
+    """Train the runs that MLflow does not have yet, below the active run: on `machines`, or by the
+    tasks of a Slurm array.
 
     Returns name → MLflow run id for all runs.
     """
@@ -179,7 +181,7 @@ def train_missing(
     logger.info(f"{stage}: {len(runs)} runs, {len(runs) - len(missing)} already trained")
     if missing:
         prepared.check_repetition(missing)
-        done = _trained(missing, prepared, machines, stage, active)
+        done = _trained(missing, prepared, machines, stage, active, array)
     mlflow.log_metrics({"runs_planned": len(runs), "runs_trained": len(missing)})
     return {run.name: done[fingerprint(run)] for run in runs}
 
@@ -190,6 +192,7 @@ def _trained(
     machines: Machines,
     stage: str,
     active: mlflow.ActiveRun,
+    array: slurm.Array | None,
 ) -> dict[str, str]:
     """Train these runs; returns fingerprint → MLflow run id of all finished runs.
 
@@ -197,7 +200,11 @@ def _trained(
     """
     left = missing
     while True:
-        pool.train(left, prepared.corpus, queue(prepared, active, stage), machines)
+        work = queue(prepared, active, stage)
+        if array is None:
+            pool.train(left, prepared.corpus, work, machines)
+        else:
+            slurm.train(left, prepared.corpus, work, array)
         done = attempts.finished_ids(active.info.experiment_id, missing[0].stage)
         before, left = left, [run for run in left if fingerprint(run) not in done]
         if not left:

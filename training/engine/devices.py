@@ -39,8 +39,10 @@ def visible_gpus() -> list[str]:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use, in a Slurm job at most the job's."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(allowed, int(os.environ.get("SLURM_CPUS_ON_NODE", allowed)))
 
 
 def use_device(index: int, threads: int) -> None:

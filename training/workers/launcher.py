@@ -1,4 +1,5 @@
-"""Starts the processes that train one model together, through DeepSpeed's launcher."""
+"""Starts the processes that train one model together, through DeepSpeed's launcher, or through
+srun in a Slurm job of several nodes."""
 
 import os
 import pickle
@@ -20,10 +21,12 @@ from typing import Any
 from training.engine.devices import Machines, free_port, visible_gpus
 from training.record.errors import InputError
 from training.record.secrets import VARIABLES
+from training.workers import step_tasks
 from training.workers.messages import Event, Job
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
+SRUN_SECONDS = 5.0  # for srun to end its processes
 
 
 class Mailbox(BaseManager):
@@ -32,7 +35,8 @@ class Mailbox(BaseManager):
 
 
 class LaunchedWorker:
-    """A worker of several processes, on this machine or those of the job's hostfile."""
+    """A worker of several processes: on this machine, those of the job's hostfile or those of the
+    Slurm job in which this process runs."""
 
     def __init__(self, job: Job, index: int) -> None:
         self.name = f"worker-{index}"
@@ -41,13 +45,15 @@ class LaunchedWorker:
         self._connected = self._leaving = False
         self._job_file = job.corpus.parent / f"job-{os.getpid()}-{index}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._by_srun = job.machines.hostfile is None and step_tasks.of_several_nodes() > 0
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        local = self._job.machines.hostfile is None
+        machines = self._job.machines
+        local = machines.hostfile is None and not self._by_srun
         host, key = "127.0.0.1" if local else socket.gethostname(), secrets.token_bytes()
         Mailbox.register("events", callable=lambda: self._events, exposed=["put"])
         Mailbox.register("work", callable=self._work, exposed=["get"])
@@ -56,18 +62,18 @@ class LaunchedWorker:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = int(server.address[1])  # type: ignore[index]
         self._job_file.touch(mode=0o600)  # it contains the key
-        place = (self._job.machines, self._job.corpus, self._index)
+        place = (machines, self._job.corpus, self._index)
         self._job_file.write_bytes(pickle.dumps((*place, (host, port), key)))
+        variables = environment(public=not local)
+        if self._by_srun:
+            starter = step_tasks.command(machines.ranks)
+            variables |= step_tasks.variables()
+        else:
+            starter = _deepspeed(machines, self._index)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
-            + [
-                "--master_port",
-                str(free_port()),
-                *_placement_arguments(self._job.machines, self._index),
-            ]
-            + ["--module", "training.workers.rank_main", str(self._job_file)],
+            [*starter, "training.workers.rank_main", str(self._job_file)],
             cwd=ROOT,
-            env=environment(public=not local),
+            env=variables,
             stdout=sys.stderr,
             start_new_session=True,  # so that `terminate` reaches every process
         )
@@ -95,6 +101,8 @@ class LaunchedWorker:
             self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        if self._by_srun and self._signal(signal.SIGINT):  # srun then kills those of other nodes
+            self.join(SRUN_SECONDS)
         self._signal(signal.SIGKILL)
 
     def join(self, timeout: float = 0) -> None:
@@ -156,8 +164,15 @@ def _hosts(hostfile: Path) -> dict[str, int]:
     return hosts
 
 
+def _deepspeed(machines: Machines, index: int) -> list[str]:
+    """DeepSpeed's launcher, which starts the processes of worker `index`."""
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
+    port = ["--master_port", str(free_port())]
+    return [*command, *port, *_placement_arguments(machines, index), "--module"]
+
+
 def _placement_arguments(machines: Machines, index: int) -> list[str]:
-    """The launcher's arguments for where to start the processes of worker `index`."""
+    """The launcher's arguments for where to start these processes."""
     if machines.hostfile is not None:
         return ["--hostfile", str(machines.hostfile)]
     ranks = machines.ranks

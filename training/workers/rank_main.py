@@ -1,4 +1,5 @@
-"""The entry point of processes that train one model together, started by DeepSpeed's launcher.
+"""The entry point of processes that train one model together, started by DeepSpeed's launcher or
+by srun.
 
 The first process is an ordinary worker. It sends each run to the others before training it; they
 train with it and log nothing.
@@ -18,6 +19,7 @@ from pathlib import Path
 from training.record import secrets
 from training.record.errors import DivergedError, InputError
 from training.record.quiet import quiet
+from training.workers import step_tasks
 from training.workers.broadcast import receive
 from training.workers.launcher import Mailbox
 from training.workers.messages import Alive, Event
@@ -34,6 +36,7 @@ def main(job_file: str) -> None:
     from training.workers.signals import interrupt_on_signals
 
     secrets.guard()
+    step_tasks.take_place()
     machines, manifest, index, address, key = pickle.loads(Path(job_file).read_bytes())
     if os.environ["RANK"] == "0":
         Mailbox.register("events", exposed=["put"])

@@ -26,6 +26,7 @@ class _Deferral:
 
     active = False
     requested = False
+    late = False
 
 
 def interrupt_on_signals() -> None:
@@ -36,14 +37,19 @@ def interrupt_on_signals() -> None:
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if _Deferral.active and not _Deferral.requested:
-            _Deferral.requested = True
-            timer = threading.Timer(SAVE_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
-            timer.daemon = True
-            timer.start()
+        if _Deferral.active and not _Deferral.late:
+            if not _Deferral.requested:  # Slurm signals every process, and a parent its children
+                _Deferral.requested = True
+                timer = threading.Timer(SAVE_SECONDS, late)
+                timer.daemon = True
+                timer.start()
             return
         ignore_signals()
         raise KeyboardInterrupt
+
+    def late() -> None:
+        _Deferral.late = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def repeat(unraisable: "sys.UnraisableHookArgs") -> None:
         """Repeat an interrupt that Python drops because it arrives in a finaliser."""
