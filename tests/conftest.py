@@ -84,7 +84,7 @@ def single_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained by one worker in a thread of this process, real but for its start."""
 
     def train(runs: Any, corpus: Any, work: Any, machines: Any) -> None:
-        from training.delivery import courier
+        from training.delivery.courier import Courier
         from training.engine import devices
         from training.run import fingerprint
         from training.workers import ledger, messages, worker
@@ -97,11 +97,10 @@ def single_worker(monkeypatch: pytest.MonkeyPatch) -> None:
             for name in ("interrupt_on_signals", "ignore_signals"):  # for main threads only
                 patch.setattr(worker, name, lambda: None)
             patch.setattr(devices.Machines, "threads", 1)
-            carrier, place = courier.Courier(runs[0].workspace), runs[0].workspace
-            with carrier.running():
+            courier = Courier(runs[0].workspace)
+            with courier.running():
                 thread.submit(worker.main, job, 0, told.append).result()
-                keys = {fingerprint(run) for run in runs}
-                courier.finish(carrier, 1, lambda _: None, lambda: courier.waits(place, keys))
+                courier.finish({fingerprint(run) for run in runs}, 1, lambda _: None)
         for event in told:
             if isinstance(event, messages.Failed):
                 raise event.error
