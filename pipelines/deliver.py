@@ -21,7 +21,7 @@ class Parameters:
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     workspace = studies.load(parameters.study).workspace
     before = courier.count(workspace)
-    outbox.close_dead(workspace, {box.header.fingerprint for box in outbox.waiting(workspace)})
+    outbox.close_dead(workspace)
     with stores.short_timeouts():
         waits = Courier(workspace, Home(active.info.experiment_id, active.info.run_id)).deliver()
     sent = max(0, before - waits.outboxes)

@@ -81,6 +81,8 @@ def _clean(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[str]:
     planned = {fingerprint(run.run): run.state for run in status.runs}
     finished = attempts.finished_ids(experiment, keys.PROXY)
     going_on = {key for key in planned if key not in finished}
+    folders = sorted((workspace / checkpoint.CHECKPOINTS).glob("*/"))
+    own = {folder for folder in folders if _is_of(folder, workspace, prepared.tag)}
     for box in outbox.waiting(workspace):
         with suppress(FileNotFoundError):  # delivered meanwhile
             if _is_over(box, prepared.tag, going_on):
@@ -88,17 +90,18 @@ def _clean(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[str]:
     outbox.close_dead(workspace, planned)
     Courier(workspace).deliver()
     query = f"attributes.status = 'RUNNING' and tags.{keys.STUDY} = '{prepared.tag}'"
-    for run in search([experiment], query):
-        key = run.data.tags.get(keys.FINGERPRINT)
-        held = planned.get(key or "") in (sweep_status.RUNNING, sweep_status.DELIVERING)
-        if key and not held and not checkpoint.is_locked(workspace, key):
+    for run in search([experiment], f"{query} and tags.{keys.STAGE} = '{keys.PROXY}'"):
+        key = run.data.tags.get(keys.FINGERPRINT, "")
+        held = planned.get(key) in (sweep_status.RUNNING, sweep_status.DELIVERING)
+        swept = key in planned and keys.PROCESS not in run.data.tags
+        if swept and not held and not checkpoint.is_locked(workspace, key):
             close(run.info.run_id, "nobody trains it any more")
             yield f"ended MLflow run {run.info.run_name} ({run.info.run_id}): nobody trains it"
-    for folder in sorted((workspace / checkpoint.CHECKPOINTS).glob("*/")):
+    for folder in folders:
         key, _, damaged = folder.name.partition(".damaged-")
         if checkpoint.is_locked(workspace, key) or (key in going_on and not damaged):
             continue
-        if not damaged and key not in finished and not _is_of(folder, workspace, prepared.tag):
+        if not damaged and key not in finished and folder not in own:
             yield f"left {folder}: it is of another study or command"
             continue
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -110,16 +113,18 @@ def _is_over(box: Outbox, tag: str, going_on: Collection[str]) -> bool:
     """Whether an outbox of a study is of a run that nobody goes on with."""
     header = box.header
     key, workspace = header.fingerprint, box.folder.parents[1]
-    over = header.study == tag and key not in going_on and not box.end()
+    ours = header.study == tag and header.stage == keys.PROXY and header.run_id is None
+    over = ours and key not in going_on and not box.end()
     return over and not checkpoint.is_locked(workspace, key)
 
 
 def _is_of(folder: Path, workspace: Path, tag: str) -> bool:
-    """Whether a checkpoint is of a run of this study."""
+    """Whether a checkpoint is of a proxy of this study."""
     with suppress(OSError, ValueError, KeyError):
         state = json.loads((folder / checkpoint.STATE).read_text())
         box = outbox.folder(workspace) / state[checkpoint.LOG_STATE][run_log.ATTEMPT]
-        return Outbox(box).header.study == tag
+        header = Outbox(box).header
+        return header.study == tag and header.stage == keys.PROXY and header.run_id is None
     return False
 
 

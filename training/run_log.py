@@ -52,10 +52,11 @@ class RunLog:
         self._domains, self._evaluated = tuple(corpus.domains), tuple(corpus.evaluated)
         self._with_choices = tuple(n for n, task in corpus.tasks.items() if task.chance is not None)
         self._logged = box.last_steps([keys.TRAIN_LOSS, keys.TOKENS])
+        self.is_new = not box.size()
         self.resumed = saved is not None and saved.get(ATTEMPT) == box.name
         if saved is not None:
             self._restore(saved)
-        if not self.resumed:
+        if self.is_new:
             box.tags(
                 {
                     keys.STAGE: run.stage,

@@ -24,6 +24,8 @@ from training.workers.messages import Queue
 
 logger = logging.getLogger("pipelines")
 
+ROUNDS = 3  # of training what a crash between two entries of the ledger left out
+
 
 def proxy_runs(prepared: Prepared, earlier: Mixtures | None = None) -> list[Run]:
     """The planned proxies, the largest first: every mixture at every size, and the first one again
@@ -186,6 +188,10 @@ def train_missing(
     return {run.name: done[fingerprint(run)] for run in runs}
 
 
+def _waits(what: str) -> None:
+    logger.warning(f"waiting for {what}")
+
+
 def _trained(
     missing: list[Run],
     prepared: Prepared,
@@ -218,7 +224,7 @@ def _trained(
                 f"each failed {ATTEMPTS} times, {name} the last time because: {reason}; start "
                 "again to try anew"
             )
-        if len(left) == len(before):
+        if len(left) == len(before) and rounds == ROUNDS:
             raise InputError(
                 f"{layout.count(len(left), 'run')} not trained "
                 f"({layout.some([run.name for run in left])}): another command withdrew them; "

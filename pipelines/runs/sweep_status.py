@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import mlflow
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.runs import proxy_runs
 from pipelines.study.prepared import Prepared
 from training.delivery import courier
 from training.record import attempts, keys, layout, process, stores
-from training.record.errors import InputError
 from training.run import Run, fingerprint
 from training.workers import ledger as ledgers
 
@@ -204,7 +202,7 @@ def logged(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[None]:
 
     def log() -> None:
         # a server or a ledger may be away
-        with stores.short_timeouts(), suppress(MlflowException, InputError):
+        with stores.short_timeouts(), suppress(Exception):
             table = gather(prepared, active).table()
             client = mlflow.MlflowClient()
             client.log_text(active.info.run_id, table.to_csv(index=False), FILE)
@@ -213,9 +211,11 @@ def logged(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[None]:
         while not stop.wait(LOG_SECONDS):
             log()
 
-    threading.Thread(target=keep, daemon=True, name="status").start()
+    thread = threading.Thread(target=keep, daemon=True, name="status")
+    thread.start()
     try:
         yield
     finally:
         stop.set()
+        thread.join(LOG_SECONDS)
         log()

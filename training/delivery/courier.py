@@ -7,7 +7,6 @@ step, time and value once, so that nothing is doubled.
 import json
 import logging
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -34,6 +33,7 @@ logger = logging.getLogger("training")
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0  # between two attempts to reach a server that is away
+UPLOAD_SECONDS = 3600  # for the server to take one file
 ATTEMPT = "attempt"  # tag of a run: the name of its outbox
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", *MISSING)
@@ -45,10 +45,17 @@ class AnotherServerError(Exception):
 
 @dataclass(frozen=True)
 class Home:
-    """Where runs go that this server does not know."""
+    """Where runs go whose parent is not on this server."""
 
     experiment_id: str
     parent_run_id: str
+    fingerprints: Collection[str] | None = None
+    """Of these models only; None: of all."""
+
+    def takes(self, header: Header) -> bool:
+        return self.fingerprints is None or (
+            header.fingerprint in self.fingerprints and header.experiment_id == self.experiment_id
+        )
 
 
 @dataclass
@@ -99,38 +106,40 @@ class Courier:
             self.waits = waits
             return waits
         try:
-            self._lock.acquire()
+            with self._lock:
+                for box in outbox.waiting(self._workspace):
+                    self._try(box, waits)
         except Timeout:  # another command's courier delivers them
             self.waits = Waits(count(self._workspace))
             return self.waits
-        try:
-            for box in outbox.waiting(self._workspace):
-                if waits.away:
-                    waits.outboxes += _has_records(box)
-                    continue
-                try:
-                    self._send(box)
-                except AnotherServerError:
-                    self._foreign.add(box.name)
-                except MlflowException as error:
-                    waits.outboxes += 1
-                    if error.error_code in REFUSED:
-                        waits.refused = masked(first_line(error))
-                    else:
-                        waits.away = _short(error)
-                except FileNotFoundError:
-                    continue  # another machine has delivered it
-                except Exception as error:  # of a driver or an artifact store
-                    waits.outboxes += 1
-                    waits.away = masked(f"{type(error).__name__}: {first_line(error)}")
-        finally:
-            self._lock.release()
+        except Exception as error:  # of the disk
+            waits.away = masked(f"{type(error).__name__}: {first_line(error)}")
         if not (waits.away or waits.refused):
             self.blocked_since = None
         elif self.blocked_since is None:
             self.blocked_since = time.monotonic()
         self.waits = waits
         return waits
+
+    def _try(self, box: Outbox, waits: Waits) -> None:
+        """Send an outbox's records unless the server is away; note what it could not send."""
+        if waits.away:
+            waits.outboxes += _has_records(box)
+            return
+        try:
+            self._send(box)
+        except AnotherServerError:
+            self._foreign.add(box.name)
+        except Exception as error:
+            if box.is_delivered():
+                return  # by another machine
+            waits.outboxes += 1
+            code = error.error_code if isinstance(error, MlflowException) else ""
+            away = isinstance(error, MlflowException | ConnectionError | TimeoutError)
+            if away and code not in REFUSED:
+                waits.away = _short(error)
+            else:
+                waits.refused = masked(f"{type(error).__name__}: {first_line(error)}")
 
     def finish(
         self, fingerprints: Collection[str], minutes: float, tell: Callable[[str], None]
@@ -162,12 +171,12 @@ class Courier:
             return
         header, sent = box.header, _sent(box)
         run_id, offset = self._run_of(box, header, sent)
+        record: dict[str, Any] = {}
         for end, record in box.records(offset):
             self._send_record(box, header, run_id, record)
             write_json(box.folder / SENT, {"run_id": run_id, "offset": end})
-            if "end" in record:
-                shutil.rmtree(box.folder, ignore_errors=True)
-                return
+        if "end" in record:
+            box.remove()
 
     def _run_of(self, box: Outbox, header: Header, sent: dict[str, Any]) -> tuple[str, int]:
         """The MLflow run of an outbox and the offset of the first record to send to it."""
@@ -176,7 +185,7 @@ class Courier:
             return run_id, sent.get("offset", 0)
         if header.parent_run_id is not None and self._exists(header.parent_run_id):
             place, parent = header.experiment_id, header.parent_run_id
-        elif self._home is not None:
+        elif self._home is not None and self._home.takes(header):
             place, parent = self._home.experiment_id, self._home.parent_run_id
         else:
             raise AnotherServerError
@@ -212,14 +221,16 @@ class Courier:
             client.log_inputs(run_id, [_input(entry) for entry in inputs])
         if name := record.get("artifact"):
             path, place = box.folder / ARTIFACTS / name, str(Path(name).parent)
-            if path.is_dir():
-                client.log_artifacts(run_id, str(path), name)
-            else:
-                client.log_artifact(run_id, str(path), None if place == "." else place)
+            with stores.request_timeout(UPLOAD_SECONDS):
+                if path.is_dir():
+                    client.log_artifacts(run_id, str(path), name)
+                else:
+                    client.log_artifact(run_id, str(path), None if place == "." else place)
         if tags := record.get("tags"):
-            if keys.COMPLETE in tags and (other := self._trained_elsewhere(header, run_id)):
-                tags = {keys.ERROR: f"also trained as run {other}, which counts"}
-                client.set_tag(run_id, keys.ERROR, tags[keys.ERROR])
+            owned = header.run_id is None
+            complete = keys.COMPLETE in tags
+            if owned and complete and (other := self._trained_elsewhere(header, run_id)):
+                client.set_tag(run_id, keys.ERROR, f"also trained as run {other}, which counts")
                 client.set_terminated(run_id, "KILLED")
                 return
             client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
@@ -259,7 +270,7 @@ def count(workspace: Path) -> int:
     return sum(map(_has_records, outbox.waiting(workspace)))
 
 
-def _short(error: MlflowException) -> str:
+def _short(error: Exception) -> str:
     """Why a server does not answer, in a few words."""
     text = masked(first_line(error))
     cause = re.search(r"\[Errno -?\d+\] [\w ]+|[\w ]*timed out|Connection aborted", text)
@@ -270,7 +281,7 @@ def _sent(box: Outbox) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads((box.folder / SENT).read_text())
         return value
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # the run is found by its tag
         return {}
 
 

@@ -13,6 +13,7 @@ deletes the folder when the server has all of them.
 import getpass
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -118,7 +119,12 @@ class Outbox:
 
     def is_delivered(self) -> bool:
         """Whether the server has everything."""
-        return not self.folder.exists()
+        return not (self.folder / HEADER).exists()
+
+    def remove(self) -> None:
+        """Delete it; a network file system may keep a part of it for a while."""
+        (self.folder / HEADER).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def records(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """(offset of its end, record) of each whole record from an offset on."""
@@ -277,18 +283,19 @@ def waiting(workspace: Path) -> list[Outbox]:
     """The outboxes of a workspace, oldest first."""
     boxes = []
     for path in folder(workspace).glob("*/"):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ValueError):  # delivered meanwhile, or never begun
             boxes.append((Outbox(path).header.started, path))
     return [Outbox(path) for _, path in sorted(boxes)]
 
 
-def close_dead(workspace: Path, fingerprints: Collection[str]) -> None:
-    """Record that runs were interrupted whose workers are gone; they may be continued."""
+def close_dead(workspace: Path, fingerprints: Collection[str] | None = None) -> None:
+    """Record that runs were interrupted whose workers are gone; they may be continued. By default
+    all of the workspace, else those with these fingerprints."""
     for box in waiting(workspace):
         with suppress(FileNotFoundError):  # delivered meanwhile
             header = box.header
             if (
-                header.fingerprint in fingerprints
+                (fingerprints is None or header.fingerprint in fingerprints)
                 and header.run_id is None
                 and not (box.end() or box.status() in ("KILLED", "FAILED"))
                 and not checkpoint.is_locked(workspace, header.fingerprint)

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class DamagedError(InputError):
     def set_aside(self) -> Path:
         """Rename the checkpoint, so that training begins without it; returns its new place."""
         place = self._folder.with_name(f"{self._folder.name}.damaged-{int(time.time())}")
-        self._folder.rename(place)
+        with suppress(FileNotFoundError):  # another process was first
+            self._folder.rename(place)
         return place
 
 
@@ -77,6 +78,10 @@ class Checkpoint:
         try:
             engine.load_checkpoint(str(self.folder), tag=str(self.step))
         except Exception as error:  # a damaged file may raise anything
+            memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+            disk = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+            if memory or disk:
+                raise
             raise DamagedError(self.folder, error) from error
 
 

@@ -38,7 +38,10 @@ def is_dead(identity: str) -> bool:
         return True
     except PermissionError:
         return False  # another user's
-    return start != [_start(int(pid))]  # another process may have its id now
+    try:
+        return start != [_start(int(pid))]  # another process may have its id now
+    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+        return True  # it has just ended
 
 
 def _start(pid: int) -> str:

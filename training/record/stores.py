@@ -136,9 +136,23 @@ def short_timeouts() -> Iterator[None]:
             _SHORT.users -= 1
             if not _SHORT.users:
                 for key, value in _SHORT.previous.items():
-                    os.environ.pop(key)
+                    os.environ.pop(key, None)
                     if value is not None:
                         os.environ[key] = value
+
+
+@contextmanager
+def request_timeout(seconds: int) -> Iterator[None]:
+    """The server may take so long for a request, such as a large file."""
+    key = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    previous = os.environ.get(key)
+    os.environ[key] = str(seconds)
+    try:
+        yield
+    finally:
+        os.environ.pop(key)
+        if previous is not None:
+            os.environ[key] = previous
 
 
 @dataclass

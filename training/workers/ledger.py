@@ -42,6 +42,7 @@ PROGRESS = "progress"  # what the worker says of the run, with every heartbeat
 DEATHS = "deaths"  # why earlier attempts ended
 REASON = "reason"  # why this attempt ended
 COUNTED = "counted"  # whether its end counts as a death
+TRAINED = "trained"  # whether only its log is not delivered
 SILENT = "its worker sent no heartbeat"
 # of the queue
 WITHDRAWN = "withdrawn"  # fingerprints of runs that must not be trained
@@ -151,7 +152,7 @@ class Ledger:
                     self._complete(trial_id, undelivered.pop(trial_id))
                 trial = self._patiently(lambda: self._claim(token))
                 if trial is None:
-                    others = self._patiently(self._running) - len(undelivered)
+                    others = len(set(self._patiently(self._running)) - set(undelivered))
                     if not others and not undelivered:
                         return
                     waiting(others, len(undelivered))
@@ -159,11 +160,9 @@ class Ledger:
                     self._patiently(self._retry_dead)
                     continue
                 try:
-                    undelivered[trial._trial_id] = train(self._held[trial._trial_id])
-                except BusyError as error:
-                    self._patiently(functools.partial(self.retry, trial, str(error), counts=False))
-                    waiting(1, len(undelivered))
-                    time.sleep(POLL_SECONDS)
+                    end = self._when_free(train, self._held[trial._trial_id], waiting)
+                    undelivered[trial._trial_id] = end
+                    self._patiently(functools.partial(self._mark, trial._trial_id, TRAINED, True))
                 except BaseException as error:
                     counts = not isinstance(error, InputError | KeyboardInterrupt)
                     reason = secrets.masked(str(error)) or type(error).__name__
@@ -171,16 +170,29 @@ class Ledger:
                         self.retry(trial, reason, counts=counts)
                     raise
 
-    def release(self, token: str, reason: str) -> None:
-        """Enqueue the run again that a dead worker held; its parent calls it."""
+    def _when_free(
+        self, train: Callable[[Claim], Trained], claim: Claim, waiting: Callable[[int, int], None]
+    ) -> Trained:
+        """Train a run as soon as no other process trains it."""
+        while True:
+            try:
+                return train(claim)
+            except BusyError:
+                waiting(1, 0)
+                time.sleep(POLL_SECONDS)
+
+    def release(self, token: str, reason: str, *, counts: bool = True) -> None:
+        """Enqueue the runs again that dead workers held whose tokens begin so; their parent calls
+        it."""
         with self._answering():
             for trial in self._trials(TrialState.RUNNING):
-                if trial.user_attrs.get(CLAIMED_BY, ["", None])[1] == token:
-                    self.retry(trial, reason)
+                if trial.user_attrs.get(CLAIMED_BY, ["", ""])[1].startswith(token):
+                    self.retry(trial, reason, counts=counts)
 
     def retry(self, trial: FrozenTrial, reason: str, *, counts: bool = True) -> None:
         """End an attempt at a run and enqueue the next one, if there may be one."""
         self._held.pop(trial._trial_id, None)
+        counts = counts and not trial.user_attrs.get(TRAINED)
         deaths = [*trial.user_attrs.get(DEATHS, []), *([reason] if counts else [])]
         try:
             self._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
@@ -216,9 +228,14 @@ class Ledger:
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue  # and has ended it
             trial = self._storage.get_trial(trial_id)
+            key = trial.user_attrs[FINGERPRINT]
+            if self._storage.is_running_twice(self._study._study_id, trial_id, FINGERPRINT, key):
+                # two commands have enqueued it at once
+                self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+                continue
             if withdrawn is None:
                 withdrawn = set(self._study.user_attrs.get(WITHDRAWN, []))
-            if trial.user_attrs[FINGERPRINT] in withdrawn:
+            if key in withdrawn:
                 self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
                 continue
             claimed_by = (process.identity(), token)
@@ -227,8 +244,12 @@ class Ledger:
             return trial
         return None
 
-    def _running(self) -> int:
-        return self._storage.count_running(self._study._study_id)
+    def _running(self) -> list[int]:
+        return self._storage.running(self._study._study_id)
+
+    def _mark(self, trial_id: int, key: str, value: bool) -> None:
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(trial_id, key, value)
 
     def _complete(self, trial_id: int, end: Trained) -> None:
         """Mark a run's trial as done, unless another worker took it for dead."""
@@ -254,7 +275,8 @@ class Ledger:
 
     def _on_stale(self, _study: optuna.Study, trial: FrozenTrial) -> None:
         """What Optuna calls for a trial without a heartbeat, which it has failed."""
-        deaths = [*trial.user_attrs.get(DEATHS, []), SILENT]
+        trained = trial.user_attrs.get(TRAINED)
+        deaths = [*trial.user_attrs.get(DEATHS, []), *([] if trained else [SILENT])]
         self._enqueue_again(trial, deaths)
 
     def _enqueue_again(self, trial: FrozenTrial, deaths: Sequence[str]) -> None:

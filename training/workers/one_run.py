@@ -43,12 +43,12 @@ def train_and_log(
     """
     from training.engine import trainer as trainers
 
+    progress = _ProgressOfRun(run, corpus, saved.step if saved else 0, emit, claim)
     broadcast.send((run, saved))
     trainer = trainers.Trainer(run, corpus, saved)
     log = run_log.RunLog(box, run, corpus, saved.log_state or None if saved else None)
-    if not log.resumed:
+    if log.is_new:
         box.params(_params(run, corpus, trainer))
-    progress = _ProgressOfRun(run, corpus, saved.step if saved else 0, emit, claim)
     steps = run.training.steps
     every = trainers.REPORT_EVERY * -(-steps // (trainers.REPORT_EVERY * TRAIN_POINTS))
     losses: list[float] = []

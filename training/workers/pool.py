@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from training.data.corpus import Corpus
 from training.delivery import outbox
-from training.delivery.courier import Courier
+from training.delivery.courier import Courier, Home
 from training.engine import kernels
 from training.engine.devices import Machines
 from training.record import layout
@@ -68,7 +68,11 @@ def train(runs: Sequence[Run], corpus: Corpus, work: Queue | SingleRun, machines
 def serve(runs: Sequence[Run], job: Job, vocab_size: int) -> None:
     """Train a job's runs, which are enqueued already, on this machine."""
     kernels.build_for(job.machines)
-    courier = Courier(runs[0].workspace)
+    home = None
+    if isinstance(job.work, Queue):
+        trained = {fingerprint(run) for run in runs}
+        home = Home(job.work.experiment_id, job.work.parent_run_id, trained)
+    courier = Courier(runs[0].workspace, home)
     flops = sum(run.flops(vocab_size) for run in runs)
     with courier.running(), _Pool(job, runs, flops, courier) as pool:
         pool.follow()
@@ -88,6 +92,10 @@ class _Member:
     """What it does before it is ready; empty afterwards."""
     run: str = ""
     """What it trains."""
+    waiting: bool = False
+    """Whether it waits for something that is away, such as a database."""
+    finished: bool = False
+    """Whether a run of it has ended."""
     undelivered: bool = False
     """Whether it only waits for the tracking server."""
     death: str = ""
@@ -109,6 +117,7 @@ class _Pool:
         self._members: list[_Member] = []
         self._restarts = 0  # since a run ended
         self._finished = self._tokens = 0
+        self._flops: dict[str, int] = {}  # of each run so far
         self._bar = tqdm(
             total=flops,
             desc="starting workers",
@@ -132,7 +141,10 @@ class _Pool:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         _end([member.worker for member in self._members])
-        outbox.close_dead(self._workspace, self._fingerprints)
+        if not all(member.done for member in self._members):
+            self._release("interrupted", self._job.token, counts=False)
+        with contextlib.suppress(OSError):  # a disk that is full
+            outbox.close_dead(self._workspace, self._fingerprints)
         if self._courier.blocked_since is None:  # deliver that they were interrupted
             self._courier.finish(self._fingerprints, LAST_MINUTES, lambda _: None)
 
@@ -173,9 +185,10 @@ class _Pool:
 
     def _undelivered(self) -> InputError:
         waits, minutes = self._courier.waits, self._engine.patience_minutes
+        reason = waits.away or waits.refused or "another command delivers"
         return InputError(
             f"waited {minutes:g} minutes (engine.patience_minutes) for the tracking server: "
-            f"{waits.away or waits.refused}; what was trained waits in "
+            f"{reason}; what was trained waits in "
             f"{outbox.folder(self._workspace)}; send it with the entry point deliver, or run the "
             "command again, once the server answers"
         )
@@ -195,6 +208,7 @@ class _Pool:
         if not isinstance(event, Alive):
             member.heard = time.monotonic()
             member.undelivered = isinstance(event, Undelivered)
+            member.waiting = isinstance(event, Waiting)
         match event:
             case Starting(doing):
                 member.doing = doing
@@ -202,17 +216,19 @@ class _Pool:
                     bar.set_description_str(f"starting workers: {doing}", refresh=False)
             case Started(name):
                 member.run = name
+                bar.update(-self._flops.pop(name, 0))  # of an earlier attempt
                 text = f"run {self._finished + 1} of {len(self._fingerprints)} ({name})"
                 bar.set_description_str(text, refresh=False)
             case Progress(flops, tokens):
                 self._tokens += tokens
+                self._flops[member.run] = self._flops.get(member.run, 0) + flops
                 bar.update(flops)
             case Finished(name, diverged):
-                self._finished, self._restarts, member.run = self._finished + 1, 0, ""
+                self._finished, self._restarts = self._finished + 1, 0
+                member.run, member.finished = "", True
                 if diverged:
                     bar.write(f"{name}: {diverged}; the run is marked FAILED and left out")
             case Waiting(reason):
-                member.run = ""
                 bar.set_description_str(f"waiting for {reason}", refresh=False)
             case Undelivered(count):
                 text = f"waiting for the tracking server to take {layout.count(count, 'run')}"
@@ -235,11 +251,11 @@ class _Pool:
                     f"(engine.start_minutes); it was still {member.doing}"
                 )
             minutes = self._engine.stall_minutes
-            if member.run and now - member.heard > minutes * 60:
+            if member.run and not member.waiting and now - member.heard > minutes * 60:
                 member.death = f"no progress for {minutes:g} minutes (engine.stall_minutes)"
                 process.kill()
                 process.join(NOTICE_SECONDS)
-        elif process.exitcode == 0:
+        elif process.exitcode == 0 or (member.finished and isinstance(self._job.work, SingleRun)):
             member.done = True
         else:
             self._replace(index, member)
@@ -263,13 +279,18 @@ class _Pool:
         member.worker.kill()  # what is left of several processes
         member.worker.join(NOTICE_SECONDS)
         if isinstance(self._job.work, Queue):
-            with contextlib.suppress(InputError):  # a store that is away: workers find it later
-                ledger = Ledger(self._job.work.ledger_url, self._job.work.name)
-                ledger.release(f"{self._job.token}/{index}", reason)
+            self._release(reason, f"{self._job.token}/{index}")
         elif reason == memory.NO_MEMORY:
             self._halve()
         self._bar.write(f"{text}; started again ({self._restarts} of {self._limit})")
         self._members[index] = self._started(index)
+
+    def _release(self, reason: str, token: str, *, counts: bool = True) -> None:
+        """Enqueue again what workers held whose token begins so."""
+        if isinstance(self._job.work, Queue):
+            with contextlib.suppress(InputError):  # a store that is away: workers find it later
+                ledger = Ledger(self._job.work.ledger_url, self._job.work.name)
+                ledger.release(token, reason, counts=counts)
 
     def _halve(self) -> None:
         """Let the single run compute half as many sequences at once."""
@@ -292,7 +313,9 @@ class _Pool:
         if (since := self._courier.blocked_since) is not None:
             waiting = layout.count(self._courier.waits.outboxes, "run")
             seconds = time.monotonic() - since
-            texts.append(f"tracking server away for {seconds:.0f} s, {waiting} on disk")
+            refuses = self._courier.waits.refused and not self._courier.waits.away
+            what = "refuses records" if refuses else "away"
+            texts.append(f"tracking server {what} for {seconds:.0f} s, {waiting} on disk")
         self._bar.set_postfix_str("; ".join(texts), refresh=False)
         self._bar.update(0)
 

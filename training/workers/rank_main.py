@@ -16,6 +16,7 @@ from contextlib import suppress
 from multiprocessing.managers import RemoteError
 from pathlib import Path
 
+from training.engine.checkpoint import DamagedError
 from training.record import secrets
 from training.record.errors import DivergedError, InputError
 from training.record.quiet import quiet
@@ -23,7 +24,7 @@ from training.workers import step_tasks
 from training.workers.broadcast import receive
 from training.workers.launcher import Mailbox
 from training.workers.messages import Alive, Event
-from training.workers.signals import end
+from training.workers.signals import end, ignore_signals
 
 WATCH_SECONDS = 2
 CLOSED = ("Connection closed by peer", "Connection reset by peer")  # in gloo's error
@@ -33,7 +34,6 @@ def main(job_file: str) -> None:
     """Run one process; `job_file` is written by `training.workers.launcher`."""
     from training.engine.devices import use_device
     from training.workers import worker
-    from training.workers.signals import interrupt_on_signals
 
     secrets.guard()
     step_tasks.take_place()
@@ -61,10 +61,13 @@ def main(job_file: str) -> None:
         threading.Thread(target=_watch, args=(put, parent.is_leaving), daemon=True).start()
         sys.exit(worker.main(work.get("job"), index, put))
     quiet()
-    interrupt_on_signals()
+    ignore_signals()  # the first process ends all of them
     try:
         use_device(index, machines.threads)
         _follow(manifest)
+    except DamagedError as error:
+        error.set_aside()
+        sys.exit(1)
     except (InputError, KeyboardInterrupt):
         sys.exit(1)  # the first process says why
     except RuntimeError as error:

@@ -77,13 +77,18 @@ def deferred() -> Iterator[Callable[[], bool]]:
     """Let a block end itself when an interrupt is requested, which the value tells."""
     _Deferral.active = True
     try:
-        yield lambda: _Deferral.requested
+        yield is_interrupted
     finally:
         _Deferral.active = False
         if _Deferral.requested:
             ignore_signals()
     if _Deferral.requested:
         raise KeyboardInterrupt
+
+
+def is_interrupted() -> bool:
+    """Whether an interrupt was requested within `deferred`."""
+    return _Deferral.requested
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:

@@ -1,5 +1,6 @@
 """Optuna's relational store, with a fast and safe way to claim trials."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class TrialStore(optuna.storages.RDBStorage):
         is_sqlite = url.startswith("sqlite")
         super().__init__(
             url,
-            engine_kwargs=SQLITE if is_sqlite else {"pool_pre_ping": True},
+            engine_kwargs=SQLITE if is_sqlite else _server_options(url),
             heartbeat_interval=heartbeat_seconds,
             grace_period=grace_seconds,
             heartbeat_stale_trial_callback=on_stale,
@@ -47,22 +48,46 @@ class TrialStore(optuna.storages.RDBStorage):
 
     def first_waiting(self, study_id: int) -> int | None:
         """The id of the trial that was enqueued first and waits."""
-        return self._number(
+        found = self._numbers(
             "SELECT trial_id FROM trials WHERE study_id = :study AND state = 'WAITING' "
             "ORDER BY number LIMIT 1",
             study_id,
         )
+        return found[0] if found else None
 
-    def count_running(self, study_id: int) -> int:
-        query = "SELECT count(*) FROM trials WHERE study_id = :study AND state = 'RUNNING'"
-        return self._number(query, study_id) or 0
+    def running(self, study_id: int) -> list[int]:
+        """The ids of the trials that workers hold."""
+        return self._numbers(
+            "SELECT trial_id FROM trials WHERE study_id = :study AND state = 'RUNNING'", study_id
+        )
 
-    def _number(self, query: str, study_id: int) -> int | None:
+    def is_running_twice(self, study_id: int, trial_id: int, key: str, value: str) -> bool:
+        """Whether an older trial with the same value of a user attribute runs too."""
+        query = (
+            "SELECT count(*) FROM trials JOIN trial_user_attributes AS attributes "
+            "ON attributes.trial_id = trials.trial_id WHERE study_id = :study "
+            "AND state = 'RUNNING' AND trials.trial_id < :trial "
+            "AND attributes.key = :key AND attributes.value_json = :value"
+        )
+        parameters = {"trial": trial_id, "key": key, "value": json.dumps(value)}
+        return bool(self._numbers(query, study_id, **parameters)[0])
+
+    def _numbers(self, query: str, study_id: int, **parameters: object) -> list[int]:
         with self.engine.connect() as connection:
-            value: int | None = connection.execute(
-                sqlalchemy.text(query), {"study": study_id}
-            ).scalar()
-            return value
+            rows = connection.execute(sqlalchemy.text(query), {"study": study_id, **parameters})
+            return [int(row[0]) for row in rows]
+
+
+def _server_options(url: str) -> dict[str, Any]:
+    """A connection is tested before its use; one that is cut is noticed within half a minute."""
+    limits = {
+        "keepalives_idle": 10,
+        "keepalives_interval": 10,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 30_000,  # milliseconds
+    }
+    postgres = url.startswith("postgresql")
+    return {"pool_pre_ping": True, **({"connect_args": limits} if postgres else {})}
 
 
 def _lock_transactions(engine: sqlalchemy.Engine) -> None:

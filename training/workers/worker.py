@@ -40,7 +40,7 @@ from training.workers.messages import (
 )
 from training.workers.one_run import Emit, train_and_log
 from training.workers.patience import Patience
-from training.workers.signals import ignore_signals, interrupt_on_signals
+from training.workers.signals import ignore_signals, interrupt_on_signals, is_interrupted
 
 AWAY_SECONDS = 60  # without asking a tracking server again that did not answer
 
@@ -230,6 +230,8 @@ def _crash_reported(run: Run, emit: Emit) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        if is_interrupted():  # another process of the model was first to end
+            raise KeyboardInterrupt from error
         reason = memory.reason(error) or f"{type(error).__name__}: {first_line(error)}"
         reason = secrets.masked(reason)
         emit(Crashed(run.name, reason, secrets.masked(traceback.format_exc())))
