@@ -204,19 +204,23 @@ def _trained(
 
     Raises InputError for runs whose workers died again and again.
     """
-    left = missing
-    while True:
+    left, stage_of_runs = missing, missing[0].stage
+    patience = Patience(prepared.study.engine.patience_minutes, _waits)
+    for _ in range(ROUNDS):
         work = queue(prepared, active, stage)
         if array is None:
             pool.train(left, prepared.corpus, work, machines)
         else:
             slurm.train(left, prepared.corpus, work, array)
-        done = attempts.finished_ids(active.info.experiment_id, missing[0].stage)
-        before, left = left, [run for run in left if fingerprint(run) not in done]
+        done: dict[str, str] = patience(
+            "the tracking server",
+            lambda: attempts.finished_ids(active.info.experiment_id, stage_of_runs),
+            lambda error: isinstance(error, MlflowException | ConnectionError),
+        )
+        left = [run for run in left if fingerprint(run) not in done]
         if not left:
             return done
         failed = ledger(prepared, active, stage).given_up(left)
-        left = [run for run in left if run.name not in failed]
         if failed:
             name, reason = next(iter(failed.items()))
             raise InputError(
@@ -224,12 +228,10 @@ def _trained(
                 f"each failed {ATTEMPTS} times, {name} the last time because: {reason}; start "
                 "again to try anew"
             )
-        if len(left) == len(before) and rounds == ROUNDS:
-            raise InputError(
-                f"{layout.count(len(left), 'run')} not trained "
-                f"({layout.some([run.name for run in left])}): another command withdrew them; "
-                "start again to train them"
-            )
+    raise InputError(
+        f"{layout.count(len(left), 'run')} not trained ({layout.some([run.name for run in left])}): "
+        "another command withdrew them; start again to train them"
+    )
 
 
 def _mixtures_of(run: Run) -> Iterator[tuple[str, Mapping[str, float]]]:
