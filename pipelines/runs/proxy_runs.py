@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import mlflow
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 from optimization.design import space_filling
 from optimization.search import projection
@@ -21,6 +22,7 @@ from training.run import Run, fingerprint
 from training.workers import pool, slurm
 from training.workers.ledger import ATTEMPTS, Ledger
 from training.workers.messages import Queue
+from training.workers.patience import Patience
 
 logger = logging.getLogger("pipelines")
 
@@ -229,8 +231,9 @@ def _trained(
                 "again to try anew"
             )
     raise InputError(
-        f"{layout.count(len(left), 'run')} not trained ({layout.some([run.name for run in left])}): "
-        "another command withdrew them; start again to train them"
+        f"{layout.count(len(left), 'run')} not trained "
+        f"({layout.some([run.name for run in left])}): another command withdrew them; start again "
+        "to train them"
     )
 
 
