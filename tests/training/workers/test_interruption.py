@@ -179,15 +179,13 @@ def test_workers_end_with_their_parent_and_are_started_again_when_they_die(
     assert all_end(children)
 
     process = started(*command)
-    for dying in (word,) if ranks == "1" else (word, "deepspeed.launcher.runner"):
-        before = {child.pid for child in below(process, word)}
-        wait_for(lambda: {c.pid for c in below(process, word)} - before, process)  # noqa: B023
-        children = below(process, word)
-        below(process, dying)[0].kill()
-        assert all_end(children)  # and it is started again
+    wait_for_process(process, word, int(ranks))
+    children = below(process, word)
+    below(process, word if ranks == "1" else "deepspeed.launcher.runner")[0].kill()
+    assert all_end(children)  # and it is started again
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors[-3000:]
-    assert output.count("started again (") == (1 if ranks == "1" else 2)
+    assert "started again (1 of 10)" in output
     assert not mlflow.search_runs(
         filter_string="attributes.status = 'RUNNING'", output_format="list"
     )
