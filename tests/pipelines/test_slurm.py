@@ -120,6 +120,7 @@ def test_an_array_trains_every_proxy_once_whatever_happens_to_its_tasks(
         assert quote(postgres.PASSWORD, safe="") not in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_command_finds_its_array_again_and_ctrl_c_cancels_it(
     cluster: slurm.Cluster, store: str, miniature: dict[str, Any], write_study: WriteStudy
@@ -147,6 +148,7 @@ def test_a_killed_command_finds_its_array_again_and_ctrl_c_cancels_it(
     assert not cluster.tasks()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_tasks_that_fail_say_why(
     cluster: slurm.Cluster,
@@ -172,6 +174,7 @@ def test_tasks_that_fail_say_why(
     assert ".log: 'no C++ compiler (c++ or g++) on the PATH: DeepSpeed compiles a ker" in message
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("single_worker")  # for the model that this process trains
 def test_one_model_on_the_nodes_of_a_job(

@@ -24,7 +24,7 @@ from training.record import keys
 from training.record.errors import InputError
 
 WAIT_SECONDS = 300
-KINDS = 8  # of the faults, each once or twice
+KINDS = 6  # faults, each of another kind
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +90,7 @@ def test_a_sweep_survives_every_fault(
         assert "5 done, 5 diverged, 0 running, 0 waiting" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_what_a_server_that_stays_away_has_missed_is_delivered_later(
     store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_what_a_server_that_stays_away_has_missed_is_delivered_later(
     assert set(delivered) == {f"mix04-{size}" for size in ("tiny", "small")}
 
 
+@pytest.mark.long
 def test_two_people_share_a_sweep_on_two_machines(
     store: str,
     server: Server,
@@ -192,6 +194,7 @@ def test_a_study_grows_only_by_runs_that_can_be_compared(
     assert len(chaos.histories()) == 10
 
 
+@pytest.mark.long
 def test_status_says_how_far_a_sweep_is_and_cleans_up(
     store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
 ) -> None:

@@ -191,6 +191,7 @@ def test_any_transformers_config_trains(corpus: Corpus, tmp_path: Path) -> None:
         model.build(Size(config=str(tmp_path)), 320, 32, seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_models_have_the_same_losses(corpus: Corpus) -> None:
     run = planned(corpus, training=TRAINING.model_copy(update={"steps": 10}))

@@ -154,7 +154,9 @@ def test_a_kernel_that_does_not_compile_is_one_line(
     assert str(no_kernel) in last
 
 
-@pytest.fixture(params=["1", "2"], ids=["one_process", "two_processes"])
+@pytest.fixture(
+    params=["1", pytest.param("2", marks=pytest.mark.long)], ids=["one_process", "two_processes"]
+)
 def ranks(request: pytest.FixtureRequest) -> str:
     """Processes a worker has: started by the parent itself, or by DeepSpeed's launcher."""
     return str(request.param)

@@ -125,6 +125,7 @@ def test_a_killed_worker_is_started_again_and_goes_on_in_the_same_run(
     assert_whole(done, run, corpus)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_goes_on_without_the_server_and_is_delivered_when_it_is_back(
     corpus: Corpus, store: str, tmp_path: Path
@@ -295,6 +296,7 @@ def test_a_run_that_fails_again_and_again_is_given_up(
     assert [run.name for run in book.open_runs()] == ["bad"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_on_the_machines_of_a_hostfile(corpus: Corpus, store: str, tmp_path: Path) -> None:
     """With programs in place of ssh and pdsh that stay on this machine."""
