@@ -37,6 +37,7 @@ def finished(command: Command) -> str:
     return text
 
 
+@pytest.mark.long
 def test_a_sweep_survives_every_fault(
     store: str,
     server: Server,

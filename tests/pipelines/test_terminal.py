@@ -46,6 +46,7 @@ def said(name: str, *parameters: str) -> list[str]:
     return re.split(r"[\r\n]+", done.stdout + "\n" + done.stderr)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_only_our_lines_are_printed_and_runs_are_named(
     new_store: str,

@@ -131,6 +131,7 @@ def test_commands_that_fail_are_one_line_without_the_password(
     assert all(way not in row for _, row in contents(store) for way in WAYS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_launched_worker_reads_no_url_from_a_file(
     stores: list[str], miniature: dict[str, Any], write_study: WriteStudy
