@@ -225,6 +225,7 @@ def test_a_run_of_ones_own_changes_no_fit(
     assert "1 run left out (breaks the rule 'bounds: math at most 0': " in asked.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(
     store: str, miniature: dict[str, Any], write_study: WriteStudy
