@@ -97,6 +97,7 @@ def interrupted(process: "subprocess.Popen[str]") -> None:
     assert all_end(children)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_and_kill_while_the_kernel_compiles(
     store: str, miniature: dict[str, Any], write_study: WriteStudy, no_kernel: Path
