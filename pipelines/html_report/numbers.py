@@ -25,15 +25,6 @@ def scientific(value: float, digits: int = 3) -> str:
     return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
-def duration(hours: float) -> str:
-    """A time in words."""
-    seconds = 3600 * hours
-    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= 1.5 * unit:
-            return f"{seconds / unit:.3g} {name}s"
-    return f"{seconds:.3g} seconds"
-
-
 def listed(values: Mapping[str, float], decimals: int = 4, *, sign: bool = False) -> str:
     """`web 0.3, code 0.7`."""
     return ", ".join(f"{name} {fixed(v, decimals, sign=sign)}" for name, v in values.items())

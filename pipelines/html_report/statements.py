@@ -13,7 +13,7 @@ from pipelines.command import texts
 from pipelines.html_report.charts import the
 from pipelines.html_report.cost import PROXIES, TARGETS
 from pipelines.html_report.findings import SAME_WEIGHT, SEARCHED, Findings
-from pipelines.html_report.numbers import duration, fixed, joined, scientific
+from pipelines.html_report.numbers import fixed, joined, scientific
 from pipelines.proof import verdict
 from pipelines.proof.verdict import BETTER, DOUBTED, UNCLEAR, WORSE, Gain
 from training.record import keys, layout, words
@@ -283,7 +283,7 @@ def spent(f: Findings) -> Sentence:
         rows = [row for row in f.trained if row.kind == kind]
         if rows:
             hours = [row.hours for row in rows if row.hours is not None]
-            took = f" and {duration(sum(hours))}" if len(hours) == len(rows) else ""
+            took = f" and {layout.duration(sum(hours))}" if len(hours) == len(rows) else ""
             parts += (
                 " and " if parts else "",
                 Number(layout.count(sum(row.runs for row in rows), one), run),

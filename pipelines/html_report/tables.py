@@ -12,7 +12,7 @@ from optimization.mixture.solve import BEST, DEFAULT
 from pipelines.html_report import cost, lineage
 from pipelines.html_report.findings import Findings
 from pipelines.html_report.mixture_charts import changes
-from pipelines.html_report.numbers import NO_VALUE, duration, fixed, scientific
+from pipelines.html_report.numbers import NO_VALUE, fixed, scientific
 from training.record import keys, layout
 
 TIME = "time"
@@ -251,4 +251,4 @@ def _count(number: float) -> Cell:
 
 
 def _time(hours: float | None) -> Cell:
-    return Cell(NO_VALUE) if hours is None else Cell(duration(hours), hours)
+    return Cell(NO_VALUE) if hours is None else Cell(layout.duration(hours), hours)

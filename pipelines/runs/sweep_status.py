@@ -163,7 +163,7 @@ def lines(status: Status) -> Iterator[str]:
     speed = sum(run.flops_per_second for run in status.runs)
     yield f"  FLOPs: {done:.2e} of {total:.2e}, {done / total:.0%}{_left(total - done, speed)}"
     seconds = sum(run.seconds for run in status.runs)
-    yield f"  cost so far: {_duration(seconds)} of one worker, in runs that ended"
+    yield f"  cost so far: {layout.duration(seconds / 3600)} of one worker, in runs that ended"
     if status.undelivered:
         yield (
             f"  on this machine's disk: the logs of {layout.count(status.undelivered, 'run')}, "
@@ -183,16 +183,8 @@ def lines(status: Status) -> Iterator[str]:
 
 def _left(flops: float, speed: float) -> str:
     if flops and speed:
-        return f"; about {_duration(flops / speed)} left at {speed:.2e} FLOP/s"
+        return f"; about {layout.duration(flops / speed / 3600)} left at {speed:.2e} FLOP/s"
     return "; nobody trains" if flops else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:,.1f} hours"
 
 
 @contextmanager

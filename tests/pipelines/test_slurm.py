@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,14 +15,12 @@ from mlflow.entities import Run
 
 from pipelines import entry, sweep, train
 from tests.support import postgres, slurm
-from tests.support.commands import ROOT, call, take_ctrl_c
+from tests.support.commands import PATIENCE, ROOT, call, started, wait_for
 from tests.support.studies import WriteStudy
 from training.engine.devices import Machines
 from training.record import keys
 from training.record.errors import InputError
 from training.record.history import history_from_tags
-
-PATIENCE = 240  # seconds, for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +30,6 @@ def cluster() -> Iterator[slurm.Cluster]:
         pytest.skip(reason)
     with slurm.cluster() as found:
         yield found
-
-
-def started(*parameters: str) -> "subprocess.Popen[str]":
-    """A sweep that goes on in the background."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "sweep", *parameters],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=take_ctrl_c,
-    )
-
-
-def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def complete(experiment: str = "0") -> list[Run]:
@@ -83,7 +58,7 @@ def test_an_array_trains_every_proxy_once_whatever_happens_to_its_tasks(
     miniature["training"]["steps"] = 200
     study = write_study({**miniature, "ledger": server.database()})
     process = started(
-        f"--study={study}", "--launcher=slurm", "--workers=2", "--sbatch=--time=10:00"
+        "sweep", f"--study={study}", "--launcher=slurm", "--workers=2", "--sbatch=--time=10:00"
     )
     wait_for(complete, process)
     (array,) = set(cluster.arrays())
@@ -128,13 +103,13 @@ def test_a_killed_command_finds_its_array_again_and_ctrl_c_cancels_it(
     assert store
     later = "--sbatch=-p one --begin=now+1hour"  # one node may have SQLite
     command = (f"--study={write_study(miniature)}", "--launcher=slurm", "--workers=3", later)
-    killed = started(*command)
+    killed = started("sweep", *command)
     wait_for(lambda: len(cluster.tasks()) == 3, killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     array = cluster.arrays()[0]
 
-    process = started(*command)
+    process = started("sweep", *command)
     assert process.stderr is not None
     told = [process.stderr.readline()]
     while "Slurm array" not in told[-1]:

@@ -4,14 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import mlflow
 
 from pipelines.command import table
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300  # seconds, for a busy machine
 
 
 def call(command: ModuleType, **given: str) -> None:
@@ -38,3 +42,25 @@ def run_entry(
 def take_ctrl_c() -> None:
     """For `preexec_fn`: a process of a shell's background, as these tests may be, ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def started(*command: str) -> "subprocess.Popen[str]":
+    """An entry point that runs in a terminal of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=take_ctrl_c,
+    )
+
+
+def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return found

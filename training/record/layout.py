@@ -217,6 +217,15 @@ def short_count(number: float) -> str:
     return f"{number:.3g}"
 
 
+def duration(hours: float) -> str:
+    """A time in words."""
+    seconds = 3600 * hours
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 1.5 * unit:
+            return f"{seconds / unit:.3g} {name}s"
+    return f"{seconds:.3g} seconds"
+
+
 def wrapped(text: str, bullet: str = "") -> list[str]:
     """A text in lines of at most `WIDTH`, below each other after a bullet."""
     return textwrap.wrap(

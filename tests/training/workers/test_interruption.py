@@ -7,8 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import psutil
 import pytest
 
 from pipelines.command import processes
-from tests.support.commands import ROOT, run_entry, take_ctrl_c
+from tests.support.commands import PATIENCE, ROOT, run_entry, started, wait_for
 from tests.support.studies import WriteStudy
 from training.record import keys, sqlite_store
 from training.workers.signals import INTERRUPTED
@@ -27,7 +25,6 @@ MAKE = (
     "import sys; from training.record import sqlite_store; sqlite_store.LOCK_SECONDS = 0.2; "
     "sqlite_store.create(sys.argv[1])"
 )
-PATIENCE = 300  # seconds, for a busy machine
 PROGRESS = re.compile(
     r"repetition|tokenis|compiling|starting workers|run \d+ of|\d+%"
 )  # of its own lines
@@ -39,28 +36,6 @@ def no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def started(*command: str) -> "subprocess.Popen[str]":
-    """An entry point that runs in a terminal of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=take_ctrl_c,
-    )
-
-
-def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (found := what()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
 
 
 def below(process: "subprocess.Popen[str]", word: str = "") -> list[psutil.Process]:
