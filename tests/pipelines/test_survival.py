@@ -47,7 +47,7 @@ def test_a_sweep_survives_every_fault(
 ) -> None:
     assert store
     miniature["training"].update(steps=600, evaluations=3)
-    miniature["engine"] = {"checkpoint_minutes": 0.01, "stall_minutes": 0.2}
+    miniature["engine"] = {"checkpoint_minutes": 0.01, "stall_minutes": 0.5}
     wild = {"hidden_size": 16, "layers": 1, "heads": 1, "learning_rate": 1e30}
     miniature["sizes"]["wild"] = wild
     miniature["sweep"] = {"mixtures": 5, "sizes": ["tiny", "wild"]}
