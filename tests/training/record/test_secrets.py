@@ -87,8 +87,8 @@ def test_a_sweep_and_a_fit_on_postgresql_show_no_password(
     assert client.get_model_version_by_alias("mixture-predictor", "champion").name
     (sweep,) = client.search_runs(["0"], "tags.stage = 'sweep'")
     written = mlflow.artifacts.load_dict(f"runs:/{sweep.info.run_id}/study.json")
-    port = urlsplit(stores[0]).port
-    assert written["ledger"] == f"postgresql://sweeper:***@127.0.0.1:{port}/test1"
+    address = urlsplit(stores[0])
+    assert written["ledger"] == f"postgresql://sweeper:***@127.0.0.1:{address.port}{address.path}"
     printed = (swept.stdout, swept.stderr, fitted.stdout, fitted.stderr)
     assert_nothing_shows(tmp_path, stores, *printed)
 
