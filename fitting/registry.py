@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,12 +27,11 @@ from fitting.artifact.spec import Continual, Explored, ScheduleSpec, SizeLaw, Sp
 from fitting.diagnostics import identifiability
 from fitting.diagnostics.diagnostics import MISFIT
 from fitting.fit import Fit
+from fitting.model_names import CHAMPION, version_of
 from training.record import keys, markdown
 from training.record import version as project_version
-from training.record.errors import InputError
 
-DEFAULT_NAME = "mixture-predictor"
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 INPUTS, OPTIONAL = "input_columns", "optional_input_columns"  # metadata of a logged model
 CV_ERROR, FITTED_FOR = "cv_error", "fitted_for"  # tags of a model version; a metric of its model
 WHY_NOT_CHAMPION = "why_not_champion"  # tag of a fit's run
@@ -45,7 +43,6 @@ MAX_VERSIONS = 200  # of the newest, which are searched
 CODE = {"laws": laws.__file__, "rows": input_checks.__file__, "spec": specs.__file__}
 DIGITS = 6  # of the error that a version's tag shows, and by which versions are compared
 CARD = keys.TAG_LIMIT - 600  # characters of a version's description, beside the answers it lists
-MAX_NAME_LENGTH = 256  # characters, the limit of MLflow's SQL stores
 MODEL = (
     "Predicts the validation losses of a language model from the mixture of its training data. "
     "Each fit registers a version, whose page says what it was fitted to and how far to trust it. "
@@ -90,18 +87,6 @@ class Standing:
     fitted: bool  # whether the run of its fit, which holds the warnings, could be read
 
 
-def version_of(uri: str) -> ModelVersion | None:
-    """The version that `models:/name/version` or `models:/name@alias` names; None if there is none,
-    and for other models."""
-    client = mlflow.MlflowClient()
-    with suppress(MlflowException):
-        if match := re.fullmatch(r"models:/(.+)@(.+)", uri):
-            return client.get_model_version_by_alias(*match.groups())
-        if match := re.fullmatch(r"models:/(.+)/(\d+)", uri):
-            return client.get_model_version(*match.groups())
-    return None
-
-
 def standing(uri: str) -> Standing:
     """The standing of `models:/name/version` or `models:/name@alias`; empty for other models."""
     client, version = mlflow.MlflowClient(), version_of(uri)
@@ -129,21 +114,6 @@ def standing(uri: str) -> Standing:
     return Standing(
         version.name, number, champion, reason, misfit, warnings, unidentified, bool(tags)
     )
-
-
-def refuse_bad_name(name: str, where: str) -> None:
-    """Raise InputError for a name that MLflow does not accept or that a URI cannot contain."""
-    if bad := re.search(r"[/:?]|[^ -~\w]", name):
-        fault = f"contains {bad[0]!r}, which the name of a registered model cannot"
-    elif name != name.strip() or name in ("", ".", ".."):
-        fault = "is not a name: it is empty, '.', '..', or begins or ends with a space"
-    elif len(name) > MAX_NAME_LENGTH:
-        fault = (
-            f"has {len(name)} characters; a registered model's name has at most {MAX_NAME_LENGTH}"
-        )
-    else:
-        return
-    raise InputError(f"{where}: {name!r} {fault}")
 
 
 def spec_of(

@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from fitting import registry
+from fitting import model_names
 from fitting.data import continual, histories
 from optimization.continual import artifacts
 from optimization.continual.report import CriticalAnswer, report
@@ -159,7 +159,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     p = parameters
     if p.study and p.experiment:
         raise InputError("experiment: give a study, which is trained, or an experiment, not both")
-    registry.refuse_bad_name(p.model or DEFAULT_MODEL, "model")
+    model_names.refuse_bad_name(p.model or DEFAULT_MODEL, "model")
     question = Question(
         original=p.original or [],
         new_validation=p.new_validation or [],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from fitting.registry import CHAMPION
+from fitting.model_names import CHAMPION
 from optimization.design import space_filling as designs
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor

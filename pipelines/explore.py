@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import mlflow
 from threadpoolctl import threadpool_limits
 
-from fitting import registry
 from fitting.artifact.spec import Target
-from fitting.registry import CHAMPION, DEFAULT_NAME
+from fitting.model_names import CHAMPION, DEFAULT_NAME, version_of
 from optimization.domain import predictor as predictors
 from optimization.domain.feasible import feasible
 from optimization.domain.predictor import Predictor
@@ -73,7 +72,7 @@ def default(
 
 def pinned(uri: str) -> str:
     """The URI of the version that an alias names now."""
-    version = registry.version_of(uri)  # if it is None, loading it says what is wrong
+    version = version_of(uri)  # if it is None, loading it says what is wrong
     return f"models:/{version.name}/{version.version}" if version else uri
 
 

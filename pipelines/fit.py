@@ -18,6 +18,7 @@ from fitting.diagnostics.optimum import Space
 from fitting.estimators import accuracy
 from fitting.estimators.candidates import ALL_METHODS, CHOICES, MEMBERS, TIES
 from fitting.fit import Fit
+from fitting.model_names import DEFAULT_NAME, refuse_bad_name
 from fitting.registry import Registered
 from fitting.report import report
 from fitting.selection.forms import Options
@@ -76,7 +77,7 @@ class Parameters:
         "the runs' own."
     )
     model: str = table.parameter(
-        f"The name to register under; by default the study's, or {registry.DEFAULT_NAME}."
+        f"The name to register under; by default the study's, or {DEFAULT_NAME}."
     )
     min_step: int | None = table.parameter(
         "The first fitted step; by default the first one after the start-up transient.",
@@ -248,8 +249,8 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     p = parameters
     study = studies.load(p.study) if p.study else None
     prepared = Prepared.find(study) if study else None
-    model = p.model or (study.model if study else registry.DEFAULT_NAME)
-    registry.refuse_bad_name(model, "model")
+    model = p.model or (study.model if study else DEFAULT_NAME)
+    refuse_bad_name(model, "model")
     target = {"n_params": p.n_params, "tokens": p.tokens}
     fitted = fit(
         entry.experiment_ids(p.experiment, active),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mlflow
 
-from fitting.registry import CHAMPION, DEFAULT_NAME
+from fitting.model_names import CHAMPION, DEFAULT_NAME
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
 from optimization.mixture import artifacts, solve

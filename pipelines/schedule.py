@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import mlflow
 import numpy as np
 
-from fitting import registry
+from fitting import model_names, registry
 from fitting.artifact import laws
 from fitting.artifact.spec import ScheduleSpec
 from fitting.data.phase_observations import PhaseRuns
@@ -150,7 +150,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         )
     machines = entry.machines(parameters.workers, parameters.ranks)
     name = parameters.model or study.model + SCHEDULED
-    registry.refuse_bad_name(name, "model")
+    model_names.refuse_bad_name(name, "model")
     preflight.training(study, machines, [section.size])
     phase_runs.refuse_listed(study)
     refuse_design(study, section.mixtures)

@@ -4,12 +4,11 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import mlflow
 import numpy as np
-from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
 from training.data import tasks
@@ -17,14 +16,13 @@ from training.data.corpus import Corpus, TokenFiles
 from training.data.sampling import MixtureSampler
 from training.data.tasks import TaskFiles
 from training.delivery.outbox import Outbox
-from training.record import figures, keys
+from training.record import keys
 from training.record.history import Evaluation, History, history_tags
 from training.run import Run, fingerprint
 
 FLUSH_SECONDS = 10  # minimum time between two records of training losses
 MAX_DRAW_DEVIATION = 2.5  # sequences × √steps: five standard deviations of systematic sampling
 ATTEMPT = "attempt"  # in the state of a log: the name of its outbox
-WINDOWS = 40  # intervals in which the drawn tokens are counted
 
 
 class RunLog:
@@ -114,7 +112,9 @@ class RunLog:
             raise RuntimeError(
                 f"a domain's drawn sequences deviate from the schedule by {deviation:.0f}"
             )
-        figure = _schedule(sampler, self._domains, self._tokens_per_step)
+        from training.schedule_plot import figure_of  # Matplotlib: a second of most runs' start
+
+        figure = figure_of(sampler, self._domains, self._tokens_per_step)
         with self._box.artifact("figures/schedule.png") as path:
             figure.savefig(path)
 
@@ -212,28 +212,3 @@ def _input(name: str, files: TokenFiles | TaskFiles, profile: Mapping[str, int])
         source=json.dumps({"uri": files.folder}),
         profile=json.dumps(profile),
     )
-
-
-def _schedule(sampler: MixtureSampler, domains: Sequence[str], tokens_per_step: int) -> Figure:
-    """Proportions over tokens: planned as lines, drawn as dots."""
-    steps = len(sampler.counts)
-    ends = np.unique(np.linspace(0, steps, min(WINDOWS, steps) + 1).astype(int))
-    drawn = np.diff([sampler.drawn(step) for step in ends], axis=0)
-    planned = np.diff([sampler.planned(step) for step in range(steps + 1)], axis=0)
-    shares = drawn / drawn.sum(axis=1, keepdims=True)
-    lines = planned / planned.sum(axis=1, keepdims=True)
-    figure, axis = figures.panels((7, 4.5))
-    for i, name in enumerate(domains):
-        axis.step(
-            np.arange(steps + 1) * tokens_per_step, np.append(lines[:, i], lines[-1, i]),
-            where="post", color=f"C{i}", label=name,
-        )  # fmt: skip
-        middles = (ends[1:] + ends[:-1]) / 2 * tokens_per_step
-        axis.plot(middles, shares[:, i], ".", color=f"C{i}", alpha=0.6)
-    axis.set_xlabel("tokens")
-    axis.set_ylabel("proportion")
-    axis.set_ylim(bottom=0)
-    axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.set_title("The schedule as planned (lines) and as drawn (dots)")
-    figure.legend(loc="outside right upper", frameon=False)
-    return figure

@@ -7,7 +7,7 @@ import mlflow
 from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
-from fitting import registry
+from fitting.model_names import version_of
 from optimization.domain.predictor import Predictor
 from training.record import keys, markdown
 
@@ -17,7 +17,7 @@ TRIES = 3  # where another process writes the same description
 
 def predictor_link(predictor: Predictor) -> str:
     """Links to a predictor's version and to its fit, in Markdown."""
-    version, name = registry.version_of(predictor.uri), markdown.escaped(predictor.uri)
+    version, name = version_of(predictor.uri), markdown.escaped(predictor.uri)
     if version is not None:
         name = markdown.version_link(version.name, str(version.version))
     return f"{name}, {markdown.run_link(predictor.loaded.metadata.run_id, 'its fit')}"
@@ -39,7 +39,7 @@ def link_fit(parents: Sequence[str], fit_id: str) -> None:
 
 def link_answer(predictor: Predictor, run_id: str, answer: str) -> None:
     """Link a run and the predictor that it asked, in both directions; `answer` in a few words."""
-    client, version = mlflow.MlflowClient(), registry.version_of(predictor.uri)
+    client, version = mlflow.MlflowClient(), version_of(predictor.uri)
     if model_id := predictor.loaded.metadata.model_id:
         with suppress(MlflowException):
             client.log_inputs(run_id, models=[LoggedModelInput(model_id)])

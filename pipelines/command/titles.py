@@ -6,8 +6,7 @@ from pathlib import Path
 import mlflow
 from mlflow.utils import name_utils
 
-from fitting import registry
-from fitting.registry import CHAMPION, DEFAULT_NAME
+from fitting.model_names import CHAMPION, DEFAULT_NAME, version_of
 from training.record import keys
 
 LONGEST = 100  # characters
@@ -40,7 +39,7 @@ def _subject(stage: str, parameters: Mapping[str, str], experiment_id: str) -> s
 
 def model_title(uri: str) -> str:
     """`models:/name/3` and `models:/name@alias` as `name v3`; an alias of nothing as it is."""
-    version = registry.version_of(uri)
+    version = version_of(uri)
     text = f"{version.name}/{version.version}" if version else uri.removeprefix("models:/")
     name, _, number = text.rpartition("/")
     return f"{name} v{number}" if name and number.isdigit() else text

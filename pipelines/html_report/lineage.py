@@ -10,7 +10,7 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from fitting import registry
+from fitting.model_names import version_of
 from training.record import keys
 from training.record.mlflow_runs import search
 
@@ -60,7 +60,7 @@ def of(run: Run) -> Lineage:
     searched = parts.get(keys.OPTIMIZE)
     fit = parts.get(keys.FIT)
     uri = searched.data.params.get("model_uri", "") if searched else ""
-    version = registry.version_of(uri or (fit.data.tags.get("model_uri", "") if fit else ""))
+    version = version_of(uri or (fit.data.tags.get("model_uri", "") if fit else ""))
     if version:
         fit = _run(version.run_id) or fit
     return Lineage(

@@ -7,7 +7,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, field_serializer, model_validator
 
-from fitting import registry
+from fitting import model_names
 from optimization.domain.constraints import Constraints
 from optimization.domain.feasible import Feasible, feasible
 from optimization.domain.objective import DEVIATION, LOSS, WORST
@@ -113,7 +113,7 @@ class Study(Section):
     def _check_names(self) -> None:
         """The names of models and sizes, and of the domains in a default mixture."""
         for name in (self.model, *self.derived_models()):
-            registry.refuse_bad_name(name, "model")
+            model_names.refuse_bad_name(name, "model")
         validation = self.validation
         for key, named in (("sets", validation.sets), ("tasks", validation.tasks)):
             place, kind = f"validation.{key}", key[:-1]

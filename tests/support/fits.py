@@ -10,6 +10,7 @@ from fitting import fit, registry
 from fitting.artifact.spec import Explored, Target
 from fitting.data.observations import Observations
 from fitting.fit import Fit
+from fitting.model_names import DEFAULT_NAME
 from fitting.registry import Registered
 from fitting.selection.forms import Options
 from tests.support import synthetic
@@ -38,4 +39,4 @@ def registered(found: Fit) -> Registered:
         default_mixture={},
     )
     with mlflow.start_run():
-        return registry.register(registry.DEFAULT_NAME, spec, found.choice.scores.objective_mae)
+        return registry.register(DEFAULT_NAME, spec, found.choice.scores.objective_mae)
