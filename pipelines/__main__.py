@@ -1,10 +1,10 @@
-"""`python -m pipelines NAME --parameter value …`: runs the module of an entry point.
+"""`python -m pipelines NAME --parameter value …`: runs an entry point.
 
 It handles signals before the module loads its libraries, so that Ctrl-C always prints one line.
 """
 
-import runpy
 import sys
+from importlib import import_module
 
 from training.workers.signals import INTERRUPTED, interrupt_on_signals
 
@@ -14,6 +14,7 @@ COMMANDS = (
     *("status", "deliver"),
 )
 MODULES = {"import": "imports"}  # command → module, where the command is a Python keyword
+STAGES = {"train": "proxy"}  # command → stage of its runs, where they differ
 
 
 def main() -> None:
@@ -22,8 +23,10 @@ def main() -> None:
         sys.exit(f"usage: python -m pipelines NAME …; NAME is one of {', '.join(COMMANDS)}")
     name = sys.argv.pop(1)
     try:
-        module = f"pipelines.{MODULES.get(name, name)}"
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        command = import_module(f"pipelines.{MODULES.get(name, name)}")
+        sys.argv[0] = f"pipelines {name}"  # in the usage
+        entry = import_module("pipelines.entry")
+        entry.main(STAGES.get(name, name), command.main, command.Parameters)
     except KeyboardInterrupt:
         sys.exit(f"{name}: {INTERRUPTED}")
 

@@ -193,7 +193,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         answer = of_study(study, section, question, machines, active)
     artifacts.log(answer)
     print("\n".join(report(answer)))
-
-
-if __name__ == "__main__":
-    entry.main(keys.CRITICAL, main, Parameters)

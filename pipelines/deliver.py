@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import mlflow
 
-from pipelines import entry
 from pipelines.command import table
 from pipelines.study import load as studies
 from training.delivery import courier, outbox
 from training.delivery.courier import Courier, Home
-from training.record import keys, layout, stores
+from training.record import layout, stores
 from training.record.errors import InputError
 
 
@@ -37,7 +36,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         print(f"deliver: the logs of {layout.count(sent, 'run')} were sent from {workspace}")
     else:
         print(f"deliver: nothing waits in {outbox.folder(workspace)}")
-
-
-if __name__ == "__main__":
-    entry.main(keys.DELIVER, main, Parameters)

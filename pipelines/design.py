@@ -13,7 +13,6 @@ from fitting.model_names import CHAMPION
 from optimization.design import space_filling as designs
 from optimization.domain import predictor as predictors
 from optimization.domain.predictor import Predictor
-from pipelines import entry
 from pipelines.command import table, texts
 from pipelines.optimize import champion
 from pipelines.prepare import prepare
@@ -23,7 +22,6 @@ from pipelines.runs.proxy_runs import ledger
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.study import Study
-from training.record import keys
 from training.record.errors import InputError
 
 
@@ -78,7 +76,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         print("enqueued: the next `sweep` of this study trains them")
     else:
         print("not enqueued; enqueue=true lets the next `sweep` of this study train them")
-
-
-if __name__ == "__main__":
-    entry.main(keys.DESIGN, main, Parameters)

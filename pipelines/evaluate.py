@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import mlflow
 
-from pipelines import entry
 from pipelines.benchmarks import harness, saved_model, scores
 from pipelines.command import advice, table
 from training.record import keys, layout, markdown
@@ -46,7 +45,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
             print(f"logged to the model's run {run.info.run_name}:  {advice.look_at(run)}")
     mlflow.set_tag(keys.NOTE, f"The model: {trained}\n\n{layout.description(lines)}")
     mlflow.log_text("\n".join(lines), layout.REPORT)
-
-
-if __name__ == "__main__":
-    entry.main(keys.EVALUATE, main, Parameters)

@@ -13,7 +13,6 @@ from optimization.domain.feasible import feasible
 from optimization.domain.predictor import Predictor
 from optimization.mixture.solve import DEFAULT, REFERENCE, Problem
 from optimization.search import projection
-from pipelines import entry
 from pipelines.command import table, titles
 from pipelines.explorer import app, server
 from pipelines.explorer.copies import Origin
@@ -21,7 +20,6 @@ from pipelines.explorer.explorer import Explorer
 from pipelines.study import load as studies
 from pipelines.study import search_problem
 from pipelines.study.study import Study
-from training.record import keys
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     with threadpool_limits(1), server.serving(made, parameters.host, listening) as serving:
         serving.serve_forever()  # until Ctrl-C, which is how a page ends: the run is FINISHED
     print("the page has ended")
-
-
-if __name__ == "__main__":
-    entry.main(keys.EXPLORE, main, Parameters)

@@ -49,7 +49,3 @@ def export(experiment_ids: list[str], runs: str, output: str) -> None:
 def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     experiments = entry.experiment_ids(parameters.experiment, active)
     export(experiments, parameters.runs, parameters.output)
-
-
-if __name__ == "__main__":
-    entry.main(keys.EXPORT, main, Parameters)

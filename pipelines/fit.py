@@ -317,7 +317,3 @@ def law_options(parameters: Parameters) -> Options:
             raise InputError(f"tie: {tie!r}; method {method} takes {', '.join(sorted(ties))}")
     methods = next(filter(None, taking))
     return Options(methods=methods, compare=parameters.compare, **choices)
-
-
-if __name__ == "__main__":
-    entry.main(keys.FIT, main, Parameters)

@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from fitting.importing import mixinglaws, pair, table_reader, writer
 from fitting.importing.table_reader import ImportedRun, RunTable
-from pipelines import entry
 from pipelines.command import experiment_page, saved_view, table, texts
 from training.record import keys, layout, markdown
 from training.record.errors import InputError
@@ -233,7 +232,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     run_table = with_unit(run_table, parameters.unit)
     with store_lock():
         import_runs(run_table, parameters, active)
-
-
-if __name__ == "__main__":
-    entry.main(keys.IMPORT, main, Parameters)

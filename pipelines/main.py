@@ -197,7 +197,3 @@ def _question(best: Mapping[str, float], run_id: str) -> list[str]:
         f"  row = {{k: float(v) for k, v in params.items() if k.startswith({keys.MIXTURE!r})}}",
         "  model.predict(pd.DataFrame([row]))",
     ]
-
-
-if __name__ == "__main__":
-    entry.main(keys.MAIN, main, Parameters)

@@ -10,7 +10,6 @@ from optimization.domain.predictor import Predictor
 from optimization.mixture import artifacts, solve
 from optimization.mixture.report import description, report
 from optimization.mixture.solve import Answer, Problem
-from pipelines import entry
 from pipelines.command import advice, backlinks, table, texts
 from pipelines.study import load as studies
 from pipelines.study import search_problem
@@ -68,7 +67,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     answer = optimize(predictor, problem, trials_below=active if parameters.children else None)
     print("\n".join(report(answer)))
     print(f"look at it:  {advice.look_at(mlflow.get_run(active.info.run_id))}")
-
-
-if __name__ == "__main__":
-    entry.main(keys.OPTIMIZE, main, Parameters)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import mlflow
 
-from pipelines import entry
 from pipelines.command import table
 from pipelines.runs import preflight
 from pipelines.study import load as studies
@@ -12,7 +11,7 @@ from pipelines.study.prepared import Prepared
 from pipelines.study.study import Study
 from training.data import corpus as corpora
 from training.data import tasks as task_files
-from training.record import keys, layout
+from training.record import layout
 
 NAME = 24  # width of a domain's name, in terminal cells
 
@@ -98,7 +97,3 @@ def main(parameters: Parameters, _: mlflow.ActiveRun) -> None:
     study = studies.load(parameters.study)
     preflight.preparing(study)
     log(prepare(study))
-
-
-if __name__ == "__main__":
-    entry.main(keys.PREPARE, main, Parameters)

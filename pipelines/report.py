@@ -105,7 +105,3 @@ def _nothing(experiments: list[str], p: Parameters, active: mlflow.ActiveRun) ->
 def _command(name: str, active: mlflow.ActiveRun, **parameters: str) -> str:
     chosen = {key: value for key, value in parameters.items() if value}
     return advice.command(name, active.info.experiment_id, **chosen)
-
-
-if __name__ == "__main__":
-    entry.main(keys.REPORT, main, Parameters)

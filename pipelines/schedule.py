@@ -193,7 +193,3 @@ def _scores(fitted: ScheduleFit, unit: str) -> str:
     )
     error = f"error on held-out mixtures, {keys.unit_text(unit)}"
     return f"{error}: {each}; of whole schedules {chain.rmse:.4f}"
-
-
-if __name__ == "__main__":
-    entry.main(keys.SCHEDULE, main, Parameters)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import mlflow
 
-from pipelines import entry
 from pipelines.command import table, texts
 from pipelines.runs import sweep_status
 from pipelines.study import load as studies
@@ -126,7 +125,3 @@ def _is_of(folder: Path, workspace: Path, tag: str) -> bool:
         header = Outbox(box).header
         return header.study == tag and header.stage == keys.PROXY and header.run_id is None
     return False
-
-
-if __name__ == "__main__":
-    entry.main(keys.STATUS, main, Parameters)

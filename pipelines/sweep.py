@@ -143,7 +143,3 @@ def _end(prepared: Prepared, study: str, active: mlflow.ActiveRun) -> Iterator[s
         yield f"  {len(diverged)} of them diverged; fits leave them out: {layout.some(diverged)}"
     yield f"fit them next:  {advice.command(keys.FIT, experiment, study=study)}"
     yield f"look at them:   {advice.look_at(active)}"
-
-
-if __name__ == "__main__":
-    entry.main(keys.SWEEP, main, Parameters)

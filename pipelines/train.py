@@ -114,7 +114,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
             break
     history = train(run, prepared.corpus, machines, active)
     print(json.dumps(dict(zip(history.domains, history.losses[-1], strict=True)), indent=1))
-
-
-if __name__ == "__main__":
-    entry.main(keys.PROXY, main, Parameters)

@@ -98,7 +98,3 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         mlflow.set_tag(keys.NOTE, markdown.fitting_parts([note, layout.description(more)]))
         mlflow.log_text("\n".join(lines + more), layout.REPORT)
         print("\n".join(more))
-
-
-if __name__ == "__main__":
-    entry.main(keys.VERIFY, main, Parameters)

@@ -184,9 +184,9 @@ def test_nothing_works_while_it_is_imported() -> None:
             main = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
             types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
             logged = ast.unparse(node).startswith("mlflow.models.set_model(")  # a model from code
-            assert text or main or types or logged or isinstance(node, allowed), (
-                f"{path}:{node.lineno}"
-            )
+            forked = path.name == "preload.py" and ast.unparse(node) == "main()"
+            works = text or main or types or logged or forked
+            assert works or isinstance(node, allowed), f"{path}:{node.lineno}"
 
 
 def test_training_knows_nothing_of_what_comes_after() -> None:

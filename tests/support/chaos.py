@@ -147,7 +147,8 @@ class Command:
         """The processes that train, on a machine without DeepSpeed's launcher."""
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+            servers = [c for c in children if "forkserver" in " ".join(c.cmdline())]
+            return [worker for server in servers for worker in server.children()]
         return []
 
 

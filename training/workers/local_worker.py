@@ -1,7 +1,10 @@
 """A worker of one process on this machine."""
 
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -11,19 +14,23 @@ from training.workers import worker
 from training.workers.messages import Event, Job
 from training.workers.signals import end_with_parent
 
-CONTEXT = multiprocessing.get_context("spawn")
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class LocalWorker:
     """A child process, and the pipe of its events.
 
-    Workers share no queue: one that is killed while it writes would block the others.
+    Workers share no queue: one that is killed while it writes would block the others. The first
+    one of a command waits for the fork server to import the libraries.
     """
 
     def __init__(self, job: Job, index: int) -> None:
         self._events, self._their_end = CONTEXT.Pipe(duplex=False)
         self.name = f"worker-{index}"
-        self._process = CONTEXT.Process(target=_work, args=(job, index, self._their_end))
+        args = (job, index, self._their_end, dict(os.environ))
+        self._process = CONTEXT.Process(target=_work, args=args)
+        self._starting = threading.Thread(target=self._start, daemon=True)
+        self._unwanted = self._lost = False
 
     @property
     def pid(self) -> int | None:
@@ -31,23 +38,39 @@ class LocalWorker:
 
     @property
     def exitcode(self) -> int | None:
-        return self._process.exitcode
+        return -signal.SIGKILL if self._lost else self._process.exitcode
 
     def start(self) -> None:
-        self._process.start()
+        CONTEXT.set_forkserver_preload(["training.workers.preload"])
+        self._starting.start()
+
+    def _start(self) -> None:
+        try:
+            self._process.start()
+        except (EOFError, OSError):  # the fork server was killed
+            self._lost = True
         self._their_end.close()  # so that the pipe ends with the process
+        if self._unwanted and self._is_started():
+            self._process.terminate()
 
     def is_alive(self) -> bool:
-        return self._process.is_alive()
+        return self._starting.is_alive() or self._process.is_alive()
 
     def terminate(self) -> None:
-        self._process.terminate()
+        self._unwanted = True
+        if self._is_started():
+            self._process.terminate()
 
     def kill(self) -> None:
-        self._process.kill()
+        if self._is_started():
+            self._process.kill()
 
     def join(self, timeout: float) -> None:
-        self._process.join(timeout)
+        if self._is_started():
+            self._process.join(timeout)
+
+    def _is_started(self) -> bool:
+        return self._process.pid is not None
 
     def events(self) -> list[Event]:
         """The events that have arrived."""
@@ -58,7 +81,11 @@ class LocalWorker:
         return events
 
 
-def _work(job: Job, index: int, events: "Connection[Any, Any]") -> None:
+def _work(
+    job: Job, index: int, events: "Connection[Any, Any]", environment: dict[str, str]
+) -> None:
+    os.environ.clear()  # of the fork server, which may be older than the job
+    os.environ.update(environment)
     secrets.guard()
     end_with_parent()
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -100,6 +101,7 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
 @contextmanager
 def terminal_blocked() -> Iterator[None]:
     """Block the terminal's signals in children started here; their parent ends them."""
+    resource_tracker.ensure_running()  # multiprocessing's, whose start would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
     try:
         yield
