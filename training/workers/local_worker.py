@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -14,7 +15,7 @@ from training.workers import worker
 from training.workers.messages import Event, Job
 from training.workers.signals import end_with_parent
 
-CONTEXT = multiprocessing.get_context("forkserver")
+LONGEST = 60  # characters of the temporary folder's path; a socket's name has at most 107
 
 
 class LocalWorker:
@@ -25,10 +26,10 @@ class LocalWorker:
     """
 
     def __init__(self, job: Job, index: int) -> None:
-        self._events, self._their_end = CONTEXT.Pipe(duplex=False)
+        self._events, self._their_end = multiprocessing.Pipe(duplex=False)
         self.name = f"worker-{index}"
         args = (job, index, self._their_end, dict(os.environ))
-        self._process = CONTEXT.Process(target=_work, args=args)
+        self._process = _context().Process(target=_work, args=args)
         self._starting = threading.Thread(target=self._start, daemon=True)
         self._unwanted = self._lost = False
 
@@ -41,7 +42,6 @@ class LocalWorker:
         return -signal.SIGKILL if self._lost else self._process.exitcode
 
     def start(self) -> None:
-        CONTEXT.set_forkserver_preload(["training.workers.preload"])
         self._starting.start()
 
     def _start(self) -> None:
@@ -79,6 +79,16 @@ class LocalWorker:
             while self._events.poll():
                 events.append(self._events.recv())
         return events
+
+
+def _context() -> Any:
+    """How workers are started: forked from the fork server, whose socket lies in the temporary
+    folder; each on its own where the folder's path is too long for that."""
+    if len(tempfile.gettempdir()) > LONGEST:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.workers.preload"])
+    return context
 
 
 def _work(
