@@ -21,6 +21,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
     workspace = studies.load(parameters.study).workspace
     before = courier.count(workspace)
     outbox.close_dead(workspace)
+    print(f"deliver: sending the logs of {layout.count(before, 'run')}", flush=True)
     with stores.short_timeouts():
         waits = Courier(workspace, Home(active.info.experiment_id, active.info.run_id)).deliver()
     sent = max(0, before - waits.outboxes)

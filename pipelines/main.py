@@ -29,6 +29,7 @@ from pipelines.runs.fitted_runs import purpose_of
 from pipelines.runs.proxy_runs import proxy_runs, refuse_design
 from pipelines.study import load as studies
 from pipelines.study import search_problem
+from pipelines.study.prepared import Prepared
 from pipelines.sweep import sweep
 from pipelines.verify import conclude
 from training.engine import kernels
@@ -69,6 +70,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         return
     preflight.training(study, machines, [*study.sweep.sizes, study.target.size])
     refuse_design(study)
+    earlier_sweeps.refuse_incomparable(study, Prepared.find(study), active.info.experiment_id)
     kernels.build_for(machines)
     with entry.stage(keys.PREPARE, name=study.name):
         prepared = prepare(study)

@@ -13,6 +13,7 @@ import mlflow
 
 from pipelines.command import table, texts
 from pipelines.runs import sweep_status
+from pipelines.runs.sweep_status import Status
 from pipelines.study import load as studies
 from pipelines.study.prepared import Prepared
 from training import run_log
@@ -53,17 +54,14 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
             f"study: the text of {study.name!r} is not prepared in {study.workspace}, so it has no "
             "sweep there; start it with the entry point sweep"
         )
+    _refuse_without_sweep(prepared, active)
     if parameters.clean:
-        for line in _clean(prepared, active):
-            print(line)
-    while True:
-        status = sweep_status.gather(prepared, active)
-        shown = "\n".join(sweep_status.lines(status))
-        print(CLEAR + shown if parameters.watch and sys.stdout.isatty() else shown, flush=True)
-        ended = status.count(sweep_status.DONE, sweep_status.DIVERGED, sweep_status.FAILED)
-        if not parameters.watch or ended == len(status.runs):
-            break
-        time.sleep(WATCH_SECONDS)
+        print("\n".join(_clean(prepared, active)) or "nothing to clean")
+    status = _shown(prepared, active, clear=parameters.watch and sys.stdout.isatty())
+    with suppress(KeyboardInterrupt):  # how watching ends
+        while parameters.watch and not status.is_over():
+            time.sleep(WATCH_SECONDS)
+            status = _shown(prepared, active, clear=sys.stdout.isatty())
     mlflow.log_text(status.table().to_csv(index=False), sweep_status.FILE)
     mlflow.log_metrics(
         {
@@ -71,6 +69,25 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
             **{f"runs_{s}": status.count(s) for s in ("done", "running", "waiting", "failed")},
         }
     )
+
+
+def _shown(prepared: Prepared, active: mlflow.ActiveRun, *, clear: bool) -> Status:
+    """The status, which is printed; on a terminal that is cleared first."""
+    status = sweep_status.gather(prepared, active)
+    text = "\n".join(sweep_status.lines(status))
+    print(CLEAR + text if clear else text, flush=True)
+    return status
+
+
+def _refuse_without_sweep(prepared: Prepared, active: mlflow.ActiveRun) -> None:
+    """Raise InputError if the experiment of the active run has no sweep of a study."""
+    place, tag = active.info.experiment_id, prepared.tag
+    if not search([place], f"tags.{keys.STAGE} = '{keys.SWEEP}' and tags.{keys.STUDY} = '{tag}'"):
+        raise InputError(
+            f"study: experiment {mlflow.get_experiment(place).name!r} has no sweep of "
+            f"{prepared.study.name!r} as the study file now describes it ({tag}); start it with "
+            "the entry point sweep, or name its experiment (--experiment-name)"
+        )
 
 
 def _clean(prepared: Prepared, active: mlflow.ActiveRun) -> Iterator[str]:

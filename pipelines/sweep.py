@@ -43,12 +43,12 @@ def sweep(
 ) -> None:
     """Train the study's proxies below the active run, here or by the tasks of a Slurm array."""
     study = prepared.study
+    earlier_sweeps.refuse_incomparable(study, prepared, active.info.experiment_id)
     mlflow.set_tag(keys.STUDY, prepared.tag)
     purpose = purpose_of(study, prepared)
     log_params(active.info.run_id, purpose.params())
     mlflow.set_tag(keys.BUNDLES, json.dumps(purpose.bundles))
     mlflow.log_dict(study.model_dump(mode="json"), "study.json")
-    earlier_sweeps.refuse_incomparable(prepared, active.info.experiment_id)
     kept = earlier_sweeps.design(prepared, active.info.experiment_id)
     earlier_sweeps.log_design(prepared, proxy_runs.mixtures(prepared, kept))
     runs = planned_runs(prepared, active)
@@ -116,6 +116,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         return
     preflight.training(study, machines, study.sweep.sizes, here=array is None)
     refuse_design(study)
+    earlier_sweeps.refuse_incomparable(study, Prepared.find(study), active.info.experiment_id)
     if array is None:
         kernels.build_for(machines)
     else:
@@ -136,8 +137,8 @@ def _end(prepared: Prepared, study: str, active: mlflow.ActiveRun) -> Iterator[s
         if keys.DIVERGED in run.data.tags and run.data.tags.get(keys.STUDY) == tag
     ]
     yield (
-        f"sweep: all {runs} runs are done, {trained} of them trained now; tags.{keys.STUDY} = "
-        f"'{tag}'"
+        f"sweep: all {runs} runs are done, {trained} of them since this command started; "
+        f"tags.{keys.STUDY} = '{tag}'"
     )
     if diverged:
         yield f"  {len(diverged)} of them diverged; fits leave them out: {layout.some(diverged)}"

@@ -8,6 +8,7 @@ from mlflow.entities import Run
 
 from optimization.design.space_filling import HALVED, SPREAD
 from pipelines.study.prepared import TAG_DIGITS, Prepared
+from pipelines.study.study import Study
 from training.record import keys, layout
 from training.record.errors import InputError
 from training.record.mlflow_runs import search
@@ -21,27 +22,30 @@ MISSING = "absent"
 DESIGN = "design.json"  # an artifact of a sweep
 
 
-def refuse_incomparable(prepared: Prepared, experiment_id: str) -> None:
+def refuse_incomparable(study: Study, prepared: Prepared | None, experiment_id: str) -> None:
     """Raise InputError if the experiment holds runs of a study of this name with other losses.
 
     A fit of the study would leave them out, and a user would believe that the study had grown.
+    Before its text is prepared, only what the study file says is compared.
     """
-    earlier = _earlier(prepared, experiment_id)
+    earlier = _earlier(study, prepared.tag if prepared else "", experiment_id)
     if earlier is None:
         return
-    differences = list(_differences(_logged(earlier, "study.json"), prepared))
+    differences = list(_differences(_logged(earlier, "study.json"), study))
+    if prepared is None and not differences:
+        return
     what = layout.some(differences) if differences else "the text of its domains"
     raise InputError(
-        f"name: study {prepared.study.name!r} has runs in this experiment whose losses cannot be "
+        f"name: study {study.name!r} has runs in this experiment whose losses cannot be "
         f"compared with those that it would train now, because this has changed: {what}; undo "
         "that to go on with them, or start a study of its own: another name, or another experiment "
         "(--experiment-name)"
     )
 
 
-def _earlier(prepared: Prepared, experiment_id: str) -> Run | None:
+def _earlier(study: Study, tag: str, experiment_id: str) -> Run | None:
     """The newest sweep of a study of this name that trained runs under another tag."""
-    name, tag = prepared.study.name, prepared.tag
+    name = study.name
     trained = {
         run.data.tags.get(keys.STUDY, "")
         for run in search([experiment_id], f"tags.{keys.STAGE} = '{keys.PROXY}'")
@@ -95,9 +99,9 @@ def _logged(sweep: Run, name: str) -> dict[str, Any]:
     return value
 
 
-def _differences(before: Mapping[str, Any], prepared: Prepared) -> Iterator[str]:
+def _differences(before: Mapping[str, Any], study: Study) -> Iterator[str]:
     """`key: old → new` of the keys on which losses depend."""
-    now = prepared.study.model_dump(mode="json")
+    now = study.model_dump(mode="json")
     for section in SECTIONS if before else ():
         old, new = _flat(before.get(section, {}), section), _flat(now[section], section)
         for key in dict.fromkeys((*old, *new)):

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from pipelines.study.study import Study
 from training.engine.devices import Machines, check_compiler, visible_gpus
 from training.record import sqlite_store, stores
-from training.record.errors import InputError, first_line
+from training.record.errors import InputError
 from training.workers import launcher
 
 DATABASES = ("postgresql", "postgres", "mysql", "mssql", "sqlite")
@@ -109,4 +109,5 @@ def _store(uri: str, what: str, table: str) -> None:
                 else:
                     client.search_registered_models(max_results=1)
         except MlflowException as error:
-            raise InputError(f"{what} {uri!r} cannot be used: {first_line(error)}") from error
+            reason = stores.unanswered(error)
+            raise InputError(f"{what} {uri!r} cannot be used: {reason}") from error

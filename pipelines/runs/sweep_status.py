@@ -19,7 +19,7 @@ from training.run import Run, fingerprint
 from training.workers import ledger as ledgers
 
 DONE, DIVERGED, RUNNING, WAITING, FAILED = "done", "diverged", "running", "waiting", "failed"
-DELIVERING = "trained, its log waits for the tracking server"
+DELIVERING = "trained, not delivered yet"
 FILE = "status.csv"  # the artifact of a sweep
 LOG_SECONDS = 60
 
@@ -40,7 +40,7 @@ class RunStatus:
     reason: str = ""
     """Why it failed or diverged."""
     seconds: float = 0.0
-    """Wall time of its MLflow run."""
+    """That its training took, at its median speed."""
 
     @property
     def steps(self) -> int:
@@ -56,9 +56,7 @@ class RunStatus:
     @property
     def flops_per_second(self) -> float:
         return (
-            self.flops
-            / (self.steps * self.run.training.tokens_per_step)
-            * (self.tokens_per_second if self.state == RUNNING else 0.0)
+            self.flops / (self.steps * self.run.training.tokens_per_step) * self.tokens_per_second
         )
 
 
@@ -68,12 +66,17 @@ class Status:
 
     name: str
     tag: str
+    experiment: str
     runs: list[RunStatus]
     undelivered: int
     """Runs whose logs wait on this machine's disk."""
 
     def count(self, *states: str) -> int:
         return sum(run.state in states for run in self.runs)
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to train or to deliver."""
+        return self.count(DONE, DIVERGED, FAILED) == len(self.runs)
 
     def table(self) -> pd.DataFrame:
         """One row for each proxy."""
@@ -105,7 +108,8 @@ def gather(prepared: Prepared, active: mlflow.ActiveRun) -> Status:
         for key in [fingerprint(run)]
     ]
     undelivered = courier.count(prepared.study.workspace)
-    return Status(prepared.study.name, prepared.tag, runs, undelivered)
+    named = str(mlflow.get_experiment(experiment).name)
+    return Status(prepared.study.name, prepared.tag, named, runs, undelivered)
 
 
 def _of_run(
@@ -115,12 +119,11 @@ def _of_run(
         reason = (
             finished.data.tags.get(keys.ERROR, "") if keys.DIVERGED in finished.data.tags else ""
         )
-        seconds = ((finished.info.end_time or 0) - finished.info.start_time) / 1000
         state = DIVERGED if reason else DONE
         speed = finished.data.metrics.get(keys.TOKENS_PER_SECOND, 0.0)
-        return RunStatus(
-            run, state, flops, reason=reason, seconds=max(0.0, seconds), tokens_per_second=speed
-        )
+        tokens = finished.data.metrics.get(keys.TOKENS, 0.0)
+        seconds = tokens / speed if speed else 0.0
+        return RunStatus(run, state, flops, reason=reason, seconds=seconds)
     if trial is None or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return RunStatus(run, WAITING, flops)
     if trial.state == TrialState.FAIL and ledgers.is_given_up(trial):
@@ -128,17 +131,18 @@ def _of_run(
         return RunStatus(run, FAILED, flops, reason=reason)
     if trial.state != TrialState.RUNNING:
         deaths = trial.user_attrs.get(ledgers.DEATHS, [])
-        reason = f"after: {deaths[-1]}" if deaths else ""
+        reason = f"its last worker ended: {deaths[-1]}" if deaths else ""
         return RunStatus(run, WAITING, flops, reason=reason)
     worker = trial.user_attrs.get(ledgers.CLAIMED_BY, ["? ? ? ? ?"])[0]
     if process.is_dead(worker):
         return RunStatus(run, WAITING, flops, reason="its worker was killed")
     progress = trial.user_attrs.get(ledgers.PROGRESS, {})
-    step = int(progress.get("step", 0))
+    trained, steps = trial.user_attrs.get(ledgers.TRAINED), run.training.steps
+    step = steps if trained else int(progress.get("step", 0))
     host, *_, pid, _ = worker.split()
     return RunStatus(
         run,
-        DELIVERING if step == run.training.steps else RUNNING,
+        DELIVERING if trained else RUNNING,
         flops,
         where=f"{host}, process {pid}",
         step=step,
@@ -156,14 +160,16 @@ def lines(status: Status) -> Iterator[str]:
     ]
     if delivering := status.count(DELIVERING):
         parts.append(f"{delivering} {DELIVERING}")
-    yield f"sweep of study {status.name!r} ({status.tag}): {layout.count(len(status.runs), 'run')}"
+    yield (
+        f"sweep of study {status.name!r} ({status.tag}) in experiment {status.experiment!r}: "
+        f"{layout.count(len(status.runs), 'run')}"
+    )
     yield f"  {', '.join(parts)}"
     total = sum(run.flops for run in status.runs)
     done = sum(run.flops_done for run in status.runs)
-    speed = sum(run.flops_per_second for run in status.runs)
-    yield f"  FLOPs: {done:.2e} of {total:.2e}, {done / total:.0%}{_left(total - done, speed)}"
+    yield f"  FLOPs: {done:.2e} of {total:.2e}, {done / total:.0%}{_left(status, total - done)}"
     seconds = sum(run.seconds for run in status.runs)
-    yield f"  cost so far: {layout.duration(seconds / 3600)} of one worker, in runs that ended"
+    yield f"  cost so far: {layout.duration(seconds / 3600)} of training, in runs that ended"
     if status.undelivered:
         yield (
             f"  on this machine's disk: the logs of {layout.count(status.undelivered, 'run')}, "
@@ -181,10 +187,13 @@ def lines(status: Status) -> Iterator[str]:
             yield f"{run.state}: {run.run.name}: {run.reason}"
 
 
-def _left(flops: float, speed: float) -> str:
+def _left(status: Status, flops: float) -> str:
+    """What the FLOPs that are left take at the present speed."""
+    training = [run for run in status.runs if run.state == RUNNING]
+    speed = sum(run.flops_per_second for run in training)
     if flops and speed:
         return f"; about {layout.duration(flops / speed / 3600)} left at {speed:.2e} FLOP/s"
-    return "; nobody trains" if flops else ""
+    return "" if training or not flops else "; nobody trains"
 
 
 @contextmanager

@@ -186,7 +186,8 @@ def test_nothing_breaks_the_studys_rules_and_no_stray_run_is_fitted(
     # how the sweep ends, and the fit that it names
     (tag,) = {r.data.tags["study"] for r in runs_of("proxy")}
     assert (
-        f"sweep: all 10 runs are done, 2 of them trained now; tags.study = '{tag}'" in swept.stdout
+        f"sweep: all 10 runs are done, 2 of them since this command started; tags.study = '{tag}'"
+        in swept.stdout
     )
     assert f"mlflow run . --env-manager uv -e fit -P study={study}" in swept.stdout
     fitted = run_entry("fit", "--study", study, "--compare=false")

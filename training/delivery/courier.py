@@ -6,7 +6,6 @@ step, time and value once, so that nothing is doubled.
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -137,7 +136,7 @@ class Courier:
             code = error.error_code if isinstance(error, MlflowException) else ""
             away = isinstance(error, MlflowException | ConnectionError | TimeoutError)
             if away and code not in REFUSED:
-                waits.away = _short(error)
+                waits.away = masked(stores.unanswered(error))
             else:
                 waits.refused = masked(f"{type(error).__name__}: {first_line(error)}")
 
@@ -268,13 +267,6 @@ class Courier:
 def count(workspace: Path) -> int:
     """Number of runs of which the server lacks records."""
     return sum(map(_has_records, outbox.waiting(workspace)))
-
-
-def _short(error: Exception) -> str:
-    """Why a server does not answer, in a few words."""
-    text = masked(first_line(error))
-    cause = re.search(r"\[Errno -?\d+\] [\w ]+|[\w ]*timed out|Connection aborted", text)
-    return cause[0].strip() if cause and "Max retries exceeded" in text else text
 
 
 def _sent(box: Outbox) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checks that folders are writable and databases answer, before they are used."""
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -85,6 +86,15 @@ def _reason(url: str, error: Exception) -> str:
     if isinstance(error, DBAPIError) and error.orig is not None:
         return first_line(error.orig)
     return first_line(error)
+
+
+def unanswered(error: Exception) -> str:
+    """Why a server does not answer, in a few words."""
+    text = first_line(error)
+    if "Max retries exceeded" not in text:
+        return text
+    cause = re.search(r"\[Errno -?\d+\] [\w ]+|[\w ]*timed out|Connection aborted", text)
+    return f"it does not answer ({cause[0].strip() if cause else 'no connection'})"
 
 
 def _timeout(address: sqlalchemy.URL) -> dict[str, int]:

@@ -140,8 +140,8 @@ class Ledger:
     ) -> None:
         """Claim and train runs until none is left; waits for runs that other workers hold.
 
-        `waiting` is called with the number of runs that others hold, and of this worker's whose log
-        waits for the tracking server, while none can be claimed. `token` is the parent's name for
+        `waiting` is called with the number of runs that others train, and of those whose log waits
+        for the tracking server, while none can be claimed. `token` is the parent's name for
         this worker. If `train` raises, its run is enqueued again; an exception other than
         InputError and KeyboardInterrupt counts as a death.
         """
@@ -152,10 +152,11 @@ class Ledger:
                     self._complete(trial_id, undelivered.pop(trial_id))
                 trial = self._patiently(lambda: self._claim(token))
                 if trial is None:
-                    others = len(set(self._patiently(self._running)) - set(undelivered))
-                    if not others and not undelivered:
+                    held = self._patiently(lambda: self._trials(TrialState.RUNNING))
+                    trained = [t for t in held if t.user_attrs.get(TRAINED)]
+                    if not held and not undelivered:
                         return
-                    waiting(others, len(undelivered))
+                    waiting(len(held) - len(trained), max(len(trained), len(undelivered)))
                     time.sleep(POLL_SECONDS)
                     self._patiently(self._retry_dead)
                     continue
@@ -243,9 +244,6 @@ class Ledger:
             self._held[trial_id] = Claim(_run(trial), trial.user_attrs.get(DEATHS, []))
             return trial
         return None
-
-    def _running(self) -> list[int]:
-        return self._storage.running(self._study._study_id)
 
     def _mark(self, trial_id: int, key: str, value: bool) -> None:
         with suppress(optuna.exceptions.UpdateFinishedTrialError):

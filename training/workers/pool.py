@@ -116,6 +116,7 @@ class _Pool:
         self._limit = ATTEMPTS - 1 if single else RESTARTS
         self._members: list[_Member] = []
         self._restarts = 0  # since a run ended
+        self._away_since: float | None = None  # the tracking server, by the monotonic clock
         self._finished = self._tokens = 0
         self._flops: dict[str, int] = {}  # of each run so far
         self._bar = tqdm(
@@ -310,6 +311,7 @@ class _Pool:
                 texts.append(f"{self._tokens / elapsed:,.0f} tokens/s")
         else:
             texts.append(f"no update for {quiet:.0f} s")
+        self._tell_of_server(self._courier.blocked_since)
         if (since := self._courier.blocked_since) is not None:
             waiting = layout.count(self._courier.waits.outboxes, "run")
             seconds = time.monotonic() - since
@@ -318,6 +320,21 @@ class _Pool:
             texts.append(f"tracking server {what} for {seconds:.0f} s, {waiting} on disk")
         self._bar.set_postfix_str("; ".join(texts), refresh=False)
         self._bar.update(0)
+
+    def _tell_of_server(self, since: float | None) -> None:
+        """A line when the tracking server goes away, and one when it is back."""
+        if self._away_since is None and since is not None:
+            reason = self._courier.waits.away or self._courier.waits.refused
+            self._bar.write(
+                f"tracking server: {reason}; training goes on, and what it logs waits in "
+                f"{outbox.folder(self._workspace)}"
+            )
+        elif self._away_since is not None and since is None:
+            seconds = time.monotonic() - self._away_since
+            self._bar.write(
+                f"tracking server: it answers again, after {layout.duration(seconds / 3600)}"
+            )
+        self._away_since = since
 
 
 def _end(workers: Sequence[LocalWorker | LaunchedWorker]) -> None:

@@ -40,6 +40,7 @@ WARN_SECONDS = 120  # before a task's time is over
 POLL_SECONDS = 5.0
 REFRESH_SECONDS, LOG_SECONDS = 1, 15  # refresh of the progress line, on a terminal and in a log
 ANSWER_SECONDS = 60  # timeout of a command of Slurm
+NO_CONTROLLER = ("configuration source", "Unable to contact slurm controller")
 PATIENCE_SECONDS = 600  # without an answer of Slurm or the ledger before the command ends
 OWN = ("array", "job-name", "export", "chdir", "wrap")  # of sbatch: set or excluded by this module
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -284,6 +285,11 @@ def _slurm(command: str, *arguments: str, environment: dict[str, str] | None = N
         raise InputError(f"{command} does not answer within {ANSWER_SECONDS} seconds") from error
     if done.returncode:
         lines = filter(None, map(str.strip, done.stderr.splitlines()))
-        said = "; ".join(re.sub(rf"^{command}: (error: )?", "", line) for line in lines)
-        raise InputError(f"{command}: {said or f'exit code {done.returncode}'}")
+        said = [re.sub(rf"^{command}: (error: |fatal: )?", "", line) for line in lines]
+        if any(text in line for line in said for text in NO_CONTROLLER):
+            raise InputError(
+                f"launcher: no Slurm answers on this machine ({said[-1]}); run the command where "
+                "Slurm jobs are submitted, or leave launcher out"
+            )
+        raise InputError(f"{command}: {'; '.join(said) or f'exit code {done.returncode}'}")
     return done.stdout.strip()

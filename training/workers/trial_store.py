@@ -55,12 +55,6 @@ class TrialStore(optuna.storages.RDBStorage):
         )
         return found[0] if found else None
 
-    def running(self, study_id: int) -> list[int]:
-        """The ids of the trials that workers hold."""
-        return self._numbers(
-            "SELECT trial_id FROM trials WHERE study_id = :study AND state = 'RUNNING'", study_id
-        )
-
     def is_running_twice(self, study_id: int, trial_id: int, key: str, value: str) -> bool:
         """Whether an older trial with the same value of a user attribute runs too."""
         query = (
