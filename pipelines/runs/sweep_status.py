@@ -133,7 +133,9 @@ def _of_run(
         deaths = trial.user_attrs.get(ledgers.DEATHS, [])
         reason = f"its last worker ended: {deaths[-1]}" if deaths else ""
         return RunStatus(run, WAITING, flops, reason=reason)
-    worker = trial.user_attrs.get(ledgers.CLAIMED_BY, ["? ? ? ? ?"])[0]
+    if ledgers.CLAIMED_BY not in trial.user_attrs:  # its worker was killed as it claimed it
+        return RunStatus(run, WAITING, flops)
+    worker = trial.user_attrs[ledgers.CLAIMED_BY][0]
     if process.is_dead(worker):
         return RunStatus(run, WAITING, flops, reason="its worker was killed")
     progress = trial.user_attrs.get(ledgers.PROGRESS, {})

@@ -102,6 +102,7 @@ def test_what_a_server_that_stays_away_has_missed_is_delivered_later(
         command = Command("sweep", "--study", study, "--workers", "2", env=env, log=log)
         while not list(workspace.glob("outbox/*/journal")):
             assert command.process.poll() is None, log.read_text()
+            time.sleep(0.1)
     assert command.process.wait(WAIT_SECONDS) == 1
     assert "; training goes on, and what it logs waits in " in log.read_text()
     last = log.read_text().rstrip().splitlines()[-1]
@@ -130,6 +131,7 @@ def test_what_a_server_that_stays_away_has_missed_is_delivered_later(
         command = Command("sweep", "--study", study, "--workers", "1", env=env, log=log)
         while not list(workspace.glob("outbox/*/journal")):
             assert command.process.poll() is None, log.read_text()
+            time.sleep(0.1)
     assert command.process.wait(WAIT_SECONDS) == 1
     elsewhere = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
     done = run_entry("deliver", "--study", study, env={"MLFLOW_TRACKING_URI": elsewhere})

@@ -271,8 +271,8 @@ def count(workspace: Path) -> int:
 
 def _sent(box: Outbox) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads((box.folder / SENT).read_text())
-        return value
+        value: Any = json.loads((box.folder / SENT).read_text())
+        return value if isinstance(value, dict) else {}
     except (FileNotFoundError, ValueError):  # the run is found by its tag
         return {}
 

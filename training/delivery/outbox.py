@@ -12,6 +12,7 @@ deletes the folder when the server has all of them.
 
 import getpass
 import json
+import logging
 import os
 import shutil
 import time
@@ -26,16 +27,20 @@ from mlflow.entities import DatasetInput, Metric
 
 from training.engine import checkpoint
 from training.record import keys
-from training.record.errors import DivergedError
+from training.record.errors import DivergedError, first_line
 from training.record.files import write_json
 from training.record.mlflow_runs import METRIC_BATCH
 from training.record.secrets import masked
 from training.record.version import version
 from training.run import Run, fingerprint
 
-OUTBOX = "outbox"
+logger = logging.getLogger("training")
+
+OUTBOX, DAMAGED = "outbox", "outbox.damaged"
 HEADER, JOURNAL, SENT, ARTIFACTS = "run.json", "journal", "sent.json", "artifacts"
 LIMIT_BYTES = 2**30  # of records that wait in a workspace before no new run begins
+
+_SOUND: dict[Path, int] = {}  # folder of an outbox → bytes of its journal that can be read
 
 Patience = Callable[[str, Callable[[], Any]], Any]
 """Calls a function until the disk has space; the text says what it waits for."""
@@ -117,6 +122,23 @@ class Outbox:
         """Raises FileNotFoundError if the server has everything."""
         return Header(**json.loads((self.folder / HEADER).read_text()))
 
+    def is_sound(self) -> bool:
+        """Whether its header and records can be read; a damaged one is moved aside, and the log
+        says where."""
+        try:
+            _ = self.header
+            for end, _ in self.records(_SOUND.get(self.folder, 0)):
+                _SOUND[self.folder] = end
+        except FileNotFoundError:
+            pass  # delivered meanwhile, or without a record
+        except (ValueError, TypeError) as error:
+            place = self.folder.parents[1] / DAMAGED / self.name
+            place.parent.mkdir(exist_ok=True)
+            self.folder.rename(place)
+            logger.warning(f"{self.folder} is damaged ({first_line(error)}); moved to {place}")
+            return False
+        return True
+
     def is_delivered(self) -> bool:
         """Whether the server has everything."""
         return not (self.folder / HEADER).exists()
@@ -133,7 +155,10 @@ class Outbox:
             for line in file:
                 if line.endswith(b"\n"):  # the last one may be half written
                     start += len(line)
-                    yield start, json.loads(line)
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise ValueError(f"a record before byte {start} is not an object")
+                    yield start, record
 
     def size(self) -> int:
         """Bytes of the journal."""
@@ -274,7 +299,7 @@ def of_run(run: Run, experiment_id: str | None = None) -> list[Outbox]:
     for path in sorted(folder(run.workspace).glob(f"{fingerprint(run)}-*")):
         box = Outbox(path)
         with suppress(FileNotFoundError):  # delivered meanwhile
-            if experiment_id in (None, box.header.experiment_id):
+            if box.is_sound() and experiment_id in (None, box.header.experiment_id):
                 boxes.append(box)
     return boxes
 
@@ -283,8 +308,10 @@ def waiting(workspace: Path) -> list[Outbox]:
     """The outboxes of a workspace, oldest first."""
     boxes = []
     for path in folder(workspace).glob("*/"):
-        with suppress(FileNotFoundError, ValueError):  # delivered meanwhile, or never begun
-            boxes.append((Outbox(path).header.started, path))
+        box = Outbox(path)
+        with suppress(FileNotFoundError):  # delivered meanwhile, or never begun
+            if box.is_sound():
+                boxes.append((box.header.started, path))
     return [Outbox(path) for _, path in sorted(boxes)]
 
 

@@ -38,6 +38,8 @@ class LaunchedWorker:
     """A worker of several processes: on this machine, those of the job's hostfile or those of the
     Slurm job in which this process runs."""
 
+    fault, is_orphaned = "", False  # as of a local worker
+
     def __init__(self, job: Job, index: int) -> None:
         self.name = f"worker-{index}"
         self._job, self._index = job, index
@@ -97,7 +99,7 @@ class LaunchedWorker:
     def terminate(self) -> None:
         """End the processes. DeepSpeed's launcher would kill them, so the first one is told."""
         self._leaving = True
-        if not self._connected:
+        if not self._connected and self._process is not None:
             self._signal(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -2,75 +2,102 @@
 
 import multiprocessing
 import os
-import signal
 import sys
-import tempfile
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
 
 from training.record import secrets
 from training.workers import worker
 from training.workers.messages import Event, Job
 from training.workers.signals import end_with_parent
 
-LONGEST = 60  # characters of the temporary folder's path; a socket's name has at most 107
+SERVER_LOST = 255  # what multiprocessing gives as the exit code then
 
 
 class LocalWorker:
     """A child process, and the pipe of its events.
 
-    Workers share no queue: one that is killed while it writes would block the others. The first
-    one of a command waits for the fork server to import the libraries.
+    Workers share no queue: one that is killed while it writes would block the others. They are
+    forked from multiprocessing's fork server, for whose imports the first one waits; where there
+    can be none, such as in a temporary folder whose path is too long for its socket, each worker
+    imports the libraries itself.
     """
 
     def __init__(self, job: Job, index: int) -> None:
         self._events, self._their_end = multiprocessing.Pipe(duplex=False)
         self.name = f"worker-{index}"
-        args = (job, index, self._their_end, dict(os.environ))
-        self._process = _context().Process(target=_work, args=args)
+        self.fault = ""
+        """Why it could not be started."""
+        self._arguments = (job, index, self._their_end, dict(os.environ))
+        self._process: Any = None
+        self._handle: psutil.Process | None = None
         self._starting = threading.Thread(target=self._start, daemon=True)
-        self._unwanted = self._lost = False
+        self._unwanted = False
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self._process.pid if self._process else None
 
     @property
     def exitcode(self) -> int | None:
-        return -signal.SIGKILL if self._lost else self._process.exitcode
+        return self._process.exitcode if self._process else None
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the fork server was killed, which its workers notice and end."""
+        return self.exitcode == SERVER_LOST
 
     def start(self) -> None:
         self._starting.start()
 
     def _start(self) -> None:
         try:
-            self._process.start()
-        except (EOFError, OSError):  # the fork server was killed
-            self._lost = True
+            process = self._started("forkserver")
+        except EOFError:
+            self.fault = "the process that starts workers was killed"
+        except OSError:
+            try:
+                process = self._started("spawn")
+            except OSError as error:
+                self.fault = f"it cannot be started: {error}"
         self._their_end.close()  # so that the pipe ends with the process
-        if self._unwanted and self._is_started():
-            self._process.terminate()
+        if not self.fault:
+            with suppress(psutil.NoSuchProcess):  # it has ended already
+                self._handle = psutil.Process(process.pid)
+            self._process = process
+            if self._unwanted:
+                process.terminate()
+
+    def _started(self, method: str) -> Any:
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["training.workers.preload"])
+        process = context.Process(target=_work, args=self._arguments)
+        process.start()
+        return process
 
     def is_alive(self) -> bool:
-        return self._starting.is_alive() or self._process.is_alive()
+        return self._starting.is_alive() or bool(self._process and self._process.is_alive())
 
     def terminate(self) -> None:
         self._unwanted = True
-        if self._is_started():
+        if self._process:
             self._process.terminate()
 
     def kill(self) -> None:
-        if self._is_started():
-            self._process.kill()
+        if self._handle:  # the process itself, whatever multiprocessing knows of it
+            with suppress(psutil.Error):
+                self._handle.kill()
 
     def join(self, timeout: float) -> None:
-        if self._is_started():
+        if self._process:
             self._process.join(timeout)
-
-    def _is_started(self) -> bool:
-        return self._process.pid is not None
+        else:
+            self._starting.join(timeout)
 
     def events(self) -> list[Event]:
         """The events that have arrived."""
@@ -79,16 +106,6 @@ class LocalWorker:
             while self._events.poll():
                 events.append(self._events.recv())
         return events
-
-
-def _context() -> Any:
-    """How workers are started: forked from the fork server, whose socket lies in the temporary
-    folder; each on its own where the folder's path is too long for that."""
-    if len(tempfile.gettempdir()) > LONGEST:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.workers.preload"])
-    return context
 
 
 def _work(

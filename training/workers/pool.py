@@ -113,7 +113,8 @@ class _Pool:
         self._fingerprints = {fingerprint(run) for run in runs}
         single = isinstance(job.work, SingleRun)
         self._engine = job.work.run.engine if isinstance(job.work, SingleRun) else job.work.engine
-        self._limit = ATTEMPTS - 1 if single else RESTARTS
+        several = max(RESTARTS, 2 * job.machines.workers)
+        self._limit = ATTEMPTS - 1 if single else several
         self._members: list[_Member] = []
         self._restarts = 0  # since a run ended
         self._away_since: float | None = None  # the tracking server, by the monotonic clock
@@ -264,8 +265,13 @@ class _Pool:
     def _replace(self, index: int, member: _Member) -> None:
         """Start a worker again that died, and enqueue its run again."""
         code = member.worker.exitcode or 0
-        reason = member.death or (
-            f"killed by signal {-code}" if code < 0 else f"died with exit code {code}"
+        orphaned = member.worker.is_orphaned
+        lost = "the process that starts workers was killed" if orphaned else ""
+        reason = (
+            member.death
+            or member.worker.fault
+            or lost
+            or (f"killed by signal {-code}" if code < 0 else f"died with exit code {code}")
         )
         during = f" during {member.run}" if member.run else ""
         text = f"{member.worker.name}{during}: {reason}"
@@ -280,7 +286,7 @@ class _Pool:
         member.worker.kill()  # what is left of several processes
         member.worker.join(NOTICE_SECONDS)
         if isinstance(self._job.work, Queue):
-            self._release(reason, f"{self._job.token}/{index}")
+            self._release(reason, f"{self._job.token}/{index}", counts=not orphaned)
         elif reason == memory.NO_MEMORY:
             self._halve()
         self._bar.write(f"{text}; started again ({self._restarts} of {self._limit})")
@@ -339,9 +345,9 @@ class _Pool:
 
 def _end(workers: Sequence[LocalWorker | LaunchedWorker]) -> None:
     """End every worker; each saves a checkpoint first, if it can."""
-    workers = [worker for worker in workers if worker.pid is not None]
     for worker in workers:
         worker.terminate()
+    workers = [worker for worker in workers if worker.pid is not None]
     started = time.monotonic()
     for seconds, message in ((NOTICE_SECONDS, ""), (END_SECONDS, "waiting for workers to end")):
         if message and any(worker.is_alive() for worker in workers):
