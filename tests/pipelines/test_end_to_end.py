@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 import transformers
 from mlflow.entities import Run
 
+from pipelines import __main__ as commands
 from tests.support import pages
 from tests.support.commands import ROOT, run_entry, take_ctrl_c
 from tests.support.studies import WriteStudy
@@ -390,10 +390,10 @@ def test_a_mistake_is_one_line_and_a_failed_run(
     assert store
     if entry in ("train", "sweep", "design", "critical", "schedule"):
         parameters = ["--study", write_study(miniature), *parameters]
-    monkeypatch.setattr(sys, "argv", [entry, *parameters])
+    monkeypatch.setattr(sys, "argv", ["pipelines", entry, *parameters])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as end:  # whose text is all that the user sees
-        runpy.run_module(f"pipelines.{entry}", run_name="__main__")
+        commands.main()
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert message in str(end.value.code)

@@ -161,7 +161,7 @@ def test_an_interrupted_import_goes_on(store: str, tmp_path: Path, number: int) 
     source = write_csv(tmp_path / "runs.csv", table(200))
     with entry.stage("first"):  # makes the store's tables
         pass
-    command = [sys.executable, "-m", "pipelines.imports", "--source", source, "--format", "tidy"]
+    command = [sys.executable, "-m", "pipelines", "import", "--source", source, "--format", "tidy"]
     with subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=take_ctrl_c
     ) as begun:

@@ -1,7 +1,6 @@
 """What a command would refuse at last, it refuses at first: before anything is written."""
 
 import re
-import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from pipelines import __main__ as commands
 from pipelines import critical, design, entry, main, prepare, schedule, sweep, train, verify
 from tests.support.commands import call
 from tests.support.studies import WriteStudy
@@ -150,10 +150,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def refused(name: str, *parameters: str) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *parameters])
-        monkeypatch.delitem(sys.modules, f"pipelines.{name}", raising=False)
+        monkeypatch.setattr(sys, "argv", ["pipelines", name, *parameters])
         with pytest.raises(SystemExit) as end:
-            runpy.run_module(f"pipelines.{name}", run_name="__main__")
+            commands.main()
         return str(end.value.code)
 
     yield refused

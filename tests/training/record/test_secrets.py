@@ -137,7 +137,7 @@ def test_a_launched_worker_reads_no_url_from_a_file(
     stores: list[str], miniature: dict[str, Any], write_study: WriteStudy
 ) -> None:
     study = write_study({**miniature, "ledger": stores[0], "workspace": miniature["workspace"]})
-    command = [sys.executable, "-m", "pipelines.train", "--study", study, "--size", "tiny"]
+    command = [sys.executable, "-m", "pipelines", "train", "--study", study, "--size", "tiny"]
     process = subprocess.Popen([*command, "--ranks", "2"], cwd=ROOT, text=True, **BOTH)
     notes: dict[Path, bytes] = {}
     while process.poll() is None:
