@@ -52,6 +52,12 @@ def log(
     mlflow.set_tags(
         {f"{registry.DIAGNOSTIC}{one.name}": one.warning or "ok" for one in fit.diagnostics}
     )
+    if (told := fit.repetition) is not None:
+        worth, low, high = told.at(fit.target.n_params)
+        mlflow.log_metrics({"repetition/wear": told.wear})
+        for name, values in (("worth", worth), ("worth_low", low), ("worth_high", high)):
+            named = dict(zip(fit.observations.domains, values.tolist(), strict=True))
+            mlflow.log_metrics(keys.with_prefix(f"repetition/{name}/", named))
     if fit.unidentified:
         mlflow.set_tag(registry.NOT_IDENTIFIED, "; ".join(fit.unidentified)[: keys.TAG_LIMIT])
     numbers = pulled.table.drop(columns="run").astype(float)
@@ -86,6 +92,7 @@ def _figures(fit: Fit, optima: list[Optimum], unit: str) -> dict[str, Figure | N
         "cross_validation": plots.cross_validation(fit.choice),
         "laws": plots.laws_compared(fit.choice, unit),
         "optimum_by_size": plots.optima(o.domains, optima),
+        "loss_against_epochs": plots.loss_against_epochs(fit, unit) if fit.repetition else None,
     }
 
 

@@ -1,4 +1,5 @@
-"""One fit from beginning to end: transients, the laws, their interval, and the diagnostics."""
+"""One fit from beginning to end: transients, repeated text, the laws, their interval, and the
+diagnostics."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from fitting.data.observations import Noise, Observations
 from fitting.diagnostics import diagnostics, identifiability, interval, optimum
 from fitting.diagnostics.diagnostics import Diagnostic
 from fitting.diagnostics.optimum import Optimum, Space
-from fitting.estimators import candidates
+from fitting.estimators import candidates, repetition
+from fitting.estimators.repetition import Repetition
 from fitting.selection import backtest, choose
 from fitting.selection.choose import ChosenLaw
 from fitting.selection.forms import Options
@@ -26,7 +28,7 @@ Array = np.ndarray
 class Fit:
     """Everything that a fit found."""
 
-    observations: Observations  # those that were fitted
+    observations: Observations  # those that were fitted, as if no text had been repeated
     weights: Array  # (V,)
     target: Target
     choice: ChosenLaw
@@ -38,6 +40,7 @@ class Fit:
     unidentified: list[str]
     noise: Noise | None  # between seeds; None if no run repeats another
     transient: str  # which checkpoints were left out as start-up transients; empty when none
+    repetition: Repetition | None  # what repeated text is worth; None if no run repeats a domain
     cpu_seconds: dict[str, float]  # by stage
 
     def half_width(self, at: Target) -> float:
@@ -87,6 +90,10 @@ def fit(
         with _timed(seconds, "transients"):
             if not keep_transients:
                 observations, transient = _after_burn_in(observations, weights)
+        with _timed(seconds, "repetition"):
+            worth = repetition.estimate(observations) if repetition.repeats(observations) else None
+            if worth is not None:
+                observations = repetition.as_new(observations, worth)
         with _timed(seconds, "choose"):
             choice = choose.choose(observations, weights, target, options)
         with _timed(seconds, "fit"):
@@ -110,6 +117,7 @@ def fit(
         unidentified=identifiability.unidentified(observations, target),
         noise=observations.noise,
         transient=transient,
+        repetition=worth,
         cpu_seconds=seconds,
     )
     fitted.diagnostics.extend(_diagnostics(fitted))

@@ -7,10 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from fitting.artifact.laws import JointLaw, Law, NestedLaw, StackedLaw
+from fitting.artifact.laws import JointLaw, Law, NestedLaw, StackedLaw, effective
 from fitting.data.observations import Observations
 from fitting.diagnostics.optimum import Optimum
 from fitting.estimators.accuracy import TaskAccuracy
+from fitting.estimators.repetition import LEAST_PASSES
+from fitting.fit import Fit
 from fitting.selection.choose import ChosenLaw
 from training.record import figures, keys, layout
 
@@ -18,6 +20,7 @@ Array = np.ndarray
 COLUMNS = 4
 PANEL = (4.0, 3.6)  # inches
 LEGEND = 8  # entries
+MOST_EPOCHS = 100.0
 PANELS = 24  # of a figure with one for each validation domain
 
 
@@ -154,6 +157,41 @@ def loss_against_proportion(
     figure.suptitle(
         f"Mixtures of {' and '.join(o.domains)}: {size:,.0f} parameters after {tokens:,.0f} tokens"
     )
+    return figure
+
+
+def loss_against_epochs(fit: Fit, unit: str = keys.NATS) -> Figure:
+    """Objective of the target on the best mixture as one domain has less and less text, of which it
+    sees the same number of tokens."""
+    told, best, law = fit.repetition, fit.best.mixture, fit.law
+    assert told is not None
+    shown = np.flatnonzero((told.seen >= LEAST_PASSES) & (best > 0))[:PANELS]
+    size, tokens = fit.target.n_params, fit.target.tokens
+    epochs = np.geomspace(1, MOST_EPOCHS, 60)
+    place = np.tile(best, (len(epochs), 1)), np.full(len(epochs), size)
+    new = float((law.predict(best[None], *np.array([[size], [tokens]])) @ fit.weights)[0])
+    log_n = np.log(size / told.n0)
+    figure, axes = figures.grid(max(1, len(shown)), COLUMNS, PANEL)
+    for axis, j in zip(axes, shown, strict=False):
+        scarcity = np.zeros((len(epochs), len(best)))
+        scarcity[:, j] = epochs / (best[j] * tokens)
+
+        def objective(values: Array, scarcity: Array = scarcity) -> Array:
+            worth = np.exp(values[:-1] - values[-1] * log_n)
+            mixtures, effective_tokens = effective(place[0], tokens + 0 * epochs, scarcity, worth)
+            return law.predict(mixtures, place[1], effective_tokens) @ fit.weights
+
+        drawn = np.array([objective(values) for values in told.drawn])
+        axis.fill_between(epochs, *np.quantile(drawn, [0.05, 0.95], axis=0), alpha=0.25, lw=0)
+        axis.plot(epochs, objective(np.append(np.log(told.worth), told.wear)), label="by the law")
+        axis.axhline(new, color="grey", linewidth=0.8, label="all text new")
+        axis.axvline(told.seen[j], color="grey", linestyle=":", label="most in the runs")
+        axis.set_xscale("log")
+        axis.set_title(fit.observations.domains[j])
+        axis.set_xlabel("passes over its text")
+        axis.set_ylabel(f"objective ({keys.unit_text(unit)})")
+    axes[0].legend(fontsize="small")
+    figure.suptitle(f"What repeated text costs: the best mixture at {tokens:,.0f} tokens")
     return figure
 
 

@@ -125,8 +125,9 @@ def spec_of(
     default_mixture: dict[str, float],
     continual: Continual | None = None,
     curves: Mapping[str, AccuracyCurve] | None = None,
+    unique_tokens: dict[str, float] | None = None,
 ) -> Spec:
-    """The spec that the artifact of a fit's predictor holds."""
+    """The spec that the artifact of a fit's predictor holds; unique_tokens are the study's."""
     o = fit.observations
     return Spec(
         domains=tuple(o.domains),
@@ -146,6 +147,20 @@ def spec_of(
         continual=continual,
         noise=() if fit.noise is None else tuple(np.diag(fit.noise.covariance).tolist()),
         accuracies={task: laws.to_json(curve) for task, curve in (curves or {}).items()},
+        repetition=_repetition(fit, unique_tokens or {}),
+    )
+
+
+def _repetition(fit: Fit, unique_tokens: dict[str, float]) -> specs.Repetition | None:
+    if (found := fit.repetition) is None:
+        return None
+    return specs.Repetition(
+        n0=found.n0,
+        worth=tuple(found.worth.tolist()),
+        wear=found.wear,
+        drawn=tuple(map(tuple, found.drawn.tolist())),
+        seen=tuple(found.seen.tolist()),
+        unique_tokens={d: n for d, n in unique_tokens.items() if d in fit.observations.domains},
     )
 
 
@@ -190,13 +205,18 @@ def register(name: str, spec: Spec, cv_error: float, about: About = no_parts) ->
             "default_mixture": spec.default_mixture,
             "best_observed": spec.best_observed,
             INPUTS: [keys.MIXTURE + domain for domain in spec.domains],
-            OPTIONAL: [keys.N_PARAMS, keys.TOKENS],
+            OPTIONAL: [keys.N_PARAMS, keys.TOKENS, *_supplies(spec)],
         },
         signature,
         purpose_of(spec),
         cv_error,
         about,
     )
+
+
+def _supplies(spec: Spec) -> list[str]:
+    """The input columns of the unique tokens, where the runs tell what repeated text is worth."""
+    return [keys.UNIQUE_TOKENS + d for d in spec.domains] if spec.repetition else []
 
 
 def purpose_of(spec: Spec) -> list[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fitting.data.histories import Histories
 from fitting.estimators.accuracy import TaskAccuracy
+from fitting.estimators.repetition import LEAST_PASSES
 from fitting.fit import Fit
 from fitting.registry import Registered
 from training.record import keys, layout
@@ -33,6 +34,7 @@ def report(
         f"90 % interval ±{found.half_width(found.target):.3f} on average over the fitted mixtures",
         *(f"  {one.line}" for one in found.diagnostics),
         *_other_laws(found),
+        *_repetition(found),
         *(f"  {_accuracy(found, one)}" for one in accuracies),
         f"  registered {registered.uri} as {registered.alias}"
         + (f": {registered.reason}" if registered.reason else ""),
@@ -52,6 +54,25 @@ def _accuracy(found: Fit, one: TaskAccuracy) -> str:
         f"accuracy of {one.task}: {one.accuracies.min():.3f} to {one.accuracies.max():.3f} in the "
         f"runs (chance {one.guess.chance:.3f}); at the target, on the best mixture, "
         f"{one.curve.predict(loss)[0]:.3f} (90 %: {low[0]:.3f} to {high[0]:.3f})"
+    )
+
+
+def _repetition(found: Fit) -> list[str]:
+    """What repeated text is worth, where the runs tell."""
+    if (told := found.repetition) is None:
+        return []
+    texts = [
+        f"{domain} {worth:.3g} [{low:.3g}, {high:.3g}]"
+        + (f", seen {seen:.3g} times" if seen >= LEAST_PASSES else "")
+        for domain, worth, low, high, seen in zip(
+            found.observations.domains, *told.at(found.target.n_params), told.seen, strict=True
+        )
+    ]
+    return layout.wrapped(
+        "repetitions after which another pass adds 1/e of what new text does (R), at the target: "
+        + "; ".join(texts)
+        + f"; R falls as parameters^-{told.wear:.2f}",
+        "  ",
     )
 
 

@@ -213,6 +213,7 @@ def fit(
         val_weights=val_weights,
         default_mixture=dict(default_mixture),
         curves={one.task: one.curve for one in accuracies if one.curve is not None},
+        unique_tokens=pulled.unique_tokens,
     )
     earlier = registry.newest(model, registry.purpose_of(spec))
     previous = changes.read_version(earlier.version, earlier.run_id) if earlier else None

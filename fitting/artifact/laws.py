@@ -22,6 +22,8 @@ BIMIX_EPSILON = 1e-3
 FEW_NUMBERS = 2**18  # in an array: laws that have less are asked all at once
 TINY = 1e-12
 LEAST = 1e-14  # proportion at which a slope that is infinite at 0 is taken
+STEP = 1e-5  # of log D, of a central difference
+PUBLISHED_WORTH = 15.4  # R of Muennighoff et al., arXiv 2305.16264
 
 
 def features(mixtures: Array, power: float) -> Array:
@@ -505,6 +507,96 @@ class StackedMixing(_AtOneScale):
         )
 
 
+@dataclass(frozen=True)
+class RepetitionLaw:
+    """A law of new text, asked for what repeated text is worth.
+
+    A domain of U_j unique tokens that is seen e_j = r_j D / U_j times counts as
+    E_j = U_j (1 + R_j (1 − exp(−(e_j − 1) / R_j))) tokens where e_j > 1, and as r_j D below:
+    Muennighoff et al., arXiv 2305.16264. The law is asked at D̃ = Σ_j E_j tokens of the mixture
+    E_j / D̃. R_j = R_j0 n^-ρ: a larger model wears text out sooner (ρ = 0 in the source).
+    """
+
+    law: "Law"
+    n0: float
+    worth: Array  # R_j0, repetitions after which another adds 1/e as much as new text, (M,)
+    wear: float  # ρ
+    scarcity: Array  # 1 / U_j, (M,); 0 for a domain that does not run out
+
+    def predict(self, mixtures: Array, n_params: Array, tokens: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M) at n_params (n,) and tokens (n,)."""
+        n_params = np.asarray(n_params, float)
+        mixtures, tokens = self.effective(mixtures, n_params, np.asarray(tokens, float))
+        return self.law.predict(mixtures, n_params, tokens)
+
+    def effective(self, mixtures: Array, n_params: Array, tokens: Array) -> tuple[Array, Array]:
+        """The mixtures, (n, M), and tokens, (n,), of new text that are worth as much."""
+        worth = self.worth * (n_params[:, None] / self.n0) ** -self.wear
+        return effective(mixtures, tokens, self.scarcity, worth)
+
+    def mixing(self, n_params: float, tokens: float) -> "RepetitionMixing":
+        """The law at one scale."""
+        worth = self.worth * (n_params / self.n0) ** -self.wear
+        return RepetitionMixing(self.law, n_params, tokens, worth, self.scarcity)
+
+
+@dataclass(frozen=True)
+class RepetitionMixing(_AtOneScale):
+    """A law of repeated text at one scale."""
+
+    law: "Law"
+    n_params: float
+    tokens: float
+    worth: Array  # R_j, (M,)
+    scarcity: Array  # 1 / U_j, (M,)
+    power = 0.5  # as of `AdditiveMixing`
+
+    def predict(self, mixtures: Array) -> Array:
+        """Losses, (n, V), of mixtures (n, M)."""
+        tokens = np.full(len(mixtures), self.tokens)
+        place = effective(mixtures, tokens, self.scarcity, self.worth)
+        return self.law.predict(place[0], np.full(len(mixtures), self.n_params), place[1])
+
+    def jacobian(self, mixtures: Array) -> Array:
+        """dL_i/dr_j, (n, V, M)."""
+        return np.array([self._jacobian(mixture) for mixture in mixtures])
+
+    def _jacobian(self, mixture: Array) -> Array:
+        """dL_i/dr_j, (V, M): E_j moves the effective mixture and the effective tokens."""
+        place, tokens = effective(mixture[None], np.array([self.tokens]), self.scarcity, self.worth)
+        slopes = self.law.mixing(self.n_params, float(tokens[0])).jacobian(place)[0]
+        around = tokens * np.exp([-STEP, STEP])
+        n_params = np.full(2, self.n_params)
+        fewer, more = self.law.predict(np.repeat(place, 2, axis=0), n_params, around)
+        longer = (more - fewer) / (2 * STEP)  # dL_i / d log D̃
+        moved = slopes - slopes @ place[0, :, None] + longer[:, None]
+        gain = marginal(mixture * self.tokens * self.scarcity, self.worth)  # dE_j / d(r_j D)
+        return moved * gain * self.tokens / tokens
+
+
+def effective(mixtures: Array, tokens: Array, scarcity: Array, worth: Array) -> tuple[Array, Array]:
+    """The mixtures, (n, M), and tokens, (n,), of new text that mixtures (n, M) at tokens (n,) are
+    worth; scarcity and worth, as of `RepetitionLaw`, are (M,) or (n, M).
+
+    A row in which nothing is repeated comes back as it is.
+    """
+    seen = mixtures * tokens[:, None]
+    more = np.maximum(seen * scarcity - 1, 0.0)  # passes after the first
+    repeated = more > 0
+    supply = seen / (1 + more)  # U_j where it is seen more than once
+    worn = supply * (1 - worth * np.expm1(-more / np.maximum(worth, TINY)))
+    total = np.where(repeated, worn, seen)
+    sums = total.sum(axis=1)
+    changed = repeated.any(axis=1)
+    shares = total / np.where(changed, sums, 1.0)[:, None]
+    return np.where(changed[:, None], shares, mixtures), np.where(changed, sums, tokens)
+
+
+def marginal(epochs: Array, worth: Array) -> Array:
+    """What one more token of a domain is worth of a new one, after so many passes over it."""
+    return np.where(epochs > 1, np.exp(-np.maximum(epochs - 1, 0) / np.maximum(worth, TINY)), 1.0)
+
+
 def side_by_side(laws: Sequence[Any]) -> Any:
     """Several laws of one kind as one law of all their losses, (n, B · V); nested laws cannot be
     combined.
@@ -528,8 +620,9 @@ def side_by_side(laws: Sequence[Any]) -> Any:
     return replace(first, **values)
 
 
-def _has_nested(law: Any) -> bool:
-    return isinstance(law, NestedLaw) or any(map(_has_nested, getattr(law, "laws", ())))
+def _is_alone(law: Any) -> bool:
+    alone = isinstance(law, NestedLaw | RepetitionLaw)
+    return alone or any(map(_is_alone, getattr(law, "laws", ())))
 
 
 def _weighted(weights: Array, values: Sequence[Array]) -> Array:
@@ -688,7 +781,7 @@ class Interval:
         """Σ w_i L_i by each law of the bootstrap, (B, n), or (B, n, k) for weights (V, k)."""
         place = mixtures, n_params, tokens
         count = len(self.bootstrap)
-        if _has_nested(self.bootstrap[0]) or mixtures.size * count * len(weights) > FEW_NUMBERS:
+        if _is_alone(self.bootstrap[0]) or mixtures.size * count * len(weights) > FEW_NUMBERS:
             return np.array([law.predict(*place) @ weights for law in self.bootstrap])
         losses = self._together.predict(*place).reshape(len(mixtures), count, -1)
         return np.asarray(losses.swapaxes(0, 1) @ weights)

@@ -9,6 +9,7 @@ pickle and loads without torch.
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-MIXTURE, VAL_LOSS = "mixture/", "val_loss/"
+MIXTURE, VAL_LOSS, UNIQUE_TOKENS = "mixture/", "val_loss/", "unique_tokens/"
 N_PARAMS, TOKENS = "n_params", "tokens"
 VAL_LOSS_LOW, VAL_LOSS_HIGH = "val_loss_low/", "val_loss_high/"
 ACCURACY, ACCURACY_LOW, ACCURACY_HIGH = "accuracy/", "accuracy_low/", "accuracy_high/"
@@ -40,7 +41,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         }
         raw = json.loads(Path(context.artifacts["predictor"]).read_text())
         self.spec = code["spec"].Spec.from_json(raw)
-        self._checks = code["rows"]
+        self._checks, self._laws = code["rows"], code["laws"]
         self._mixtures = np.array(self.spec.mixtures)
         self._reach = code["laws"].reach(self._mixtures)
         from_json = code["laws"].from_json
@@ -67,31 +68,76 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         reference mixture at the same scale, with its interval difference_low, difference_high: it
         is much tighter than that of either, because errors that mixtures share cancel.
 
+        The optional columns unique_tokens/<domain> say how many different tokens a domain has:
+        where a mixture needs more, they are repeated, and the loss is that of repeated text.
+
         Raises InvalidInput for invalid input, with its row, column, value and rule.
         """
         names = [MIXTURE + domain for domain in self.spec.domains]
-        rows = self._checks.table(model_input, names, (N_PARAMS, TOKENS))
+        supplies = [UNIQUE_TOKENS + domain for domain in self.spec.domains]
+        rows = self._checks.table(model_input, names, (N_PARAMS, TOKENS, *supplies))
         mixtures = self._checks.mixtures(rows, names)
         n_params, tokens = self._scale(rows, N_PARAMS), self._scale(rows, TOKENS)
         asked = params or {}
         reference = None
         if asked.get("reference"):
             reference = self._checks.reference(asked["reference"], self.spec.domains)
-        blocks = [
-            self._answer(
-                mixtures[i : i + self._block],
-                n_params[i : i + self._block],
-                tokens[i : i + self._block],
-                bool(asked.get("domain_intervals")),
-                reference,
-            )
-            for i in range(0, len(rows), self._block)
-        ]
+        by_domain = bool(asked.get("domain_intervals"))
+        blocks, order = [], []
+        for unique, inside in self._texts(rows):
+            laws = self.of_text(unique)
+            for i in range(0, len(inside), self._block):
+                part = inside[i : i + self._block]
+                place = mixtures[part], n_params[part], tokens[part]
+                blocks.append(self._answer(laws, *place, by_domain, reference))
+            order.append(inside)
         columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        return pd.DataFrame(columns, index=rows.index)
+        back = np.argsort(np.concatenate(order))
+        return pd.DataFrame(columns).iloc[back].set_axis(rows.index)
+
+    def of_text(self, unique: np.ndarray) -> tuple[Any, Any]:
+        """The law and the interval where each domain has so many unique tokens, (M,); of endless
+        domains, those that were fitted."""
+        if np.isinf(unique).all():
+            return self.law, self.interval
+        known, scarcity = self.spec.repetition, 1 / unique
+        if known is None:  # what is published
+            worth = np.full(len(unique), self._laws.PUBLISHED_WORTH)
+            n0, wear, drawn = self.spec.target.n_params, 0.0, [np.append(np.log(worth), 0.0)]
+        else:
+            n0, worth, wear = known.n0, np.array(known.worth), known.wear
+            drawn = [np.array(values) for values in known.drawn]
+
+        def repeating(law: Any, worth: np.ndarray, wear: float) -> Any:
+            return self._laws.RepetitionLaw(law, n0, worth, wear, scarcity)
+
+        laws = [
+            repeating(law, np.exp(drawn[b % len(drawn)][:-1]), drawn[b % len(drawn)][-1])
+            for b, law in enumerate(self.interval.bootstrap)
+        ]
+        return repeating(self.law, worth, wear), replace(self.interval, bootstrap=tuple(laws))
+
+    def _texts(self, rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Unique tokens of each domain, (M,), and the rows that have so many, (k,).
+
+        Those of a domain without a column are the study's, or else endless.
+        """
+        known = self.spec.repetition.unique_tokens if self.spec.repetition else {}
+        unique = np.array([known.get(domain, np.inf) for domain in self.spec.domains])
+        given = [UNIQUE_TOKENS + d for d in self.spec.domains if UNIQUE_TOKENS + d in rows]
+        if not given:
+            return [(unique, np.arange(len(rows)))]
+        rule = "give the number of different tokens from 1 to 2^63, or leave the column out"
+        each = np.tile(unique, (len(rows), 1))
+        for j, domain in enumerate(self.spec.domains):
+            if UNIQUE_TOKENS + domain in given:
+                each[:, j] = self._checks.counts(rows, UNIQUE_TOKENS + domain, rule)
+        texts, of_row = np.unique(each, axis=0, return_inverse=True)
+        return [(text, np.flatnonzero(of_row.ravel() == k)) for k, text in enumerate(texts)]
 
     def _answer(
         self,
+        laws: tuple[Any, Any],
         mixtures: np.ndarray,
         n_params: np.ndarray,
         tokens: np.ndarray,
@@ -100,12 +146,13 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     ) -> dict[str, np.ndarray]:
         """The columns of the answer, (n,) each, for mixtures (n, M) at n_params and tokens (n,)."""
         val_domains, weights = self.spec.val_domains, np.array(self.spec.weights)
-        losses = self.law.predict(mixtures, n_params, tokens)
+        law, interval = laws
+        losses = law.predict(mixtures, n_params, tokens)
         objective = losses @ weights
         sums = weights[:, None]  # of the losses, whose half widths are asked: the objective first
         if by_domain or self.accuracies:
             sums = np.hstack([sums, np.eye(len(val_domains))])
-        widths = self.interval.half_width(sums, mixtures, n_params, tokens)
+        widths = interval.half_width(sums, mixtures, n_params, tokens)
         half_width, widths = widths[:, 0], widths[:, 1:]
         answer = {VAL_LOSS + d: losses[:, i] for i, d in enumerate(val_domains)} | {
             "objective": objective,
@@ -126,7 +173,7 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 answer |= {name + d: ends[:, i] for i, d in enumerate(val_domains)}
         if reference is not None:
             place = mixtures, reference, n_params, tokens, self._reach
-            value, half = self.interval.of_difference(self.law, weights, *place)
+            value, half = interval.of_difference(law, weights, *place)
             ends = {"difference_low": value - half, "difference_high": value + half}
             answer |= {"difference": value, **ends}
         return answer

@@ -56,6 +56,18 @@ class Continual:
 
 
 @dataclass(frozen=True)
+class Repetition:
+    """What repeated text is worth, by runs that repeat a domain: see `laws.RepetitionLaw`."""
+
+    n0: float
+    worth: tuple[float, ...]  # R_j0, (M,)
+    wear: float  # ρ
+    drawn: tuple[tuple[float, ...], ...]  # log R_j0 and ρ of the bootstrap, (B, M + 1)
+    seen: tuple[float, ...]  # the most passes of a fitted run over each domain, (M,)
+    unique_tokens: dict[str, float]  # of a domain, where a row does not say; else it has no end
+
+
+@dataclass(frozen=True)
 class Spec:
     """A predictor of validation losses at the end of training on one mixture."""
 
@@ -76,15 +88,19 @@ class Spec:
     continual: Continual | None = None
     noise: tuple[float, ...] = ()  # variance between seeds of each loss, (V,); empty if unknown
     accuracies: dict[str, Json] = field(default_factory=dict)  # task → its curve of accuracy
+    repetition: Repetition | None = None  # None if no run repeats a domain
 
     def to_json(self) -> Json:
         """The spec as JSON values."""
-        return asdict(self)
+        raw = asdict(self)
+        if self.repetition is None:
+            del raw["repetition"]
+        return raw
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
         """From what `to_json` gave, or JSON of it: lists then stand where the spec has tuples."""
-        continual = raw["continual"]
+        continual, repetition = raw["continual"], raw.get("repetition")
         return cls(
             **{
                 **raw,
@@ -93,6 +109,7 @@ class Spec:
                 "scales": tuple(SizeLaw(**scale) for scale in raw["scales"]),
                 "explored": Explored(**raw["explored"]),
                 "continual": continual and Continual(**continual),
+                "repetition": repetition and Repetition(**repetition),
             }
         )
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ class Histories:
     """The histories of the selected runs, and which runs were left out and why."""
 
     table: pd.DataFrame
-    """Tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, accuracy/<task>…"""
+    """Tidy: run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, accuracy/<task>…,
+    and unique_tokens/<domain>… if a run repeats a domain."""
     left_out: dict[str, str]  # run name → reason
     parents: tuple[str, ...]
     """Ids of the runs that hold the target and the weights: the study's newest sweep, or else all
@@ -44,6 +45,7 @@ class Histories:
     unit: str  # of the losses
     origins: dict[str, str]  # run id → origin (`fitting.data.origin`)
     guesses: dict[str, "Guess"]  # by task with choices
+    unique_tokens: dict[str, float]  # of the text of the runs that are not reused, by domain
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def pull(
         unit=unit,
         origins=origins,
         guesses=_guesses([*new, *old]),
+        unique_tokens=_unique_tokens(new),
     )
 
 
@@ -128,6 +131,16 @@ def _guesses(runs: Sequence[Run]) -> dict[str, Guess]:
                     "with runs=…"
                 )
     return {task: guess for task, (guess, _) in found.items()}
+
+
+def _unique_tokens(runs: Sequence[Run]) -> dict[str, float]:
+    """The different tokens of each domain; runs that may see only a part of the text say so."""
+    found: dict[str, float] = {}
+    for run in runs:
+        share = float(run.data.params.get(keys.DATA_SHARE, 1.0))
+        for domain, tokens in keys.without_prefix(keys.UNIQUE_TOKENS, run.data.params).items():
+            found[domain] = max(found.get(domain, 0.0), tokens / share)
+    return found
 
 
 def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, ...]:
@@ -372,7 +385,26 @@ def _table(runs: Sequence[RunHistory]) -> pd.DataFrame:
         pd.DataFrame(losses, columns=[keys.VAL_LOSS + d for d in val_domains]),
         _accuracies([history for _, history in runs]),
     )
-    return pd.concat(blocks, axis=1)
+    table = pd.concat(blocks, axis=1)
+    unique = [keys.without_prefix(keys.UNIQUE_TOKENS, run.data.params) for run, _ in runs]
+    return _with_unique(table, domains, unique, lengths)
+
+
+def _with_unique(
+    table: pd.DataFrame,
+    domains: Sequence[str],
+    unique: Sequence[Mapping[str, float]],
+    lengths: Sequence[int],
+) -> pd.DataFrame:
+    """The table with unique_tokens/<domain>… of its runs, if one of them repeats a domain; NaN
+    where a run does not say."""
+    each = np.array([[of_run.get(d, math.nan) for d in domains] for of_run in unique])
+    rows = np.repeat(each, lengths, axis=0)
+    seen = table[[keys.MIXTURE + d for d in domains]].to_numpy() * table[[keys.TOKENS]].to_numpy()
+    if not (seen > rows).any():
+        return table
+    columns = pd.DataFrame(rows, columns=[keys.UNIQUE_TOKENS + d for d in domains])
+    return pd.concat([table, columns], axis=1)
 
 
 def _accuracies(read: Sequence[History]) -> pd.DataFrame:

@@ -34,6 +34,7 @@ class Observations:
     tokens: Array  # (rows,)
     losses: Array  # nats per token, (rows, V)
     noise: "Noise | None" = None  # between seeds, of all runs; None if no run repeats another
+    unique: Array | None = None  # different tokens of each domain that a run may see, (rows, M)
 
     @classmethod
     def from_tidy(cls, table: pd.DataFrame) -> Self:
@@ -83,6 +84,7 @@ class Observations:
             table[keys.N_PARAMS].to_numpy(float),
             table[keys.TOKENS].to_numpy(float),
             table[[keys.VAL_LOSS + d for d in val_domains]].to_numpy(float),
+            unique=_unique(table, domains),
         )
         return replace(observations, noise=Noise.of(observations))
 
@@ -99,6 +101,7 @@ class Observations:
             n_params=self.n_params[keep],
             tokens=self.tokens[keep],
             losses=self.losses[keep],
+            unique=None if self.unique is None else self.unique[keep],
         )
 
     def last(self) -> Array:
@@ -140,6 +143,16 @@ class Noise:
         np.add.at(sums, group, last.losses)
         away = last.losses - (sums / counts[:, None])[group]
         return cls(away.T @ away / freedom, freedom)
+
+
+def _unique(table: pd.DataFrame, domains: tuple[str, ...]) -> Array | None:
+    """The columns unique_tokens/<domain>, (rows, M), infinite where there is none or no value; None
+    if no domain has one."""
+    columns = [keys.UNIQUE_TOKENS + d for d in domains]
+    if not set(columns) & set(table):
+        return None
+    values = table.reindex(columns=columns).to_numpy(float)
+    return np.where(np.isnan(values), np.inf, values)
 
 
 def _same(proportions: Array) -> Array:

@@ -57,14 +57,17 @@ def tidy(path: str) -> RunTable:
     Columns run, n_params, tokens, step, mixture/<domain>…, val_loss/<domain>…, and unit if the
     losses are not in nats per token; an empty loss is missing. For a task with choices also
     accuracy/<task>, with chance/<task>, the accuracy of a guess, and questions/<task>, how many
-    questions the accuracy is of. Raises InputError.
+    questions the accuracy is of. For runs that repeat text unique_tokens/<domain>, how many
+    different tokens of it they saw. Raises InputError.
     """
     file = table_file.read(path, IDS)
     table, unit = _without_unit(file.cells)
     shares, losses = prefixed_columns(table, keys.MIXTURE), prefixed_columns(table, keys.VAL_LOSS)
     form = f"run, n_params, tokens, step, {keys.MIXTURE}<domain>…, {keys.VAL_LOSS}<domain>…"
     of_tasks = [c for prefix in OF_TASKS for c in prefixed_columns(table, prefix)]
-    if unknown := [c for c in table if c not in (RUN, *SCALE, *shares, *losses, *of_tasks)]:
+    known = {RUN, *SCALE, *shares, *losses, *of_tasks}
+    known |= {keys.UNIQUE_TOKENS + c.removeprefix(keys.MIXTURE) for c in shares}
+    if unknown := [c for c in table if c not in known]:
         raise InputError(f"{path}: unknown column {unknown[0]!r}; a tidy table has {form}")
     missing = [c for c in (RUN, *SCALE) if c not in table]
     missing += [
@@ -115,6 +118,9 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
     rule = "must be a loss >= 0 and finite; leave it empty where there is none"
     _refuse(table, (losses < 0) | np.isinf(losses), rule)
     _refuse_accuracies(table, values)
+    unique = values[prefixed_columns(values, keys.UNIQUE_TOKENS)]
+    rule = "must be a number of tokens of at least 1; leave it empty where it is not known"
+    _refuse(table, (unique < 1) | np.isinf(unique), rule)
     return pd.concat([table[[RUN]].astype(str), values], axis=1)
 
 
@@ -216,9 +222,10 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
     for column in (STEP, keys.TOKENS):
         again = table.duplicated([RUN, column]).to_frame(column)
         _refuse(table, again, "appears twice for its run")
-    constant = table[[keys.N_PARAMS, *shares]]
+    unique = prefixed_columns(table, keys.UNIQUE_TOKENS)
+    constant = table[[keys.N_PARAMS, *shares, *unique]].fillna(0.0)
     first = constant.groupby(table[RUN]).transform("first")
-    rule = "is not what the first row of its run has; a run has one size and one mixture"
+    rule = "is not what the first row of its run has; a run has one size, mixture and text"
     _refuse(table, constant != first, rule)
     codes, names = pd.factorize(table[RUN])
     order = np.lexsort((table[STEP], codes))
@@ -227,6 +234,7 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
     steps, tokens = (np.split(table[c].to_numpy(int), bounds) for c in (STEP, keys.TOKENS))
     n_params = table[keys.N_PARAMS].to_numpy(int)[[0, *bounds]]
     mixtures = table[shares].to_numpy()[[0, *bounds]]
+    supplies = table[unique].iloc[[0, *bounds]].to_dict("records")
     domains = tuple(c.removeprefix(keys.VAL_LOSS) for c in losses)
     accuracies = {
         c.removeprefix(keys.ACCURACY): np.split(table[c].to_numpy(float), bounds)
@@ -251,7 +259,10 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
                 tuple(map(tuple, rows.tolist())),
                 {task: tuple(series[i].tolist()) for task, series in accuracies.items()},
             ),
-            params=params,
+            params={
+                **params,
+                **{c: f"{tokens:.15g}" for c, tokens in supplies[i].items() if pd.notna(tokens)},
+            },
         )
         for i, (name, rows) in enumerate(
             zip(names, np.split(table[losses].to_numpy(), bounds), strict=True)

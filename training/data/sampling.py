@@ -36,6 +36,7 @@ class MixtureSampler:
         later: Sequence[tuple[int, Mapping[str, float]]] = (),
     ) -> None:
         """`later` has the phases of a schedule after the first, (first step, mixture) each."""
+        self._names = tuple(domains)
         self._tokens = [files.train() for files in domains.values()]
         self._windows = [(len(t) - 1) // sequence_length for t in self._tokens]
         self._seen = [max(1, int(windows * data_share)) for windows in self._windows]
@@ -68,6 +69,10 @@ class MixtureSampler:
     def epochs(self, steps: int) -> np.ndarray:
         """Passes of the first `steps` steps over the text that the run may see, (domains,)."""
         return self.drawn(steps) / np.array(self._seen)
+
+    def unique_tokens(self) -> dict[str, int]:
+        """The different tokens of each domain that the run may see."""
+        return {n: seen * self._length for n, seen in zip(self._names, self._seen, strict=True)}
 
     def domains(self, step: int) -> np.ndarray:
         """Index of the domain of each sequence of a step, (sequences,)."""

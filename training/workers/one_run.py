@@ -123,10 +123,11 @@ def _params(run: Run, corpus: Corpus, trainer: "trainers.Trainer") -> dict[str, 
         "learning_rate": trainer.learning_rate,
         "optimizer": "AdamW",
         "processes": trainer.ranks,
-        "data_share": run.data_share,
+        keys.DATA_SHARE: run.data_share,
         "vocab_size": corpus.vocab_size,
         "validation_tokens": run.validation_tokens,
         "corpus_digest": run.corpus_digest,
+        **keys.with_prefix(keys.UNIQUE_TOKENS, trainer.sampler.unique_tokens()),
         **_params_of_tasks(run, corpus),
     }
 
