@@ -56,10 +56,9 @@ def _of(spec: Spec, unit: str) -> Iterator[Column]:
         schema = {**({"const": only} if only else limits), "default": target}
         default = f"{target:,.0f}, the target's"
         yield Column(INPUT, name, "number", scale_unit, rule, default, schema)
-    rule = "how many different tokens there are, from 1 to 2^63; more are repeated text"
+    rule = "unique tokens of the domain, from 1 to 2^63; a mixture that needs more repeats them"
     limits = {"minimum": 1, "exclusiveMaximum": input_checks.LARGEST}
-    default = "the study's, or no end" if spec.repetition else "no end"
-    yield Column(INPUT, keys.UNIQUE_TOKENS + DOMAIN, "number", "tokens", rule, default, limits)
+    yield Column(INPUT, keys.UNIQUE_TOKENS + DOMAIN, "number", "tokens", rule, "unlimited", limits)
     rule, schema = "`true`: an interval of each loss", {"default": False}
     yield Column(PARAMETER, "domain_intervals", "boolean", "", rule, "`false`", schema)
     rule = f"what to compare with, `{DOMAIN}` → proportion; they sum to 1, absent ones are 0"

@@ -16,7 +16,7 @@ from fitting.diagnostics import diagnostics, identifiability, interval, optimum
 from fitting.diagnostics.diagnostics import Diagnostic
 from fitting.diagnostics.optimum import Optimum, Space
 from fitting.estimators import candidates, repetition
-from fitting.estimators.repetition import Repetition
+from fitting.estimators.repetition import RepetitionFit
 from fitting.selection import backtest, choose
 from fitting.selection.choose import ChosenLaw
 from fitting.selection.forms import Options
@@ -40,7 +40,7 @@ class Fit:
     unidentified: list[str]
     noise: Noise | None  # between seeds; None if no run repeats another
     transient: str  # which checkpoints were left out as start-up transients; empty when none
-    repetition: Repetition | None  # what repeated text is worth; None if no run repeats a domain
+    repetition: RepetitionFit | None  # what repeated text is worth; None if no run repeats a domain
     cpu_seconds: dict[str, float]  # by stage
 
     def half_width(self, at: Target) -> float:
@@ -76,11 +76,13 @@ def fit(
     space: Space | None = None,
     *,
     keep_transients: bool = False,
+    repeated: bool = False,
 ) -> Fit:
     """Choose and weigh the laws, fit them, and find how far they can be trusted.
 
     weights (V,) sum to one; the best mixture is looked for in the space, by default of all
-    mixtures. Raises InputError where no law can reach the target.
+    mixtures. With `repeated`, what repeated text is worth is fitted too. Raises InputError where no
+    law can reach the target.
     """
     identifiability.refuse_unreachable(observations, target)
     identifiability.refuse_constant(observations)
@@ -91,8 +93,9 @@ def fit(
             if not keep_transients:
                 observations, transient = _after_burn_in(observations, weights)
         with _timed(seconds, "repetition"):
-            worth = repetition.estimate(observations) if repetition.repeats(observations) else None
-            if worth is not None:
+            worth = None
+            if repeated and repetition.repeats(observations):
+                worth = repetition.estimate(observations)
                 observations = repetition.as_new(observations, worth)
         with _timed(seconds, "choose"):
             choice = choose.choose(observations, weights, target, options)

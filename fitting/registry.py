@@ -125,9 +125,8 @@ def spec_of(
     default_mixture: dict[str, float],
     continual: Continual | None = None,
     curves: Mapping[str, AccuracyCurve] | None = None,
-    unique_tokens: dict[str, float] | None = None,
 ) -> Spec:
-    """The spec that the artifact of a fit's predictor holds; unique_tokens are the study's."""
+    """The spec that the artifact of a fit's predictor holds."""
     o = fit.observations
     return Spec(
         domains=tuple(o.domains),
@@ -147,11 +146,11 @@ def spec_of(
         continual=continual,
         noise=() if fit.noise is None else tuple(np.diag(fit.noise.covariance).tolist()),
         accuracies={task: laws.to_json(curve) for task, curve in (curves or {}).items()},
-        repetition=_repetition(fit, unique_tokens or {}),
+        repetition=_repetition(fit),
     )
 
 
-def _repetition(fit: Fit, unique_tokens: dict[str, float]) -> specs.Repetition | None:
+def _repetition(fit: Fit) -> specs.Repetition | None:
     if (found := fit.repetition) is None:
         return None
     return specs.Repetition(
@@ -160,7 +159,6 @@ def _repetition(fit: Fit, unique_tokens: dict[str, float]) -> specs.Repetition |
         wear=found.wear,
         drawn=tuple(map(tuple, found.drawn.tolist())),
         seen=tuple(found.seen.tolist()),
-        unique_tokens={d: n for d, n in unique_tokens.items() if d in fit.observations.domains},
     )
 
 
@@ -205,7 +203,7 @@ def register(name: str, spec: Spec, cv_error: float, about: About = no_parts) ->
             "default_mixture": spec.default_mixture,
             "best_observed": spec.best_observed,
             INPUTS: [keys.MIXTURE + domain for domain in spec.domains],
-            OPTIONAL: [keys.N_PARAMS, keys.TOKENS, *_supplies(spec)],
+            OPTIONAL: [keys.N_PARAMS, keys.TOKENS],
         },
         signature,
         purpose_of(spec),
@@ -214,14 +212,10 @@ def register(name: str, spec: Spec, cv_error: float, about: About = no_parts) ->
     )
 
 
-def _supplies(spec: Spec) -> list[str]:
-    """The input columns of the unique tokens, where the runs tell what repeated text is worth."""
-    return [keys.UNIQUE_TOKENS + d for d in spec.domains] if spec.repetition else []
-
-
 def purpose_of(spec: Spec) -> list[Any]:
     """What a predictor was fitted for; only versions with the same purpose are comparable."""
     purpose = [asdict(spec.target), spec.domains, spec.val_domains, spec.weights]
+    purpose += ["new text"] if spec.repetition else []
     return _with_unit(purpose, spec.unit)
 
 

@@ -63,15 +63,15 @@ def _repetition(found: Fit) -> list[str]:
         return []
     texts = [
         f"{domain} {worth:.3g} [{low:.3g}, {high:.3g}]"
-        + (f", seen {seen:.3g} times" if seen >= LEAST_PASSES else "")
+        + (f", up to {seen:.3g} epochs" if seen >= LEAST_PASSES else ", not seen twice")
         for domain, worth, low, high, seen in zip(
             found.observations.domains, *told.at(found.target.n_params), told.seen, strict=True
         )
     ]
     return layout.wrapped(
-        "repetitions after which another pass adds 1/e of what new text does (R), at the target: "
+        "R (after R repetitions a repeated token is worth 1/e of a new one) at the target: "
         + "; ".join(texts)
-        + f"; R falls as parameters^-{told.wear:.2f}",
+        + f"; R scales as N^{-told.wear:.2f}",
         "  ",
     )
 

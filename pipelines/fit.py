@@ -123,6 +123,11 @@ class Parameters:
     split: dict[str, dict[str, float]] | None = table.parameter(
         "How an older domain is split into newer ones: `code=python:0.6+cpp:0.4`.", texts.shares
     )
+    repetition: bool = table.parameter(
+        "`true`: also fit what repeated text is worth, where runs see a domain at least twice.",
+        texts.boolean,
+        default="false",
+    )
     unplanned: bool = table.parameter(
         "`true`: also fit runs of `train` that no sweep planned.", texts.boolean, default="false"
     )
@@ -150,6 +155,7 @@ def fit(
     unplanned: bool = False,
     purpose: Purpose | None = None,
     unit: str = "",
+    repeated: bool = False,
 ) -> RegisteredFit:
     """Fit the complete proxy runs of the experiments and register the predictor.
 
@@ -194,6 +200,7 @@ def fit(
             options,
             _space(observations, rules),
             keep_transients=checkpoints.min_step is not None,
+            repeated=repeated,
         )
     except InputError as error:
         raise InputError("; ".join([str(error), *left_out(pulled)])) from error
@@ -213,7 +220,6 @@ def fit(
         val_weights=val_weights,
         default_mixture=dict(default_mixture),
         curves={one.task: one.curve for one in accuracies if one.curve is not None},
-        unique_tokens=pulled.unique_tokens,
     )
     earlier = registry.newest(model, registry.purpose_of(spec))
     previous = changes.read_version(earlier.version, earlier.run_id) if earlier else None
@@ -266,6 +272,7 @@ def main(parameters: Parameters, active: mlflow.ActiveRun) -> None:
         unplanned=p.unplanned,
         purpose=purpose_of(study, prepared) if study else None,
         unit=p.unit,
+        repeated=p.repetition,
     )
     run = mlflow.get_run(active.info.run_id)
     uri = fitted.registered.uri

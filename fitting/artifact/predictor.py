@@ -68,8 +68,8 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         reference mixture at the same scale, with its interval difference_low, difference_high: it
         is much tighter than that of either, because errors that mixtures share cancel.
 
-        The optional columns unique_tokens/<domain> say how many different tokens a domain has:
-        where a mixture needs more, they are repeated, and the loss is that of repeated text.
+        The optional columns unique_tokens/<domain> say how many unique tokens a domain has: where
+        a mixture needs more, they are repeated, and the loss is that of repeated text.
 
         Raises InvalidInput for invalid input, with its row, column, value and rule.
         """
@@ -96,8 +96,8 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return pd.DataFrame(columns).iloc[back].set_axis(rows.index)
 
     def of_text(self, unique: np.ndarray) -> tuple[Any, Any]:
-        """The law and the interval where each domain has so many unique tokens, (M,); of endless
-        domains, those that were fitted."""
+        """The law and the interval where each domain has so many unique tokens, (M,); where all are
+        unlimited, those that were fitted."""
         if np.isinf(unique).all():
             return self.law, self.interval
         known, scarcity = self.spec.repetition, 1 / unique
@@ -120,18 +120,17 @@ class MixturePredictor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def _texts(self, rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
         """Unique tokens of each domain, (M,), and the rows that have so many, (k,).
 
-        Those of a domain without a column are the study's, or else endless.
+        Those of a domain without a column, or with an empty cell, are unlimited.
         """
-        known = self.spec.repetition.unique_tokens if self.spec.repetition else {}
-        unique = np.array([known.get(domain, np.inf) for domain in self.spec.domains])
-        given = [UNIQUE_TOKENS + d for d in self.spec.domains if UNIQUE_TOKENS + d in rows]
-        if not given:
-            return [(unique, np.arange(len(rows)))]
-        rule = "give the number of different tokens from 1 to 2^63, or leave the column out"
-        each = np.tile(unique, (len(rows), 1))
+        each = np.full((len(rows), len(self.spec.domains)), np.inf)
+        rule = "give the number of unique tokens from 1 to 2^63, or leave it empty"
         for j, domain in enumerate(self.spec.domains):
-            if UNIQUE_TOKENS + domain in given:
-                each[:, j] = self._checks.counts(rows, UNIQUE_TOKENS + domain, rule)
+            if (name := UNIQUE_TOKENS + domain) in rows:
+                given = rows[rows[name].notna()]
+                if len(given):
+                    each[rows[name].notna(), j] = self._checks.counts(given, name, rule)
+        if np.isinf(each).all():
+            return [(each[0], np.arange(len(rows)))]
         texts, of_row = np.unique(each, axis=0, return_inverse=True)
         return [(text, np.flatnonzero(of_row.ravel() == k)) for k, text in enumerate(texts)]
 

@@ -64,7 +64,6 @@ class Repetition:
     wear: float  # ρ
     drawn: tuple[tuple[float, ...], ...]  # log R_j0 and ρ of the bootstrap, (B, M + 1)
     seen: tuple[float, ...]  # the most passes of a fitted run over each domain, (M,)
-    unique_tokens: dict[str, float]  # of a domain, where a row does not say; else it has no end
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ class Histories:
     unit: str  # of the losses
     origins: dict[str, str]  # run id → origin (`fitting.data.origin`)
     guesses: dict[str, "Guess"]  # by task with choices
-    unique_tokens: dict[str, float]  # of the text of the runs that are not reused, by domain
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,6 @@ def pull(
         unit=unit,
         origins=origins,
         guesses=_guesses([*new, *old]),
-        unique_tokens=_unique_tokens(new),
     )
 
 
@@ -131,16 +129,6 @@ def _guesses(runs: Sequence[Run]) -> dict[str, Guess]:
                     "with runs=…"
                 )
     return {task: guess for task, (guess, _) in found.items()}
-
-
-def _unique_tokens(runs: Sequence[Run]) -> dict[str, float]:
-    """The different tokens of each domain; runs that may see only a part of the text say so."""
-    found: dict[str, float] = {}
-    for run in runs:
-        share = float(run.data.params.get(keys.DATA_SHARE, 1.0))
-        for domain, tokens in keys.without_prefix(keys.UNIQUE_TOKENS, run.data.params).items():
-            found[domain] = max(found.get(domain, 0.0), tokens / share)
-    return found
 
 
 def _parents(runs: Sequence[Run], experiment_ids: Sequence[str]) -> tuple[str, ...]:

@@ -135,6 +135,8 @@ class Noise:
         """That of each run's last evaluation; None if no run repeats another."""
         last = observations.rows(observations.last())
         scale = np.stack([last.mixture_of, last.n_params, last.tokens])
+        if last.unique is not None:
+            scale = np.vstack([scale, last.unique.T])
         _, group, counts = np.unique(scale, axis=1, return_inverse=True, return_counts=True)
         freedom = int((counts - 1).sum())
         if not freedom:

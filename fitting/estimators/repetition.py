@@ -1,4 +1,4 @@
-"""Find what repeated text is worth, and what the losses had been without repetition."""
+"""Find what repeated text is worth, and what the losses would have been without repetition."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from scipy.optimize import least_squares
 
 from fitting.artifact.laws import PUBLISHED_WORTH as PUBLISHED
 from fitting.artifact.laws import JointLaw, Law, RepetitionLaw, effective
-from fitting.data.observations import Observations
+from fitting.data.observations import Noise, Observations
 from fitting.estimators import joint
 from fitting.estimators.joint import ScaleFit
 from fitting.estimators.least_squares import Exponentials
@@ -28,7 +28,7 @@ LEAST_PASSES = 2.0  # over a domain; runs with less tell nothing of it
 
 
 @dataclass(frozen=True)
-class Repetition:
+class RepetitionFit:
     """What repeated text is worth: R_j = R_j0 (N / n0)^-ρ, as in `RepetitionLaw`."""
 
     n0: float
@@ -49,10 +49,10 @@ class Repetition:
         return self.worth * np.exp(-self.wear * log_n), low, high
 
 
-def published(observations: Observations) -> Repetition:
+def published(observations: Observations) -> RepetitionFit:
     """The published value, where no run repeats a domain."""
     domains = len(observations.domains)
-    return Repetition(
+    return RepetitionFit(
         n0=float(observations.n_params.max()),
         worth=np.full(domains, PUBLISHED),
         wear=0.0,
@@ -74,7 +74,7 @@ def passes(observations: Observations) -> Array:
     return o.proportions() * o.tokens[:, None] / o.unique
 
 
-def estimate(observations: Observations, seed: int = 0) -> Repetition:
+def estimate(observations: Observations, seed: int = 0) -> RepetitionFit:
     """R and ρ by least squares, with the joint law's other parameters solved for at each value.
 
     A normal prior, whose noise is that of the residuals, holds each domain's log R to the mean of
@@ -85,7 +85,7 @@ def estimate(observations: Observations, seed: int = 0) -> Repetition:
     if (known.seen < LEAST_PASSES).all():
         return known
     problem = _Problem(observations, known.seen)
-    theta, start = problem.solve(problem.usual, None, None)
+    theta, start, noise = problem.solve(problem.usual)
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(DRAWS):
@@ -93,27 +93,28 @@ def estimate(observations: Observations, seed: int = 0) -> Repetition:
             rng.integers(len(observations.runs), size=len(observations.runs)),
             minlength=len(observations.runs),
         )
-        drawn.append(problem.values(problem.solve(theta, counts, start, OF_A_DRAW)[0]))
+        drawn.append(problem.values(problem.solve(theta, counts, start, noise, OF_A_DRAW)[0]))
     values = problem.values(theta)
     return replace(known, worth=np.exp(values[:-1]), wear=float(values[-1]), drawn=np.array(drawn))
 
 
-def law_behind(observations: Observations, repetition: Repetition) -> JointLaw:
+def law_behind(observations: Observations, repetition: RepetitionFit) -> JointLaw:
     """The joint law of new text that, asked for what repeated text is worth, fits the losses."""
     return _behind(observations, repetition).law
 
 
-def as_new(observations: Observations, repetition: Repetition) -> Observations:
+def as_new(observations: Observations, repetition: RepetitionFit) -> Observations:
     """The observations as if all their text had been new: what repetition added is taken off each
     loss, by the joint law."""
     o, fitted = observations, _behind(observations, repetition)
     added = fitted.law.predict(fitted.mixtures, o.n_params, fitted.tokens)
     added -= fitted.law.predict(o.proportions(), o.n_params, o.tokens)
     changed = np.any(passes(o) > 1, axis=1)
-    return replace(o, losses=np.where(changed[:, None], o.losses - added, o.losses))
+    new = replace(o, losses=np.where(changed[:, None], o.losses - added, o.losses))
+    return replace(new, noise=Noise.of(new))
 
 
-def _behind(observations: Observations, repetition: Repetition) -> "_Fitted":
+def _behind(observations: Observations, repetition: RepetitionFit) -> "_Fitted":
     log_n = np.log(observations.n_params[:, None] / repetition.n0)
     worth = repetition.worth * np.exp(-repetition.wear * log_n)
     return _Problem(observations, repetition.seen).fit(worth, None, None, LAST_ROUNDS)
@@ -178,9 +179,11 @@ class _Problem:
             now = replace(at_worth, losses=losses[rows])
             scales = joint.fit_scales(now, shrinking=True, start=fitted.scales if fitted else None)
             ridges = np.full((1, losses.shape[1]), RIDGE)
+            taken = (np.bincount(now.mixture_of, minlength=len(now.mixtures)) > 0)[None]
             (law,), exponentials = joint.fit_mixing(
-                [scales], now.mixtures, POWER, ridges, fitted.exponentials if fitted else 1
-            )
+                [scales], now.mixtures, POWER, ridges, fitted.exponentials if fitted else 1,
+                taken.astype(float),
+            )  # fmt: skip
             fitted = _Fitted(law, scales, exponentials, mixtures, tokens)
         assert fitted is not None
         return fitted
@@ -188,11 +191,15 @@ class _Problem:
     def solve(
         self,
         theta: Array,
-        counts: Array | None,
-        start: _Fitted | None,
+        counts: Array | None = None,
+        start: _Fitted | None = None,
+        noise: float = 0.0,
         evaluations: int = EVALUATIONS,
-    ) -> tuple[Array, _Fitted]:
-        """The best θ near one, and the law there."""
+    ) -> tuple[Array, _Fitted, float]:
+        """The best θ near one, the law there, and the rms residual.
+
+        `noise` is what the prior is weighed by; 0: the residual, found in two passes.
+        """
         o = self.observations
         weights = np.ones(len(o.run_of)) if counts is None else counts[o.run_of]
         root = np.sqrt(weights)[:, None]
@@ -202,19 +209,28 @@ class _Problem:
             found = self.fit(self.worth(theta), counts, state)
             return root * (o.losses - found.law.predict(found.mixtures, o.n_params, found.tokens))
 
-        first = residual(theta)
-        freedom = max(1.0, weights.sum() - 4)
-        noise = max(float(np.sqrt((first**2).sum() / freedom / first.shape[1])), 1e-6)
+        def rms(theta: Array) -> float:
+            mean_square = (residual(theta) ** 2).sum() / max(1.0, weights.sum()) / o.losses.shape[1]
+            return max(float(np.sqrt(mean_square)), 1e-6)
 
         def equations(theta: Array) -> Array:
-            return np.concatenate([residual(theta).ravel(), noise * self._prior(theta)])
+            prior = (noise or rough) * self._prior(theta)
+            return np.concatenate([residual(theta).ravel(), prior])
 
-        bounds = np.array([[LOGS] * (len(theta) - 1) + [WEAR if self.sizes else (-1e-9, 1e-9)]])[0]
-        found = least_squares(
-            equations, theta, bounds=bounds.T, diff_step=STEP, xtol=1e-3, ftol=1e-6,
-            max_nfev=evaluations,
-        )  # fmt: skip
-        return found.x, self.fit(self.worth(found.x), counts, state)
+        def slopes(theta: Array) -> Array:
+            here = equations(theta)
+            inwards = np.where(theta + STEP > bounds[1], -STEP, STEP)
+            moved = [equations(theta + step) - here for step in np.diag(inwards)]
+            return np.array(moved).T / inwards
+
+        wear = WEAR if self.sizes else (-1e-9, 1e-9)
+        bounds = np.array([*[LOGS] * (len(theta) - 1), wear]).T
+        for _ in range(1 if noise else 2):
+            rough = noise or rms(theta)
+            theta = least_squares(
+                equations, theta, slopes, bounds, xtol=1e-3, ftol=1e-6, max_nfev=evaluations
+            ).x
+        return theta, self.fit(self.worth(theta), counts, state), rms(theta)
 
     def _prior(self, theta: Array) -> Array:
         logs, wear = theta[:-1], theta[-1]

@@ -261,7 +261,7 @@ def runs(table: pd.DataFrame) -> tuple[ImportedRun, ...]:
             ),
             params={
                 **params,
-                **{c: f"{tokens:.15g}" for c, tokens in supplies[i].items() if pd.notna(tokens)},
+                **{c: f"{number:.15g}" for c, number in supplies[i].items() if pd.notna(number)},
             },
         )
         for i, (name, rows) in enumerate(

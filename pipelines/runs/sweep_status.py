@@ -123,7 +123,7 @@ def _of_run(
         speed = finished.data.metrics.get(keys.TOKENS_PER_SECOND, 0.0)
         tokens = finished.data.metrics.get(keys.TOKENS, 0.0)
         seconds = tokens / speed if speed else 0.0
-        return RunStatus(run, state, flops, reason=reason, seconds=seconds)
+        return RunStatus(run, state, flops, reason=reason, seconds=seconds, tokens_per_second=speed)
     if trial is None or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return RunStatus(run, WAITING, flops)
     if trial.state == TrialState.FAIL and ledgers.is_given_up(trial):

@@ -50,7 +50,6 @@ SEED = "seed"
 SIZE = "size"
 CHANCE = "chance/"  # accuracy of a guess at a task
 QUESTIONS = "questions/"  # of a task: how many an evaluation reads
-DATA_SHARE = "data_share"  # of each domain's text, that a run may see
 UNIQUE_TOKENS = "unique_tokens/"  # different tokens of a domain that a run may see
 UNIT = "unit"  # of the losses of an imported run; default NATS
 LOSS_UNIT = "loss_unit"  # of the losses that a sweep, import, fit or search holds

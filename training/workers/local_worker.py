@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -48,7 +49,7 @@ class LocalWorker:
 
     @property
     def is_orphaned(self) -> bool:
-        """Whether the fork server was killed, which its workers notice and end."""
+        """Whether the fork server was killed, so that nobody knows how this worker ended."""
         return self.exitcode == SERVER_LOST
 
     def start(self) -> None:
@@ -56,14 +57,14 @@ class LocalWorker:
 
     def _start(self) -> None:
         try:
-            process = self._started("forkserver")
+            try:
+                process = self._started("forkserver")
+            except OSError:
+                process = self._started("spawn")
         except EOFError:
             self.fault = "the process that starts workers was killed"
-        except OSError:
-            try:
-                process = self._started("spawn")
-            except OSError as error:
-                self.fault = f"it cannot be started: {error}"
+        except Exception as error:
+            self.fault = f"it cannot be started: {type(error).__name__}: {error}"
         self._their_end.close()  # so that the pipe ends with the process
         if not self.fault:
             with suppress(psutil.NoSuchProcess):  # it has ended already
@@ -111,6 +112,7 @@ class LocalWorker:
 def _work(
     job: Job, index: int, events: "Connection[Any, Any]", environment: dict[str, str]
 ) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.clear()  # of the fork server, which may be older than the job
     os.environ.update(environment)
     secrets.guard()

@@ -286,9 +286,10 @@ def _slurm(command: str, *arguments: str, environment: dict[str, str] | None = N
     if done.returncode:
         lines = filter(None, map(str.strip, done.stderr.splitlines()))
         said = [re.sub(rf"^{command}: (error: |fatal: )?", "", line) for line in lines]
-        if any(text in line for line in said for text in NO_CONTROLLER):
+        silent = [line for line in said if any(text in line for text in NO_CONTROLLER)]
+        if command == "sinfo" and silent:  # the first that is asked
             raise InputError(
-                f"launcher: no Slurm answers on this machine ({said[-1]}); run the command where "
+                f"launcher: no Slurm answers on this machine ({silent[0]}); run the command where "
                 "Slurm jobs are submitted, or leave launcher out"
             )
         raise InputError(f"{command}: {'; '.join(said) or f'exit code {done.returncode}'}")
