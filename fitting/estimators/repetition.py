@@ -21,8 +21,9 @@ USUAL_WEAR = 1.0  # … of ρ around 0, before the runs say anything
 ALIKE = 0.7  # standard deviation of a domain's log R around that of all
 ROUNDS, LAST_ROUNDS = 3, 12  # of the mixture's effect, in turns with the scale terms
 STEP = 0.03  # of log R and ρ, for derivatives
-DRAWS = 20
-EVALUATIONS, OF_A_DRAW = 15, 5  # of the residuals and their derivatives, at most
+DRAWS = 16
+PASSES, OF_A_DRAW = 12, 4  # in which the law and the noise are found anew
+EVALUATIONS = 5  # of the residuals and their derivatives in a pass, at most
 POWER, RIDGE = 0.5, 1e-4  # of the joint law behind it
 LEAST_PASSES = 2.0  # over a domain; runs with less tell nothing of it
 
@@ -93,7 +94,7 @@ def estimate(observations: Observations, seed: int = 0) -> RepetitionFit:
             rng.integers(len(observations.runs), size=len(observations.runs)),
             minlength=len(observations.runs),
         )
-        drawn.append(problem.values(problem.solve(theta, counts, start, noise, OF_A_DRAW)[0]))
+        drawn.append(problem.values(problem.solve(theta, counts, start, noise)[0]))
     values = problem.values(theta)
     return replace(known, worth=np.exp(values[:-1]), wear=float(values[-1]), drawn=np.array(drawn))
 
@@ -194,11 +195,10 @@ class _Problem:
         counts: Array | None = None,
         start: _Fitted | None = None,
         noise: float = 0.0,
-        evaluations: int = EVALUATIONS,
     ) -> tuple[Array, _Fitted, float]:
         """The best θ near one, the law there, and the rms residual.
 
-        `noise` is what the prior is weighed by; 0: the residual, found in two passes.
+        `noise` is what the prior is weighed by; 0: the residual, found in several passes.
         """
         o = self.observations
         weights = np.ones(len(o.run_of)) if counts is None else counts[o.run_of]
@@ -206,7 +206,7 @@ class _Problem:
         state = self.fit(self.worth(theta), counts, start)
 
         def residual(theta: Array) -> Array:
-            found = self.fit(self.worth(theta), counts, state)
+            found = self.fit(self.worth(theta), counts, state, 1)
             return root * (o.losses - found.law.predict(found.mixtures, o.n_params, found.tokens))
 
         def rms(theta: Array) -> float:
@@ -225,12 +225,13 @@ class _Problem:
 
         wear = WEAR if self.sizes else (-1e-9, 1e-9)
         bounds = np.array([*[LOGS] * (len(theta) - 1), wear]).T
-        for _ in range(1 if noise else 2):
+        for _ in range(OF_A_DRAW if noise else PASSES):
             rough = noise or rms(theta)
             theta = least_squares(
-                equations, theta, slopes, bounds, xtol=1e-3, ftol=1e-6, max_nfev=evaluations
+                equations, theta, slopes, bounds, xtol=1e-3, ftol=1e-6, max_nfev=EVALUATIONS
             ).x
-        return theta, self.fit(self.worth(theta), counts, state), rms(theta)
+            state = self.fit(self.worth(theta), counts, state)
+        return theta, state, rms(theta)
 
     def _prior(self, theta: Array) -> Array:
         logs, wear = theta[:-1], theta[-1]

@@ -80,6 +80,7 @@ def test_the_published_formula_and_its_derivative() -> None:
     assert pytest.approx(np.array(numeric), abs=1e-5) == surface.jacobian(mixture)[0].T
 
 
+@pytest.mark.slow
 def test_what_repeated_text_is_worth_is_found_again() -> None:
     law = truth()
     observations = Observations.from_tidy(table(law))
