@@ -90,6 +90,7 @@ def test_a_sweep_survives_every_fault(
         assert "5 done, 5 diverged, 0 running, 0 waiting" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_what_a_server_that_stays_away_has_missed_is_delivered_later(
     store: str, miniature: dict[str, Any], write_study: WriteStudy, tmp_path: Path
 ) -> None:
