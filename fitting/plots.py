@@ -160,18 +160,23 @@ def loss_against_proportion(
     return figure
 
 
-def loss_against_epochs(fit: Fit, unit: str = keys.NATS) -> Figure:
+def loss_against_epochs(fit: Fit, unit: str = keys.NATS) -> Figure | None:
     """Objective of the target on the best mixture as one domain has less and less text, of which it
-    sees the same number of tokens."""
+    sees the same number of tokens.
+
+    None if the best mixture has no domain that the runs repeat.
+    """
     told, best, law = fit.repetition, fit.best.mixture, fit.law
     assert told is not None
     shown = np.flatnonzero((told.seen >= LEAST_PASSES) & (best > 0))[:PANELS]
+    if not len(shown):
+        return None
     size, tokens = fit.target.n_params, fit.target.tokens
     epochs = np.geomspace(1, MOST_EPOCHS, 60)
     place = np.tile(best, (len(epochs), 1)), np.full(len(epochs), size)
     new = float((law.predict(best[None], *np.array([[size], [tokens]])) @ fit.weights)[0])
     log_n = np.log(size / told.n0)
-    figure, axes = figures.grid(max(1, len(shown)), COLUMNS, PANEL)
+    figure, axes = figures.grid(len(shown), COLUMNS, PANEL)
     for axis, j in zip(axes, shown, strict=False):
         scarcity = np.zeros((len(epochs), len(best)))
         scarcity[:, j] = epochs / (best[j] * tokens)
